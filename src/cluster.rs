@@ -1,0 +1,130 @@
+//! Reading objects of the cluster: the policy's only way out.
+//!
+//! [`Host`] is the seam: inside a cluster it is Kubewarden's host capability, offline it is answered from
+//! files. The host reports errors as text only; [`ReadError`] tells apart what matters to the user, and
+//! everything unknown is a failure to read, never "not found": a Pod must not slip through because the API
+//! server was slow.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// Calls a capability of the host (waPC binding `kubewarden`).
+pub trait Host {
+    /// Sends `payload` to `<namespace>/<operation>` and returns the answer, or the host's error text.
+    fn call(&self, namespace: &str, operation: &str, payload: &[u8]) -> Result<Vec<u8>, String>;
+}
+
+/// Names one object.
+#[derive(Clone, Debug)]
+pub struct ObjectRef<'a> {
+    /// `v1`, `apps/v1`, …
+    pub api_version: &'a str,
+    /// As in `kind:`, case and all: Kubewarden compares it with the policy's contextAwareResources.
+    pub kind: &'a str,
+    /// `None` for kinds without namespace.
+    pub namespace: Option<&'a str>,
+    /// `metadata.name`.
+    pub name: &'a str,
+}
+
+impl fmt::Display for ObjectRef<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace {
+            Some(namespace) => write!(formatter, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(formatter, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+/// Why an object could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// There is none of that name.
+    NotFound,
+    /// The API server refuses: RBAC of the policy server's account.
+    Forbidden,
+    /// Kubewarden refuses: the kind is not in the policy's contextAwareResources, or the capability is not
+    /// among its hostCapabilities.
+    NotGranted,
+    /// The cluster does not know the kind: Fluid's CRDs are not installed.
+    UnknownKind,
+    /// Anything else, with the first line of the host's text.
+    Unreachable(String),
+}
+
+/// Reads one object, reduced to the fields under `field_masks` (dot paths below the root; metadata always
+/// comes along). Hosts older than 1.33 ignore the masks and return all.
+///
+/// Answers may be up to five seconds old: the policy server caches them.
+pub fn get(host: &dyn Host, object: &ObjectRef<'_>, field_masks: &[&str]) -> Result<Value, ReadError> {
+    let request = json!({
+        "api_version": object.api_version,
+        "kind": object.kind,
+        "name": object.name,
+        "namespace": object.namespace,
+        "disable_cache": false,
+        "field_masks": field_masks,
+    });
+    let answer = host
+        .call("kubernetes", "get_resource", request.to_string().as_bytes())
+        .map_err(|text| classify(&text, object))?;
+    serde_json::from_slice(&answer)
+        .map_err(|error| ReadError::Unreachable(format!("the host's answer is not JSON: {error}")))
+}
+
+/// The texts are those of Kubewarden's `policy-evaluator` (callback handler) and of kube-rs' errors in it.
+fn classify(text: &str, object: &ObjectRef<'_>) -> ReadError {
+    let text = text.lines().next().unwrap_or_default();
+    let text = text.strip_prefix("Host error: ").unwrap_or(text);
+    let text = text.strip_prefix("Callback evaluation failure: ").unwrap_or(text);
+    let ObjectRef { api_version, kind, name, .. } = object;
+    if text.contains("has not been granted access to") {
+        ReadError::NotGranted
+    } else if text.contains(&format!("Cannot find {api_version}/{kind} named '{name}'")) {
+        ReadError::NotFound
+    } else if text.contains(&format!("Cannot find resource {api_version}/{kind}"))
+        || text.contains(&format!("error finding resource {api_version} / {kind}"))
+    {
+        ReadError::UnknownKind
+    } else if text.contains("ApiError") && text.contains("code: 403") {
+        ReadError::Forbidden
+    } else {
+        ReadError::Unreachable(text.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_texts_are_told_apart() {
+        let object =
+            ObjectRef { api_version: "apps/v1", kind: "DaemonSet", namespace: Some("ns"), name: "data-fuse" };
+        for (text, expected) in [
+            (
+                "Host error: Callback evaluation failure: Cannot find apps/v1/DaemonSet named 'data-fuse' inside of namespace 'Some(\"ns\")'",
+                ReadError::NotFound,
+            ),
+            (
+                "Callback evaluation failure: ApiError: forbidden: User \"x\" cannot get resource: Forbidden (Status { code: 403 })",
+                ReadError::Forbidden,
+            ),
+            (
+                "Callback evaluation failure: error finding resource apps/v1 / DaemonSet: ApiError: not found: NotFound (Status { code: 404 })",
+                ReadError::UnknownKind,
+            ),
+            ("Callback evaluation failure: Cannot find resource apps/v1/DaemonSet", ReadError::UnknownKind),
+            (
+                "Policy has not been granted access to Kubernetes apps/v1/DaemonSet resources. The violation has been reported.",
+                ReadError::NotGranted,
+            ),
+            ("kube::Client was not initialized properly\nbacktrace", {
+                ReadError::Unreachable("kube::Client was not initialized properly".into())
+            }),
+        ] {
+            assert_eq!(classify(text, &object), expected, "{text}");
+        }
+    }
+}

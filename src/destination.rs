@@ -1,0 +1,94 @@
+//! The kinds of node that a Pod with a sidecar can run on, and how four things are done on each.
+//!
+//! | | `eci` | `acs` | `kubernetes` |
+//! |---|---|---|---|
+//! | FUSE device | extended resource | privileged | privileged |
+//! | propagation | the platform publishes `/runtime-mnt` | `Bidirectional` | `Bidirectional` |
+//! | order | first container, blocking postStart | first container, blocking postStart | native sidecar |
+//! | exit | ECI's env | ACS's env | by kubelet |
+//!
+//! Only a privileged container may mount with `Bidirectional` propagation (the API server refuses it
+//! otherwise), which is why device and propagation go together.
+//!
+//! This module decides how; it does not know which Pods go where ([`crate::placement`]).
+
+/// Where the Pod runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Elastic Container Instance: a virtual machine for each Pod, no privileged containers, no hostPath but
+    /// the one that its FUSE support provides.
+    Eci,
+    /// Alibaba Cloud Container Compute Service.
+    Acs,
+    /// Any node with a kubelet of Kubernetes 1.29 or newer.
+    Kubernetes,
+}
+
+/// How the sidecar gets its FUSE device and how its mount reaches the other containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The sidecar is unprivileged; the platform grants the device for an extended resource and publishes
+    /// what the sidecar mounts under the mount root.
+    ExtendedResource,
+    /// The sidecar is privileged and mounts the directory above the mount point with `Bidirectional`
+    /// propagation.
+    Privileged,
+}
+
+/// What makes the sidecar start before the containers that read the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// First in `containers`; kubelet starts the next container once the postStart hook of this one returned.
+    FirstContainer,
+    /// An init container with `restartPolicy: Always` (KEP-753), which init containers can use, too.
+    NativeSidecar,
+}
+
+impl Destination {
+    /// Every destination.
+    pub const ALL: [Destination; 3] = [Destination::Eci, Destination::Acs, Destination::Kubernetes];
+
+    /// The name used in the settings and in annotations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Destination::Eci => "eci",
+            Destination::Acs => "acs",
+            Destination::Kubernetes => "kubernetes",
+        }
+    }
+
+    /// See [`Device`].
+    pub fn device(self) -> Device {
+        match self {
+            Destination::Eci => Device::ExtendedResource,
+            Destination::Acs | Destination::Kubernetes => Device::Privileged,
+        }
+    }
+
+    /// See [`Order`].
+    pub fn order(self) -> Order {
+        match self {
+            Destination::Eci | Destination::Acs => Order::FirstContainer,
+            Destination::Kubernetes => Order::NativeSidecar,
+        }
+    }
+
+    /// Environment variables by which the platform knows that the container is a sidecar: it ends it when
+    /// the other containers have ended, and a failure of it does not fail the Pod.
+    ///
+    /// ECI starts and stops the containers of a Pod all at once unless priorities say otherwise: the larger
+    /// launch priority starts first and is waited for until it is ready, the smaller exit priority ends last
+    /// (-1000 to 1000; ECI user guide, "Declare container types", "Configure start and exit priorities").
+    pub fn sidecar_env(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Destination::Eci => &[
+                ("ECI_CONTAINER_TYPE", "sidecar"),
+                ("ECI_CONTAINER_IGNORE_EXIT_CODE", "true"),
+                ("ECI_CONTAINER_LAUNCH_PRIORITY", "1000"),
+                ("ECI_CONTAINER_EXIT_PRIORITY", "-1000"),
+            ],
+            Destination::Acs => &[("__IS_SIDECAR__", "true")],
+            Destination::Kubernetes => &[],
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! What exactly changes in the Pod?
+//!
+//! [`make`] compares the Pod with the Datasets it mounts and lists edits; [`Plan::apply`] carries them out on
+//! the Pod's JSON, so that fields which nobody here has heard of stay as they are. A plan is whole or it is
+//! an error: nothing is half injected.
+//!
+//! Nothing marks a Pod as done. Once its Dataset claims are `hostPath` volumes there is nothing left to
+//! plan, so planning again changes nothing, and no label or annotation copied from a live Pod can switch the
+//! injection off. The annotation [`INJECTED_ANNOTATION`] tells people; nobody reads it back.
+
+use std::collections::BTreeSet;
+
+use fluid_sidecar_layout::FLUID_FUSE;
+use k8s_openapi::api::core::v1::HostPathVolumeSource;
+use serde_json::{Map, Value, json};
+
+use crate::dataset::Dataset;
+use crate::destination::{Destination, Order};
+use crate::reason::{Code, Reason};
+use crate::settings::Settings;
+use crate::sidecar::{self, typed};
+
+/// Says on the Pod what was injected, and by which settings.
+pub const INJECTED_ANNOTATION: &str = "fluid-sidecar-policy/injected";
+
+/// The longest name of a container or a volume (a DNS-1123 label).
+const NAME_MAX: usize = 63;
+
+/// A Dataset and the volumes of the Pod that are its claim.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// What is mounted.
+    pub dataset: Dataset,
+    /// Where.
+    pub volumes: Vec<ClaimVolume>,
+}
+
+/// One volume of the Pod that is a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimVolume {
+    /// Its index in `spec.volumes`.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// `persistentVolumeClaim.readOnly`.
+    pub read_only: bool,
+}
+
+/// The edits of one Pod, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    edits: Vec<Edit>,
+    /// One for each sidecar, and what the user should know of it.
+    pub reasons: Vec<Reason>,
+}
+
+/// One change of a JSON document. Indices mean the document as it was; insertions come last.
+#[derive(Clone, Debug, PartialEq)]
+enum Edit {
+    /// Sets a field of a map, making the maps on the way to it.
+    Set(Vec<Step>, String, Value),
+    /// Removes a field of a map.
+    Remove(Vec<Step>, &'static str),
+    /// Inserts elements into a list, making it when it is absent.
+    Insert { list: Vec<Step>, index: usize, elements: Vec<Value> },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Key(&'static str),
+    Index(usize),
+}
+
+use Step::{Index, Key};
+
+/// Plans the injection of `uses`, in that order: the sidecars start in the order of the Pod's volumes.
+pub fn make(
+    pod: &Value,
+    uses: &[Use],
+    destination: Destination,
+    settings: &Settings,
+) -> Result<Plan, Reason> {
+    let containers = Containers::of(pod).map_err(|error| Reason::new(Code::Malformed, error))?;
+    let volumes = list(pod, "volumes").map_err(|error| Reason::new(Code::Malformed, error))?;
+    let mut container_names = containers.names();
+    let mut volume_names: BTreeSet<String> = volumes.iter().filter_map(name_of).map(str::to_string).collect();
+
+    let mut plan = Plan { edits: Vec::new(), reasons: Vec::new() };
+    let mut sidecars = Vec::new();
+    let mut sidecar_volumes = Vec::new();
+    let mut injected = Vec::new();
+    for Use { dataset, volumes } in uses {
+        let name = unused(FLUID_FUSE, &mut container_names);
+        let mut sidecar = sidecar::build(dataset, &name, destination, settings)
+            .map_err(|error| Reason::new(Code::Unresolved, error))?;
+        rename_volumes(&mut sidecar, &mut volume_names);
+        for volume in volumes {
+            plan.replace_volume(volume, dataset, &containers, destination)?;
+        }
+        let used: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+        let dataset_name = format!("{}/{}", dataset.namespace, dataset.name);
+        plan.reasons.push(Reason::new(
+            Code::Injected,
+            format!("container {name} serves Dataset {dataset_name} as volume {}", used.join(", ")),
+        ));
+        if !sidecar.dropped_volumes.is_empty() {
+            plan.reasons.push(Reason::new(
+                Code::TemplateReduced,
+                format!(
+                    "container {name} runs without hostPath volumes {}: a serverless node has none",
+                    sidecar.dropped_volumes.join(", ")
+                ),
+            ));
+        }
+        injected.push(json!({"container": name, "dataset": dataset_name, "volumes": used}));
+        sidecars.push(Value::Object(sidecar.container));
+        sidecar_volumes.extend(sidecar.volumes);
+    }
+
+    let status = json!({
+        "destination": destination.name(),
+        "settings": settings.hash,
+        "sidecars": injected,
+    });
+    plan.edits.push(Edit::Set(
+        vec![Key("metadata"), Key("annotations")],
+        INJECTED_ANNOTATION.into(),
+        status.to_string().into(),
+    ));
+    let (list, index) = match destination.order() {
+        Order::FirstContainer => ("containers", 0),
+        Order::NativeSidecar => ("initContainers", containers.first_init_use(uses)),
+    };
+    plan.edits.push(Edit::Insert { list: vec![Key("spec"), Key(list)], index, elements: sidecars });
+    if !sidecar_volumes.is_empty() {
+        let list = vec![Key("spec"), Key("volumes")];
+        plan.edits.push(Edit::Insert { list, index: volumes.len(), elements: sidecar_volumes });
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// The claim's volume becomes a directory of the node, under the same name and at the same place, and
+    /// every mount of it follows what the sidecar mounts there.
+    fn replace_volume(
+        &mut self,
+        volume: &ClaimVolume,
+        dataset: &Dataset,
+        containers: &Containers<'_>,
+        destination: Destination,
+    ) -> Result<(), Reason> {
+        let unsupported = |what: String| Err(Reason::new(Code::Unsupported, what));
+        // No type: kubelet must not check for the directory before the sidecar has mounted it.
+        let host_path = HostPathVolumeSource { path: dataset.data.to_string(), type_: None };
+        let host_path = typed(host_path).map_err(|error| Reason::new(Code::Malformed, error))?;
+        let at = vec![Key("spec"), Key("volumes"), Index(volume.index)];
+        self.edits.push(Edit::Remove(at.clone(), "persistentVolumeClaim"));
+        self.edits.push(Edit::Set(at, "hostPath".into(), host_path));
+
+        for (list, index, container) in &containers.0 {
+            let who = || format!("{list}[{index}] {:?}", name_of(container).unwrap_or_default());
+            let uses = |entry: &&Value| name_of(entry) == Some(volume.name.as_str());
+            if entries(container, "volumeDevices").iter().any(|device| uses(&device)) {
+                return unsupported(format!(
+                    "{} uses volume {:?} as a block device, but a Dataset is a file system; use volumeMounts",
+                    who(),
+                    volume.name
+                ));
+            }
+            let mounts =
+                entries(container, "volumeMounts").iter().enumerate().filter(|(_, mount)| uses(mount));
+            for (mount_index, mount) in mounts {
+                let plain_init = *list == "initContainers" && !is_native_sidecar(container);
+                if plain_init && destination.order() == Order::FirstContainer {
+                    return unsupported(format!(
+                        "{} mounts Dataset volume {:?}, but on {} no sidecar runs before init containers; \
+                         read the data in a container",
+                        who(),
+                        volume.name,
+                        destination.name()
+                    ));
+                }
+                let at = vec![Key("spec"), Key(list), Index(*index), Key("volumeMounts"), Index(mount_index)];
+                // Recursive read-only mounts must not propagate (the API server's rule), and a privileged
+                // container's Bidirectional already includes HostToContainer.
+                let recursive = mount.get("recursiveReadOnly").and_then(Value::as_str);
+                let propagation = mount.get("mountPropagation").and_then(Value::as_str);
+                if matches!(recursive, None | Some("Disabled")) && propagation != Some("Bidirectional") {
+                    self.edits.push(Edit::Set(
+                        at.clone(),
+                        "mountPropagation".into(),
+                        "HostToContainer".into(),
+                    ));
+                }
+                // hostPath has no readOnly of its own.
+                if volume.read_only {
+                    self.edits.push(Edit::Set(at, "readOnly".into(), true.into()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the Pod. On an error, which names the field, the Pod is to be thrown away.
+    pub fn apply(self, pod: &mut Value) -> Result<(), String> {
+        for edit in self.edits {
+            match edit {
+                Edit::Set(path, key, value) => {
+                    map_at(pod, &path)?.insert(key, value);
+                }
+                Edit::Remove(path, key) => {
+                    map_at(pod, &path)?.remove(key);
+                }
+                Edit::Insert { list, index, elements } => {
+                    let target = at(pod, &list)?;
+                    if target.is_null() {
+                        *target = Value::Array(Vec::new());
+                    }
+                    let target = target.as_array_mut().ok_or_else(|| must_be(&list, "a list"))?;
+                    let index = index.min(target.len());
+                    target.splice(index..index, elements);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All containers of a Pod with the list and the index they stand at.
+struct Containers<'a>(Vec<(&'static str, usize, &'a Value)>);
+
+impl<'a> Containers<'a> {
+    fn of(pod: &'a Value) -> Result<Self, String> {
+        let mut all = Vec::new();
+        for key in ["initContainers", "containers", "ephemeralContainers"] {
+            all.extend(list(pod, key)?.iter().enumerate().map(|(index, container)| (key, index, container)));
+        }
+        Ok(Containers(all))
+    }
+
+    fn names(&self) -> BTreeSet<String> {
+        self.0.iter().filter_map(|(_, _, container)| name_of(container)).map(str::to_string).collect()
+    }
+
+    /// Where native sidecars go: before the first init container that reads the data, otherwise last, so
+    /// that other injectors' sidecars keep their places.
+    fn first_init_use(&self, uses: &[Use]) -> usize {
+        let served = |mount: &Value| {
+            let volumes = uses.iter().flat_map(|one| &one.volumes);
+            name_of(mount).is_some_and(|name| volumes.clone().any(|volume| volume.name == name))
+        };
+        let inits = self.0.iter().filter(|(list, _, _)| *list == "initContainers");
+        inits
+            .clone()
+            .position(|(_, _, container)| entries(container, "volumeMounts").iter().any(served))
+            .unwrap_or_else(|| inits.count())
+    }
+}
+
+/// Volumes of the sidecar whose names the Pod already uses get others.
+fn rename_volumes(sidecar: &mut sidecar::Sidecar, taken: &mut BTreeSet<String>) {
+    let renamed: Vec<_> = sidecar
+        .volumes
+        .iter_mut()
+        .filter_map(|volume| {
+            let entry = volume.get_mut("name")?;
+            let old = entry.as_str()?.to_string();
+            let new = unused(&old, taken);
+            *entry = new.as_str().into();
+            Some((old, new))
+        })
+        .collect();
+    for list in ["volumeMounts", "volumeDevices"] {
+        let entries = sidecar.container.get_mut(list).and_then(Value::as_array_mut);
+        for name in entries.into_iter().flatten().filter_map(|entry| entry.get_mut("name")) {
+            if let Some((_, new)) = renamed.iter().find(|(old, _)| name.as_str() == Some(old)) {
+                *name = new.as_str().into();
+            }
+        }
+    }
+}
+
+/// The name itself when it is free, else with the first free number behind it. Takes it.
+fn unused(name: &str, taken: &mut BTreeSet<String>) -> String {
+    let mut candidate = name.to_string();
+    let mut number = 0;
+    while taken.contains(&candidate) {
+        number += 1;
+        let suffix = format!("-{number}");
+        // Volume and container names are ASCII; anything else is refused by the API server anyway.
+        let stem: String = name.chars().take(NAME_MAX - suffix.len()).collect();
+        candidate = format!("{}{suffix}", stem.trim_end_matches('-'));
+    }
+    taken.insert(candidate.clone());
+    candidate
+}
+
+/// `restartPolicy: Always` makes an init container a native sidecar (KEP-753).
+fn is_native_sidecar(container: &Value) -> bool {
+    container.get("restartPolicy").and_then(Value::as_str) == Some("Always")
+}
+
+fn name_of(entry: &Value) -> Option<&str> {
+    entry.get("name")?.as_str()
+}
+
+/// A list of `spec`; absent is empty.
+fn list<'v>(pod: &'v Value, key: &str) -> Result<&'v [Value], String> {
+    match pod.get("spec").and_then(|spec| spec.get(key)) {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Array(entries)) => Ok(entries),
+        Some(_) => Err(format!("spec.{key}: must be a list")),
+    }
+}
+
+fn entries<'v>(container: &'v Value, key: &str) -> &'v [Value] {
+    container.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The value at a path; maps on the way are made, list elements must exist.
+fn at<'v>(document: &'v mut Value, path: &[Step]) -> Result<&'v mut Value, String> {
+    let mut value = document;
+    for (depth, step) in path.iter().enumerate() {
+        value = match step {
+            Key(key) => {
+                if value.is_null() {
+                    *value = Value::Object(Map::new());
+                }
+                let map = value.as_object_mut().ok_or_else(|| must_be(&path[..depth], "a map"))?;
+                map.entry(*key).or_insert(Value::Null)
+            }
+            Index(index) => value.get_mut(*index).ok_or_else(|| must_be(&path[..depth], "a list"))?,
+        };
+    }
+    Ok(value)
+}
+
+fn map_at<'v>(document: &'v mut Value, path: &[Step]) -> Result<&'v mut Map<String, Value>, String> {
+    let value = at(document, path)?;
+    if value.is_null() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut().ok_or_else(|| must_be(path, "a map"))
+}
+
+fn must_be(path: &[Step], what: &str) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Key(key) if text.is_empty() => text.push_str(key),
+            Key(key) => text.push_str(&format!(".{key}")),
+            Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    format!("{text}: must be {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_names_stay_and_taken_ones_get_a_number() {
+        let mut taken = BTreeSet::from(["fluid-fuse".to_string(), "fluid-fuse-1".to_string()]);
+        assert_eq!(unused("fluid-fuse", &mut taken), "fluid-fuse-2");
+        assert_eq!(unused("fluid-fuse", &mut taken), "fluid-fuse-3");
+        assert_eq!(unused("other", &mut taken), "other");
+        let long = "a".repeat(NAME_MAX);
+        assert_eq!(unused(&long, &mut taken), long);
+        let next = unused(&long, &mut taken);
+        assert_eq!((next.len(), next.ends_with("a-1")), (NAME_MAX, true));
+    }
+}
