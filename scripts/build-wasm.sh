@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Builds the policy: target/policy.wasm. Owns the one choice there is, whose standard library for
+# wasm32-wasip1 is linked:
+#   rustup   the one that rust-toolchain.toml names
+#   debian   where rustup may not download: Debian's rustc-web compiles its own sources of it
+# WASM_TOOLCHAIN=rustup|debian forces one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=wasm32-wasip1
+# Paths of this machine would otherwise stand in the module's panic messages, and differ on the next.
+rustflags="--remap-path-prefix=$PWD=/src --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+
+has_std() { [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ]; }
+
+choose() {
+  if has_std; then echo rustup; return; fi
+  # RUSTUP_AUTO_INSTALL=0 says that rustup shall download nothing.
+  if [ "${RUSTUP_AUTO_INSTALL:-1}" != 0 ] && command -v rustup >/dev/null \
+    && rustup target add "$target" >&2 && has_std; then echo rustup; return; fi
+  echo debian
+}
+
+way="${WASM_TOOLCHAIN:-$(choose)}"
+case "$way" in
+  rustup)
+    echo "wasm: rustup's standard library, $(rustc --version)"
+    CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$rustflags" \
+      cargo build --target "$target" --release --locked
+    built=${CARGO_TARGET_DIR:-target}/$target/release
+    ;;
+  debian)
+    scripts/need.sh rustc-web rust-web-src wasi-libc
+    echo "wasm: rustup has no standard library for $target here; building Debian's, $(/usr/bin/rustc --version)"
+    # Of rustup's toolchain, as Debian's own rust-lld comes with another package.
+    linker="$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-lld"
+    # A target folder of its own: two compilers in one would rebuild each other's work.
+    RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=target/wasm-debian \
+      CARGO_TARGET_WASM32_WASIP1_LINKER="$linker" \
+      CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$rustflags --remap-path-prefix=/usr/src=/rustc -L native=/usr/lib/wasm32-wasi" \
+      cargo build -Zbuild-std=std,panic_abort --target "$target" --release --locked
+    built=target/wasm-debian/$target/release
+    ;;
+  *) echo "WASM_TOOLCHAIN must be rustup or debian, not $way" >&2; exit 2 ;;
+esac
+mkdir -p target
+cmp -s "$built/fluid_sidecar_policy.wasm" target/policy.wasm || cp "$built/fluid_sidecar_policy.wasm" target/policy.wasm
+echo "wasm: target/policy.wasm, $(stat -c %s target/policy.wasm) bytes"
