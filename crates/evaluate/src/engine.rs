@@ -1,0 +1,49 @@
+//! The policy as a WebAssembly module under waPC and wasmtime, the engine of Kubewarden's policy-server.
+//!
+//! A module is compiled once; each call gets a new instance, as each request does in policy-server: nothing
+//! that a policy remembers can reach the next Pod.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow};
+use wapc::WapcHost;
+use wasmtime_provider::{WasmtimeEngineProviderBuilder, WasmtimeEngineProviderPre};
+
+use crate::objects::Objects;
+
+/// A compiled policy.
+pub struct Policy {
+    compiled: WasmtimeEngineProviderPre,
+}
+
+impl Policy {
+    /// Compiles a module.
+    pub fn load(path: &Path) -> Result<Policy> {
+        let module = std::fs::read(path)
+            .with_context(|| format!("cannot read the policy {}; `make wasm` builds it", path.display()))?;
+        let compiled = WasmtimeEngineProviderBuilder::new()
+            .module_bytes(&module)
+            .build_pre()
+            .map_err(|error| anyhow!("{} is no WebAssembly module: {error:#}", path.display()))?;
+        Ok(Policy { compiled })
+    }
+
+    /// Calls an operation of the policy (`validate`, `validate_settings`, `protocol_version`) in a new
+    /// instance. Its cluster reads are answered from `objects`.
+    pub fn call(&self, operation: &str, payload: &[u8], objects: &Arc<Objects>) -> Result<Vec<u8>> {
+        let instance = self.compiled.rehydrate(None).map_err(|error| anyhow!("no instance: {error:#}"))?;
+        let objects = Arc::clone(objects);
+        let host = WapcHost::new(
+            Box::new(instance),
+            Some(Box::new(move |_, binding, namespace, operation, payload| {
+                if binding != "kubewarden" {
+                    return Err(format!("unknown binding {binding:?}").into());
+                }
+                Ok(objects.answer(namespace, operation, payload)?)
+            })),
+        )
+        .map_err(|error| anyhow!("the policy does not start: {error}"))?;
+        host.call(operation, payload).map_err(|error| anyhow!("the policy's {operation} failed: {error}"))
+    }
+}

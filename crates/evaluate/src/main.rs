@@ -1,0 +1,123 @@
+//! `evaluate`: see what the policy does to a Pod, without a cluster.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, ValueEnum};
+use evaluate::answer::Answer;
+use evaluate::engine::Policy;
+use evaluate::explain::explain;
+use evaluate::input::request;
+use evaluate::objects::Objects;
+use evaluate::yaml;
+use serde_json::Value;
+
+/// See what the policy does to a Pod, without a cluster.
+///
+/// Runs the compiled policy as Kubewarden's policy-server does, on the Pod of a manifest, and answers the
+/// policy's reads of the cluster from files.
+#[derive(Parser)]
+#[command(version, after_help = AFTER_HELP)]
+struct Arguments {
+    /// The compiled policy.
+    #[arg(long, value_name = "FILE", default_value = "target/policy.wasm")]
+    policy: PathBuf,
+    /// A Pod, a workload (Deployment, StatefulSet, DaemonSet, Job, CronJob, ReplicaSet), whose Pod is evaluated,
+    /// or an AdmissionReview; YAML or JSON; `-` reads standard input.
+    #[arg(long, value_name = "FILE|-")]
+    pod: PathBuf,
+    /// The namespace of the request [default: the manifest's, else `default`].
+    #[arg(long)]
+    namespace: Option<String>,
+    /// The operation of the request.
+    #[arg(long, default_value = "CREATE", value_parser = ["CREATE", "UPDATE", "DELETE", "CONNECT"])]
+    operation: String,
+    /// Objects of the cluster that the policy may read; a directory means all its YAML and JSON files.
+    /// A document `{error: {kind: …, name: …, message: …}}` makes that read fail.
+    #[arg(long, value_name = "FILE_OR_DIR")]
+    objects: Vec<PathBuf>,
+    /// The policy's settings, as under `spec.settings` of a ClusterAdmissionPolicy.
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// What to print.
+    #[arg(long, default_value = "explain")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Output {
+    /// The Pod after admission, as JSON, for `kubectl apply -f -` and other tools.
+    Pod,
+    /// The RFC 6902 patch that Kubewarden makes of the answer; `[]` when nothing changes.
+    Patch,
+    /// The AdmissionResponse, its patch decoded.
+    Response,
+    /// The reasons in words, and the changes as a diff.
+    Explain,
+}
+
+const AFTER_HELP: &str = "\
+Exit status: 0 the Pod is allowed, 1 it is denied (the message is on standard error), 2 anything else.
+
+Examples:
+  evaluate --pod pod.yaml --objects cluster/                 explain what happens to a Pod
+  evaluate --pod deployment.yaml --settings settings.yaml    the same for the Pods of a Deployment
+  evaluate --pod pod.yaml --objects cluster/ --output patch  the JSON patch, for a script
+  evaluate --pod pod.yaml --objects cluster/ --output pod | kubectl apply -f -";
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            anstream::eprintln!("evaluate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    let manifest = single(&arguments.pod)?;
+    let settings = arguments.settings.as_deref().map(single).transpose()?;
+    let settings = settings.unwrap_or_else(|| Value::Object(Default::default()));
+    let objects = Arc::new(Objects::read(&arguments.objects)?);
+    let request = request(manifest, arguments.namespace.as_deref(), &arguments.operation)
+        .with_context(|| arguments.pod.display().to_string())?;
+    let policy = Policy::load(&arguments.policy)?;
+    let answer = Answer::ask(&policy, &request, &settings, &objects)?;
+
+    let text = match arguments.output {
+        Output::Pod => pretty(answer.object(&request))?,
+        Output::Patch => pretty(&serde_json::to_value(answer.patch(&request))?)?,
+        Output::Response => pretty(&answer.response(&request))?,
+        Output::Explain => explain(&request, &answer)?,
+    };
+    // A rejected Pod never comes to be; printing it would feed it to the next program.
+    if answer.accepted || matches!(arguments.output, Output::Response | Output::Explain) {
+        anstream::print!("{text}");
+    }
+    if arguments.output != Output::Explain {
+        for warning in answer.warnings.iter().flatten() {
+            anstream::eprintln!("Warning: {warning}");
+        }
+    }
+    if !answer.accepted {
+        anstream::eprintln!("{}", answer.message.as_deref().unwrap_or("rejected without a message"));
+    }
+    Ok(answer.accepted)
+}
+
+fn single(path: &Path) -> Result<Value> {
+    let mut documents = yaml::read_file(path)?;
+    match (documents.pop(), documents.len()) {
+        (Some(document), 0) => Ok(document),
+        (None, _) => bail!("{} is empty", path.display()),
+        (_, more) => bail!("{} has {} documents; expected one", path.display(), more + 1),
+    }
+}
+
+fn pretty(value: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}

@@ -1,0 +1,42 @@
+//! Manifests as JSON values. JSON is read by its own parser, everything else as YAML.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// Reads all documents of a file; `-` is standard input. A `List` counts as its items.
+pub fn read_file(path: &Path) -> Result<Vec<Value>> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+    } else {
+        text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    parse(&text).with_context(|| format!("{} is neither JSON nor YAML", path.display()))
+}
+
+/// Reads all documents of a text.
+pub fn parse(text: &str) -> Result<Vec<Value>> {
+    let documents = match serde_json::from_str(text) {
+        Ok(document) => vec![document],
+        Err(error) if text.trim_start().starts_with('{') => return Err(error.into()),
+        Err(_) => serde_saphyr::from_multiple::<Value>(text)?,
+    };
+    let mut items = Vec::new();
+    for mut document in documents {
+        let list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
+        match document.get_mut("items").map(Value::take) {
+            Some(Value::Array(list_items)) if list => items.extend(list_items),
+            _ if document.is_null() => {}
+            _ => items.push(document),
+        }
+    }
+    Ok(items)
+}
+
+/// As `kubectl get --output yaml` would print it: keys in alphabetical order.
+pub fn print(value: &Value) -> Result<String> {
+    Ok(serde_saphyr::to_string(value)?)
+}
