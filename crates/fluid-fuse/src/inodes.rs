@@ -1,0 +1,116 @@
+//! Inode numbers: what the kernel calls a path by, for as long as it remembers it.
+//!
+//! A number is the hash of a path and of the identity of the file there. So it is the same after the kernel
+//! forgot it, in a listing that nobody looked into, and in the sidecar's next life; and a file that replaces
+//! another gets its own, so that the kernel never mixes the pages of two. The table holds what the kernel
+//! holds, with its count of look-ups, and nothing else; it does not know whether the path still exists.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The root's number, by definition of the protocol.
+pub const ROOT: u64 = 1;
+
+/// What the kernel remembers.
+#[derive(Debug, Default)]
+pub struct Inodes {
+    nodes: Mutex<HashMap<u64, Node>>,
+}
+
+/// A path that has a number.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The path, relative to the root.
+    pub path: Arc<Path>,
+    /// Which file of that path; the root's is never asked for.
+    pub identity: u64,
+    lookups: u64,
+}
+
+impl Inodes {
+    /// The number of a path that the kernel need not remember.
+    pub fn number(path: &Path, identity: u64) -> u64 {
+        if path.as_os_str().is_empty() {
+            return ROOT;
+        }
+        let mut hasher = DefaultHasher::new();
+        (path, identity).hash(&mut hasher);
+        (hasher.finish() >> 1).max(ROOT + 1)
+    }
+
+    /// The number of a path that the kernel remembers from now on, or once more.
+    pub fn remember(&self, path: &Path, identity: u64) -> u64 {
+        let mut nodes = lock(&self.nodes);
+        let mut number = Self::number(path, identity);
+        loop {
+            match nodes.entry(number) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(Node { path: path.into(), identity, lookups: 1 });
+                    return number;
+                }
+                Entry::Occupied(mut node) if *node.get().path == *path && node.get().identity == identity => {
+                    node.get_mut().lookups += 1;
+                    return number;
+                }
+                Entry::Occupied(_) => number += 1,
+            }
+        }
+    }
+
+    /// Takes back a count of look-ups.
+    pub fn forget(&self, number: u64, lookups: u64) {
+        if let Entry::Occupied(mut node) = lock(&self.nodes).entry(number) {
+            node.get_mut().lookups = node.get().lookups.saturating_sub(lookups);
+            if node.get().lookups == 0 {
+                node.remove();
+            }
+        }
+    }
+
+    /// What a number stands for.
+    pub fn get(&self, number: u64) -> Option<Node> {
+        if number == ROOT {
+            return Some(Node { path: Path::new("").into(), identity: 0, lookups: 1 });
+        }
+        lock(&self.nodes).get(&number).cloned()
+    }
+}
+
+/// A lock whose data is consistent at every moment, whoever panicked.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_lives_as_long_as_its_lookups() {
+        let inodes = Inodes::default();
+        let number = inodes.remember(Path::new("a/b"), 7);
+        assert_eq!(inodes.remember(Path::new("a/b"), 7), number);
+        assert_ne!(inodes.remember(Path::new("a/b"), 8), number);
+        assert_eq!(Inodes::number(Path::new("a/b"), 7), number);
+        inodes.forget(number, 1);
+        assert_eq!(*inodes.get(number).unwrap().path, *Path::new("a/b"));
+        inodes.forget(number, 1);
+        assert!(inodes.get(number).is_none());
+        inodes.forget(number, 9);
+        inodes.forget(ROOT, 9);
+        assert_eq!(*inodes.get(ROOT).unwrap().path, *Path::new(""));
+    }
+
+    #[test]
+    fn a_clash_moves_on() {
+        let inodes = Inodes::default();
+        let taken = Inodes::number(Path::new("a"), 1);
+        let other = Node { path: Path::new("b").into(), identity: 1, lookups: 1 };
+        lock(&inodes.nodes).insert(taken, other);
+        assert_eq!(inodes.remember(Path::new("a"), 1), taken + 1);
+        assert_eq!(inodes.remember(Path::new("a"), 1), taken + 1);
+    }
+}

@@ -1,0 +1,17 @@
+//! A FUSE sidecar: one Dataset as a read-only directory, for the containers of one Pod.
+//!
+//! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
+//! bytes). The way of the process: [`cli`] (what was asked) → [`daemon`] (mount, serve, end) with [`mount`]
+//! for everything that touches the mount table, and [`probe`] for the commands that look from outside.
+//!
+//! The crate knows nothing of Kubernetes, and of Fluid only the `config.json` and the variable with which it
+//! starts the image of a ThinRuntime.
+
+pub mod cli;
+pub mod daemon;
+pub mod fs;
+mod handles;
+pub mod inodes;
+pub mod mount;
+pub mod probe;
+pub mod store;

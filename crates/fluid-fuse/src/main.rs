@@ -1,0 +1,41 @@
+//! The program: logging, dispatch, exit code. What each command does is the library's.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fluid_fuse::cli::{Cli, Command};
+use fluid_fuse::{daemon, mount, probe};
+use log::LevelFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::new()
+        // It warns of every operation that a read-only file system does without.
+        .filter_module("fuser", LevelFilter::Error)
+        .parse_env(env_logger::Env::new().filter_or(log_variable(), "info"))
+        .init();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("fluid-fuse: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_variable() -> &'static str {
+    if std::env::var_os("FLUID_FUSE_LOG").is_some() { "FLUID_FUSE_LOG" } else { "RUST_LOG" }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Mount(options) => daemon::run(&options.resolve()?)?,
+        Command::Wait(options) => {
+            probe::wait(&options.target.resolve()?, options.sub_path.as_deref(), options.timeout)?;
+        }
+        Command::Check(target) => probe::check(&target.resolve()?)?,
+        Command::Unmount(target) => mount::unmount(&target.resolve()?)?,
+        Command::Probe(options) => return Ok(probe::report(&options.path, options.list)),
+    }
+    Ok(ExitCode::SUCCESS)
+}

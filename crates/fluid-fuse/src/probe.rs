@@ -1,0 +1,122 @@
+//! Whether a mount is there and answers, seen from outside: `wait` and `check`.
+//!
+//! A file system that hangs makes whoever asks it hang, and a thread that waits for an answer which the
+//! daemon owes cannot even be killed: its process does not end before the answer comes. So the question is
+//! asked by a process of its own (the hidden command `probe`), which is left behind when the time is up. Its
+//! exit code is the error number. Why a mount is missing or hangs is not known here.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
+
+use crate::mount;
+
+/// How long a living file system may take for the attributes of its root.
+const PROMPT: Duration = Duration::from_secs(1);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Succeeds as soon as a FUSE file system is mounted on the directory and its root, and the path below it,
+/// answer.
+pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + timeout;
+    let mut pause = FIRST_PAUSE;
+    let mut reason = None;
+    loop {
+        let began = Instant::now();
+        let Err(error) = ready(directory, sub_path, end) else {
+            return Ok(());
+        };
+        let left = end.saturating_duration_since(Instant::now());
+        // An attempt that the end cut short says less than the one before.
+        if !left.is_zero() || began.elapsed() >= PROMPT || reason.is_none() {
+            reason = Some(error);
+        }
+        if let Some(reason) = reason.as_ref().filter(|_| left.is_zero()) {
+            bail!("not ready after {}: {reason:#}", humantime::format_duration(timeout));
+        }
+        thread::sleep(pause.min(left));
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn ready(directory: &Path, sub_path: Option<&Path>, end: Instant) -> anyhow::Result<()> {
+    require_mount(directory)?;
+    let below = sub_path.map(|path| directory.join(path));
+    for path in [Some(directory), below.as_deref()].into_iter().flatten() {
+        if let Err(error) = ask(path, true, end) {
+            bail!("{} does not answer: {error}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// Succeeds if a FUSE file system is mounted on the directory and its root answers promptly.
+pub fn check(directory: &Path) -> anyhow::Result<()> {
+    require_mount(directory)?;
+    match stat(directory) {
+        Ok(()) => Ok(()),
+        Err(error) => bail!("the mount at {} does not answer: {error}", directory.display()),
+    }
+}
+
+fn require_mount(directory: &Path) -> anyhow::Result<()> {
+    match mount::mounted_at(directory)? {
+        None => bail!("{} is not a mount", directory.display()),
+        Some(entry) if !entry.is_fuse() => {
+            bail!("{} is a mount of {}, not of FUSE", directory.display(), entry.kind)
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Asks for a path's attributes; [`io::ErrorKind::TimedOut`] if the answer is not prompt.
+pub(crate) fn stat(path: &Path) -> io::Result<()> {
+    ask(path, false, Instant::now() + PROMPT)
+}
+
+fn ask(path: &Path, list: bool, end: Instant) -> io::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("probe").args(list.then_some("--list")).arg("--").arg(path);
+    let began = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    loop {
+        match child.try_wait()?.map(|status| status.code()) {
+            Some(Some(0)) => return Ok(()),
+            Some(Some(code)) => return Err(io::Error::from_raw_os_error(code)),
+            Some(None) => return Err(io::Error::other("the probe was killed")),
+            None if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
+            None => {
+                child.kill()?;
+                let waited =
+                    humantime::format_duration(Duration::from_millis(began.elapsed().as_millis() as u64));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {waited}")));
+            }
+        }
+    }
+}
+
+/// The command `probe`: asks, and tells the outcome by the exit code.
+pub fn report(path: &Path, list: bool) -> ExitCode {
+    // FORCE_SYNC: the kernel must not answer from its cache for a file system that is dead.
+    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+    let answer = stat.map_err(io::Error::from).and_then(|stat| {
+        match list && FileType::from_raw_mode(stat.stx_mode.into()).is_dir() {
+            true => fs::read_dir(path)?.next().transpose().map(drop),
+            false => Ok(()),
+        }
+    });
+    match answer {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ExitCode::from(error.raw_os_error().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
+        }
+    }
+}
