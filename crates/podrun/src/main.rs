@@ -1,0 +1,20 @@
+//! The command: reads its arguments, runs the Pod, and turns its end into an exit code.
+//!
+//! 0 = the Pod's phase would be Succeeded, 1 = Failed, 2 = anything else. It knows nothing of Pods itself.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use podrun::cli::Options;
+use podrun::event::Phase;
+
+fn main() -> ExitCode {
+    match podrun::run(&Options::parse()) {
+        Ok(Phase::Succeeded) => ExitCode::SUCCESS,
+        Ok(Phase::Failed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("podrun: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

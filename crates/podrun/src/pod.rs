@@ -1,0 +1,326 @@
+//! Reads a Pod into a plan: what to run, in which role, with which rights.
+//!
+//! Pure. Decides what of a Pod podrun honours; what it cannot honour and what would change the Pod's meaning
+//! is an error that names the field, never a silent difference. It does not know whether an image, a volume's
+//! directory or a device exists, and validates no more than it needs: the API server did.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1 as k8s;
+
+use crate::expand::expand;
+
+/// A Pod to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// `metadata.name`, which is also the containers' host name.
+    pub name: String,
+    /// Whether containers that fail are started again.
+    pub restart: bool,
+    /// How long a container may take to end after SIGTERM.
+    pub grace: Duration,
+    /// `initContainers`, then `containers`, in order.
+    pub containers: Vec<Container>,
+    /// `volumes`.
+    pub volumes: Vec<Volume>,
+    /// The limit for which the platform lets a container mount FUSE.
+    pub vfuse_resource: String,
+    /// What the user ought to know about how this Pod is run.
+    pub notes: Vec<String>,
+}
+
+/// What a container is in the life of the Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to its end before anything after it.
+    Init,
+    /// An init container with `restartPolicy: Always`: runs beside what comes after it.
+    NativeSidecar,
+    /// The Pod lives as long as one of these.
+    Main,
+    /// A main container that the platform ends after the others (`ECI_CONTAINER_TYPE=sidecar`).
+    EciSidecar,
+}
+
+/// A container to run.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields named as in Kubernetes hold what they hold there")]
+pub struct Container {
+    pub name: String,
+    pub image: String,
+    pub role: Role,
+    /// Its failure is not the Pod's (`ECI_CONTAINER_IGNORE_EXIT_CODE=true`).
+    pub ignore_exit_code: bool,
+    pub command: Vec<String>,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: String,
+    pub user: u32,
+    pub group: u32,
+    pub capabilities_added: Vec<String>,
+    pub capabilities_dropped: Vec<String>,
+    pub privileged: bool,
+    pub read_only_root: bool,
+    pub no_new_privileges: bool,
+    /// It may mount FUSE: its limits name the platform's resource.
+    pub vfuse: bool,
+    pub mounts: Vec<Mount>,
+    pub post_start: Option<Vec<String>>,
+    pub pre_stop: Option<Vec<String>>,
+    pub startup_probe: Option<Probe>,
+}
+
+/// A volume of the Pod in a container.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields named as in Kubernetes hold what they hold there")]
+pub struct Mount {
+    pub volume: String,
+    pub path: String,
+    pub sub_path: Option<String>,
+    pub read_only: bool,
+    pub propagation: Propagation,
+}
+
+/// `mountPropagation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as in Kubernetes")]
+pub enum Propagation {
+    None,
+    HostToContainer,
+    Bidirectional,
+}
+
+/// A volume of the Pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// Its name in the Pod.
+    pub name: String,
+    /// Where its files come from.
+    pub source: Source,
+}
+
+/// Where the files of a volume come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// A directory of the Pod's own.
+    EmptyDir,
+    /// A path of the node.
+    #[allow(missing_docs, reason = "named as in Kubernetes")]
+    HostPath { path: String, kind: String },
+    /// Something that only the user can provide, by its name in Kubernetes.
+    Other(String),
+}
+
+/// An exec startup probe.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "fields named as in Kubernetes hold what they hold there")]
+pub struct Probe {
+    pub command: Vec<String>,
+    pub initial_delay: Duration,
+    pub period: Duration,
+    pub failure_threshold: i32,
+}
+
+/// Reads a Pod; `vfuse_resource` is the limit for which the platform lets a container mount FUSE.
+pub fn read(pod: &k8s::Pod, vfuse_resource: &str) -> Result<Plan> {
+    let spec = pod.spec.as_ref().context("spec: the Pod has none")?;
+    ensure!(
+        spec.share_process_namespace != Some(true),
+        "spec.shareProcessNamespace: podrun does not support it"
+    );
+    ensure!(spec.host_users != Some(false), "spec.hostUsers: podrun does not support user namespaces");
+    let mut notes = Vec::new();
+    let restart = match spec.restart_policy.as_deref() {
+        Some("Never") => false,
+        Some("OnFailure") => true,
+        None | Some("Always") => {
+            notes.push("restartPolicy Always is treated as OnFailure, so that the Pod can end".to_owned());
+            true
+        }
+        Some(other) => bail!("spec.restartPolicy: unknown {other:?}"),
+    };
+    let volumes = spec.volumes.iter().flatten().map(read_volume).collect::<Result<Vec<_>>>()?;
+    let reader =
+        Reader { pod, spec, vfuse_resource, volumes: volumes.iter().map(|v| v.name.as_str()).collect() };
+    let mut containers = Vec::new();
+    for (field, list) in
+        [("initContainers", spec.init_containers.as_deref()), ("containers", Some(&spec.containers[..]))]
+    {
+        for (index, container) in list.into_iter().flatten().enumerate() {
+            let read = reader.container(container, field == "initContainers");
+            containers.push(read.with_context(|| format!("spec.{field}[{index}] ({})", container.name))?);
+        }
+    }
+    let names: BTreeSet<_> = containers.iter().map(|container| &container.name).collect();
+    ensure!(names.len() == containers.len(), "spec: two containers have the same name");
+    let grace =
+        Duration::from_secs(spec.termination_grace_period_seconds.unwrap_or(30).try_into().unwrap_or(0));
+    let (name, vfuse_resource) = (reader.name().to_owned(), vfuse_resource.to_owned());
+    Ok(Plan { name, restart, grace, containers, volumes, vfuse_resource, notes })
+}
+
+fn read_volume(volume: &k8s::Volume) -> Result<Volume> {
+    let name = volume.name.clone();
+    if let Some(host_path) = &volume.host_path {
+        let path = host_path.path.clone();
+        let normal = path.starts_with('/') && !path.split('/').any(|component| component == "..");
+        ensure!(normal, "volume {name}: hostPath.path {path:?} must be absolute and without \"..\"");
+        let kind = host_path.type_.clone().unwrap_or_default();
+        return Ok(Volume { name, source: Source::HostPath { path, kind } });
+    }
+    if volume.empty_dir.is_some() {
+        return Ok(Volume { name, source: Source::EmptyDir });
+    }
+    let json = serde_json::to_value(volume)?;
+    let kind = json.as_object().and_then(|fields| fields.keys().find(|key| *key != "name"));
+    Ok(Volume { name, source: Source::Other(kind.map_or("volume without a source", |kind| kind).to_owned()) })
+}
+
+struct Reader<'a> {
+    pod: &'a k8s::Pod,
+    spec: &'a k8s::PodSpec,
+    vfuse_resource: &'a str,
+    volumes: BTreeSet<&'a str>,
+}
+
+impl Reader<'_> {
+    fn name(&self) -> &str {
+        let metadata = &self.pod.metadata;
+        metadata.name.as_deref().or(metadata.generate_name.as_deref()).unwrap_or("pod").trim_end_matches('-')
+    }
+
+    fn container(&self, container: &k8s::Container, init: bool) -> Result<Container> {
+        ensure!(container.env_from.as_ref().is_none_or(Vec::is_empty), "envFrom: podrun does not support it");
+        ensure!(container.volume_devices.as_ref().is_none_or(Vec::is_empty), "volumeDevices: not supported");
+        let env = self.env(container.env.as_deref().unwrap_or_default())?;
+        let value = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let expanded =
+            |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, value)).collect();
+        let (command, args) = (expanded(&container.command), expanded(&container.args));
+        let role = match (init, container.restart_policy.as_deref()) {
+            (true, None) => Role::Init,
+            (true, Some("Always")) => Role::NativeSidecar,
+            (_, Some(other)) => bail!("restartPolicy: {other:?} is not possible here"),
+            (false, None) if value("ECI_CONTAINER_TYPE") == Some("sidecar") => Role::EciSidecar,
+            (false, None) => Role::Main,
+        };
+        let security = container.security_context.clone().unwrap_or_default();
+        let pod_security = self.spec.security_context.clone().unwrap_or_default();
+        let privileged = security.privileged == Some(true);
+        let id = |own: Option<i64>, pod: Option<i64>| u32::try_from(own.or(pod).unwrap_or(0));
+        let capabilities = security.capabilities.unwrap_or_default();
+        let mounts = container.volume_mounts.iter().flatten().map(|mount| {
+            self.mount(mount, privileged).with_context(|| format!("volumeMounts {}", mount.mount_path))
+        });
+        let lifecycle = container.lifecycle.clone().unwrap_or_default();
+        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+        let startup_probe = container.startup_probe.as_ref().filter(|_| role == Role::NativeSidecar);
+        Ok(Container {
+            name: container.name.clone(),
+            image: container.image.clone().unwrap_or_default(),
+            role,
+            ignore_exit_code: value("ECI_CONTAINER_IGNORE_EXIT_CODE") == Some("true"),
+            command,
+            args,
+            working_dir: container.working_dir.clone().unwrap_or_else(|| "/".to_owned()),
+            user: id(security.run_as_user, pod_security.run_as_user).context("securityContext.runAsUser")?,
+            group: id(security.run_as_group, pod_security.run_as_group)
+                .context("securityContext.runAsGroup")?,
+            capabilities_added: capabilities.add.unwrap_or_default(),
+            capabilities_dropped: capabilities.drop.unwrap_or_default(),
+            privileged,
+            read_only_root: security.read_only_root_filesystem == Some(true),
+            no_new_privileges: security.allow_privilege_escalation == Some(false),
+            vfuse: limits
+                .and_then(|limits| limits.get(self.vfuse_resource))
+                .is_some_and(|count| count.0 != "0"),
+            mounts: mounts.collect::<Result<_>>()?,
+            post_start: lifecycle.post_start.map(exec_handler).transpose().context("lifecycle.postStart")?,
+            pre_stop: lifecycle.pre_stop.map(exec_handler).transpose().context("lifecycle.preStop")?,
+            startup_probe: startup_probe.map(probe).transpose().context("startupProbe")?,
+            env,
+        })
+    }
+
+    fn env(&self, variables: &[k8s::EnvVar]) -> Result<Vec<(String, String)>> {
+        let mut env: Vec<(String, String)> = Vec::new();
+        for variable in variables {
+            let value = match &variable.value_from {
+                None => {
+                    let known =
+                        |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, v)| v.as_str());
+                    expand(variable.value.as_deref().unwrap_or_default(), known)
+                }
+                Some(source) => match source.field_ref.as_ref().map(|field| field.field_path.as_str()) {
+                    Some("metadata.name") => self.name().to_owned(),
+                    Some("metadata.namespace") => {
+                        self.pod.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned())
+                    }
+                    Some("spec.nodeName") => {
+                        self.spec.node_name.clone().unwrap_or_else(|| "podrun".to_owned())
+                    }
+                    _ => bail!(
+                        "env {}: of valueFrom, podrun knows the fieldRefs metadata.name, metadata.namespace and \
+                         spec.nodeName only",
+                        variable.name
+                    ),
+                },
+            };
+            env.retain(|(name, _)| *name != variable.name);
+            env.push((variable.name.clone(), value));
+        }
+        Ok(env)
+    }
+
+    fn mount(&self, mount: &k8s::VolumeMount, privileged: bool) -> Result<Mount> {
+        ensure!(self.volumes.contains(mount.name.as_str()), "the Pod has no volume {:?}", mount.name);
+        ensure!(mount.sub_path_expr.is_none(), "subPathExpr: podrun does not support it");
+        let sub_path = mount.sub_path.clone().filter(|path| !path.is_empty());
+        let inside = |path: &String| !path.starts_with('/') && !path.split('/').any(|part| part == "..");
+        ensure!(sub_path.as_ref().is_none_or(inside), "subPath must be relative and without \"..\"");
+        let propagation = match mount.mount_propagation.as_deref() {
+            None | Some("None") => Propagation::None,
+            Some("HostToContainer") => Propagation::HostToContainer,
+            Some("Bidirectional") if privileged => Propagation::Bidirectional,
+            Some("Bidirectional") => {
+                bail!(
+                    "mountPropagation: Bidirectional is for privileged containers (the API server refuses this)"
+                )
+            }
+            Some(other) => bail!("mountPropagation: unknown {other:?}"),
+        };
+        Ok(Mount {
+            volume: mount.name.clone(),
+            path: mount.mount_path.clone(),
+            sub_path,
+            read_only: mount.read_only == Some(true),
+            propagation,
+        })
+    }
+}
+
+fn exec_handler(handler: k8s::LifecycleHandler) -> Result<Vec<String>> {
+    exec_command(handler.exec)
+}
+
+fn exec_command(exec: Option<k8s::ExecAction>) -> Result<Vec<String>> {
+    let command = exec.and_then(|exec| exec.command).unwrap_or_default();
+    ensure!(!command.is_empty(), "podrun runs exec with a command only");
+    Ok(command)
+}
+
+fn probe(probe: &k8s::Probe) -> Result<Probe> {
+    let seconds = |given: Option<i32>, default| Duration::from_secs(given.unwrap_or(default).max(0) as u64);
+    Ok(Probe {
+        command: exec_command(probe.exec.clone())?,
+        initial_delay: seconds(probe.initial_delay_seconds, 0),
+        period: seconds(probe.period_seconds, 10),
+        failure_threshold: probe.failure_threshold.unwrap_or(3),
+    })
+}
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;
