@@ -1,6 +1,7 @@
 //! Where a test takes place, and what it asks for there.
 
 use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -47,7 +48,9 @@ pub(crate) fn place() -> Option<Place> {
         fs::create_dir(place.source()).unwrap();
         return Some(place);
     };
-    eprintln!("skipped: {reason}");
+    // Not by eprintln, which the test harness swallows.
+    let mut stderr = io::stderr();
+    writeln!(stderr, "skipped test: {reason}").unwrap();
     None
 }
 
