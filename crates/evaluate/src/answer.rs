@@ -1,15 +1,12 @@
 //! What the API server would receive: the policy's answer turned into an AdmissionResponse, as policy-server
 //! does it.
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::engine::Policy;
+use crate::engine::{Host, Policy};
 use crate::input::Request;
-use crate::objects::Objects;
 
 /// The policy's answer to `validate`.
 #[derive(Clone, Debug, Deserialize)]
@@ -32,24 +29,19 @@ pub struct Answer {
 
 impl Answer {
     /// Asks the policy. Settings that it refuses are an error with all their problems.
-    pub fn ask(
-        policy: &Policy,
-        request: &Request,
-        settings: &Value,
-        objects: &Arc<Objects>,
-    ) -> Result<Answer> {
+    pub fn ask(policy: &Policy, request: &Request, settings: &Value, host: &Host) -> Result<Answer> {
         #[derive(Deserialize)]
         struct Checked {
             valid: bool,
             message: Option<String>,
         }
-        let checked = policy.call("validate_settings", &serde_json::to_vec(settings)?, objects)?;
+        let checked = policy.call("validate_settings", &serde_json::to_vec(settings)?, host)?;
         let checked: Checked = serde_json::from_slice(&checked).context("the answer to validate_settings")?;
         if !checked.valid {
             bail!("the settings are not valid:\n{}", checked.message.unwrap_or_default());
         }
         let payload = json!({"request": request.admission, "settings": settings});
-        let answer = policy.call("validate", &serde_json::to_vec(&payload)?, objects)?;
+        let answer = policy.call("validate", &serde_json::to_vec(&payload)?, host)?;
         serde_json::from_slice(&answer).context("the answer to validate")
     }
 

@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, anyhow};
 use wapc::WapcHost;
 use wasmtime_provider::{WasmtimeEngineProviderBuilder, WasmtimeEngineProviderPre};
 
-use crate::objects::Objects;
+/// Answers the host calls of a policy: namespace, operation, payload; the error is the host's text.
+pub type Host = Arc<dyn Fn(&str, &str, &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
 
 /// A compiled policy.
 pub struct Policy {
@@ -30,20 +31,20 @@ impl Policy {
     }
 
     /// Calls an operation of the policy (`validate`, `validate_settings`, `protocol_version`) in a new
-    /// instance. Its cluster reads are answered from `objects`.
-    pub fn call(&self, operation: &str, payload: &[u8], objects: &Arc<Objects>) -> Result<Vec<u8>> {
+    /// instance.
+    pub fn call(&self, operation: &str, payload: &[u8], host: &Host) -> Result<Vec<u8>> {
         let instance = self.compiled.rehydrate(None).map_err(|error| anyhow!("no instance: {error:#}"))?;
-        let objects = Arc::clone(objects);
-        let host = WapcHost::new(
+        let host = Arc::clone(host);
+        let guest = WapcHost::new(
             Box::new(instance),
             Some(Box::new(move |_, binding, namespace, operation, payload| {
                 if binding != "kubewarden" {
                     return Err(format!("unknown binding {binding:?}").into());
                 }
-                Ok(objects.answer(namespace, operation, payload)?)
+                Ok(host(namespace, operation, payload)?)
             })),
         )
         .map_err(|error| anyhow!("the policy does not start: {error}"))?;
-        host.call(operation, payload).map_err(|error| anyhow!("the policy's {operation} failed: {error}"))
+        guest.call(operation, payload).map_err(|error| anyhow!("the policy's {operation} failed: {error}"))
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! - [`engine`]: WebAssembly under waPC, a new instance for each request.
 //! - [`objects`]: the cluster, made of YAML files.
+//! - [`session`]: the same, written down for kwctl.
 //! - [`input`]: what the API server would send for a manifest.
 //! - [`answer`]: what the API server would receive.
 //! - [`explain`]: the same for people.
@@ -21,4 +22,5 @@ pub mod engine;
 pub mod explain;
 pub mod input;
 pub mod objects;
+pub mod session;
 pub mod yaml;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 use evaluate::answer::Answer;
-use evaluate::engine::Policy;
+use evaluate::engine::{Host, Policy};
 use evaluate::explain::explain;
 use evaluate::input::request;
 use evaluate::objects::Objects;
+use evaluate::session::Session;
 use evaluate::yaml;
 use serde_json::Value;
 
@@ -41,6 +42,9 @@ struct Arguments {
     /// The policy's settings, as under `spec.settings` of a ClusterAdmissionPolicy.
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
+    /// Write down the policy's reads and their answers, for kwctl's --replay-host-capabilities-interactions.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// What to print.
     #[arg(long, default_value = "explain")]
     output: Output,
@@ -54,6 +58,8 @@ enum Output {
     Patch,
     /// The AdmissionResponse, its patch decoded.
     Response,
+    /// The AdmissionRequest that the policy was asked, for kwctl's --request-path.
+    Request,
     /// The reasons in words, and the changes as a diff.
     Explain,
 }
@@ -82,20 +88,32 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let manifest = single(&arguments.pod)?;
     let settings = arguments.settings.as_deref().map(single).transpose()?;
     let settings = settings.unwrap_or_else(|| Value::Object(Default::default()));
-    let objects = Arc::new(Objects::read(&arguments.objects)?);
+    let objects = Objects::read(&arguments.objects)?;
+    let session = Arc::new(Session::default());
+    let recorder = Arc::clone(&session);
+    let host: Host = Arc::new(move |namespace, operation, payload| {
+        let answer = objects.answer(namespace, operation, payload);
+        recorder.add(payload, &answer);
+        answer
+    });
     let request = request(manifest, arguments.namespace.as_deref(), &arguments.operation)
         .with_context(|| arguments.pod.display().to_string())?;
     let policy = Policy::load(&arguments.policy)?;
-    let answer = Answer::ask(&policy, &request, &settings, &objects)?;
+    let answer = Answer::ask(&policy, &request, &settings, &host)?;
+    if let Some(file) = &arguments.record {
+        std::fs::write(file, session.to_yaml()?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
 
     let text = match arguments.output {
         Output::Pod => pretty(answer.object(&request))?,
         Output::Patch => pretty(&serde_json::to_value(answer.patch(&request))?)?,
         Output::Response => pretty(&answer.response(&request))?,
+        Output::Request => pretty(&request.admission)?,
         Output::Explain => explain(&request, &answer)?,
     };
     // A rejected Pod never comes to be; printing it would feed it to the next program.
-    if answer.accepted || matches!(arguments.output, Output::Response | Output::Explain) {
+    if answer.accepted || !matches!(arguments.output, Output::Pod | Output::Patch) {
         anstream::print!("{text}");
     }
     if arguments.output != Output::Explain {
