@@ -1,0 +1,46 @@
+# What you can do here: `make help`.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test e2e wasm tools lint fmt clean
+
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+EVALUATE := target/debug/evaluate
+PODRUN := target/debug/podrun
+FLUID_FUSE := target/$(HOST)/release/fluid-fuse
+export EVALUATE PODRUN FLUID_FUSE
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
+
+demo: wasm tools ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
+	@demo/run.sh
+
+test: ## everything CI runs: lints, unit, golden and property tests, real mounts and containers, e2e, demo
+	@scripts/test.sh
+
+e2e: wasm tools ## the golden cases through the compiled policy (and through kwctl when it is installed)
+	@scripts/need.sh bats jq
+	bats e2e.bats
+
+wasm: ## build the policy: target/policy.wasm
+	@scripts/build-wasm.sh
+
+tools: ## build the evaluator, podrun and the sidecar (static)
+	cargo build --locked -p evaluate -p podrun
+	@# Static, so that it runs in an image with nothing else in it.
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse --target $(HOST)
+
+lint: ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
+	@scripts/need.sh shellcheck
+	shellcheck scripts/*.sh demo/*.sh .ci/run
+	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
+	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi
+
+fmt: ## format the code
+	cargo fmt --all
+
+clean: ## remove everything built
+	cargo clean

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Everything CI runs. What this machine cannot do is skipped with a line `skipped: <reason>` (a test of a
+# runner: `skipped test: <reason>`), and counted.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mkdir -p target
+log=target/test.log
+: >"$log"
+
+step() {
+  echo "== $*"
+  "$@" 2>&1 | tee -a "$log"
+}
+
+lines() { grep -cE "$1" "$log" || true; }
+
+# The sum of the first group over all lines that match.
+count() { { grep -E "$1" "$log" || true; } | sed -E "s/$1.*/\1/" | awk '{sum += $1} END {print sum + 0}'; }
+
+summary() {
+  local ok failed skipped skipped_tests
+  ok=$(($(count '^test result: [a-zA-Z]+\. ([0-9]+) passed;') + $(lines '^ok [0-9]+ ')))
+  failed=$(($(count '^test result: .* passed; ([0-9]+) failed;') + $(lines '^not ok [0-9]+ ')))
+  # A test that skips itself has passed in the eyes of its runner.
+  skipped_tests=$(($(lines '^skipped test: ') + $(lines '^ok [0-9]+ .* # skip')))
+  skipped=$((skipped_tests + $(lines '^skipped: ')))
+  echo "$((ok - skipped_tests)) passed, $failed failed, $skipped skipped"
+}
+trap summary EXIT
+
+scripts/need.sh bats busybox-static jq runc shellcheck yq || true
+step make --no-print-directory lint
+step make --no-print-directory wasm tools
+step cargo test --locked --workspace
+step bats --tap e2e.bats
+step demo/run.sh
