@@ -2,7 +2,7 @@
 //!
 //! The gate is the sidecar's postStart hook: kubelet starts the next container once the hook has returned.
 //! It answers one question, "is the file system mounted?", for up to the gate's timeout. For our own sidecar
-//! that is `fluid-fuse wait`; a Runtime's own image has only a shell, so there it is [`GATE_SCRIPT`].
+//! that is `fluid-fuse wait`; a Runtime's own image has only a shell, so there it is a script.
 //!
 //! Nothing is ever put into a script: it is constant, and paths reach it as arguments. Hooks that a fuse
 //! DaemonSet has for itself are not taken over: its preStop hook unmounts, and for a sidecar that is at the
