@@ -1,17 +1,19 @@
 //! Which claims are Datasets, where is each mounted, and what serves it?
 //!
 //! With `datasetsFrom: cluster` the answer is found by Fluid's own rules, in a fixed order of reads, at most
-//! four for a claim: PersistentVolumeClaim, Dataset, PersistentVolume, fuse DaemonSet. An ordinary claim
-//! costs one. With `datasetsFrom: settings` nothing is read.
+//! four for a claim: PersistentVolumeClaim, Dataset, PersistentVolume and, unless `fluid-fuse` serves the
+//! Dataset's own mounts, the fuse DaemonSet. An ordinary claim costs one. With `datasetsFrom: settings` nothing
+//! is read.
 //!
 //! This module finds; what becomes of the findings in the Pod is decided in [`crate::sidecar`] and
 //! [`crate::plan`]. It does not know the Pod.
 
 use fluid_sidecar_layout::{MountPoint, Runtime};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::cluster::{Host, ObjectRef, ReadError, get};
-use crate::settings::{DatasetsFrom, Settings};
+use crate::request::Entries;
+use crate::settings::{DatasetsFrom, Settings, SidecarFrom};
 
 const FLUID: &str = "data.fluid.io/v1alpha1";
 
@@ -42,13 +44,41 @@ pub enum Server {
         /// `spec.template.spec`.
         pod_spec: Value,
     },
-    /// The settings alone: an image, and for `fluid-fuse` the source.
-    Settings {
+    /// An image of the settings, which knows itself what to serve.
+    Image(String),
+    /// `fluid-fuse`.
+    FluidFuse {
         /// From `sidecarImages`.
         image: String,
-        /// The URL that `fluid-fuse` shall serve; without it the image knows.
-        source: Option<String>,
+        /// What it serves.
+        source: Source,
     },
+}
+
+/// What `fluid-fuse` serves.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// One URL.
+    Url(String),
+    /// The mounts of a Dataset.
+    Mounts {
+        /// In the form of Fluid's configuration of a ThinRuntime, with the names of environment variables
+        /// where Fluid has files of secrets.
+        config: Value,
+        /// The variables that hold secrets.
+        secrets: Vec<SecretVariable>,
+    },
+}
+
+/// An environment variable whose value kubelet takes from a Secret: the policy never sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretVariable {
+    /// The variable.
+    pub name: String,
+    /// The Secret, in the Pod's namespace.
+    pub secret: String,
+    /// Its key.
+    pub key: String,
 }
 
 /// Finds the Dataset of a claim. `None`: an ordinary claim. The error is one sentence that names the object
@@ -67,19 +97,42 @@ pub fn resolve(
             let Some(rule) = rule else { return Ok(None) };
             let mount_point = MountPoint::new(&settings.mount_root, rule.runtime, namespace, claim)
                 .map_err(|error| format!("claim {namespace}/{claim}: {error}"))?;
+            let image = settings.sidecar_images.get(&rule.runtime).cloned().unwrap_or_default();
             Ok(Some(Dataset {
                 namespace: namespace.to_string(),
                 name: claim.to_string(),
                 runtime: rule.runtime,
                 data: mount_point.clone(),
                 mount_point,
-                server: Server::Settings {
-                    image: settings.sidecar_images.get(&rule.runtime).cloned().unwrap_or_default(),
-                    source: rule.source.clone(),
+                server: match &rule.source {
+                    Some(url) => Server::FluidFuse { image, source: Source::Url(url.clone()) },
+                    None => Server::Image(image),
                 },
             }))
         }
     }
+}
+
+/// Whether a claim is a Dataset's, without asking what serves it.
+pub fn is_dataset(claim: &str, namespace: &str, settings: &Settings, host: &dyn Host) -> bool {
+    match &settings.datasets_from {
+        DatasetsFrom::Cluster => {
+            read_claim(claim, namespace, host).is_ok_and(|object| dataset_name(&object, claim).is_some())
+        }
+        DatasetsFrom::Settings(rules) => {
+            rules.iter().any(|rule| rule.claim.matches(claim) && rule.namespace.matches(namespace))
+        }
+    }
+}
+
+fn read_claim(claim: &str, namespace: &str, host: &dyn Host) -> Result<Value, String> {
+    let object = ObjectRef {
+        api_version: "v1",
+        kind: "PersistentVolumeClaim",
+        namespace: Some(namespace),
+        name: claim,
+    };
+    read(host, &object, &["spec.volumeName"], "create it before the Pod")
 }
 
 fn from_cluster(
@@ -88,33 +141,15 @@ fn from_cluster(
     settings: &Settings,
     host: &dyn Host,
 ) -> Result<Option<Dataset>, String> {
-    let claim_ref = ObjectRef {
-        api_version: "v1",
-        kind: "PersistentVolumeClaim",
-        namespace: Some(namespace),
-        name: claim,
-    };
-    let claim_object = read(host, &claim_ref, &["spec.volumeName"], "create it before the Pod")?;
-    let Some(name) = dataset_name(&claim_object, claim) else { return Ok(None) };
+    let Some(name) = dataset_name(&read_claim(claim, namespace, host)?, claim) else { return Ok(None) };
 
-    let dataset_ref =
-        ObjectRef { api_version: FLUID, kind: "Dataset", namespace: Some(namespace), name: &name };
-    let dataset =
-        read(host, &dataset_ref, &["status.phase", "status.runtimes"], "create it, or remove the claim")?;
-    let phase = text(&dataset, "/status/phase").unwrap_or_default();
-    if matches!(phase, "" | "NotBound") {
-        return Err(format!(
-            "{dataset_ref} is not bound; create its Runtime and wait until its phase is Bound"
-        ));
+    let object = ObjectRef { api_version: FLUID, kind: "Dataset", namespace: Some(namespace), name: &name };
+    let mut masks = vec!["status.conditions", "status.phase", "status.runtimes"];
+    if settings.sidecar_from == SidecarFrom::FluidFuse {
+        masks.extend(["spec.accessModes", "spec.mounts", "spec.sharedEncryptOptions", "spec.sharedOptions"]);
     }
-    let kind = text(&dataset, "/status/runtimes/0/type")
-        .ok_or_else(|| format!("{dataset_ref} names no Runtime in status.runtimes; create its Runtime"))?;
-    let runtime = Runtime::from_name(kind).ok_or_else(|| {
-        let known = Runtime::ALL.map(Runtime::name).join(", ");
-        format!(
-            "{dataset_ref} is served by runtime {kind:?}, which this policy does not know; it knows {known}"
-        )
-    })?;
+    let dataset = read(host, &object, &masks, "create it, or remove the claim")?;
+    let runtime = bound_runtime(&dataset, &object, settings)?;
 
     // Fluid names the volume after the Dataset (`RuntimeInfo.GetPersistentVolumeName`).
     let volume_name = format!("{namespace}-{name}");
@@ -124,21 +159,103 @@ fn from_cluster(
     let (mount_point, data) =
         mount_point(&volume, &settings.mount_root).map_err(|error| format!("{volume_ref}: {error}"))?;
 
-    let daemonset_name = format!("{name}{}", runtime.daemonset_suffix());
-    let daemonset_ref = ObjectRef {
-        api_version: "apps/v1",
-        kind: "DaemonSet",
-        namespace: Some(namespace),
-        name: &daemonset_name,
+    let server = match settings.sidecar_from {
+        SidecarFrom::DaemonSet => daemonset(&name, namespace, runtime, host)?,
+        SidecarFrom::FluidFuse => Server::FluidFuse {
+            image: settings.sidecar_images.get(&Runtime::Thin).cloned().unwrap_or_default(),
+            source: mounts(&dataset).map_err(|error| format!("{object}: {error}"))?,
+        },
     };
+    Ok(Some(Dataset { namespace: namespace.to_string(), name, runtime, mount_point, data, server }))
+}
+
+/// The Runtime of a Dataset that can be mounted: Fluid's check before injection (`DatasetMutator.PreCheck`).
+fn bound_runtime(dataset: &Value, object: &ObjectRef<'_>, settings: &Settings) -> Result<Runtime, String> {
+    let phase = text(dataset, "/status/phase").unwrap_or_default();
+    if matches!(phase, "" | "NotBound") {
+        let conditions = dataset.pointer("/status/conditions").and_then(Value::as_array);
+        let not_ready = conditions.into_iter().flatten().find_map(|condition| {
+            (text(condition, "/type") == Some("NotReady")).then(|| text(condition, "/message")).flatten()
+        });
+        let because = not_ready.map(|message| format!(" ({message})")).unwrap_or_default();
+        return Err(format!(
+            "{object} is not bound{because}; create its Runtime and wait until its phase is Bound"
+        ));
+    }
+    if phase == "Failed" && !settings.inject_failed_datasets {
+        return Err(format!(
+            "{object} is in phase Failed; repair its Runtime, or set injectFailedDatasets: true"
+        ));
+    }
+    let kind = text(dataset, "/status/runtimes/0/type")
+        .ok_or_else(|| format!("{object} names no Runtime in status.runtimes; create its Runtime"))?;
+    Runtime::from_name(kind).ok_or_else(|| {
+        let known = Runtime::ALL.map(Runtime::name).join(", ");
+        format!("{object} is served by runtime {kind:?}, which this policy does not know; it knows {known}")
+    })
+}
+
+fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, host: &dyn Host) -> Result<Server, String> {
+    let name = format!("{dataset}{}", runtime.daemonset_suffix());
+    let object =
+        ObjectRef { api_version: "apps/v1", kind: "DaemonSet", namespace: Some(namespace), name: &name };
     let mut daemonset =
-        read(host, &daemonset_ref, &["spec.template.spec"], "wait until Fluid has set up the Runtime")?;
+        read(host, &object, &["spec.template.spec"], "wait until Fluid has set up the Runtime")?;
     let pod_spec = daemonset.pointer_mut("/spec/template/spec").map(Value::take).unwrap_or_default();
     if pod_spec.pointer("/containers/0").is_none() {
-        return Err(format!("{daemonset_ref} has no container in spec.template.spec.containers"));
+        return Err(format!("{object} has no container in spec.template.spec.containers"));
     }
-    let server = Server::DaemonSet { name: daemonset_ref.to_string(), pod_spec };
-    Ok(Some(Dataset { namespace: namespace.to_string(), name, runtime, mount_point, data, server }))
+    Ok(Server::DaemonSet { name: object.to_string(), pod_spec })
+}
+
+/// `spec.mounts` of a Dataset with the shared options, as Fluid gives them to a ThinRuntime, but for secrets:
+/// each becomes a variable, named in `secretOptions`.
+fn mounts(dataset: &Value) -> Result<Source, String> {
+    let list = |value: &Value, pointer: &str| {
+        value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let mut secrets = Vec::new();
+    let mut mounts = Vec::new();
+    for (index, mount) in list(dataset, "/spec/mounts").iter().enumerate() {
+        let url = text(mount, "/mountPoint")
+            .ok_or_else(|| format!("spec.mounts[{index}].mountPoint is missing"))?;
+        if url.starts_with("dataset://") {
+            return Err(format!(
+                "spec.mounts[{index}] refers to {url}, which sidecarFrom: fluid-fuse does not follow; \
+                 use sidecarFrom: daemonset"
+            ));
+        }
+        let mut options =
+            dataset.pointer("/spec/sharedOptions").and_then(Value::as_object).cloned().unwrap_or_default();
+        options.extend(mount.get("options").and_then(Value::as_object).cloned().unwrap_or_default());
+        let mut secret_options = Map::new();
+        let encrypted = [list(dataset, "/spec/sharedEncryptOptions"), list(mount, "/encryptOptions")];
+        for option in encrypted.iter().flatten() {
+            let field = |pointer: &str| text(option, pointer).map(str::to_string);
+            let (Some(option), Some(secret), Some(key)) =
+                (field("/name"), field("/valueFrom/secretKeyRef/name"), field("/valueFrom/secretKeyRef/key"))
+            else {
+                return Err(format!(
+                    "an encrypted option of spec.mounts[{index}] needs name and valueFrom.secretKeyRef with name and key"
+                ));
+            };
+            let name = format!("FLUID_FUSE_SECRET_{}", secrets.len());
+            secret_options.insert(option, name.as_str().into());
+            secrets.push(SecretVariable { name, secret, key });
+        }
+        let mut config = json!({"mountPoint": url, "options": options, "secretOptions": secret_options});
+        for key in ["name", "path", "readOnly"] {
+            if let Some(value) = mount.get(key) {
+                config[key] = value.clone();
+            }
+        }
+        mounts.push(config);
+    }
+    if mounts.is_empty() {
+        return Err("spec.mounts is empty; there is nothing to serve".into());
+    }
+    let access_modes = list(dataset, "/spec/accessModes");
+    Ok(Source::Mounts { config: json!({"mounts": mounts, "accessModes": access_modes}), secrets })
 }
 
 /// Fluid's rule (`kubeclient.IsDatasetPVC`, `GetManagingDatasetFromLabels`): a claim is a Dataset's when it
@@ -169,6 +286,16 @@ fn mount_point(volume: &Value, root: &str) -> Result<(MountPoint, MountPoint), S
 
 fn text<'v>(object: &'v Value, pointer: &str) -> Option<&'v str> {
     object.pointer(pointer)?.as_str()
+}
+
+/// The labels of a namespace.
+pub fn namespace_labels(namespace: &str, host: &dyn Host) -> Result<Entries, String> {
+    let object = ObjectRef { api_version: "v1", kind: "Namespace", namespace: None, name: namespace };
+    // A mask must name something; all that is wanted is metadata, which always comes.
+    let object = read(host, &object, &["spec.finalizers"], "create it before its Pods")?;
+    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
+    let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
+    Ok(labels.into_iter().flatten().filter_map(text).collect())
 }
 
 fn read(host: &dyn Host, object: &ObjectRef<'_>, masks: &[&str], fix: &str) -> Result<Value, String> {

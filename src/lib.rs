@@ -16,6 +16,9 @@
 //! | [`sidecar`] | what container serves a Dataset? |
 //! | [`lifecycle`] | when is it ready, and when does it end? |
 //! | [`plan`] | what exactly changes in the Pod? |
+//! | [`limits`] | what would the destination refuse? |
+//! | [`status`] | what was done, and how is it undone? |
+//! | [`verify`] | is it still whole? |
 //! | [`reason`] | why? |
 //!
 //! All of it is pure functions over data but for [`cluster`], through which the policy reads objects: one
@@ -25,6 +28,7 @@ pub mod cluster;
 pub mod dataset;
 pub mod destination;
 pub mod lifecycle;
+pub mod limits;
 pub mod placement;
 pub mod plan;
 pub mod reason;
@@ -32,6 +36,8 @@ pub mod request;
 pub mod review;
 pub mod settings;
 pub mod sidecar;
+pub mod status;
+pub mod verify;
 
 /// The waPC entry points: the only code that knows it runs inside a WebAssembly host.
 #[cfg(target_arch = "wasm32")]
@@ -54,6 +60,11 @@ mod guest {
     extern "C" fn wapc_init() {
         register_function("protocol_version", |_| Ok(br#""v1""#.to_vec()));
         register_function("validate", |payload| to_json(&review(payload, &Kubewarden)));
+        register_function("uninject", |payload| {
+            let mut pod = serde_json::from_slice(payload)?;
+            crate::status::uninject(&mut pod)?;
+            to_json(&pod)
+        });
         register_function("validate_settings", |payload| to_json(&validate_settings(payload)));
     }
 

@@ -6,7 +6,7 @@
 //!
 //! Nothing marks a Pod as done. Once its Dataset claims are `hostPath` volumes there is nothing left to
 //! plan, so planning again changes nothing, and no label or annotation copied from a live Pod can switch the
-//! injection off. The annotation [`INJECTED_ANNOTATION`] tells people; nobody reads it back.
+//! injection off. The annotation [`crate::status::ANNOTATION`] tells people, and `uninject`, what was done.
 
 use std::collections::BTreeSet;
 
@@ -16,15 +16,19 @@ use serde_json::{Map, Value, json};
 
 use crate::dataset::Dataset;
 use crate::destination::{Destination, Order};
+use crate::limits;
 use crate::reason::{Code, Reason};
+use crate::request::Entries;
 use crate::settings::Settings;
-use crate::sidecar::{self, typed};
-
-/// Says on the Pod what was injected, and by which settings.
-pub const INJECTED_ANNOTATION: &str = "fluid-sidecar-policy/injected";
+use crate::sidecar::{self, Sidecar, typed};
+use crate::status::{self, Claim, InjectedSidecar, Status};
 
 /// The longest name of a container or a volume (a DNS-1123 label).
 const NAME_MAX: usize = 63;
+
+/// Proxies of service meshes that hold all other containers back until they are ready. A sidecar before them
+/// would wait for a network that cannot come (GKE #53).
+const MESH_PROXIES: &[&str] = &["istio-proxy", "linkerd-proxy"];
 
 /// A Dataset and the volumes of the Pod that are its claim.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct ClaimVolume {
     pub index: usize,
     /// Its name.
     pub name: String,
+    /// `persistentVolumeClaim.claimName`.
+    pub claim: String,
     /// `persistentVolumeClaim.readOnly`.
     pub read_only: bool,
 }
@@ -74,72 +80,75 @@ enum Step {
 use Step::{Index, Key};
 
 /// Plans the injection of `uses`, in that order: the sidecars start in the order of the Pod's volumes.
+/// `resource_limits` are what the Pod asks for its sidecars.
 pub fn make(
     pod: &Value,
     uses: &[Use],
     destination: Destination,
+    resource_limits: &Entries,
     settings: &Settings,
 ) -> Result<Plan, Reason> {
-    let containers = Containers::of(pod).map_err(|error| Reason::new(Code::Malformed, error))?;
-    let volumes = list(pod, "volumes").map_err(|error| Reason::new(Code::Malformed, error))?;
+    let malformed = |error| Reason::new(Code::Malformed, error);
+    let strategy = settings.strategy(destination);
+    let containers = Containers::of(pod).map_err(malformed)?;
+    let volumes = list(pod, "volumes").map_err(malformed)?;
     let mut container_names = containers.names();
     let mut volume_names: BTreeSet<String> = volumes.iter().filter_map(name_of).map(str::to_string).collect();
 
     let mut plan = Plan { edits: Vec::new(), reasons: Vec::new() };
+    let mut status = Status::new(destination, settings);
     let mut sidecars = Vec::new();
-    let mut sidecar_volumes = Vec::new();
-    let mut injected = Vec::new();
     for Use { dataset, volumes } in uses {
         let name = unused(FLUID_FUSE, &mut container_names);
-        let mut sidecar = sidecar::build(dataset, &name, destination, settings)
+        let mut sidecar = sidecar::build(dataset, &name, strategy, resource_limits, settings)
             .map_err(|error| Reason::new(Code::Unresolved, error))?;
         rename_volumes(&mut sidecar, &mut volume_names);
         for volume in volumes {
-            plan.replace_volume(volume, dataset, &containers, destination)?;
+            plan.replace_volume(volume, dataset, &containers, strategy.order, &mut status)?;
         }
         let used: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
-        let dataset_name = format!("{}/{}", dataset.namespace, dataset.name);
+        let dataset = format!("{}/{}", dataset.namespace, dataset.name);
         plan.reasons.push(Reason::new(
             Code::Injected,
-            format!("container {name} serves Dataset {dataset_name} as volume {}", used.join(", ")),
+            format!("container {name} serves Dataset {dataset} as volume {}", used.join(", ")),
         ));
-        if !sidecar.dropped_volumes.is_empty() {
+        if !sidecar.left_out.is_empty() {
+            let left_out = sidecar.left_out.join(", ");
             plan.reasons.push(Reason::new(
                 Code::TemplateReduced,
-                format!(
-                    "container {name} runs without hostPath volumes {}: a serverless node has none",
-                    sidecar.dropped_volumes.join(", ")
-                ),
+                format!("container {name} runs without {left_out}"),
             ));
         }
-        injected.push(json!({"container": name, "dataset": dataset_name, "volumes": used}));
-        sidecars.push(Value::Object(sidecar.container));
-        sidecar_volumes.extend(sidecar.volumes);
+        let volumes = sidecar.volumes.iter().filter_map(name_of).map(str::to_string).collect();
+        status.sidecars.push(InjectedSidecar { container: name, dataset, volumes });
+        sidecars.push(sidecar);
     }
+    plan.pull_secrets(pod, &sidecars, &mut status).map_err(malformed)?;
+    plan.grace_period(pod, &sidecars, &mut status);
 
-    let status = json!({
-        "destination": destination.name(),
-        "settings": settings.hash,
-        "sidecars": injected,
-    });
-    plan.edits.push(Edit::Set(
-        vec![Key("metadata"), Key("annotations")],
-        INJECTED_ANNOTATION.into(),
-        status.to_string().into(),
-    ));
-    let (list, index) = match destination.order() {
-        Order::FirstContainer => ("containers", 0),
+    let (list, index) = match strategy.order {
+        Order::FirstContainer => ("containers", containers.behind_mesh_proxies(uses)),
         Order::NativeSidecar => ("initContainers", containers.first_init_use(uses)),
     };
-    plan.edits.push(Edit::Insert { list: vec![Key("spec"), Key(list)], index, elements: sidecars });
+    let sidecar_volumes: Vec<_> =
+        sidecars.iter().flat_map(|sidecar| sidecar.volumes.iter().cloned()).collect();
+    limits::check(destination, containers.0.len() + sidecars.len(), volumes.len() + sidecar_volumes.len())?;
+    let elements = sidecars.into_iter().map(|sidecar| Value::Object(sidecar.container)).collect();
+    plan.edits.push(Edit::Insert { list: vec![Key("spec"), Key(list)], index, elements });
     if !sidecar_volumes.is_empty() {
         let list = vec![Key("spec"), Key("volumes")];
         plan.edits.push(Edit::Insert { list, index: volumes.len(), elements: sidecar_volumes });
     }
+    let status = status.to_json().map_err(malformed)?;
+    plan.set(&[Key("metadata"), Key("annotations")], status::ANNOTATION, status.into());
     Ok(plan)
 }
 
 impl Plan {
+    fn set(&mut self, path: &[Step], key: &str, value: Value) {
+        self.edits.push(Edit::Set(path.to_vec(), key.into(), value));
+    }
+
     /// The claim's volume becomes a directory of the node, under the same name and at the same place, and
     /// every mount of it follows what the sidecar mounts there.
     fn replace_volume(
@@ -147,18 +156,22 @@ impl Plan {
         volume: &ClaimVolume,
         dataset: &Dataset,
         containers: &Containers<'_>,
-        destination: Destination,
+        order: Order,
+        status: &mut Status,
     ) -> Result<(), Reason> {
         let unsupported = |what: String| Err(Reason::new(Code::Unsupported, what));
         // No type: kubelet must not check for the directory before the sidecar has mounted it.
         let host_path = HostPathVolumeSource { path: dataset.data.to_string(), type_: None };
         let host_path = typed(host_path).map_err(|error| Reason::new(Code::Malformed, error))?;
         let at = vec![Key("spec"), Key("volumes"), Index(volume.index)];
-        self.edits.push(Edit::Remove(at.clone(), "persistentVolumeClaim"));
-        self.edits.push(Edit::Set(at, "hostPath".into(), host_path));
+        self.set(&at, "hostPath", host_path);
+        self.edits.push(Edit::Remove(at, "persistentVolumeClaim"));
+        let mut claim =
+            Claim { claim_name: volume.claim.clone(), read_only: volume.read_only, mounts: Vec::new() };
 
         for (list, index, container) in &containers.0 {
-            let who = || format!("{list}[{index}] {:?}", name_of(container).unwrap_or_default());
+            let container_name = name_of(container).unwrap_or_default();
+            let who = || format!("{list}[{index}] {container_name:?}");
             let uses = |entry: &&Value| name_of(entry) == Some(volume.name.as_str());
             if entries(container, "volumeDevices").iter().any(|device| uses(&device)) {
                 return unsupported(format!(
@@ -170,35 +183,64 @@ impl Plan {
             let mounts =
                 entries(container, "volumeMounts").iter().enumerate().filter(|(_, mount)| uses(mount));
             for (mount_index, mount) in mounts {
-                let plain_init = *list == "initContainers" && !is_native_sidecar(container);
-                if plain_init && destination.order() == Order::FirstContainer {
+                if *list == "initContainers" && order == Order::FirstContainer {
                     return unsupported(format!(
-                        "{} mounts Dataset volume {:?}, but on {} no sidecar runs before init containers; \
-                         read the data in a container",
+                        "{} mounts Dataset volume {:?}, but the sidecar is a container and starts after init \
+                         containers; read the data in a container, or use a destination whose order is nativeSidecar",
                         who(),
                         volume.name,
-                        destination.name()
                     ));
                 }
-                let at = vec![Key("spec"), Key(list), Index(*index), Key("volumeMounts"), Index(mount_index)];
+                let at = [Key("spec"), Key(list), Index(*index), Key("volumeMounts"), Index(mount_index)];
+                claim.mounts.extend(status::Mount::of(container_name, mount));
                 // Recursive read-only mounts must not propagate (the API server's rule), and a privileged
                 // container's Bidirectional already includes HostToContainer.
                 let recursive = mount.get("recursiveReadOnly").and_then(Value::as_str);
                 let propagation = mount.get("mountPropagation").and_then(Value::as_str);
                 if matches!(recursive, None | Some("Disabled")) && propagation != Some("Bidirectional") {
-                    self.edits.push(Edit::Set(
-                        at.clone(),
-                        "mountPropagation".into(),
-                        "HostToContainer".into(),
-                    ));
+                    self.set(&at, "mountPropagation", "HostToContainer".into());
                 }
                 // hostPath has no readOnly of its own.
                 if volume.read_only {
-                    self.edits.push(Edit::Set(at, "readOnly".into(), true.into()));
+                    self.set(&at, "readOnly", true.into());
                 }
             }
         }
+        status.claims.insert(volume.name.clone(), claim);
         Ok(())
+    }
+
+    /// The sidecar's image may need secrets that the application's does not.
+    fn pull_secrets(&mut self, pod: &Value, sidecars: &[Sidecar], status: &mut Status) -> Result<(), String> {
+        let known = list(pod, "imagePullSecrets")?;
+        let mut taken: BTreeSet<&str> = known.iter().filter_map(name_of).collect();
+        for secret in sidecars.iter().flat_map(|sidecar| &sidecar.image_pull_secrets) {
+            if taken.insert(secret) {
+                status.image_pull_secrets.push(secret.clone());
+            }
+        }
+        if !status.image_pull_secrets.is_empty() {
+            let elements = status.image_pull_secrets.iter().map(|name| json!({"name": name})).collect();
+            let list = vec![Key("spec"), Key("imagePullSecrets")];
+            self.edits.push(Edit::Insert { list, index: known.len(), elements });
+        }
+        Ok(())
+    }
+
+    /// The Pod gives its sidecars the time to end that their DaemonSet gives them, at least.
+    fn grace_period(&mut self, pod: &Value, sidecars: &[Sidecar], status: &mut Status) {
+        let key = "terminationGracePeriodSeconds";
+        let given = pod.get("spec").and_then(|spec| spec.get(key)).and_then(Value::as_i64);
+        let needed = sidecars.iter().filter_map(|sidecar| sidecar.grace_seconds).max().unwrap_or_default();
+        // 30 is Kubernetes' default.
+        if needed > given.unwrap_or(30) {
+            self.set(&[Key("spec")], key, needed.into());
+            status.termination_grace_period_seconds = Some(given);
+            self.reasons.push(Reason::new(
+                Code::GracePeriodRaised,
+                format!("{key} is raised to {needed}, which the sidecar needs to end"),
+            ));
+        }
     }
 
     /// Changes the Pod. On an error, which names the field, the Pod is to be thrown away.
@@ -242,23 +284,32 @@ impl<'a> Containers<'a> {
         self.0.iter().filter_map(|(_, _, container)| name_of(container)).map(str::to_string).collect()
     }
 
+    /// Where sidecars go among the containers: in front, but behind mesh proxies that come first.
+    fn behind_mesh_proxies(&self, uses: &[Use]) -> usize {
+        let containers = self.0.iter().filter(|(list, _, _)| *list == "containers");
+        containers
+            .take_while(|(_, _, container)| {
+                name_of(container).is_some_and(|name| MESH_PROXIES.contains(&name)) && !reads(container, uses)
+            })
+            .count()
+    }
+
     /// Where native sidecars go: before the first init container that reads the data, otherwise last, so
     /// that other injectors' sidecars keep their places.
     fn first_init_use(&self, uses: &[Use]) -> usize {
-        let served = |mount: &Value| {
-            let volumes = uses.iter().flat_map(|one| &one.volumes);
-            name_of(mount).is_some_and(|name| volumes.clone().any(|volume| volume.name == name))
-        };
         let inits = self.0.iter().filter(|(list, _, _)| *list == "initContainers");
-        inits
-            .clone()
-            .position(|(_, _, container)| entries(container, "volumeMounts").iter().any(served))
-            .unwrap_or_else(|| inits.count())
+        inits.clone().position(|(_, _, container)| reads(container, uses)).unwrap_or_else(|| inits.count())
     }
 }
 
+/// Whether a container mounts one of the Datasets.
+fn reads(container: &Value, uses: &[Use]) -> bool {
+    let served = |name| uses.iter().flat_map(|one| &one.volumes).any(|volume| volume.name == name);
+    entries(container, "volumeMounts").iter().filter_map(name_of).any(served)
+}
+
 /// Volumes of the sidecar whose names the Pod already uses get others.
-fn rename_volumes(sidecar: &mut sidecar::Sidecar, taken: &mut BTreeSet<String>) {
+fn rename_volumes(sidecar: &mut Sidecar, taken: &mut BTreeSet<String>) {
     let renamed: Vec<_> = sidecar
         .volumes
         .iter_mut()
@@ -293,11 +344,6 @@ fn unused(name: &str, taken: &mut BTreeSet<String>) -> String {
     }
     taken.insert(candidate.clone());
     candidate
-}
-
-/// `restartPolicy: Always` makes an init container a native sidecar (KEP-753).
-fn is_native_sidecar(container: &Value) -> bool {
-    container.get("restartPolicy").and_then(Value::as_str) == Some("Always")
 }
 
 fn name_of(entry: &Value) -> Option<&str> {

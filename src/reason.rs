@@ -37,6 +37,12 @@ pub enum Code {
     Injected,
     /// Something of the Runtime's own sidecar was left out.
     TemplateReduced,
+    /// The Pod has more time to end than it asked for.
+    GracePeriodRaised,
+    /// With `mode: verify`: the injection is whole.
+    Verified,
+    /// With `mode: verify`: the injection is missing or was damaged.
+    Damaged,
     /// What serves the Dataset could not be found.
     Unresolved,
     /// The Pod's use of the Dataset cannot be served by a sidecar.
@@ -59,6 +65,9 @@ impl Code {
             Code::OrdinaryClaim => "ordinary-claim",
             Code::Injected => "injected",
             Code::TemplateReduced => "template-reduced",
+            Code::GracePeriodRaised => "grace-period-raised",
+            Code::Verified => "verified",
+            Code::Damaged => "damaged",
             Code::Unresolved => "unresolved",
             Code::Unsupported => "unsupported",
             Code::Malformed => "malformed",

@@ -1,8 +1,8 @@
 //! What the host asks and the form in which it is answered: the waPC protocol of Kubewarden, version 1.
 //!
-//! Most Pods are not ours, so the object is not read into a tree at first: [`PodGlance`] takes only what
-//! decides that, and leaves the rest where it lies. This module knows the shape of the messages and nothing
-//! of Fluid.
+//! Most Pods are not ours, so the object is not read into a tree at first: [`PodGlance`] reads only what decides
+//! that, field by field, and leaves the rest where it lies. This module knows the shape of the messages and
+//! nothing of Fluid.
 //!
 //! Own types instead of kubewarden-policy-sdk's: its request error quotes the whole payload, which may carry
 //! secrets, and its answer keeps annotations in a hash map, whose order changes from run to run.
@@ -53,45 +53,96 @@ pub struct GroupVersionKind {
     pub kind: String,
 }
 
-/// The parts of a Pod that decide whether it is ours.
-#[derive(Debug, Deserialize)]
-pub struct PodGlance {
-    /// Labels and annotations.
-    #[serde(default)]
-    pub metadata: MetadataGlance,
-    /// Where the Pod wants to run, and its volumes.
-    #[serde(default)]
-    pub spec: SpecGlance,
+/// The parts of a Pod that decide whether it is ours, and how. Each is read from the text when it is asked for.
+#[derive(Debug)]
+pub struct PodGlance<'a> {
+    metadata: Metadata<'a>,
+    spec: Spec<'a>,
 }
 
-/// Of `metadata`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct MetadataGlance {
-    /// `metadata.labels`.
-    pub labels: Option<BTreeMap<String, String>>,
-    /// `metadata.annotations`.
-    pub annotations: Option<BTreeMap<String, String>>,
+struct Metadata<'a> {
+    #[serde(borrow)]
+    labels: Option<&'a RawValue>,
+    #[serde(borrow)]
+    annotations: Option<&'a RawValue>,
 }
 
-/// Of `spec`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct SpecGlance {
-    /// `spec.nodeSelector`.
-    pub node_selector: Option<BTreeMap<String, String>>,
-    /// `spec.os`.
-    pub os: Option<OsGlance>,
-    /// `spec.volumes`.
-    pub volumes: Option<Vec<VolumeGlance>>,
+struct Spec<'a> {
+    #[serde(borrow)]
+    affinity: Option<&'a RawValue>,
+    #[serde(borrow)]
+    node_name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    node_selector: Option<&'a RawValue>,
+    #[serde(borrow)]
+    os: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tolerations: Option<&'a RawValue>,
+    #[serde(borrow)]
+    volumes: Option<&'a RawValue>,
 }
 
-/// Of `spec.os`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct OsGlance {
-    /// `linux` or `windows`.
-    pub name: String,
+/// Labels, annotations, node selectors.
+pub type Entries = BTreeMap<String, String>;
+
+impl<'a> PodGlance<'a> {
+    /// Looks at the JSON of a Pod. The errors of this and of all methods name the field.
+    pub fn new(pod: &'a str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Pod<'a> {
+            #[serde(borrow, default)]
+            metadata: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            spec: Option<&'a RawValue>,
+        }
+        let Pod { metadata, spec } = serde_json::from_str(pod).map_err(|error| error.to_string())?;
+        Ok(PodGlance { metadata: field("metadata", metadata)?, spec: field("spec", spec)? })
+    }
+
+    /// `metadata.labels`.
+    pub fn labels(&self) -> Result<Entries, String> {
+        field("metadata.labels", self.metadata.labels)
+    }
+
+    /// `metadata.annotations`.
+    pub fn annotations(&self) -> Result<Entries, String> {
+        field("metadata.annotations", self.metadata.annotations)
+    }
+
+    /// `spec.affinity`, as it is.
+    pub fn affinity(&self) -> Result<Value, String> {
+        field("spec.affinity", self.spec.affinity)
+    }
+
+    /// `spec.nodeName`, empty when absent.
+    pub fn node_name(&self) -> Result<String, String> {
+        field("spec.nodeName", self.spec.node_name)
+    }
+
+    /// `spec.nodeSelector`.
+    pub fn node_selector(&self) -> Result<Entries, String> {
+        field("spec.nodeSelector", self.spec.node_selector)
+    }
+
+    /// `spec.os.name`, empty when absent.
+    pub fn os(&self) -> Result<String, String> {
+        let os: Value = field("spec.os", self.spec.os)?;
+        Ok(os.get("name").and_then(Value::as_str).unwrap_or_default().to_string())
+    }
+
+    /// `spec.tolerations`, as they are.
+    pub fn tolerations(&self) -> Result<Vec<Value>, String> {
+        field("spec.tolerations", self.spec.tolerations)
+    }
+
+    /// `spec.volumes`.
+    pub fn volumes(&self) -> Result<Vec<VolumeGlance>, String> {
+        field("spec.volumes", self.spec.volumes)
+    }
 }
 
 /// Of one volume.
@@ -132,14 +183,15 @@ pub struct Response {
     pub warnings: Vec<String>,
 }
 
-/// Reads JSON; the error names the field (`spec.volumes[0].name`) but never quotes the input.
-pub fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let cause = error.into_inner();
-        if path == "." { cause.to_string() } else { format!("{path}: {cause}") }
-    })?;
-    deserializer.end().map_err(|error| error.to_string())?;
-    Ok(value)
+/// Reads one field; absent and `null` are its default, as everywhere in Kubernetes. The error never quotes a
+/// value.
+fn field<'a, T: Deserialize<'a> + Default>(path: &str, raw: Option<&'a RawValue>) -> Result<T, String> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(T::default()) };
+    serde_json::from_str(raw.get()).map_err(|error| format!("{path}: {}", without_place(&error)))
+}
+
+/// Line and column mean nothing to somebody who wrote YAML.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or_default().to_string()
 }

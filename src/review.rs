@@ -11,11 +11,13 @@ use crate::destination::Destination;
 use crate::placement::{self, Placement};
 use crate::plan::{self, ClaimVolume, Use};
 use crate::reason::{Code, DECISION_ANNOTATION, REASONS_ANNOTATION, Reason};
-use crate::request::{AdmissionRequest, Payload, PodGlance, Response, read};
-use crate::settings::{OnProblem, Settings};
+use crate::request::{AdmissionRequest, Entries, Payload, PodGlance, Response};
+use crate::settings::{Mode, OnProblem, POD_OVERRIDES, Settings, quantity};
+use crate::status::Status;
+use crate::verify;
 
-/// What the API server shows of a warning at least; longer ones may be cut.
-const WARNING_MAX: usize = 256;
+/// The length that Kubernetes advises for a warning; longer ones may be cut.
+const WARNING_MAX: usize = 120;
 
 /// What was decided about one request.
 enum Decision {
@@ -24,15 +26,40 @@ enum Decision {
     Rejected,
 }
 
+/// What is said of the way to a decision.
+#[derive(Default)]
+struct Log {
+    reasons: Vec<Reason>,
+    warnings: Vec<String>,
+}
+
+impl Log {
+    fn note(&mut self, code: Code, text: impl Into<String>) {
+        self.reasons.push(Reason::new(code, text));
+    }
+
+    /// What the settings make of a problem: the reason of a rejection, or a warning.
+    fn problem(&mut self, reaction: OnProblem, reason: Reason) -> Result<Decision, Reason> {
+        match reaction {
+            OnProblem::Reject => Err(reason),
+            OnProblem::Allow => {
+                self.warnings.push(reason.text.clone());
+                self.reasons.push(reason);
+                Ok(Decision::Untouched)
+            }
+        }
+    }
+}
+
 /// Answers the payload of `validate`. Objects of the cluster are read through `host`, and only for Pods that
 /// go to a serverless node and mount a claim.
 pub fn review(payload: &[u8], host: &dyn Host) -> Response {
-    let mut reasons = Vec::new();
-    let mut warnings = Vec::new();
-    let decision = decide(payload, host, &mut reasons, &mut warnings).unwrap_or_else(|reason| {
-        reasons.push(reason);
+    let mut log = Log::default();
+    let decision = decide(payload, host, &mut log).unwrap_or_else(|reason| {
+        log.reasons.push(reason);
         Decision::Rejected
     });
+    let Log { reasons, warnings } = log;
     let name = match &decision {
         Decision::Untouched => "untouched",
         Decision::Injected(_) => "injected",
@@ -48,7 +75,7 @@ pub fn review(payload: &[u8], host: &dyn Host) -> Response {
         message,
         audit_annotations: [(DECISION_ANNOTATION, name.to_string()), (REASONS_ANNOTATION, lines.join("\n"))]
             .into(),
-        warnings: warnings.into_iter().map(|text| shorten(format!("fluid-sidecar-policy: {text}"))).collect(),
+        warnings: warnings.iter().flat_map(|text| wrap(&format!("fluid-sidecar-policy: {text}"))).collect(),
         mutated_object: match decision {
             Decision::Injected(pod) => Some(pod),
             _ => None,
@@ -57,101 +84,118 @@ pub fn review(payload: &[u8], host: &dyn Host) -> Response {
 }
 
 /// An error rejects the Pod.
-fn decide(
-    payload: &[u8],
-    host: &dyn Host,
-    reasons: &mut Vec<Reason>,
-    warnings: &mut Vec<String>,
-) -> Result<Decision, Reason> {
-    let malformed = |text: String| Reason::new(Code::Malformed, text);
+fn decide(payload: &[u8], host: &dyn Host, log: &mut Log) -> Result<Decision, Reason> {
     let payload = std::str::from_utf8(payload)
         .map_err(|error| malformed(format!("the request is not UTF-8: {error}")))?;
     let Payload { request, settings } =
-        read(payload).map_err(|error| malformed(format!("the request: {error}")))?;
+        serde_json::from_str(payload).map_err(|error| malformed(format!("the request: {error}")))?;
     let Some(object) = pod_creation(&request) else {
         let AdmissionRequest { operation, kind, .. } = &request;
-        reasons.push(Reason::new(Code::NotAPodCreation, format!("{operation} of {}", kind.kind)));
+        log.note(Code::NotAPodCreation, format!("{operation} of {}", kind.kind));
         return Ok(Decision::Untouched);
     };
     let settings = Settings::parse(&settings)
         .map_err(|problems| malformed(format!("settings: {}", problems.join("; "))))?;
-    let pod: PodGlance = read(object).map_err(|error| malformed(format!("the Pod: {error}")))?;
+    let unreadable = |error: String| malformed(format!("the Pod: {error}"));
+    let pod = PodGlance::new(object).map_err(unreadable)?;
     let namespace =
         request.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
 
-    if let Some(reason) = exemption(&pod, namespace) {
-        reasons.push(reason);
+    if let Some(reason) = exemption(&pod, namespace).map_err(unreadable)? {
+        log.reasons.push(reason);
         return Ok(Decision::Untouched);
     }
-    let claims = claims(&pod);
+    if settings.mode == Mode::Verify {
+        check_injection(object, &settings, log)?;
+    }
+    let claims = claims(&pod).map_err(unreadable)?;
     if claims.is_empty() {
-        reasons.push(Reason::new(Code::NoClaims, "the Pod mounts no PersistentVolumeClaim"));
+        log.note(Code::NoClaims, "the Pod mounts no PersistentVolumeClaim");
         return Ok(Decision::Untouched);
     }
-    let destination = match placement::decide(&pod, &settings) {
-        Placement::Serverless(destination, marker) => {
-            let text = format!("the Pod goes to {} ({marker})", destination.name());
-            reasons.push(Reason::new(Code::Serverless, text));
-            destination
-        }
-        Placement::NotServerless => {
-            reasons.push(Reason::new(
-                Code::NotServerless,
-                "nothing says that the Pod goes to a serverless node",
-            ));
-            return Ok(Decision::Untouched);
-        }
-        Placement::Undecidable(marker) => {
-            let reason = Reason::new(
-                Code::Undecidable,
-                format!(
-                    "the scheduler may or may not choose a serverless node ({marker}), so no Dataset is injected; \
-                     add the label alibabacloud.com/eci=true, or remove the marker"
-                ),
-            );
-            return allow_or_reject(settings.on_undecidable, reason, reasons, warnings);
+    let namespace_labels =
+        || dataset::namespace_labels(namespace, host).map_err(placement::Error::Unresolved);
+    let placement = match placement::decide(&pod, &settings, &namespace_labels) {
+        Ok(placement) => placement,
+        Err(placement::Error::Malformed(error)) => return Err(unreadable(error)),
+        Err(placement::Error::Unresolved(error)) => {
+            return log.problem(settings.on_unresolved, Reason::new(Code::Unresolved, error));
         }
     };
-    match inject(object, namespace, claims, destination, &settings, host, reasons) {
+    let destination = match placement {
+        Placement::Serverless(destination, marker) => {
+            log.note(Code::Serverless, format!("the Pod goes to {} ({marker})", destination.name()));
+            destination
+        }
+        Placement::NotServerless(why) => {
+            log.note(Code::NotServerless, why);
+            return Ok(Decision::Untouched);
+        }
+        Placement::Undecidable(why) => {
+            // Only a Pod with a Dataset has a problem.
+            if !claims.iter().any(|claim| dataset::is_dataset(&claim.name, namespace, &settings, host)) {
+                log.note(Code::NotServerless, format!("{why}, but no claim is a Dataset's"));
+                return Ok(Decision::Untouched);
+            }
+            let text = format!("no sidecar: {why}; the label alibabacloud.com/eci=true makes it certain");
+            return log.problem(settings.on_undecidable, Reason::new(Code::Undecidable, text));
+        }
+    };
+    if settings.mode == Mode::Verify {
+        let left = claims.iter().find(|claim| dataset::is_dataset(&claim.name, namespace, &settings, host));
+        return match left {
+            None => Ok(Decision::Untouched),
+            Some(claim) => Err(Reason::new(
+                Code::Damaged,
+                format!("claim {} is a Dataset's, but no sidecar was injected for it", claim.name),
+            )),
+        };
+    }
+    match inject(object, &pod, namespace, claims, destination, &settings, host, log) {
         Ok(decision) => Ok(decision),
         Err(reason) if reason.code == Code::Malformed => Err(reason),
-        Err(reason) => allow_or_reject(settings.on_unresolved, reason, reasons, warnings),
+        Err(reason) => log.problem(settings.on_unresolved, reason),
     }
 }
 
-fn allow_or_reject(
-    setting: OnProblem,
-    reason: Reason,
-    reasons: &mut Vec<Reason>,
-    warnings: &mut Vec<String>,
-) -> Result<Decision, Reason> {
-    match setting {
-        OnProblem::Reject => Err(reason),
-        OnProblem::Allow => {
-            warnings.push(reason.text.clone());
-            reasons.push(reason);
-            Ok(Decision::Untouched)
-        }
-    }
+fn malformed(text: String) -> Reason {
+    Reason::new(Code::Malformed, text)
 }
 
+/// Rejects a Pod whose injection is no longer whole.
+fn check_injection(object: &str, settings: &Settings, log: &mut Log) -> Result<(), Reason> {
+    let pod: Value = serde_json::from_str(object).map_err(|error| malformed(format!("the Pod: {error}")))?;
+    let Some(status) = Status::of(&pod).map_err(malformed)? else { return Ok(()) };
+    let destination = Destination::ALL.into_iter().find(|known| known.name() == status.destination);
+    let destination = destination.ok_or_else(|| {
+        malformed(format!("the Pod's status names an unknown destination {:?}", status.destination))
+    })?;
+    let damages = verify::damages(&pod, &status, settings.strategy(destination), settings);
+    if damages.is_empty() {
+        log.note(Code::Verified, format!("the injection for {} is whole", destination.name()));
+        return Ok(());
+    }
+    Err(Reason::new(Code::Damaged, format!("a later webhook damaged the injection: {}", damages.join("; "))))
+}
+
+#[allow(clippy::too_many_arguments, reason = "all that is known by then")]
 fn inject(
     object: &str,
+    glance: &PodGlance<'_>,
     namespace: &str,
     claims: Vec<Claim>,
     destination: Destination,
     settings: &Settings,
     host: &dyn Host,
-    reasons: &mut Vec<Reason>,
+    log: &mut Log,
 ) -> Result<Decision, Reason> {
     let mut uses: Vec<Use> = Vec::new();
     for Claim { name, volumes } in claims {
         if name.is_empty() {
             let index = volumes.first().map(|volume| volume.index).unwrap_or_default();
-            return Err(Reason::new(
-                Code::Malformed,
-                format!("spec.volumes[{index}].persistentVolumeClaim.claimName is missing; name the claim"),
-            ));
+            return Err(malformed(format!(
+                "spec.volumes[{index}].persistentVolumeClaim.claimName is missing; name the claim"
+            )));
         }
         match dataset::resolve(&name, namespace, settings, host) {
             // Two claims may be one Dataset's; two sidecars would mount over one another.
@@ -159,21 +203,47 @@ fn inject(
                 Some(known) => known.volumes.extend(volumes),
                 None => uses.push(Use { dataset, volumes }),
             },
-            Ok(None) => {
-                reasons.push(Reason::new(Code::OrdinaryClaim, format!("claim {name} is not a Dataset's")));
-            }
+            Ok(None) => log.note(Code::OrdinaryClaim, format!("claim {name} is not a Dataset's")),
             Err(text) => return Err(Reason::new(Code::Unresolved, text)),
         }
     }
     if uses.is_empty() {
         return Ok(Decision::Untouched);
     }
-    let mut pod: Value = serde_json::from_str(object)
-        .map_err(|error| Reason::new(Code::Malformed, format!("the Pod: {error}")))?;
-    let plan = plan::make(&pod, &uses, destination, settings)?;
-    reasons.extend(plan.reasons.iter().cloned());
-    plan.apply(&mut pod).map_err(|error| Reason::new(Code::Malformed, error))?;
+    let limits = asked_limits(&glance.annotations().map_err(malformed)?, settings)?;
+    let mut pod: Value =
+        serde_json::from_str(object).map_err(|error| malformed(format!("the Pod: {error}")))?;
+    let plan = plan::make(&pod, &uses, destination, &limits, settings)?;
+    log.reasons.extend(plan.reasons.iter().cloned());
+    plan.apply(&mut pod).map_err(malformed)?;
     Ok(Decision::Injected(pod))
+}
+
+/// What the Pod asks for its sidecars by annotations, if the administrator lets it.
+fn asked_limits(annotations: &Entries, settings: &Settings) -> Result<Entries, Reason> {
+    let mut limits = Entries::new();
+    for resource in POD_OVERRIDES {
+        let key = format!("fluid-sidecar-policy/{resource}");
+        let Some(asked) = annotations.get(&key) else { continue };
+        let refuse = |why: String| Err(Reason::new(Code::Unsupported, format!("annotation {key}: {why}")));
+        let Some(amount) = quantity(asked) else {
+            return refuse(format!("{asked:?} is no quantity; expected one like 500m, 2 or 4Gi"));
+        };
+        match settings.pod_overrides.get(resource) {
+            None => {
+                return refuse(format!(
+                    "the policy's settings allow none; they need podOverrides.{resource}"
+                ));
+            }
+            Some(most) if quantity(most) < Some(amount) => {
+                return refuse(format!(
+                    "{asked} is more than the {most} that podOverrides.{resource} allows"
+                ));
+            }
+            Some(_) => drop(limits.insert(resource.to_string(), asked.clone())),
+        }
+    }
+    Ok(limits)
 }
 
 /// The object of a request that creates a Pod. Of other requests not even the settings matter.
@@ -185,25 +255,22 @@ fn pod_creation<'a>(request: &AdmissionRequest<'a>) -> Option<&'a str> {
 }
 
 /// Pods that are never touched, whatever else they say.
-fn exemption(pod: &PodGlance, namespace: &str) -> Option<Reason> {
-    let has = |entries: &Option<std::collections::BTreeMap<String, String>>, key: &str| {
-        entries.as_ref().and_then(|entries| entries.get(key)).cloned()
-    };
+fn exemption(pod: &PodGlance<'_>, namespace: &str) -> Result<Option<Reason>, String> {
     let opt_out = "fluid.io/enable-injection";
-    if has(&pod.metadata.labels, opt_out).is_some_and(|value| value == "false") {
-        return Some(Reason::new(Code::OptedOut, format!("label {opt_out}=false")));
+    if pod.labels()?.get(opt_out).is_some_and(|value| value == "false") {
+        return Ok(Some(Reason::new(Code::OptedOut, format!("label {opt_out}=false"))));
     }
     let mirror = "kubernetes.io/config.mirror";
     let exempt = if namespace == "kube-system" {
         "Pods of namespace kube-system are left alone".to_string()
-    } else if has(&pod.metadata.annotations, mirror).is_some() {
+    } else if pod.annotations()?.contains_key(mirror) {
         format!("a static Pod of a node (annotation {mirror})")
-    } else if pod.spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+    } else if pod.os()? == "windows" {
         "Windows has no FUSE (spec.os.name)".to_string()
     } else {
-        return None;
+        return Ok(None);
     };
-    Some(Reason::new(Code::Exempt, exempt))
+    Ok(Some(Reason::new(Code::Exempt, exempt)))
 }
 
 /// A claim and the volumes that are it.
@@ -213,23 +280,33 @@ struct Claim {
 }
 
 /// The distinct claims, in the order of the volumes.
-fn claims(pod: &PodGlance) -> Vec<Claim> {
+fn claims(pod: &PodGlance<'_>) -> Result<Vec<Claim>, String> {
     let mut claims: Vec<Claim> = Vec::new();
-    for (index, volume) in pod.spec.volumes.iter().flatten().enumerate() {
-        let Some(claim) = &volume.persistent_volume_claim else { continue };
-        let volume = ClaimVolume { index, name: volume.name.clone(), read_only: claim.read_only };
-        match claims.iter_mut().find(|known| known.name == claim.claim_name) {
+    for (index, volume) in pod.volumes()?.into_iter().enumerate() {
+        let Some(claim) = volume.persistent_volume_claim else { continue };
+        let name = claim.claim_name;
+        let volume =
+            ClaimVolume { index, name: volume.name, claim: name.clone(), read_only: claim.read_only };
+        match claims.iter_mut().find(|known| known.name == name) {
             Some(known) => known.volumes.push(volume),
-            None => claims.push(Claim { name: claim.claim_name.clone(), volumes: vec![volume] }),
+            None => claims.push(Claim { name, volumes: vec![volume] }),
         }
     }
-    claims
+    Ok(claims)
 }
 
-fn shorten(text: String) -> String {
-    if text.len() <= WARNING_MAX {
-        return text;
+/// Long texts become several warnings, as nothing of them may be lost.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + 1 + word.len() <= WARNING_MAX => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
     }
-    let end = (0..=WARNING_MAX - '…'.len_utf8()).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}…", &text[..end])
+    lines
 }

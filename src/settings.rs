@@ -10,12 +10,17 @@
 use std::collections::BTreeMap;
 use std::hash::Hasher as _;
 
-use fluid_sidecar_layout::{MOUNT_ROOT, Runtime, VFUSE_RESOURCE, check_absolute};
+use fluid_sidecar_layout::{FLUID_FUSE, MOUNT_ROOT, Runtime, VFUSE_RESOURCE, check_absolute};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use wildmatch::WildMatch;
 
-use crate::destination::Destination;
+use crate::destination::{Destination, Device, Exit, Order, Strategy};
+use crate::request::Entries;
+
+mod fields;
+
+use fields::Fields;
 
 /// The settings, resolved: valid as a whole, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,16 +29,33 @@ pub struct Settings {
     pub datasets_from: DatasetsFrom,
     /// `destination`: where all Pods go; `None` (`auto`): to be found out for each Pod.
     pub destination: Option<Destination>,
+    /// `destinations`: how things are done on each, where it differs from the defaults.
+    pub strategies: BTreeMap<Destination, Strategy>,
     /// `gateTimeoutSeconds`: how long the start of the application waits for the file system, in seconds.
     pub gate_timeout_seconds: u32,
+    /// `injectFailedDatasets`: whether a Dataset in phase Failed is served, as Fluid does; its data may still be
+    /// there.
+    pub inject_failed_datasets: bool,
+    /// `mode`: whether Pods are changed, or what an earlier webhook made of them is checked.
+    pub mode: Mode,
     /// `mountRoot`: Fluid's own `MOUNT_ROOT`; nothing outside it is ever mounted.
     pub mount_root: String,
+    /// `namespaceLabels`: whether the labels of the Pod's namespace are read to place it.
+    pub read_namespace_labels: bool,
     /// `onUndecidable`: what to do with Pods that may or may not land on a serverless node.
     pub on_undecidable: OnProblem,
     /// `onUnresolved`: what to do with Pods whose Dataset cannot be served.
     pub on_unresolved: OnProblem,
+    /// `podOverrides`: the most that a Pod may ask for its sidecars by annotation; absent: nothing.
+    pub pod_overrides: BTreeMap<&'static str, String>,
+    /// `selectors`: the administrator's own ways to a serverless node.
+    pub selectors: Vec<Selector>,
+    /// `sidecarFrom`: what serves Datasets that are found in the cluster.
+    pub sidecar_from: SidecarFrom,
     /// `sidecarImages`: images that replace those of the Runtimes.
     pub sidecar_images: BTreeMap<Runtime, String>,
+    /// `sidecars`: what is changed in or added to the sidecars of a Runtime.
+    pub sidecars: BTreeMap<Runtime, SidecarOverrides>,
     /// `vfuseResourceName`: the extended resource that grants a FUSE device.
     pub vfuse_resource_name: String,
     /// Identifies the settings that a Pod was mutated with (FNV-1a of their JSON, hexadecimal).
@@ -60,6 +82,71 @@ pub struct ClaimRule {
     pub runtime: Runtime,
     /// What `fluid-fuse` shall serve; absent for images that know their source themselves.
     pub source: Option<String>,
+}
+
+/// Whether Pods are changed or checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Inject sidecars.
+    Mutate,
+    /// Change nothing; reject Pods whose injection is missing or was damaged after it.
+    Verify,
+}
+
+/// What serves Datasets that are found in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SidecarFrom {
+    /// The container of the Runtime's fuse DaemonSet.
+    DaemonSet,
+    /// `fluid-fuse`, with the mounts of the Dataset.
+    FluidFuse,
+}
+
+/// An administrator's rule: Pods with these labels, in namespaces with those, go to the destination (the form
+/// of eci-profile's ConfigMap).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selector {
+    /// `podLabels`: all of them; empty: any Pod.
+    pub pod_labels: Entries,
+    /// `namespaceLabels`: all of them; empty: any namespace, and no read.
+    pub namespace_labels: Entries,
+    /// `destination`.
+    pub destination: Destination,
+}
+
+impl Selector {
+    /// Whether the labels of a Pod have what is selected.
+    pub fn matches_pod(&self, labels: &Entries) -> bool {
+        contains(labels, &self.pod_labels)
+    }
+
+    /// Whether the labels of a namespace have what is selected.
+    pub fn matches_namespace(&self, labels: &Entries) -> bool {
+        contains(labels, &self.namespace_labels)
+    }
+}
+
+fn contains(labels: &Entries, wanted: &Entries) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// What is changed in or added to the sidecars of one Runtime.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SidecarOverrides {
+    /// `args`: appended to the container's arguments.
+    pub args: Vec<String>,
+    /// `cacheDirectory`: the path of an emptyDir of its own.
+    pub cache_directory: Option<String>,
+    /// `cacheSizeLimit`: how much it may hold.
+    pub cache_size_limit: Option<String>,
+    /// `env`: set, by name.
+    pub env: Entries,
+    /// `imagePullSecrets`: added to the Pod.
+    pub image_pull_secrets: Vec<String>,
+    /// `limits` and `requests`: set, by resource.
+    pub limits: Entries,
+    /// See `limits`.
+    pub requests: Entries,
 }
 
 /// What to do when a Pod should be injected and cannot.
@@ -91,19 +178,14 @@ pub fn validate_settings(payload: &[u8]) -> SettingsResponse {
     SettingsResponse { valid: message.is_none(), message }
 }
 
-const FIELDS: &[&str] = &[
-    "datasets",
-    "datasetsFrom",
-    "destination",
-    "gateTimeoutSeconds",
-    "mountRoot",
-    "onUndecidable",
-    "onUnresolved",
-    "sidecarImages",
-    "vfuseResourceName",
-];
-const CLAIM_RULE_FIELDS: &[&str] = &["claim", "namespace", "runtime", "source"];
+const DESTINATION_FIELDS: &[&str] = &["device", "exit", "order", "readinessProbe"];
+const SIDECAR_FIELDS: &[&str] =
+    &["args", "cacheDirectory", "cacheSizeLimit", "env", "imagePullSecrets", "limits", "requests"];
 const ON_PROBLEM: &[(&str, OnProblem)] = &[("reject", OnProblem::Reject), ("allow", OnProblem::Allow)];
+const BOOLEAN: &[(&str, bool)] = &[("true", true), ("false", false)];
+
+/// Fields of `podOverrides`, which are also the ends of the annotations that use them.
+pub const POD_OVERRIDES: &[&str] = &["cpu", "memory"];
 
 impl Settings {
     /// Reads the settings; `null` means all defaults.
@@ -111,21 +193,38 @@ impl Settings {
         let mut problems = Vec::new();
         let empty = Value::Object(Map::new());
         let raw = if raw.is_null() { &empty } else { raw };
-        let Some(mut fields) = Fields::new("", raw, FIELDS, &mut problems) else {
+        let Some(mut fields) = Fields::new("", raw, &mut problems) else {
             return Err(problems);
         };
         let mut destinations = vec![("auto", None)];
         destinations.extend(Destination::ALL.map(|destination| (destination.name(), Some(destination))));
         let settings = Settings {
             destination: fields.choice("destination", &destinations).unwrap_or_default(),
+            strategies: strategies(&mut fields),
             gate_timeout_seconds: fields.seconds("gateTimeoutSeconds", 1..=600).unwrap_or(30),
+            inject_failed_datasets: fields.choice("injectFailedDatasets", BOOLEAN).unwrap_or(true),
+            mode: fields
+                .choice("mode", &[("mutate", Mode::Mutate), ("verify", Mode::Verify)])
+                .unwrap_or(Mode::Mutate),
             mount_root: fields
                 .checked("mountRoot", |path| check_absolute(path).map_err(|error| error.to_string()))
                 .unwrap_or(MOUNT_ROOT)
                 .to_string(),
+            read_namespace_labels: fields
+                .choice("namespaceLabels", &[("ignore", false), ("read", true)])
+                .unwrap_or(false),
             on_undecidable: fields.choice("onUndecidable", ON_PROBLEM).unwrap_or(OnProblem::Allow),
             on_unresolved: fields.choice("onUnresolved", ON_PROBLEM).unwrap_or(OnProblem::Reject),
+            pod_overrides: pod_overrides(&mut fields),
+            selectors: selectors(&mut fields),
+            sidecar_from: fields
+                .choice(
+                    "sidecarFrom",
+                    &[("daemonset", SidecarFrom::DaemonSet), (FLUID_FUSE, SidecarFrom::FluidFuse)],
+                )
+                .unwrap_or(SidecarFrom::DaemonSet),
             sidecar_images: sidecar_images(&mut fields),
+            sidecars: sidecars(&mut fields),
             vfuse_resource_name: fields
                 .checked("vfuseResourceName", check_resource_name)
                 .unwrap_or(VFUSE_RESOURCE)
@@ -137,8 +236,17 @@ impl Settings {
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
     }
 
-    /// A container built from the settings alone has no image of its own.
+    /// How things are done on a destination.
+    pub fn strategy(&self, destination: Destination) -> Strategy {
+        self.strategies.get(&destination).copied().unwrap_or_else(|| destination.strategy())
+    }
+
+    /// A container of ours has no image of its own.
     fn check_images(&self, problems: &mut Vec<String>) {
+        if self.sidecar_from == SidecarFrom::FluidFuse && !self.sidecar_images.contains_key(&Runtime::Thin) {
+            problems
+                .push("sidecarImages.thin: required with sidecarFrom: fluid-fuse, whose image it is".into());
+        }
         let DatasetsFrom::Settings(rules) = &self.datasets_from else { return };
         for (index, rule) in rules.iter().enumerate() {
             if !self.sidecar_images.contains_key(&rule.runtime) {
@@ -154,14 +262,7 @@ impl Settings {
 fn datasets_from(fields: &mut Fields<'_>) -> DatasetsFrom {
     let from_settings =
         fields.choice("datasetsFrom", &[("cluster", false), ("settings", true)]).unwrap_or(false);
-    let entries: &[Value] = match fields.get("datasets") {
-        None => &[],
-        Some(Value::Array(entries)) => entries,
-        Some(other) => {
-            fields.problem("datasets", format!("must be a list, not {}", kind_of(other)));
-            return DatasetsFrom::Cluster;
-        }
-    };
+    let Some(entries) = fields.list("datasets") else { return DatasetsFrom::Cluster };
     if !from_settings {
         if !entries.is_empty() {
             fields
@@ -173,7 +274,7 @@ fn datasets_from(fields: &mut Fields<'_>) -> DatasetsFrom {
         fields.problem("datasets", "required with datasetsFrom: settings; name at least one claim".into());
     }
     let rules = entries.iter().enumerate().filter_map(|(index, entry)| {
-        let mut rule = Fields::new(&format!("datasets[{index}]"), entry, CLAIM_RULE_FIELDS, fields.problems)?;
+        let mut rule = Fields::new(&format!("datasets[{index}]"), entry, fields.problems)?;
         let runtimes = Runtime::ALL.map(|runtime| (runtime.name(), runtime));
         let claim = rule.string("claim");
         if claim.is_none() && rule.get("claim").is_none() {
@@ -190,15 +291,107 @@ fn datasets_from(fields: &mut Fields<'_>) -> DatasetsFrom {
 }
 
 fn sidecar_images(fields: &mut Fields<'_>) -> BTreeMap<Runtime, String> {
-    let Some(raw) = fields.get("sidecarImages") else { return BTreeMap::new() };
-    let names = Runtime::ALL.map(Runtime::name);
-    let Some(mut images) = Fields::new("sidecarImages", raw, &names, fields.problems) else {
-        return BTreeMap::new();
-    };
+    let Some(mut images) = fields.section("sidecarImages") else { return BTreeMap::new() };
     Runtime::ALL
         .into_iter()
         .filter_map(|runtime| Some((runtime, images.string(runtime.name())?.to_string())))
         .collect()
+}
+
+fn sidecars(fields: &mut Fields<'_>) -> BTreeMap<Runtime, SidecarOverrides> {
+    let Some(mut runtimes) = fields.section("sidecars") else { return BTreeMap::new() };
+    let mut all = BTreeMap::new();
+    for runtime in Runtime::ALL {
+        let Some(mut one) = runtimes.section(runtime.name()) else { continue };
+        let overrides = SidecarOverrides {
+            args: one.strings("args"),
+            cache_directory: one
+                .checked("cacheDirectory", |path| check_absolute(path).map_err(|error| error.to_string()))
+                .map(str::to_string),
+            cache_size_limit: one.checked("cacheSizeLimit", check_quantity).map(str::to_string),
+            env: one.entries("env", |_| Ok(())),
+            image_pull_secrets: one.strings("imagePullSecrets"),
+            limits: one.entries("limits", check_quantity),
+            requests: one.entries("requests", check_quantity),
+        };
+        all.insert(runtime, overrides);
+    }
+    all
+}
+
+fn pod_overrides(fields: &mut Fields<'_>) -> BTreeMap<&'static str, String> {
+    let Some(mut most) = fields.section("podOverrides") else { return BTreeMap::new() };
+    POD_OVERRIDES
+        .iter()
+        .filter_map(|resource| Some((*resource, most.checked(resource, check_quantity)?.to_string())))
+        .collect()
+}
+
+fn selectors(fields: &mut Fields<'_>) -> Vec<Selector> {
+    let entries = fields.list("selectors").unwrap_or_default();
+    let destinations = Destination::ALL.map(|destination| (destination.name(), destination));
+    let selectors = entries.iter().enumerate().filter_map(|(index, entry)| {
+        let mut selector = Fields::new(&format!("selectors[{index}]"), entry, fields.problems)?;
+        let (pod_labels, namespace_labels) =
+            (selector.entries("podLabels", |_| Ok(())), selector.entries("namespaceLabels", |_| Ok(())));
+        if pod_labels.is_empty() && namespace_labels.is_empty() {
+            selector.problem("podLabels", "select something by podLabels or namespaceLabels; for every Pod there is the setting destination".into());
+        }
+        let destination = selector.choice("destination", &destinations).unwrap_or(Destination::Eci);
+        Some(Selector { pod_labels, namespace_labels, destination })
+    });
+    selectors.collect()
+}
+
+fn strategies(fields: &mut Fields<'_>) -> BTreeMap<Destination, Strategy> {
+    let Some(mut all) = fields.section("destinations") else { return BTreeMap::new() };
+    let mut strategies = BTreeMap::new();
+    for destination in Destination::ALL {
+        let Some(mut one) = all.section(destination.name()) else { continue };
+        let default = destination.strategy();
+        let strategy = Strategy {
+            device: one.choice("device", Device::NAMES).unwrap_or(default.device),
+            order: one.choice("order", Order::NAMES).unwrap_or(default.order),
+            exit: one.choice("exit", Exit::NAMES).unwrap_or(default.exit),
+            readiness_probe: one.choice("readinessProbe", BOOLEAN).unwrap_or(default.readiness_probe),
+        };
+        strategies.insert(destination, strategy);
+    }
+    strategies
+}
+
+/// The form of Kubernetes' quantities, and a number behind it.
+fn check_quantity(text: &str) -> Result<(), String> {
+    quantity(text)
+        .map(drop)
+        .ok_or_else(|| format!("{text:?} is no quantity; expected one like 500m, 2 or 4Gi"))
+}
+
+/// A quantity in thousandths, for comparisons. Fractions below that are dropped.
+pub fn quantity(text: &str) -> Option<i128> {
+    let end = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let factor: i128 = match suffix {
+        "m" => 1,
+        "" => 1000,
+        "k" => 1_000_000,
+        "M" => 1_000_000_000,
+        "G" => 1_000_000_000_000,
+        "T" => 1_000_000_000_000_000,
+        "P" => 1_000_000_000_000_000_000,
+        "Ki" => 1000 << 10,
+        "Mi" => 1000 << 20,
+        "Gi" => 1000 << 30,
+        "Ti" => 1000 << 40,
+        "Pi" => 1000 << 50,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 || whole.len() > 15 {
+        return None;
+    }
+    let part = fraction.parse::<i128>().ok()? * factor / 10i128.pow(u32::try_from(fraction.len()).ok()?);
+    Some(whole.parse::<i128>().ok()? * factor + part)
 }
 
 /// An extended resource: a domain and a name (Kubernetes: `IsExtendedResourceName`).
@@ -231,120 +424,44 @@ fn check_source(source: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The names of the fields of the map at a path, `[…]` being any index and a Runtime or destination itself.
+fn known_fields(path: &str) -> Vec<&'static str> {
+    let runtimes = || Runtime::ALL.map(Runtime::name).to_vec();
+    let path = path.split('[').next().unwrap_or_default();
+    match path.split_once('.').map_or((path, false), |(section, _)| (section, true)) {
+        ("", _) => vec![
+            "datasets",
+            "datasetsFrom",
+            "destination",
+            "destinations",
+            "gateTimeoutSeconds",
+            "injectFailedDatasets",
+            "mode",
+            "mountRoot",
+            "namespaceLabels",
+            "onUndecidable",
+            "onUnresolved",
+            "podOverrides",
+            "selectors",
+            "sidecarFrom",
+            "sidecarImages",
+            "sidecars",
+            "vfuseResourceName",
+        ],
+        ("datasets", _) => vec!["claim", "namespace", "runtime", "source"],
+        ("destinations", false) => Destination::ALL.map(Destination::name).to_vec(),
+        ("destinations", true) => DESTINATION_FIELDS.to_vec(),
+        ("podOverrides", _) => POD_OVERRIDES.to_vec(),
+        ("selectors", _) => vec!["destination", "namespaceLabels", "podLabels"],
+        ("sidecars", true) => SIDECAR_FIELDS.to_vec(),
+        _ => runtimes(),
+    }
+}
+
 fn hash(raw: &Value) -> String {
     let mut hasher = fnv::FnvHasher::default();
     hasher.write(raw.to_string().as_bytes());
     format!("{:016x}", hasher.finish())
-}
-
-fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a map",
-    }
-}
-
-/// The fields of one map, read by name; whatever is wrong is noted and reading goes on.
-struct Fields<'a> {
-    path: String,
-    map: &'a Map<String, Value>,
-    problems: &'a mut Vec<String>,
-}
-
-impl<'a> Fields<'a> {
-    /// `None`, and a problem, when `raw` is no map. Fields that are not `known` are problems, too.
-    fn new(path: &str, raw: &'a Value, known: &[&str], problems: &'a mut Vec<String>) -> Option<Self> {
-        let Value::Object(map) = raw else {
-            let path = if path.is_empty() { "settings" } else { path };
-            problems.push(format!("{path}: must be a map, not {}", kind_of(raw)));
-            return None;
-        };
-        let path = if path.is_empty() { String::new() } else { format!("{path}.") };
-        let fields = Fields { path, map, problems };
-        for unknown in map.keys().filter(|key| !known.contains(&key.as_str())) {
-            let hint = match closest(unknown, known) {
-                Some(name) => format!("did you mean {name}?"),
-                None => format!("known are {}", known.join(", ")),
-            };
-            fields.problems.push(format!("{}{unknown}: unknown field; {hint}", fields.path));
-        }
-        Some(fields)
-    }
-
-    fn problem(&mut self, key: &str, what: String) {
-        self.problems.push(format!("{}{key}: {what}", self.path));
-    }
-
-    /// A `null` is as good as an absent field, as everywhere in Kubernetes.
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn string(&mut self, key: &str) -> Option<&'a str> {
-        match self.get(key)? {
-            Value::String(text) if text.is_empty() => {
-                self.problem(key, "must not be empty".into());
-                None
-            }
-            Value::String(text) => Some(text),
-            other => {
-                self.problem(key, format!("must be a string, not {}", kind_of(other)));
-                None
-            }
-        }
-    }
-
-    fn checked(&mut self, key: &str, check: impl Fn(&str) -> Result<(), String>) -> Option<&'a str> {
-        let text = self.string(key)?;
-        match check(text) {
-            Ok(()) => Some(text),
-            Err(what) => {
-                self.problem(key, what);
-                None
-            }
-        }
-    }
-
-    fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
-        let text = self.string(key)?;
-        let chosen = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-        if chosen.is_none() {
-            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            let hint =
-                closest(text, &names).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
-            self.problem(key, format!("{text:?} is not one of {}{hint}", names.join(", ")));
-        }
-        chosen
-    }
-
-    fn seconds(&mut self, key: &str, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
-        let value = self.get(key)?;
-        let seconds = value.as_u64().and_then(|number| u32::try_from(number).ok());
-        let seconds = seconds.filter(|seconds| range.contains(seconds));
-        if seconds.is_none() {
-            let (least, most) = (range.start(), range.end());
-            self.problem(
-                key,
-                format!("must be a whole number of seconds from {least} to {most}, not {value}"),
-            );
-        }
-        seconds
-    }
-}
-
-/// The known name that a misspelt one probably means.
-fn closest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
-    let unknown = unknown.to_ascii_lowercase();
-    let distance = |name: &str| strsim::osa_distance(&unknown, &name.to_ascii_lowercase());
-    known
-        .iter()
-        .copied()
-        .min_by_key(|name| distance(name))
-        .filter(|name| distance(name) <= 1 + name.len() / 4)
 }
 
 #[cfg(test)]

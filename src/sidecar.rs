@@ -1,68 +1,81 @@
 //! What container serves a Dataset?
 //!
 //! Either the first container of the Runtime's fuse DaemonSet, taken as JSON so that no field of it is lost,
-//! or one that we make for `fluid-fuse`. Both are then dressed alike: name, environment, device, security,
-//! gate. The module does not know the Pod: names are given to it, and where the container goes is decided in
-//! [`crate::plan`].
+//! or one that we make for `fluid-fuse` or an image of the settings. All are then dressed alike: name,
+//! environment, device, security, gate, and what the settings override. The module does not know the Pod:
+//! names are given to it, and where the container goes is decided in [`crate::plan`].
 
 use fluid_sidecar_layout::FLUID_FUSE;
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EnvVar, HostPathVolumeSource, SeccompProfile, SecurityContext, VolumeMount,
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
+    SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::dataset::{Dataset, Server};
-use crate::destination::{Destination, Device, Order};
+use crate::dataset::{Dataset, Server, Source};
+use crate::destination::{Device, Order, Strategy};
 use crate::lifecycle::Gate;
-use crate::settings::Settings;
+use crate::request::Entries;
+use crate::settings::{Settings, quantity};
 
-/// A container and the volumes that it mounts.
-#[derive(Clone, Debug, PartialEq)]
+/// The volume of `cacheDirectory`.
+const CACHE_VOLUME: &str = "fluid-fuse-cache";
+
+/// A container and what it needs of the Pod.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sidecar {
     /// The container.
     pub container: Map<String, Value>,
     /// Its volumes, by the names that the container's mounts use.
     pub volumes: Vec<Value>,
-    /// Names of volumes of the DaemonSet that were left out: a serverless node has no directories to share.
-    pub dropped_volumes: Vec<String>,
+    /// Secrets that its image is pulled with.
+    pub image_pull_secrets: Vec<String>,
+    /// How long it needs to end, in seconds, when the DaemonSet says so.
+    pub grace_seconds: Option<i64>,
+    /// What of the DaemonSet it runs without.
+    pub left_out: Vec<String>,
 }
 
-/// Makes the sidecar of one Dataset. The error is one sentence that names the object.
+/// Makes the sidecar of one Dataset. `limits` are what the Pod asks for. The error is one sentence that names
+/// the object.
 pub fn build(
     dataset: &Dataset,
     name: &str,
-    destination: Destination,
+    strategy: Strategy,
+    limits: &Entries,
     settings: &Settings,
 ) -> Result<Sidecar, String> {
-    let device = destination.device();
     let (mut sidecar, gate) = match &dataset.server {
         Server::DaemonSet { name, pod_spec } => {
-            from_daemonset(dataset, pod_spec, device).map_err(|error| format!("{name}: {error}"))?
+            from_daemonset(dataset, pod_spec, strategy.device).map_err(|error| format!("{name}: {error}"))?
         }
-        Server::Settings { image, source } => from_settings(dataset, image, source.as_deref(), device)?,
+        Server::Image(image) => from_image(dataset, image, None, strategy.device)?,
+        Server::FluidFuse { image, source } => from_image(dataset, image, Some(source), strategy.device)?,
     };
     let container = &mut sidecar.container;
     container.insert("name".into(), name.into());
-    if let Some(image) = settings.sidecar_images.get(&dataset.runtime) {
+    let ours = matches!(dataset.server, Server::FluidFuse { .. });
+    if let Some(image) = settings.sidecar_images.get(&dataset.runtime).filter(|_| !ours) {
         container.insert("image".into(), image.as_str().into());
     }
     if !container.get("image").is_some_and(Value::is_string) {
-        let runtime = dataset.runtime;
+        let Dataset { namespace, name, runtime, .. } = dataset;
         return Err(format!(
-            "the fuse container of Dataset {}/{} has no image; set sidecarImages.{runtime}",
-            dataset.namespace, dataset.name
+            "the fuse container of Dataset {namespace}/{name} has no image; set sidecarImages.{runtime}"
         ));
     }
-    let env = list_field(container, "env")?;
-    for (key, value) in destination.sidecar_env() {
-        env.retain(|entry| entry.get("name").and_then(Value::as_str) != Some(key));
-        env.push(json!({"name": key, "value": value}));
+    override_fields(&mut sidecar, dataset, settings)?;
+
+    let container = &mut sidecar.container;
+    for (key, value) in strategy.exit.sidecar_env() {
+        set_env(container, key, value)?;
     }
-    if env.is_empty() {
-        container.remove("env");
+    for (resource, limit) in limits {
+        set_limit(container, resource, limit)?;
     }
-    if device == Device::ExtendedResource {
+    if strategy.device == Device::ExtendedResource {
         // Kubernetes wants extended resources whole, with the request, if any, equal to the limit.
         let resources = map_field(container, "resources")?;
         for kind in ["limits", "requests"] {
@@ -70,32 +83,69 @@ pub fn build(
         }
     }
     container.insert("lifecycle".into(), typed(gate.lifecycle(settings.gate_timeout_seconds))?);
-    if destination == Destination::Eci {
+    if strategy.readiness_probe {
         container.insert("readinessProbe".into(), typed(gate.readiness_probe())?);
     }
-    if destination.order() == Order::NativeSidecar {
+    if strategy.order == Order::NativeSidecar {
         container.insert("restartPolicy".into(), "Always".into());
+        // Forbidden in init containers.
+        container.remove("resizePolicy");
+    }
+    for list in ["env", "volumeMounts"] {
+        if container.get(list).is_some_and(|value| value.as_array().is_some_and(Vec::is_empty)) {
+            container.remove(list);
+        }
     }
     Ok(sidecar)
 }
 
+/// What the administrator changes in the sidecars of this Runtime.
+fn override_fields(sidecar: &mut Sidecar, dataset: &Dataset, settings: &Settings) -> Result<(), String> {
+    let Some(overrides) = settings.sidecars.get(&dataset.runtime) else { return Ok(()) };
+    let container = &mut sidecar.container;
+    if !overrides.args.is_empty() {
+        list_field(container, "args")?.extend(overrides.args.iter().map(|arg| arg.as_str().into()));
+    }
+    for (name, value) in &overrides.env {
+        set_env(container, name, value)?;
+    }
+    for (kind, entries) in [("limits", &overrides.limits), ("requests", &overrides.requests)] {
+        if !entries.is_empty() {
+            let resources = map_field(map_field(container, "resources")?, kind)?;
+            resources.extend(entries.iter().map(|(name, value)| (name.clone(), value.as_str().into())));
+        }
+    }
+    if let Some(path) = &overrides.cache_directory {
+        let mounts = list_field(container, "volumeMounts")?;
+        mounts.retain(|mount| mount.get("mountPath").and_then(Value::as_str) != Some(path));
+        mounts.push(typed(VolumeMount {
+            name: CACHE_VOLUME.into(),
+            mount_path: path.clone(),
+            ..Default::default()
+        })?);
+        let empty_dir = EmptyDirVolumeSource {
+            size_limit: overrides.cache_size_limit.clone().map(Quantity),
+            ..Default::default()
+        };
+        sidecar.volumes.push(json!({"name": CACHE_VOLUME, "emptyDir": typed(empty_dir)?}));
+    }
+    sidecar.image_pull_secrets.extend(overrides.image_pull_secrets.iter().cloned());
+    Ok(())
+}
+
 /// The first container of the DaemonSet's Pods, and of their volumes those that it mounts: what Fluid takes.
+/// What Fluid forgets and the container needs comes along: pull secrets, its user, its time to end.
 fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result<(Sidecar, Gate), String> {
     let Some(Value::Object(template)) = pod_spec.pointer("/containers/0") else {
         return Err("spec.template.spec.containers[0] must be a map".into());
     };
-    let mut container = template.clone();
-    let volumes = pod_spec.get("volumes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mount_point = container_mount_point(dataset, &container, volumes)?;
-    let fluid_fuse = container
-        .get("command")
-        .and_then(|command| command.get(0))
-        .and_then(Value::as_str)
-        .is_some_and(|program| program.rsplit('/').next() == Some(FLUID_FUSE));
+    let mut sidecar = Sidecar { container: template.clone(), ..Default::default() };
+    let volumes = elements(pod_spec.get("volumes"));
+    let mount_point = container_mount_point(dataset, template, volumes)?;
+    let program = template.get("command").and_then(|command| command.get(0)).and_then(Value::as_str);
+    let fluid_fuse = program.is_some_and(|program| program.rsplit('/').next() == Some(FLUID_FUSE));
 
-    let mounts = list_field(&mut container, "volumeMounts")?;
-    let mut kept = Vec::new();
-    let mut dropped_volumes = Vec::new();
+    let mounts = list_field(&mut sidecar.container, "volumeMounts")?;
     for volume in volumes {
         let name = volume.get("name").unwrap_or(&Value::Null);
         if !mounts.iter().any(|mount| mount.get("name") == Some(name)) {
@@ -104,18 +154,21 @@ fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result
         if let (Device::ExtendedResource, Some(path)) = (device, host_path(volume)) {
             mounts.retain(|mount| mount.get("name") != Some(name));
             // The device and the mount are what the platform gives instead.
-            if path != "/dev/fuse" && !dataset.mount_point.as_str().starts_with(path) {
-                dropped_volumes.push(name.as_str().unwrap_or_default().to_string());
+            if path != "/dev/fuse" && !is_above(path, dataset) {
+                sidecar.left_out.push(format!("hostPath volume {}", name.as_str().unwrap_or_default()));
             }
         } else {
-            kept.push(volume.clone());
+            sidecar.volumes.push(volume.clone());
         }
     }
-    if mounts.is_empty() {
-        container.remove("volumeMounts");
+    // On a DaemonSet with hostNetwork the API server has set it for every port.
+    for port in sidecar.container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(port) = port.as_object_mut() {
+            port.remove("hostPort");
+        }
     }
     let template_user = pod_spec.get("securityContext").and_then(Value::as_object);
-    let security = map_field(&mut container, "securityContext")?;
+    let security = map_field(&mut sidecar.container, "securityContext")?;
     pin_user(security, template_user);
     match device {
         Device::ExtendedResource => unprivileged(security)?,
@@ -123,9 +176,36 @@ fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result
             security.insert("privileged".into(), true.into());
             // A contradiction that the API server refuses.
             security.remove("allowPrivilegeEscalation");
+            for mount in list_field(&mut sidecar.container, "volumeMounts")? {
+                let volume = volumes.iter().find(|volume| volume.get("name") == mount.get("name"));
+                let above = volume.and_then(host_path).is_some_and(|path| is_above(path, dataset));
+                if let Some(mount) = mount.as_object_mut().filter(|_| above) {
+                    mount.insert("mountPropagation".into(), "Bidirectional".into());
+                }
+            }
         }
     }
-    Ok((Sidecar { container, volumes: kept, dropped_volumes }, Gate { mount_point, fluid_fuse, device }))
+    sidecar.grace_seconds = pod_spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
+    let secrets = elements(pod_spec.get("imagePullSecrets"));
+    let secrets = secrets.iter().filter_map(|secret| secret.get("name")?.as_str());
+    sidecar.image_pull_secrets.extend(secrets.map(str::to_string));
+    for (list, first) in [("initContainers", 0), ("containers", 1)] {
+        let more = elements(pod_spec.get(list)).iter().skip(first);
+        let names = more.filter_map(|container| container.get("name")?.as_str());
+        sidecar.left_out.extend(names.map(|name| format!("container {name}")));
+    }
+    for field in ["dnsConfig", "hostPID", "hostIPC", "runtimeClassName", "serviceAccountName"] {
+        if pod_spec.get(field).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false))) {
+            sidecar.left_out.push(field.to_string());
+        }
+    }
+    Ok((sidecar, Gate { mount_point, fluid_fuse, device }))
+}
+
+/// Whether a directory of the node holds the mount point.
+fn is_above(path: &str, dataset: &Dataset) -> bool {
+    let below = dataset.mount_point.as_str().strip_prefix(path.trim_end_matches('/'));
+    below.is_some_and(|below| below.starts_with('/'))
 }
 
 /// Where the DaemonSet's container sees the mount point: it mounts a directory of the node above it.
@@ -134,47 +214,32 @@ fn container_mount_point(
     container: &Map<String, Value>,
     volumes: &[Value],
 ) -> Result<String, String> {
-    let mounts =
-        container.get("volumeMounts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mounts = elements(container.get("volumeMounts"));
     volumes
         .iter()
         .filter_map(|volume| {
-            let below =
-                dataset.mount_point.as_str().strip_prefix(host_path(volume)?.trim_end_matches('/'))?;
+            let path = host_path(volume).filter(|path| is_above(path, dataset))?.trim_end_matches('/');
             let mount = mounts.iter().find(|mount| mount.get("name") == volume.get("name"))?;
-            let path = mount.get("mountPath")?.as_str()?.trim_end_matches('/');
-            below.starts_with('/').then(|| format!("{path}{below}"))
+            let mount_path = mount.get("mountPath")?.as_str()?.trim_end_matches('/');
+            Some(format!("{mount_path}{}", dataset.mount_point.as_str().strip_prefix(path)?))
         })
         .next()
         .ok_or_else(|| format!("its container mounts no hostPath above {}", dataset.mount_point))
 }
 
-fn from_settings(
+/// A container of ours: `fluid-fuse` with its source, or an image that knows its own.
+fn from_image(
     dataset: &Dataset,
     image: &str,
-    source: Option<&str>,
+    source: Option<&Source>,
     device: Device,
 ) -> Result<(Sidecar, Gate), String> {
     let mount_point = dataset.mount_point.as_str();
-    let variable = |name: &str, value: &str| EnvVar {
-        name: name.into(),
-        // `$(…)` in a value would be replaced by kubelet.
-        value: Some(value.replace("$(", "$$(")),
-        value_from: None,
-    };
-    // The names that Fluid gives to the containers of a ThinRuntime.
-    let mut env = vec![
-        variable("FLUID_RUNTIME_TYPE", dataset.runtime.name()),
-        variable("FLUID_RUNTIME_NS", &dataset.namespace),
-        variable("FLUID_RUNTIME_NAME", &dataset.name),
-        variable("MOUNT_POINT", mount_point),
-    ];
-    env.extend(source.map(|source| variable("FLUID_FUSE_SOURCE", source)));
     let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
     let mut container = Container {
         image: Some(image.into()),
         command: source.map(|_| words(&[FLUID_FUSE, "mount"])),
-        env: Some(env),
+        env: Some(environment(dataset, source)),
         security_context: Some(SecurityContext {
             // The Pod may have a user of its own for its application; the device needs this one.
             run_as_user: Some(0),
@@ -196,7 +261,7 @@ fn from_settings(
             }
         }
         Device::Privileged => {
-            // The directory above the mount point: a dead mount could not be a volume.
+            // The directory above the mount point: a dead mount could not be a volume (Fluid #1345).
             let directory = dataset.mount_point.parent().to_string();
             container.volume_mounts = Some(vec![VolumeMount {
                 name: FLUID_FUSE.into(),
@@ -213,7 +278,43 @@ fn from_settings(
         return Err("the sidecar's container is no map".into());
     };
     let gate = Gate { mount_point: mount_point.into(), fluid_fuse: source.is_some(), device };
-    Ok((Sidecar { container, volumes, dropped_volumes: Vec::new() }, gate))
+    Ok((Sidecar { container, volumes, ..Default::default() }, gate))
+}
+
+fn environment(dataset: &Dataset, source: Option<&Source>) -> Vec<EnvVar> {
+    let variable = |name: &str, value: &str| EnvVar {
+        name: name.into(),
+        // `$(…)` in a value would be replaced by kubelet.
+        value: Some(value.replace("$(", "$$(")),
+        value_from: None,
+    };
+    // The names that Fluid gives to the containers of a ThinRuntime.
+    let mut env = vec![
+        variable("FLUID_RUNTIME_TYPE", dataset.runtime.name()),
+        variable("FLUID_RUNTIME_NS", &dataset.namespace),
+        variable("FLUID_RUNTIME_NAME", &dataset.name),
+        variable("MOUNT_POINT", dataset.mount_point.as_str()),
+    ];
+    match source {
+        None => {}
+        Some(Source::Url(url)) => env.push(variable("FLUID_FUSE_SOURCE", url)),
+        Some(Source::Mounts { config, secrets }) => {
+            env.push(variable("FLUID_FUSE_CONFIG_JSON", &config.to_string()));
+            env.extend(secrets.iter().map(|secret| EnvVar {
+                name: secret.name.clone(),
+                value: None,
+                value_from: Some(EnvVarSource {
+                    secret_key_ref: Some(SecretKeySelector {
+                        name: secret.secret.clone(),
+                        key: secret.key.clone(),
+                        optional: None,
+                    }),
+                    ..Default::default()
+                }),
+            }));
+        }
+    }
+    env
 }
 
 /// A user that the application's Pod asks for must not reach the sidecar (Fluid #2500), so the sidecar always
@@ -248,8 +349,35 @@ fn unprivileged(security: &mut Map<String, Value>) -> Result<(), String> {
     Ok(())
 }
 
+/// Sets a variable, in its old place if it had one: later variables may refer to it.
+fn set_env(container: &mut Map<String, Value>, name: &str, value: &str) -> Result<(), String> {
+    let env = list_field(container, "env")?;
+    let entry = json!({"name": name, "value": value});
+    match env.iter_mut().find(|known| known.get("name").and_then(Value::as_str) == Some(name)) {
+        Some(known) => *known = entry,
+        None => env.push(entry),
+    }
+    Ok(())
+}
+
+/// Sets a limit, and lowers a request that would be above it.
+fn set_limit(container: &mut Map<String, Value>, resource: &str, limit: &str) -> Result<(), String> {
+    let resources = map_field(container, "resources")?;
+    map_field(resources, "limits")?.insert(resource.into(), limit.into());
+    if let Some(request) = resources.get_mut("requests").and_then(|requests| requests.get_mut(resource)) {
+        if request.as_str().and_then(quantity) > quantity(limit) {
+            *request = limit.into();
+        }
+    }
+    Ok(())
+}
+
 fn host_path(volume: &Value) -> Option<&str> {
     volume.get("hostPath")?.get("path")?.as_str()
+}
+
+fn elements(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Our own typed values as JSON.

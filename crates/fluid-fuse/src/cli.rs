@@ -78,6 +78,10 @@ pub struct MountOptions {
     #[arg(long, value_name = "FILE", env = "FLUID_FUSE_CONFIG", default_value = FLUID_CONFIG)]
     pub config: PathBuf,
 
+    /// The same configuration itself, instead of a file
+    #[arg(long, value_name = "JSON", env = "FLUID_FUSE_CONFIG_JSON")]
+    pub config_json: Option<String>,
+
     /// X in the type `fuse.X` that the mount shows in /proc/self/mountinfo
     #[arg(long, value_name = "X", env = "FLUID_FUSE_SUBTYPE", default_value = FLUID_FUSE)]
     pub subtype: String,
@@ -175,16 +179,18 @@ impl MountOptions {
             (Some(url), Some(mountpoint)) => (url, mountpoint),
             (url, mountpoint) => {
                 let missing = if url.is_none() { "--source" } else { "--mountpoint" };
-                let config = FluidConfig::read(&self.config, missing)?;
+                let (place, config) = match &self.config_json {
+                    Some(json) => {
+                        ("--config-json".to_string(), FluidConfig::parse("--config-json", json.as_bytes())?)
+                    }
+                    None => (self.config.display().to_string(), FluidConfig::read(&self.config, missing)?),
+                };
                 (
-                    url.map_or_else(|| config.url(&self.config), Ok)?,
+                    url.map_or_else(|| config.url(&place), Ok)?,
                     match mountpoint {
                         Some(mountpoint) => mountpoint,
                         None => config.target_path.with_context(|| {
-                            format!(
-                                "no mount point: {} has no targetPath; give --mountpoint",
-                                self.config.display()
-                            )
+                            format!("no mount point: {place} has no targetPath; give --mountpoint")
                         })?,
                     },
                 )
@@ -215,14 +221,18 @@ impl FluidConfig {
             ErrorKind::NotFound => anyhow!("{missing} is not given, and there is no {}", path.display()),
             _ => anyhow!("{missing} is not given, and {} cannot be read: {error}", path.display()),
         })?;
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is not Fluid's configuration of a ThinRuntime", path.display()))
+        Self::parse(&path.display().to_string(), &bytes)
     }
 
-    fn url(&self, path: &Path) -> anyhow::Result<String> {
+    fn parse(place: &str, json: &[u8]) -> anyhow::Result<Self> {
+        serde_json::from_slice(json)
+            .with_context(|| format!("{place} is not Fluid's configuration of a ThinRuntime"))
+    }
+
+    fn url(&self, place: &str) -> anyhow::Result<String> {
         match self.mounts.as_slice() {
             [mount] => Ok(mount.mount_point.clone()),
-            mounts => bail!("{} names {} mounts; exactly one is supported", path.display(), mounts.len()),
+            mounts => bail!("{place} names {} mounts; exactly one is supported", mounts.len()),
         }
     }
 }
@@ -265,6 +275,8 @@ mod tests {
         let flags = ["--source", "file:///a%20b", "--mountpoint", "/flag"];
         assert_eq!(places(&flags, Some("/env")), pair("file:///a b", "/flag"));
         assert_eq!(places(&flags[..2], None), pair("file:///a b", "/target"));
+        let itself = ["--config-json", r#"{"mounts":[{"mountPoint":"file:///b"}]}"#];
+        assert_eq!(places(&itself, Some("/env")), pair("file:///b", "/env"));
     }
 
     #[test]

@@ -1,0 +1,208 @@
+//! What was done to a Pod, written on the Pod: for people, and to undo it.
+//!
+//! The annotation never decides anything about an admission. It names objects and holds no values of secrets.
+//! [`uninject`] gives back the Pod as it was before; [`crate::verify`] compares what it says with the Pod.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::destination::Destination;
+use crate::settings::Settings;
+
+/// Says on the Pod what was injected, and by which settings. JSON of a [`Status`].
+pub const ANNOTATION: &str = "fluid-sidecar-policy/injected";
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Where the Pod goes.
+    pub destination: String,
+    /// The hash of the settings.
+    pub settings: String,
+    /// What was added.
+    #[serde(default)]
+    pub sidecars: Vec<InjectedSidecar>,
+    /// The claims that were replaced, by the names of their volumes.
+    #[serde(default)]
+    pub claims: BTreeMap<String, Claim>,
+    /// Secrets that were added to the Pod's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<String>,
+    /// The Pod's own grace period, where it was raised; `null` where it had none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub termination_grace_period_seconds: Option<Option<i64>>,
+}
+
+/// One sidecar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InjectedSidecar {
+    /// The container's name.
+    pub container: String,
+    /// Namespace and name of the Dataset.
+    pub dataset: String,
+    /// Names of the volumes that came with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
+}
+
+/// A claim that was replaced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// `persistentVolumeClaim.claimName`.
+    pub claim_name: String,
+    /// `persistentVolumeClaim.readOnly`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// The mounts of it that had a propagation or readOnly of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+}
+
+/// What a mount had before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    container: String,
+    mount_path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mount_propagation: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read_only: Option<Value>,
+}
+
+impl Mount {
+    /// What of a mount may be changed, if it has any of it.
+    pub fn of(container: &str, mount: &Value) -> Option<Mount> {
+        let mount_propagation = mount.get("mountPropagation").cloned();
+        let read_only = mount.get("readOnly").cloned();
+        (mount_propagation.is_some() || read_only.is_some()).then(|| Mount {
+            container: container.to_string(),
+            mount_path: mount.get("mountPath").and_then(Value::as_str).unwrap_or_default().to_string(),
+            mount_propagation,
+            read_only,
+        })
+    }
+}
+
+impl Status {
+    /// Nothing done yet.
+    pub fn new(destination: Destination, settings: &Settings) -> Status {
+        Status {
+            destination: destination.name().into(),
+            settings: settings.hash.clone(),
+            sidecars: Vec::new(),
+            claims: BTreeMap::new(),
+            image_pull_secrets: Vec::new(),
+            termination_grace_period_seconds: None,
+        }
+    }
+
+    /// The annotation's text.
+    pub fn to_json(&self) -> Result<String, String> {
+        serde_json::to_string(self).map_err(|error| error.to_string())
+    }
+
+    /// The status that a Pod bears. `None`: it bears none.
+    pub fn of(pod: &Value) -> Result<Option<Status>, String> {
+        let annotation =
+            pod.get("metadata").and_then(|metadata| metadata.get("annotations")?.get(ANNOTATION));
+        let Some(text) = annotation.and_then(Value::as_str) else { return Ok(None) };
+        serde_json::from_str(text)
+            .map(Some)
+            .map_err(|error| format!("annotation {ANNOTATION} cannot be read: {error}"))
+    }
+}
+
+/// Gives back the Pod as it was before the injection. `false`: nothing was injected.
+pub fn uninject(pod: &mut Value) -> Result<bool, String> {
+    let Some(status) = Status::of(pod)? else { return Ok(false) };
+    let added: Vec<_> = status.sidecars.iter().map(|sidecar| sidecar.container.as_str()).collect();
+    let added_volumes: Vec<_> = status.sidecars.iter().flat_map(|sidecar| &sidecar.volumes).collect();
+
+    for list in ["initContainers", "containers"] {
+        remove(pod, list, |name| added.contains(&name));
+        for container in elements(pod, list) {
+            let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
+            let mounts = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
+            for mount in mounts.into_iter().flatten() {
+                restore(mount, &name, &status);
+            }
+        }
+    }
+    remove(pod, "volumes", |name| added_volumes.iter().any(|added| *added == name));
+    for volume in elements(pod, "volumes") {
+        let claim = volume.get("name").and_then(Value::as_str).and_then(|name| status.claims.get(name));
+        if let (Some(claim), Some(volume)) = (claim.cloned(), volume.as_object_mut()) {
+            volume.remove("hostPath");
+            let mut source = serde_json::json!({"claimName": claim.claim_name});
+            if claim.read_only {
+                source["readOnly"] = true.into();
+            }
+            volume.insert("persistentVolumeClaim".into(), source);
+        }
+    }
+    remove(pod, "imagePullSecrets", |name| status.image_pull_secrets.iter().any(|secret| secret == name));
+    if let (Some(given), Some(spec)) =
+        (status.termination_grace_period_seconds, pod.get_mut("spec").and_then(Value::as_object_mut))
+    {
+        match given {
+            Some(seconds) => spec.insert("terminationGracePeriodSeconds".into(), seconds.into()),
+            None => spec.remove("terminationGracePeriodSeconds"),
+        };
+    }
+    if let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) {
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(ANNOTATION);
+            if annotations.is_empty() {
+                metadata.remove("annotations");
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Puts back what a mount had, if it is one of a replaced claim.
+fn restore(mount: &mut Value, container: &str, status: &Status) {
+    let field = |key: &str| mount.get(key).and_then(Value::as_str).unwrap_or_default();
+    let Some(claim) = status.claims.get(field("name")) else { return };
+    let path = field("mountPath");
+    let before = claim
+        .mounts
+        .iter()
+        .find(|before| before.container == container && before.mount_path == path)
+        .cloned();
+    let Some(mount) = mount.as_object_mut() else { return };
+    let (propagation, read_only) =
+        before.map_or((None, None), |before| (before.mount_propagation, before.read_only));
+    let mut put_back = |key: &str, value: Option<Value>| match value {
+        Some(value) => drop(mount.insert(key.into(), value)),
+        None => drop(mount.remove(key)),
+    };
+    put_back("mountPropagation", propagation);
+    put_back("readOnly", read_only);
+}
+
+fn elements<'v>(pod: &'v mut Value, list: &str) -> &'v mut [Value] {
+    let list = pod.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
+    list.map(Vec::as_mut_slice).unwrap_or_default()
+}
+
+/// Removes elements of a list by name, and the list when nothing is left of it.
+fn remove(pod: &mut Value, key: &str, is_added: impl Fn(&str) -> bool) {
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let Some(list) = spec.get_mut(key).and_then(Value::as_array_mut) else { return };
+    let before = list.len();
+    list.retain(|element| !element.get("name").and_then(Value::as_str).is_some_and(&is_added));
+    if list.is_empty() && before > 0 {
+        spec.remove(key);
+    }
+}
+
+/// A field that is there, be it `null`.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
