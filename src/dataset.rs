@@ -97,7 +97,7 @@ pub fn resolve(
             let Some(rule) = rule else { return Ok(None) };
             let mount_point = MountPoint::new(&settings.mount_root, rule.runtime, namespace, claim)
                 .map_err(|error| format!("claim {namespace}/{claim}: {error}"))?;
-            let image = settings.sidecar_images.get(&rule.runtime).cloned().unwrap_or_default();
+            let image = settings.image(rule.runtime).unwrap_or_default().to_string();
             Ok(Some(Dataset {
                 namespace: namespace.to_string(),
                 name: claim.to_string(),
@@ -162,7 +162,7 @@ fn from_cluster(
     let server = match settings.sidecar_from {
         SidecarFrom::DaemonSet => daemonset(&name, namespace, runtime, host)?,
         SidecarFrom::FluidFuse => Server::FluidFuse {
-            image: settings.sidecar_images.get(&Runtime::Thin).cloned().unwrap_or_default(),
+            image: settings.image(Runtime::Thin).unwrap_or_default().to_string(),
             source: mounts(&dataset).map_err(|error| format!("{object}: {error}"))?,
         },
     };

@@ -14,7 +14,7 @@
 //! This module decides how; it does not know which Pods go where ([`crate::placement`]).
 
 /// Where the Pod runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Elastic Container Instance: a virtual machine for each Pod, no privileged containers, no hostPath but
     /// the one that its FUSE support provides.

@@ -61,7 +61,7 @@ mod guest {
         register_function("protocol_version", |_| Ok(br#""v1""#.to_vec()));
         register_function("validate", |payload| to_json(&review(payload, &Kubewarden)));
         register_function("uninject", |payload| {
-            let mut pod = serde_json::from_slice(payload)?;
+            let mut pod = serde_json::from_str(std::str::from_utf8(payload)?)?;
             crate::status::uninject(&mut pod)?;
             to_json(&pod)
         });

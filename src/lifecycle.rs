@@ -44,19 +44,14 @@ pub struct Gate {
 impl Gate {
     /// The postStart hook: blocks until mounted.
     pub fn lifecycle(&self, timeout_seconds: u32) -> Lifecycle {
-        let mut command = self.wait(timeout_seconds);
-        if !self.fluid_fuse && self.device == Device::ExtendedResource {
-            command.push(DEVICE_GATE.into());
-        }
-        let exec = ExecAction { command: Some(command) };
+        let exec = ExecAction { command: Some(self.wait(timeout_seconds)) };
         Lifecycle {
             post_start: Some(LifecycleHandler { exec: Some(exec), ..Default::default() }),
             ..Default::default()
         }
     }
 
-    /// The readiness probe: is it mounted now? ECI starts a container of a lower launch priority once the
-    /// ones of a higher priority are ready.
+    /// The readiness probe: is it mounted now?
     pub fn readiness_probe(&self) -> Probe {
         let command = if self.fluid_fuse {
             owned(&[FLUID_FUSE, "check", "--mountpoint", &self.mount_point])
@@ -74,10 +69,14 @@ impl Gate {
     fn wait(&self, timeout_seconds: u32) -> Vec<String> {
         if self.fluid_fuse {
             let timeout = format!("{timeout_seconds}s");
-            owned(&[FLUID_FUSE, "wait", "--mountpoint", &self.mount_point, "--timeout", &timeout])
-        } else {
-            owned(&["sh", "-c", GATE_SCRIPT, "gate", &self.mount_point, &timeout_seconds.to_string()])
+            return owned(&[FLUID_FUSE, "wait", "--mountpoint", &self.mount_point, "--timeout", &timeout]);
         }
+        let mut command =
+            owned(&["sh", "-c", GATE_SCRIPT, "gate", &self.mount_point, &timeout_seconds.to_string()]);
+        if self.device == Device::ExtendedResource {
+            command.push(DEVICE_GATE.into());
+        }
+        command
     }
 }
 

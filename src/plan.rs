@@ -95,6 +95,7 @@ pub fn make(
     let mut container_names = containers.names();
     let mut volume_names: BTreeSet<String> = volumes.iter().filter_map(name_of).map(str::to_string).collect();
 
+    let host_network = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
     let mut plan = Plan { edits: Vec::new(), reasons: Vec::new() };
     let mut status = Status::new(destination, settings);
     let mut sidecars = Vec::new();
@@ -103,6 +104,10 @@ pub fn make(
         let mut sidecar = sidecar::build(dataset, &name, strategy, resource_limits, settings)
             .map_err(|error| Reason::new(Code::Unresolved, error))?;
         rename_volumes(&mut sidecar, &mut volume_names);
+        if host_network {
+            // They would be ports of the node, which two Pods cannot share.
+            sidecar.container.remove("ports");
+        }
         for volume in volumes {
             plan.replace_volume(volume, dataset, &containers, strategy.order, &mut status)?;
         }
@@ -166,8 +171,12 @@ impl Plan {
         let at = vec![Key("spec"), Key("volumes"), Index(volume.index)];
         self.set(&at, "hostPath", host_path);
         self.edits.push(Edit::Remove(at, "persistentVolumeClaim"));
-        let mut claim =
-            Claim { claim_name: volume.claim.clone(), read_only: volume.read_only, mounts: Vec::new() };
+        let mut claim = Claim {
+            volume: volume.name.clone(),
+            claim_name: volume.claim.clone(),
+            read_only: volume.read_only,
+            mounts: Vec::new(),
+        };
 
         for (list, index, container) in &containers.0 {
             let container_name = name_of(container).unwrap_or_default();
@@ -206,7 +215,7 @@ impl Plan {
                 }
             }
         }
-        status.claims.insert(volume.name.clone(), claim);
+        status.claims.push(claim);
         Ok(())
     }
 

@@ -229,7 +229,7 @@ fn asked_limits(annotations: &Entries, settings: &Settings) -> Result<Entries, R
         let Some(amount) = quantity(asked) else {
             return refuse(format!("{asked:?} is no quantity; expected one like 500m, 2 or 4Gi"));
         };
-        match settings.pod_overrides.get(resource) {
+        match settings.pod_overrides.get(*resource) {
             None => {
                 return refuse(format!(
                     "the policy's settings allow none; they need podOverrides.{resource}"

@@ -7,7 +7,6 @@
 //! Settings are read again for each request (Kubewarden gives each request a new instance), so this stays a
 //! plain walk without tables or regular expressions.
 
-use std::collections::BTreeMap;
 use std::hash::Hasher as _;
 
 use fluid_sidecar_layout::{FLUID_FUSE, MOUNT_ROOT, Runtime, VFUSE_RESOURCE, check_absolute};
@@ -30,7 +29,7 @@ pub struct Settings {
     /// `destination`: where all Pods go; `None` (`auto`): to be found out for each Pod.
     pub destination: Option<Destination>,
     /// `destinations`: how things are done on each, where it differs from the defaults.
-    pub strategies: BTreeMap<Destination, Strategy>,
+    pub strategies: [Strategy; Destination::ALL.len()],
     /// `gateTimeoutSeconds`: how long the start of the application waits for the file system, in seconds.
     pub gate_timeout_seconds: u32,
     /// `injectFailedDatasets`: whether a Dataset in phase Failed is served, as Fluid does; its data may still be
@@ -47,15 +46,15 @@ pub struct Settings {
     /// `onUnresolved`: what to do with Pods whose Dataset cannot be served.
     pub on_unresolved: OnProblem,
     /// `podOverrides`: the most that a Pod may ask for its sidecars by annotation; absent: nothing.
-    pub pod_overrides: BTreeMap<&'static str, String>,
+    pub pod_overrides: Entries,
     /// `selectors`: the administrator's own ways to a serverless node.
     pub selectors: Vec<Selector>,
     /// `sidecarFrom`: what serves Datasets that are found in the cluster.
     pub sidecar_from: SidecarFrom,
     /// `sidecarImages`: images that replace those of the Runtimes.
-    pub sidecar_images: BTreeMap<Runtime, String>,
+    pub sidecar_images: Vec<(Runtime, String)>,
     /// `sidecars`: what is changed in or added to the sidecars of a Runtime.
-    pub sidecars: BTreeMap<Runtime, SidecarOverrides>,
+    pub sidecars: Vec<(Runtime, SidecarOverrides)>,
     /// `vfuseResourceName`: the extended resource that grants a FUSE device.
     pub vfuse_resource_name: String,
     /// Identifies the settings that a Pod was mutated with (FNV-1a of their JSON, hexadecimal).
@@ -170,7 +169,9 @@ pub struct SettingsResponse {
 
 /// Answers `validate_settings` for the JSON of the settings.
 pub fn validate_settings(payload: &[u8]) -> SettingsResponse {
-    let checked = match serde_json::from_slice(payload) {
+    let raw = std::str::from_utf8(payload).map_err(|error| error.to_string());
+    let raw = raw.and_then(|text| serde_json::from_str(text).map_err(|error| error.to_string()));
+    let checked = match raw {
         Ok(raw) => Settings::parse(&raw).map(drop),
         Err(error) => Err(vec![format!("settings: not JSON: {error}")]),
     };
@@ -206,10 +207,7 @@ impl Settings {
             mode: fields
                 .choice("mode", &[("mutate", Mode::Mutate), ("verify", Mode::Verify)])
                 .unwrap_or(Mode::Mutate),
-            mount_root: fields
-                .checked("mountRoot", |path| check_absolute(path).map_err(|error| error.to_string()))
-                .unwrap_or(MOUNT_ROOT)
-                .to_string(),
+            mount_root: fields.checked("mountRoot", check_path).unwrap_or(MOUNT_ROOT).to_string(),
             read_namespace_labels: fields
                 .choice("namespaceLabels", &[("ignore", false), ("read", true)])
                 .unwrap_or(false),
@@ -238,18 +236,28 @@ impl Settings {
 
     /// How things are done on a destination.
     pub fn strategy(&self, destination: Destination) -> Strategy {
-        self.strategies.get(&destination).copied().unwrap_or_else(|| destination.strategy())
+        self.strategies[destination as usize]
+    }
+
+    /// The image that the settings name for a Runtime.
+    pub fn image(&self, runtime: Runtime) -> Option<&str> {
+        self.sidecar_images.iter().find(|(known, _)| *known == runtime).map(|(_, image)| image.as_str())
+    }
+
+    /// What the settings change in the sidecars of a Runtime.
+    pub fn overrides(&self, runtime: Runtime) -> Option<&SidecarOverrides> {
+        self.sidecars.iter().find(|(known, _)| *known == runtime).map(|(_, overrides)| overrides)
     }
 
     /// A container of ours has no image of its own.
     fn check_images(&self, problems: &mut Vec<String>) {
-        if self.sidecar_from == SidecarFrom::FluidFuse && !self.sidecar_images.contains_key(&Runtime::Thin) {
+        if self.sidecar_from == SidecarFrom::FluidFuse && self.image(Runtime::Thin).is_none() {
             problems
                 .push("sidecarImages.thin: required with sidecarFrom: fluid-fuse, whose image it is".into());
         }
         let DatasetsFrom::Settings(rules) = &self.datasets_from else { return };
         for (index, rule) in rules.iter().enumerate() {
-            if !self.sidecar_images.contains_key(&rule.runtime) {
+            if self.image(rule.runtime).is_none() {
                 problems.push(format!(
                     "sidecarImages.{runtime}: required, because datasets[{index}] is served by runtime {runtime}",
                     runtime = rule.runtime
@@ -290,41 +298,45 @@ fn datasets_from(fields: &mut Fields<'_>) -> DatasetsFrom {
     DatasetsFrom::Settings(rules.collect())
 }
 
-fn sidecar_images(fields: &mut Fields<'_>) -> BTreeMap<Runtime, String> {
-    let Some(mut images) = fields.section("sidecarImages") else { return BTreeMap::new() };
-    Runtime::ALL
-        .into_iter()
-        .filter_map(|runtime| Some((runtime, images.string(runtime.name())?.to_string())))
-        .collect()
-}
-
-fn sidecars(fields: &mut Fields<'_>) -> BTreeMap<Runtime, SidecarOverrides> {
-    let Some(mut runtimes) = fields.section("sidecars") else { return BTreeMap::new() };
-    let mut all = BTreeMap::new();
+fn sidecar_images(fields: &mut Fields<'_>) -> Vec<(Runtime, String)> {
+    let Some(mut images) = fields.section("sidecarImages") else { return Vec::new() };
+    let mut all = Vec::new();
     for runtime in Runtime::ALL {
-        let Some(mut one) = runtimes.section(runtime.name()) else { continue };
-        let overrides = SidecarOverrides {
-            args: one.strings("args"),
-            cache_directory: one
-                .checked("cacheDirectory", |path| check_absolute(path).map_err(|error| error.to_string()))
-                .map(str::to_string),
-            cache_size_limit: one.checked("cacheSizeLimit", check_quantity).map(str::to_string),
-            env: one.entries("env", |_| Ok(())),
-            image_pull_secrets: one.strings("imagePullSecrets"),
-            limits: one.entries("limits", check_quantity),
-            requests: one.entries("requests", check_quantity),
-        };
-        all.insert(runtime, overrides);
+        if let Some(image) = images.string(runtime.name()) {
+            all.push((runtime, image.to_string()));
+        }
     }
     all
 }
 
-fn pod_overrides(fields: &mut Fields<'_>) -> BTreeMap<&'static str, String> {
-    let Some(mut most) = fields.section("podOverrides") else { return BTreeMap::new() };
-    POD_OVERRIDES
-        .iter()
-        .filter_map(|resource| Some((*resource, most.checked(resource, check_quantity)?.to_string())))
-        .collect()
+fn sidecars(fields: &mut Fields<'_>) -> Vec<(Runtime, SidecarOverrides)> {
+    let Some(mut runtimes) = fields.section("sidecars") else { return Vec::new() };
+    let mut all = Vec::new();
+    for runtime in Runtime::ALL {
+        let Some(mut one) = runtimes.section(runtime.name()) else { continue };
+        let overrides = SidecarOverrides {
+            args: one.strings("args"),
+            cache_directory: one.checked("cacheDirectory", check_path).map(str::to_string),
+            cache_size_limit: one.checked("cacheSizeLimit", check_quantity).map(str::to_string),
+            env: one.entries("env", any),
+            image_pull_secrets: one.strings("imagePullSecrets"),
+            limits: one.entries("limits", check_quantity),
+            requests: one.entries("requests", check_quantity),
+        };
+        all.push((runtime, overrides));
+    }
+    all
+}
+
+fn pod_overrides(fields: &mut Fields<'_>) -> Entries {
+    let Some(mut most) = fields.section("podOverrides") else { return Entries::new() };
+    let mut all = Entries::new();
+    for resource in POD_OVERRIDES {
+        if let Some(quantity) = most.checked(resource, check_quantity) {
+            all.insert(resource.to_string(), quantity.to_string());
+        }
+    }
+    all
 }
 
 fn selectors(fields: &mut Fields<'_>) -> Vec<Selector> {
@@ -343,21 +355,27 @@ fn selectors(fields: &mut Fields<'_>) -> Vec<Selector> {
     selectors.collect()
 }
 
-fn strategies(fields: &mut Fields<'_>) -> BTreeMap<Destination, Strategy> {
-    let Some(mut all) = fields.section("destinations") else { return BTreeMap::new() };
-    let mut strategies = BTreeMap::new();
+fn strategies(fields: &mut Fields<'_>) -> [Strategy; Destination::ALL.len()] {
+    let mut strategies = Destination::ALL.map(Destination::strategy);
+    let Some(mut all) = fields.section("destinations") else { return strategies };
     for destination in Destination::ALL {
         let Some(mut one) = all.section(destination.name()) else { continue };
-        let default = destination.strategy();
-        let strategy = Strategy {
-            device: one.choice("device", Device::NAMES).unwrap_or(default.device),
-            order: one.choice("order", Order::NAMES).unwrap_or(default.order),
-            exit: one.choice("exit", Exit::NAMES).unwrap_or(default.exit),
-            readiness_probe: one.choice("readinessProbe", BOOLEAN).unwrap_or(default.readiness_probe),
-        };
-        strategies.insert(destination, strategy);
+        let strategy = &mut strategies[destination as usize];
+        strategy.device = one.choice("device", Device::NAMES).unwrap_or(strategy.device);
+        strategy.order = one.choice("order", Order::NAMES).unwrap_or(strategy.order);
+        strategy.exit = one.choice("exit", Exit::NAMES).unwrap_or(strategy.exit);
+        strategy.readiness_probe = one.choice("readinessProbe", BOOLEAN).unwrap_or(strategy.readiness_probe);
     }
     strategies
+}
+
+/// Anything goes.
+fn any(_: &str) -> Result<(), String> {
+    Ok(())
+}
+
+fn check_path(path: &str) -> Result<(), String> {
+    check_absolute(path).map_err(|error| error.to_string())
 }
 
 /// The form of Kubernetes' quantities, and a number behind it.

@@ -57,8 +57,8 @@ pub fn build(
     let container = &mut sidecar.container;
     container.insert("name".into(), name.into());
     let ours = matches!(dataset.server, Server::FluidFuse { .. });
-    if let Some(image) = settings.sidecar_images.get(&dataset.runtime).filter(|_| !ours) {
-        container.insert("image".into(), image.as_str().into());
+    if let Some(image) = settings.image(dataset.runtime).filter(|_| !ours) {
+        container.insert("image".into(), image.into());
     }
     if !container.get("image").is_some_and(Value::is_string) {
         let Dataset { namespace, name, runtime, .. } = dataset;
@@ -101,7 +101,7 @@ pub fn build(
 
 /// What the administrator changes in the sidecars of this Runtime.
 fn override_fields(sidecar: &mut Sidecar, dataset: &Dataset, settings: &Settings) -> Result<(), String> {
-    let Some(overrides) = settings.sidecars.get(&dataset.runtime) else { return Ok(()) };
+    let Some(overrides) = settings.overrides(dataset.runtime) else { return Ok(()) };
     let container = &mut sidecar.container;
     if !overrides.args.is_empty() {
         list_field(container, "args")?.extend(overrides.args.iter().map(|arg| arg.as_str().into()));

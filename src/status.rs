@@ -3,8 +3,6 @@
 //! The annotation never decides anything about an admission. It names objects and holds no values of secrets.
 //! [`uninject`] gives back the Pod as it was before; [`crate::verify`] compares what it says with the Pod.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,9 +23,9 @@ pub struct Status {
     /// What was added.
     #[serde(default)]
     pub sidecars: Vec<InjectedSidecar>,
-    /// The claims that were replaced, by the names of their volumes.
+    /// The claims that were replaced.
     #[serde(default)]
-    pub claims: BTreeMap<String, Claim>,
+    pub claims: Vec<Claim>,
     /// Secrets that were added to the Pod's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<String>,
@@ -52,6 +50,8 @@ pub struct InjectedSidecar {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claim {
+    /// The name of its volume.
+    pub volume: String,
     /// `persistentVolumeClaim.claimName`.
     pub claim_name: String,
     /// `persistentVolumeClaim.readOnly`.
@@ -95,7 +95,7 @@ impl Status {
             destination: destination.name().into(),
             settings: settings.hash.clone(),
             sidecars: Vec::new(),
-            claims: BTreeMap::new(),
+            claims: Vec::new(),
             image_pull_secrets: Vec::new(),
             termination_grace_period_seconds: None,
         }
@@ -104,6 +104,11 @@ impl Status {
     /// The annotation's text.
     pub fn to_json(&self) -> Result<String, String> {
         serde_json::to_string(self).map_err(|error| error.to_string())
+    }
+
+    /// The claim that a volume was.
+    pub fn claim(&self, volume: &str) -> Option<&Claim> {
+        self.claims.iter().find(|claim| claim.volume == volume)
     }
 
     /// The status that a Pod bears. `None`: it bears none.
@@ -135,7 +140,7 @@ pub fn uninject(pod: &mut Value) -> Result<bool, String> {
     }
     remove(pod, "volumes", |name| added_volumes.iter().any(|added| *added == name));
     for volume in elements(pod, "volumes") {
-        let claim = volume.get("name").and_then(Value::as_str).and_then(|name| status.claims.get(name));
+        let claim = volume.get("name").and_then(Value::as_str).and_then(|name| status.claim(name));
         if let (Some(claim), Some(volume)) = (claim.cloned(), volume.as_object_mut()) {
             volume.remove("hostPath");
             let mut source = serde_json::json!({"claimName": claim.claim_name});
@@ -168,7 +173,7 @@ pub fn uninject(pod: &mut Value) -> Result<bool, String> {
 /// Puts back what a mount had, if it is one of a replaced claim.
 fn restore(mount: &mut Value, container: &str, status: &Status) {
     let field = |key: &str| mount.get(key).and_then(Value::as_str).unwrap_or_default();
-    let Some(claim) = status.claims.get(field("name")) else { return };
+    let Some(claim) = status.claim(field("name")) else { return };
     let path = field("mountPath");
     let before = claim
         .mounts

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::destination::{Device, Order, Strategy};
 use crate::settings::Settings;
-use crate::status::Status;
+use crate::status::{Claim, Status};
 
 /// What is wrong with an injected Pod, each one sentence.
 pub fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Settings) -> Vec<String> {
@@ -54,13 +54,13 @@ pub fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Sett
         let early = elements(pod, list)[..position].iter().find(|earlier| {
             elements_of(earlier, "volumeMounts")
                 .iter()
-                .any(|mount| status.claims.keys().any(|volume| is_named(mount, volume)))
+                .any(|mount| status.claims.iter().any(|claim| is_named(mount, &claim.volume)))
         });
         if let Some(early) = early.and_then(|early| early.get("name")).and_then(Value::as_str) {
             damages.push(format!("container {early} now starts before sidecar {name}, whose data it reads"));
         }
     }
-    for volume in status.claims.keys() {
+    for Claim { volume, .. } in &status.claims {
         let path = elements(pod, "volumes")
             .iter()
             .find(|known| is_named(known, volume))

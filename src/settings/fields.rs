@@ -77,7 +77,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A map of strings, each checked.
-    pub(super) fn entries(&mut self, key: &str, check: impl Fn(&str) -> Result<(), String>) -> Entries {
+    pub(super) fn entries(&mut self, key: &str, check: fn(&str) -> Result<(), String>) -> Entries {
         let mut entries = Entries::new();
         match self.get(key) {
             None => {}
@@ -129,11 +129,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn checked(
-        &mut self,
-        key: &str,
-        check: impl Fn(&str) -> Result<(), String>,
-    ) -> Option<&'a str> {
+    pub(super) fn checked(&mut self, key: &str, check: fn(&str) -> Result<(), String>) -> Option<&'a str> {
         let text = self.string(key)?;
         match check(text) {
             Ok(()) => Some(text),

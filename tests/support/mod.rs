@@ -6,8 +6,12 @@
     reason = "a module of each test program, which uses a part of it"
 )]
 
-use evaluate::input;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use evaluate::objects::Objects;
+use evaluate::{input, yaml};
 use fluid_sidecar_policy::cluster::Host;
 use fluid_sidecar_policy::review::review;
 use serde_json::{Value, json};
@@ -34,11 +38,86 @@ impl Cluster {
 
 /// Reviews the creation of a manifest's Pod.
 pub fn create(manifest: &Value, cluster: &Cluster, settings: &Value) -> Value {
-    let request = input::request(manifest.clone(), None, "CREATE").unwrap();
+    create_in(None, manifest, cluster, settings)
+}
+
+/// The same in a namespace that the manifest does not name.
+pub fn create_in(namespace: Option<&str>, manifest: &Value, cluster: &Cluster, settings: &Value) -> Value {
+    let request = input::request(manifest.clone(), namespace, "CREATE").unwrap();
     validate(&json!({"request": request.admission, "settings": settings}), cluster)
 }
 
 /// The answer to `validate`, as the host sees it.
 pub fn validate(payload: &Value, cluster: &Cluster) -> Value {
     serde_json::to_value(review(payload.to_string().as_bytes(), cluster)).unwrap()
+}
+
+/// The cases of a directory of the project, in order.
+pub fn cases(directory: &str) -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    cases
+}
+
+pub fn name(case: &Path) -> String {
+    case.file_name().unwrap().to_str().unwrap().to_string()
+}
+
+/// A file that no test reads is one that somebody believes in for nothing.
+pub fn has_only(case: &Path, files: &[&str]) {
+    for entry in fs::read_dir(case).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        assert!(files.contains(&file.as_str()), "{}/{file} is stale: no test reads it", name(case));
+    }
+}
+
+/// The one document of a file; `null` when there is none.
+pub fn read(path: &Path) -> Value {
+    if path.exists() { yaml::read_file(path).unwrap().pop().unwrap_or_default() } else { Value::Null }
+}
+
+/// Compares the answer with the case's `expected.yaml`, or writes that with `UPDATE_EXPECT=1`.
+pub fn golden(case: &Path, answer: &Value) -> Result<(), String> {
+    let found = summary(answer);
+    let path = case.join("expected.yaml");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&path, yaml::print(&found).unwrap()).unwrap();
+        return Ok(());
+    }
+    same(("expected", &read(&path)), ("found", &found)).map_err(|diff| format!("{}:\n{diff}", name(case)))
+}
+
+/// The error is a diff of the two as YAML.
+pub fn same(expected: (&str, &Value), found: (&str, &Value)) -> Result<(), String> {
+    if expected.1 == found.1 {
+        return Ok(());
+    }
+    let (left, right) = (yaml::print(expected.1).unwrap(), yaml::print(found.1).unwrap());
+    let diff = similar::TextDiff::from_lines(&left, &right);
+    Err(diff.unified_diff().header(expected.0, found.0).to_string())
+}
+
+/// The answer as a person would write it down.
+fn summary(answer: &Value) -> Value {
+    let mut found = BTreeMap::new();
+    let annotations = &answer["audit_annotations"];
+    found.insert("decision", annotations["decision"].clone());
+    found.insert("reasons", annotations["reasons"].as_str().unwrap().lines().collect());
+    for (name, field) in [("message", "message"), ("pod", "mutated_object"), ("warnings", "warnings")] {
+        if let Some(value) = answer.get(field) {
+            found.insert(name, value.clone());
+        }
+    }
+    json!(found)
+}
+
+/// Whatever a case is about: planning again on the outcome changes nothing.
+pub fn is_settled(case: &Path, answer: &Value, again: impl Fn(&Value) -> Value) {
+    if let Some(pod) = answer.get("mutated_object") {
+        let (name, again) = (name(case), again(pod));
+        assert_eq!(again.get("mutated_object"), None, "{name}: a second run changes the Pod again");
+        assert_eq!(again["accepted"], true, "{name}: {again}");
+    }
 }
