@@ -14,65 +14,61 @@ pub const DECISION_ANNOTATION: &str = "decision";
 /// The audit annotation that lists the reasons, one a line, each `<code>: <sentence>`.
 pub const REASONS_ANNOTATION: &str = "reasons";
 
-/// Stable names of the reasons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Code {
-    /// Not the creation of a Pod.
-    NotAPodCreation,
-    /// The Pod asks to be left alone.
-    OptedOut,
-    /// A Pod that no policy may touch: of the system, of a node's static manifests, of Windows.
-    Exempt,
-    /// Nothing says that the Pod goes to a serverless node.
-    NotServerless,
-    /// It depends on the scheduler whether the Pod goes to a serverless node.
-    Undecidable,
-    /// The Pod goes to a serverless node.
-    Serverless,
-    /// The Pod mounts no PersistentVolumeClaim.
-    NoClaims,
-    /// The claim is not a Dataset's.
-    OrdinaryClaim,
-    /// A Dataset is served by a sidecar.
-    Injected,
-    /// Something of the Runtime's own sidecar was left out.
-    TemplateReduced,
-    /// The Pod has more time to end than it asked for.
-    GracePeriodRaised,
-    /// With `mode: verify`: the injection is whole.
-    Verified,
-    /// With `mode: verify`: the injection is missing or was damaged.
-    Damaged,
-    /// What serves the Dataset could not be found.
-    Unresolved,
-    /// The Pod's use of the Dataset cannot be served by a sidecar.
-    Unsupported,
-    /// The Pod, the request or the settings cannot be read.
-    Malformed,
+macro_rules! codes {
+    ($($(#[doc = $about:literal])* $code:ident = $name:literal,)*) => {
+        /// Stable names of the reasons.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Code {
+            $($(#[doc = $about])* $code,)*
+        }
+
+        impl Code {
+            /// Every code with what it means, in the order in which they can come.
+            pub const ALL: &[(Code, &str)] = &[$((Code::$code, concat!($($about),*)),)*];
+
+            /// The name as it is written.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Code::$code => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Code {
-    /// The name as it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Code::NotAPodCreation => "not-a-pod-creation",
-            Code::OptedOut => "opted-out",
-            Code::Exempt => "exempt",
-            Code::NotServerless => "not-serverless",
-            Code::Undecidable => "undecidable",
-            Code::Serverless => "serverless",
-            Code::NoClaims => "no-claims",
-            Code::OrdinaryClaim => "ordinary-claim",
-            Code::Injected => "injected",
-            Code::TemplateReduced => "template-reduced",
-            Code::GracePeriodRaised => "grace-period-raised",
-            Code::Verified => "verified",
-            Code::Damaged => "damaged",
-            Code::Unresolved => "unresolved",
-            Code::Unsupported => "unsupported",
-            Code::Malformed => "malformed",
-        }
-    }
+codes! {
+    /// Not the creation of a Pod.
+    NotAPodCreation = "not-a-pod-creation",
+    /// The Pod asks to be left alone.
+    OptedOut = "opted-out",
+    /// A Pod that no policy may touch: of the system, of a node's static manifests, of Windows.
+    Exempt = "exempt",
+    /// The Pod mounts no PersistentVolumeClaim.
+    NoClaims = "no-claims",
+    /// The Pod goes to an ordinary node, or nothing says otherwise.
+    NotServerless = "not-serverless",
+    /// The scheduler may or may not choose a serverless node, or none is known for the platform.
+    Undecidable = "undecidable",
+    /// The Pod goes to a serverless node.
+    Serverless = "serverless",
+    /// A claim is not a Dataset's.
+    OrdinaryClaim = "ordinary-claim",
+    /// A Dataset is served by a sidecar.
+    Injected = "injected",
+    /// The sidecar runs without something that its DaemonSet has.
+    TemplateReduced = "template-reduced",
+    /// The Pod has more time to end than it asked for.
+    GracePeriodRaised = "grace-period-raised",
+    /// With `mode: verify`: the injection is whole.
+    Verified = "verified",
+    /// With `mode: verify`: the injection is missing or was damaged.
+    Damaged = "damaged",
+    /// What serves a Dataset, or the labels of the namespace, cannot be found or read.
+    Unresolved = "unresolved",
+    /// The Pod's use of a Dataset cannot be served by a sidecar.
+    Unsupported = "unsupported",
+    /// The request, the settings or the Pod cannot be read.
+    Malformed = "malformed",
 }
 
 /// One decision and its ground.

@@ -14,10 +14,12 @@
 //! - [`input`]: what the API server would send for a manifest.
 //! - [`answer`]: what the API server would receive.
 //! - [`explain`]: the same for people.
+//! - [`bench`]: how long it takes.
 //!
 //! Nothing here knows what the policy does: any Kubewarden policy that reads through `get_resource` runs.
 
 pub mod answer;
+pub mod bench;
 pub mod engine;
 pub mod explain;
 pub mod input;

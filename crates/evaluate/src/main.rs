@@ -1,5 +1,6 @@
 //! `evaluate`: see what the policy does to a Pod, without a cluster.
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 use evaluate::answer::Answer;
+use evaluate::bench::bench;
 use evaluate::engine::{Host, Policy};
 use evaluate::explain::explain;
 use evaluate::input::request;
@@ -48,6 +50,12 @@ struct Arguments {
     /// What to print.
     #[arg(long, default_value = "explain")]
     output: Output,
+    /// Instead of a review: print the Pod as it was before its injection. Other changes stay.
+    #[arg(long, conflicts_with_all = ["objects", "settings", "record", "output", "bench"])]
+    uninject: bool,
+    /// Instead of the answer: the time that N reviews take, each in a new instance as in policy-server.
+    #[arg(long, value_name = "N", conflicts_with_all = ["record", "output"])]
+    bench: Option<NonZeroU32>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -71,7 +79,8 @@ Examples:
   evaluate --pod pod.yaml --objects cluster/                 explain what happens to a Pod
   evaluate --pod deployment.yaml --settings settings.yaml    the same for the Pods of a Deployment
   evaluate --pod pod.yaml --objects cluster/ --output patch  the JSON patch, for a script
-  evaluate --pod pod.yaml --objects cluster/ --output pod | kubectl apply -f -";
+  evaluate --pod pod.yaml --objects cluster/ --output pod | kubectl apply -f -
+  kubectl get pod app -o yaml | evaluate --pod - --uninject  the Pod as its owner wrote it";
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -86,6 +95,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool> {
     let manifest = single(&arguments.pod)?;
+    if arguments.uninject {
+        let policy = Policy::load(&arguments.policy)?;
+        let no_reads: Host = Arc::new(|_, operation, _| Err(format!("{operation} was not expected")));
+        let pod = policy.call("uninject", &serde_json::to_vec(&manifest)?, &no_reads)?;
+        anstream::print!("{}", pretty(&serde_json::from_slice(&pod)?)?);
+        return Ok(true);
+    }
     let settings = arguments.settings.as_deref().map(single).transpose()?;
     let settings = settings.unwrap_or_else(|| Value::Object(Default::default()));
     let objects = Objects::read(&arguments.objects)?;
@@ -99,6 +115,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let request = request(manifest, arguments.namespace.as_deref(), &arguments.operation)
         .with_context(|| arguments.pod.display().to_string())?;
     let policy = Policy::load(&arguments.policy)?;
+    if let Some(runs) = arguments.bench {
+        anstream::print!("{}", bench(&policy, &request, &settings, &host, runs)?);
+        return Ok(true);
+    }
     let answer = Answer::ask(&policy, &request, &settings, &host)?;
     if let Some(file) = &arguments.record {
         std::fs::write(file, session.to_yaml()?)
