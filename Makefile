@@ -1,7 +1,7 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm tools lint fmt clean
+.PHONY: help demo test e2e wasm tools bench lint fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -29,6 +29,11 @@ tools: ## build the evaluator, podrun and the sidecar (static)
 	cargo build --locked -p evaluate -p podrun
 	@# Static, so that it runs in an image with nothing else in it.
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse --target $(HOST)
+
+bench: wasm tools ## what a review costs: natively, and through the compiled policy
+	cargo bench --bench review
+	@for case in not-serverless seed-jindo two-claims-two-runtimes; do echo "$$case:"; \
+	  $(EVALUATE) --pod tests/cases/$$case/pod.yaml --objects tests/cases/$$case/objects.yaml --bench 1000; done
 
 lint: ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check

@@ -18,9 +18,13 @@
 //!
 //! Nothing here knows what the policy does: any Kubewarden policy that reads through `get_resource` runs.
 
+#[cfg(feature = "engine")]
 pub mod answer;
+#[cfg(feature = "engine")]
 pub mod bench;
+#[cfg(feature = "engine")]
 pub mod engine;
+#[cfg(feature = "engine")]
 pub mod explain;
 pub mod input;
 pub mod objects;
