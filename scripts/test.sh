@@ -19,8 +19,9 @@ count() { { grep -E "$1" "$log" || true; } | sed -E "s/$1.*/\1/" | awk '{sum += 
 
 summary() {
   local ok failed skipped skipped_tests
-  ok=$(($(count '^test result: [a-zA-Z]+\. ([0-9]+) passed;') + $(lines '^ok [0-9]+ ')))
-  failed=$(($(count '^test result: .* passed; ([0-9]+) failed;') + $(lines '^not ok [0-9]+ ')))
+  # libtest's lines, bats' and those of our own checks.
+  ok=$(($(count '^test result: [a-zA-Z]+\. ([0-9]+) passed;') + $(lines '^ok [0-9]+ ') + $(count '^([0-9]+) passed, [0-9]+ failed$')))
+  failed=$(($(count '^test result: .* passed; ([0-9]+) failed;') + $(lines '^not ok [0-9]+ ') + $(count '^[0-9]+ passed, ([0-9]+) failed$')))
   # A test that skips itself has passed in the eyes of its runner.
   skipped_tests=$(($(lines '^skipped test: ') + $(lines '^ok [0-9]+ .* # skip')))
   skipped=$((skipped_tests + $(lines '^skipped: ')))
@@ -32,5 +33,7 @@ scripts/need.sh bats busybox-static jq runc shellcheck yq || true
 step make --no-print-directory lint
 step make --no-print-directory wasm tools
 step cargo test --locked --workspace
+step scripts/check-schema.sh
+step scripts/check-settings-schema.sh
 step bats --tap e2e.bats
 step demo/run.sh

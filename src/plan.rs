@@ -96,6 +96,9 @@ pub fn make(
     let mut volume_names: BTreeSet<String> = volumes.iter().filter_map(name_of).map(str::to_string).collect();
 
     let host_network = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
+    // What all containers together may ask for (KEP-2837); ours shares it.
+    let pod_resources =
+        pod.pointer("/spec/resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
     let mut plan = Plan { edits: Vec::new(), reasons: Vec::new() };
     let mut status = Status::new(destination, settings);
     let mut sidecars = Vec::new();
@@ -107,6 +110,9 @@ pub fn make(
         if host_network {
             // They would be ports of the node, which two Pods cannot share.
             sidecar.container.remove("ports");
+        }
+        if pod_resources {
+            sidecar.share_resources();
         }
         for volume in volumes {
             plan.replace_volume(volume, dataset, &containers, strategy.order, &mut status)?;
@@ -145,6 +151,7 @@ pub fn make(
         plan.edits.push(Edit::Insert { list, index: volumes.len(), elements: sidecar_volumes });
     }
     let status = status.to_json().map_err(malformed)?;
+    limits::check_annotations(pod, status::ANNOTATION, &status)?;
     plan.set(&[Key("metadata"), Key("annotations")], status::ANNOTATION, status.into());
     Ok(plan)
 }

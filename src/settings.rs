@@ -302,7 +302,7 @@ fn sidecar_images(fields: &mut Fields<'_>) -> Vec<(Runtime, String)> {
     let Some(mut images) = fields.section("sidecarImages") else { return Vec::new() };
     let mut all = Vec::new();
     for runtime in Runtime::ALL {
-        if let Some(image) = images.string(runtime.name()) {
+        if let Some(image) = images.checked(runtime.name(), check_image) {
             all.push((runtime, image.to_string()));
         }
     }
@@ -412,17 +412,27 @@ pub fn quantity(text: &str) -> Option<i128> {
     Some(whole.parse::<i128>().ok()? * factor + part)
 }
 
-/// An extended resource: a domain and a name (Kubernetes: `IsExtendedResourceName`).
+/// An extended resource: a domain and a name (Kubernetes: `IsExtendedResourceName`, `IsQualifiedName`).
 fn check_resource_name(name: &str) -> Result<(), String> {
-    let plain = |part: &str| {
-        part.starts_with(|first: char| first.is_ascii_alphanumeric())
-            && part.ends_with(|last: char| last.is_ascii_alphanumeric())
-            && part.len() <= 63
-            && part.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+    let plain = |part: &str, allowed: fn(&u8) -> bool| {
+        let bytes = part.as_bytes();
+        let ends = |end: Option<&u8>| end.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        bytes.len() <= 63
+            && ends(bytes.first())
+            && ends(bytes.last())
+            && bytes.iter().all(|byte| allowed(byte) || b"-.".contains(byte))
     };
+    let lower = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let any_case = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     match name.split_once('/') {
         Some((domain, resource))
-            if plain(domain) && plain(resource) && !domain.ends_with("kubernetes.io") =>
+            if plain(domain, lower)
+                && plain(resource, any_case)
+                && !domain
+                    .split('.')
+                    .any(|label| label.is_empty() || label.starts_with('-') || label.ends_with('-'))
+                && !domain.ends_with("kubernetes.io")
+                && !domain.starts_with("requests.") =>
         {
             Ok(())
         }
@@ -430,9 +440,17 @@ fn check_resource_name(name: &str) -> Result<(), String> {
     }
 }
 
+/// The API server wants no blank in or around an image.
+fn check_image(image: &str) -> Result<(), String> {
+    match image.chars().any(char::is_whitespace) {
+        true => Err(format!("{image:?} must not hold white space")),
+        false => Ok(()),
+    }
+}
+
 /// The source goes into the sidecar's environment, where everybody who may read Pods can see it.
 fn check_source(source: &str) -> Result<(), String> {
-    let Some((scheme, rest)) = source.split_once("://") else {
+    let Some((scheme, rest)) = source.split_once("://").filter(|(scheme, _)| !scheme.is_empty()) else {
         return Err(format!("{source:?} is no URL; expected <scheme>://… like file:///mnt/nas/data"));
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -38,6 +38,23 @@ pub struct Sidecar {
     pub left_out: Vec<String>,
 }
 
+impl Sidecar {
+    /// Gives up its own cpu and memory: the Pod has some for all of its containers, and the API server refuses a
+    /// Pod whose containers ask for more than that.
+    pub fn share_resources(&mut self) {
+        let resources = self.container.get_mut("resources").and_then(Value::as_object_mut);
+        let mut shared = false;
+        for kind in resources.into_iter().flat_map(|resources| resources.values_mut()) {
+            for resource in ["cpu", "memory"] {
+                shared |= kind.as_object_mut().is_some_and(|kind| kind.remove(resource).is_some());
+            }
+        }
+        if shared {
+            self.left_out.push("cpu and memory of its own: the Pod has some for all containers".into());
+        }
+    }
+}
+
 /// Makes the sidecar of one Dataset. `limits` are what the Pod asks for. The error is one sentence that names
 /// the object.
 pub fn build(
@@ -88,9 +105,9 @@ pub fn build(
     }
     if strategy.order == Order::NativeSidecar {
         container.insert("restartPolicy".into(), "Always".into());
-        // Forbidden in init containers.
-        container.remove("resizePolicy");
     }
+    // Forbidden in init containers, and its RestartContainer in Pods that never restart.
+    container.remove("resizePolicy");
     for list in ["env", "volumeMounts"] {
         if container.get(list).is_some_and(|value| value.as_array().is_some_and(Vec::is_empty)) {
             container.remove(list);
@@ -148,7 +165,8 @@ fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result
     let mounts = list_field(&mut sidecar.container, "volumeMounts")?;
     for volume in volumes {
         let name = volume.get("name").unwrap_or(&Value::Null);
-        if !mounts.iter().any(|mount| mount.get("name") == Some(name)) {
+        let devices = elements(template.get("volumeDevices"));
+        if !mounts.iter().chain(devices).any(|used| used.get("name") == Some(name)) {
             continue;
         }
         if let (Device::ExtendedResource, Some(path)) = (device, host_path(volume)) {
@@ -171,7 +189,16 @@ fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result
     let security = map_field(&mut sidecar.container, "securityContext")?;
     pin_user(security, template_user);
     match device {
-        Device::ExtendedResource => unprivileged(security)?,
+        Device::ExtendedResource => {
+            unprivileged(security)?;
+            for mount in list_field(&mut sidecar.container, "volumeMounts")? {
+                if let Some(mount) = mount.as_object_mut() {
+                    if mount.get("mountPropagation").and_then(Value::as_str) == Some("Bidirectional") {
+                        mount.remove("mountPropagation");
+                    }
+                }
+            }
+        }
         Device::Privileged => {
             security.insert("privileged".into(), true.into());
             // A contradiction that the API server refuses.

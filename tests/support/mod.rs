@@ -6,6 +6,9 @@
     reason = "a module of each test program, which uses a part of it"
 )]
 
+pub mod expect;
+pub mod validation;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Does docs/settings.schema.json accept and refuse what the parser accepts and refuses? On the documents that
+# tests/settings_reference.rs lists with the parser's verdict. Prints `N passed, N failed`.
+# A validator in Rust would bring more than thirty crates; Python's lives in target/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+venv=$target/settings-schema-venv
+log=$target/settings-schema-venv.log
+# One for all runs that find it there; the version is in the path so that another one is installed anew.
+version=4.26.0
+
+skip() { echo "skipped: $1, so docs/settings.schema.json was not compared with the parser"; exit 0; }
+
+if [ ! -e "$venv/$version" ]; then
+  python3 -m pip --version >/dev/null 2>&1 || skip "python3 or pip is absent"
+  mkdir -p "$target"
+  rm -rf "$venv"
+  { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "jsonschema==$version"; } \
+    >"$log" 2>&1 || skip "jsonschema cannot be installed ($(tail -n 1 "$log"))"
+  touch "$venv/$version"
+fi
+
+cargo test --quiet --locked -p fluid-sidecar-policy --test settings_reference -- --exact documents_for_the_schema \
+  >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+
+"$venv/bin/python" - docs/settings.schema.json "$target/tmp/settings-documents.json" <<'PYTHON'
+import json
+import sys
+
+import jsonschema
+
+schema, documents = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:])
+jsonschema.Draft202012Validator.check_schema(schema)
+validator = jsonschema.Draft202012Validator(schema)
+failed = 0
+for entry in documents:
+    error = jsonschema.exceptions.best_match(validator.iter_errors(entry["document"]))
+    if (error is None) != entry["accepted"]:
+        failed += 1
+        verdict = "accepts" if entry["accepted"] else "refuses"
+        print(f"the parser {verdict} {json.dumps(entry['document'])}; the schema: {error and error.message}")
+print(f"{len(documents) - failed} passed, {failed} failed")
+sys.exit(failed > 0)
+PYTHON

@@ -1,0 +1,489 @@
+//! Pods, settings and clusters, put together from parts that mattered in the past. Most Pods are valid, so that
+//! the laws about valid ones are seen at work; [`super::generated_pods_are_worth_the_name`] counts.
+
+use std::fmt;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select, subsequence};
+use serde_json::{Map, Value, json};
+
+/// The longest name, as long as the policy itself would make one of it.
+const LONG: &str = "a23456789-123456789-123456789-123456789-123456789-123456789-123";
+/// What the policy calls a second volume of the name above.
+const LONG_1: &str = "a23456789-123456789-123456789-123456789-123456789-123456789-1-1";
+
+/// What the policy is asked.
+#[derive(Clone)]
+pub(crate) struct Situation {
+    pub(crate) pod: Value,
+    pub(crate) settings: Value,
+    pub(crate) template: Template,
+}
+
+/// Of the Runtimes' fuse DaemonSets.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    /// Fields of the container.
+    container: Value,
+    /// Fields of the Pods' spec.
+    spec: Value,
+    /// Volumes with their mounts, which differ from Runtime to Runtime by no more than their place.
+    volumes: Vec<(Value, Value)>,
+}
+
+/// Claims of Datasets: the claim, the Dataset, its type, the directory below its own, the sub path.
+const DATASETS: &[(&str, &str, &str, &str, &str)] = &[
+    ("thin", "thin", "thin", "thin-fuse", ""),
+    ("thin-too", "thin", "thin", "thin-fuse", ""),
+    ("jindo", "jindo", "jindo", "jindofs-fuse", ""),
+    ("part", "part", "juicefs", "juicefs-fuse", "a/b"),
+];
+
+pub(crate) fn situation() -> impl Strategy<Value = Situation> {
+    let situation = (pod(), settings(), template());
+    situation.prop_map(|(pod, settings, template)| Situation { pod, settings, template })
+}
+
+/// As JSON, to be read by people.
+impl fmt::Debug for Situation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let template = self.template.spec("/runtime-mnt/<runtime>/default/<dataset>");
+        write!(formatter, "pod {:#}\nsettings {:#}\ntemplate {template:#}", self.pod, self.settings)
+    }
+}
+
+impl Situation {
+    /// The Dataset of a claim.
+    pub(crate) fn dataset<'a>(&self, claim: &'a str) -> Option<&'a str> {
+        if self.settings["datasetsFrom"] == "settings" {
+            return Some(claim);
+        }
+        DATASETS.iter().find(|(name, ..)| *name == claim).map(|(_, dataset, ..)| *dataset)
+    }
+
+    /// The objects of the cluster: some Datasets and an ordinary claim. Any other claim is missing.
+    pub(crate) fn objects(&self) -> Vec<Value> {
+        let mut objects = vec![json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "ordinary", "namespace": "default"},
+        })];
+        for (claim, name, runtime, directory, sub_path) in DATASETS {
+            let parent = format!("/runtime-mnt/{runtime}/default/{name}");
+            let mut labels = json!({format!("fluid.io/s-default-{name}"): "true"});
+            if claim != name {
+                labels["fluid.io/managed-by"] = (*name).into();
+            }
+            let daemonset = if *runtime == "jindo" { "jindo-jindofs-fuse" } else { &format!("{name}-fuse") };
+            objects.extend([
+                json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                    "metadata": {"name": claim, "namespace": "default", "labels": labels}}),
+                json!({"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset",
+                    "metadata": {"name": name, "namespace": "default"},
+                    "status": {"phase": "Bound", "runtimes": [{"type": runtime}]}}),
+                json!({"apiVersion": "v1", "kind": "PersistentVolume",
+                    "metadata": {"name": format!("default-{name}")},
+                    "spec": {"csi": {"volumeAttributes": {
+                        "fluid_path": format!("{parent}/{directory}"), "fluid_sub_path": sub_path}}}}),
+                json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
+                    "metadata": {"name": daemonset, "namespace": "default"},
+                    "spec": {"template": {"spec": self.template.spec(&parent)}}}),
+            ]);
+        }
+        objects
+    }
+}
+
+impl Template {
+    /// `spec.template.spec` of the DaemonSet of a Dataset that is mounted below `parent`.
+    pub(crate) fn spec(&self, parent: &str) -> Value {
+        let privileged = self.container["securityContext"]["privileged"] == true;
+        let propagation = if privileged { "Bidirectional" } else { "HostToContainer" };
+        let mut volumes =
+            vec![json!({"name": "mount", "hostPath": {"path": parent, "type": "DirectoryOrCreate"}})];
+        let mut mounts = vec![json!({"name": "mount", "mountPath": parent, "mountPropagation": propagation})];
+        let mut devices = Vec::new();
+        for (volume, mount) in &self.volumes {
+            volumes.push(volume.clone());
+            let uses = if mount.get("devicePath").is_some() { &mut devices } else { &mut mounts };
+            uses.push(mount.clone());
+        }
+        let mut container = json!({"name": "fuse", "image": "fuse", "volumeMounts": mounts});
+        if !devices.is_empty() {
+            container["volumeDevices"] = devices.into();
+        }
+        let spec = json!({"containers": [merge(container, &self.container)], "volumes": volumes});
+        merge(spec, &self.spec)
+    }
+}
+
+// --- parts -------------------------------------------------------------------------------------------------
+
+/// A map with any of these fields.
+fn some_of(fields: Vec<(&'static str, BoxedStrategy<Value>)>) -> impl Strategy<Value = Value> + Clone {
+    let (keys, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
+    let values: Vec<_> = values.into_iter().map(|value| proptest::option::weighted(0.3, value)).collect();
+    values.prop_map(move |values| {
+        let entries = keys.iter().zip(values).filter_map(|(key, value)| Some((key.to_string(), value?)));
+        Value::Object(entries.collect::<Map<_, _>>())
+    })
+}
+
+fn one_of(values: Vec<Value>) -> BoxedStrategy<Value> {
+    select(values).boxed()
+}
+
+fn merge(mut map: Value, fields: &Value) -> Value {
+    for (key, value) in fields.as_object().into_iter().flatten() {
+        map[key] = value.clone();
+    }
+    map
+}
+
+fn handler() -> BoxedStrategy<Value> {
+    one_of(vec![
+        json!({"exec": {"command": ["true"]}}),
+        json!({"httpGet": {"path": "/", "port": 80}}),
+        json!({"tcpSocket": {"port": "http"}}),
+    ])
+}
+
+fn probe() -> BoxedStrategy<Value> {
+    let numbers = some_of(vec![
+        ("periodSeconds", one_of(vec![json!(0), json!(5)])),
+        ("successThreshold", Just(json!(1)).boxed()),
+        ("terminationGracePeriodSeconds", Just(json!(5)).boxed()),
+    ]);
+    (handler(), numbers).prop_map(|(handler, numbers)| merge(handler, &numbers)).boxed()
+}
+
+fn readiness_probe() -> BoxedStrategy<Value> {
+    (handler(), 0..3).prop_map(|(handler, times)| merge(handler, &json!({"successThreshold": times}))).boxed()
+}
+
+/// A host port may be one that the Pod, or another sidecar, has, too.
+fn ports() -> BoxedStrategy<Value> {
+    let ports = vec![
+        json!({"containerPort": 8080, "name": "http"}),
+        json!({"containerPort": 8081}),
+        json!({"containerPort": 8082, "protocol": "UDP"}),
+        json!({"containerPort": 8083, "hostPort": 8083}),
+    ];
+    subsequence(ports, 1..=2).prop_map(Value::Array).boxed()
+}
+
+fn resources() -> BoxedStrategy<Value> {
+    one_of(vec![
+        json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "1024Mi"}}),
+        json!({"limits": {"cpu": 1, "example.com/gpu": "1"}}),
+        json!({"requests": {"example.com/gpu": 2}, "limits": {"example.com/gpu": "2"}}),
+        json!({"requests": null}),
+    ])
+}
+
+/// Fields that a container of the user may have, and one of a DaemonSet.
+fn container_fields() -> Vec<(&'static str, BoxedStrategy<Value>)> {
+    vec![
+        ("command", Just(json!(["run", "$(A)"])).boxed()),
+        (
+            "env",
+            one_of(vec![
+                json!([{"name": "A", "value": "$(B)"}]),
+                json!([
+                    {"name": "ECI_CONTAINER_TYPE", "value": "mine"},
+                    {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                ]),
+            ]),
+        ),
+        (
+            "fieldOfTomorrow",
+            one_of(vec![json!({"deep": [{"er": 0.1}, null, 1e300]}), json!(18446744073709551615u64)]),
+        ),
+        ("imagePullPolicy", Just(json!("Always")).boxed()),
+        ("livenessProbe", probe()),
+        ("readinessProbe", readiness_probe()),
+        ("resources", resources()),
+        ("startupProbe", probe()),
+    ]
+}
+
+// --- Pods --------------------------------------------------------------------------------------------------
+
+fn volume_source() -> impl Strategy<Value = Value> {
+    let claims = select(vec!["thin", "thin", "thin-too", "jindo", "part", "ordinary"]);
+    let claim =
+        (prop_oneof![30 => claims, 1 => Just("missing")], any::<bool>()).prop_map(|(name, read_only)| {
+            let read_only = if read_only { json!({"readOnly": true}) } else { json!({}) };
+            json!({"persistentVolumeClaim": merge(json!({"claimName": name}), &read_only)})
+        });
+    let other = one_of(vec![
+        json!({"emptyDir": {}}),
+        json!({"hostPath": {"path": "/var/log", "type": ""}}),
+        json!({"ephemeral": {"volumeClaimTemplate": {}}}),
+        json!({"sourceOfTomorrow": {"a": null}}),
+    ]);
+    prop_oneof![3 => claim, 1 => other]
+}
+
+/// A mount without its volume's name and its path.
+fn mount() -> impl Strategy<Value = Value> {
+    one_of(vec![
+        json!({}),
+        json!({"readOnly": false}),
+        json!({"mountPropagation": "None", "subPath": "a/b"}),
+        json!({"mountPropagation": "HostToContainer", "subPathExpr": "$(POD)"}),
+        json!({"mountPropagation": "Bidirectional"}),
+        json!({"readOnly": true, "recursiveReadOnly": "Enabled"}),
+        json!({"readOnly": true, "recursiveReadOnly": "IfPossible", "mountPropagation": "None"}),
+        json!({"recursiveReadOnly": "Disabled", "optionOfTomorrow": [1.5, null]}),
+    ])
+}
+
+/// A container of the user without its name and the names of the volumes it uses.
+#[derive(Clone, Debug)]
+struct Parts {
+    fields: Value,
+    mounts: Vec<(Index, Value)>,
+    device: Option<Index>,
+    privileged: bool,
+}
+
+fn parts() -> impl Strategy<Value = Parts> {
+    let mut fields = container_fields();
+    fields.push(("ports", ports()));
+    fields.push((
+        "lifecycle",
+        (handler(), handler()).prop_map(|(start, stop)| json!({"postStart": start, "preStop": stop})).boxed(),
+    ));
+    fields.push((
+        "securityContext",
+        one_of(vec![
+            json!({"runAsUser": 1000, "allowPrivilegeEscalation": false}),
+            json!({"capabilities": {"add": ["CAP_SYS_ADMIN"]}}),
+        ]),
+    ));
+    let mounts = vec((any::<Index>(), mount()), 0..4);
+    let device = proptest::option::weighted(0.03, any::<Index>());
+    (some_of(fields), mounts, device, prop::bool::weighted(0.1))
+        .prop_map(|(fields, mounts, device, privileged)| Parts { fields, mounts, device, privileged })
+}
+
+impl Parts {
+    fn container(self, name: &str, volumes: &[Value]) -> Value {
+        let mut container = merge(json!({"name": name, "image": "i"}), &self.fields);
+        if self.privileged {
+            container["securityContext"] = json!({"privileged": true});
+        }
+        if volumes.is_empty() {
+            return container;
+        }
+        if let Some(index) = self.device {
+            container["volumeDevices"] =
+                json!([{"name": index.get(volumes)["name"], "devicePath": "/dev/x"}]);
+        }
+        let mounts = self.mounts.into_iter().enumerate().map(|(number, (index, mut mount))| {
+            mount["name"] = index.get(volumes)["name"].clone();
+            mount["mountPath"] = format!("/mnt/{number}").into();
+            // Mostly as it must be.
+            if mount["mountPropagation"] == "Bidirectional" && !self.privileged && number > 0 {
+                mount["mountPropagation"] = "None".into();
+            }
+            mount
+        });
+        container["volumeMounts"] = mounts.collect();
+        container
+    }
+}
+
+fn metadata() -> impl Strategy<Value = Value> {
+    let marker = prop_oneof![
+        3 => select(vec![
+            json!({"alibabacloud.com/eci": "true"}),
+            json!({"eci": "true"}),
+            json!({"alibabacloud.com/fluid-sidecar-target": "eci"}),
+        ]),
+        3 => select(vec![
+            json!({"alibabacloud.com/acs": "true"}),
+            json!({"alibabacloud.com/fluid-sidecar-target": "acs"}),
+        ]),
+        1 => Just(json!({"serverless.fluid.io/inject": "true"})),
+        1 => Just(json!({})),
+    ];
+    // As of a Pod that was copied from one that ran.
+    let copied = one_of(vec![
+        json!({}),
+        json!({
+            "labels": {"done.sidecar.fluid.io/inject": "true", "app": ""},
+            "annotations": {"fluid-sidecar-policy/injected": r#"{"destination":"eci","sidecars":[]}"#, "a/b": "c"},
+        }),
+    ]);
+    let name = one_of(vec![json!({"name": LONG}), json!({"generateName": "app-"})]);
+    (name, marker, copied).prop_map(|(name, marker, copied)| {
+        let labels = json!({"labels": merge(copied["labels"].clone(), &marker)});
+        merge(merge(name, &copied), &labels)
+    })
+}
+
+fn spec_fields() -> impl Strategy<Value = Value> {
+    let pod_resources = vec![
+        json!({"limits": {"memory": "64Gi"}}),
+        json!({"requests": {"cpu": "100"}, "limits": {"cpu": "100"}}),
+        json!({"requests": {"cpu": "1"}}),
+    ];
+    some_of(vec![
+        ("fieldOfTomorrow", Just(json!({"a": [1e30, null]})).boxed()),
+        ("hostNetwork", Just(json!(true)).boxed()),
+        ("imagePullSecrets", Just(json!([{"name": "push"}])).boxed()),
+        ("os", Just(json!({"name": "linux"})).boxed()),
+        ("resources", one_of(pod_resources)),
+        ("restartPolicy", one_of(vec![json!("Never"), json!("OnFailure")])),
+        (
+            "securityContext",
+            one_of(vec![
+                json!({"runAsUser": 1000, "runAsNonRoot": true, "fsGroup": 1000}),
+                json!({"runAsGroup": 7}),
+            ]),
+        ),
+        ("terminationGracePeriodSeconds", one_of(vec![json!(0), json!(600)])),
+    ])
+}
+
+pub(crate) fn pod() -> impl Strategy<Value = Value> {
+    // Names that the policy, or a DaemonSet, would like to have.
+    let volume_names = vec!["mount", "conf", "conf-1", "fluid-fuse", "data", LONG, LONG_1];
+    let container_names = vec!["app", "fluid-fuse", "fluid-fuse-1", "fluid-fuse-2", "fuse", "sidecar", LONG];
+    let volumes = (subsequence(volume_names, 1..=5).prop_shuffle(), vec(volume_source(), 5));
+    let inits = prop_oneof![1 => Just(Vec::new()), 1 => vec((parts(), prop::bool::weighted(0.7)), 0..3)];
+    let containers = (Just(container_names).prop_shuffle(), vec(parts(), 1..4), inits);
+    (metadata(), spec_fields(), volumes, containers).prop_map(
+        |(metadata, fields, (volume_names, sources), (container_names, containers, inits))| {
+            let named = volume_names.into_iter().zip(sources);
+            let volumes: Vec<_> = named.map(|(name, source)| merge(json!({"name": name}), &source)).collect();
+            let mut names = container_names.into_iter();
+            let mut container = |parts: Parts| parts.container(names.next().unwrap_or_default(), &volumes);
+            let containers: Vec<_> = containers.into_iter().map(&mut container).collect();
+            let inits = inits.into_iter().map(|(parts, native)| {
+                let mut init = container(parts);
+                if native {
+                    init["restartPolicy"] = "Always".into();
+                } else if let Some(init) = init.as_object_mut() {
+                    init.retain(|key, _| !key.ends_with("Probe") && key != "lifecycle");
+                }
+                init
+            });
+            let inits: Vec<_> = inits.collect();
+            let mut spec = merge(json!({"containers": containers, "volumes": volumes}), &fields);
+            if !inits.is_empty() {
+                spec["initContainers"] = inits.into();
+            }
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        },
+    )
+}
+
+// --- what is not the Pod -----------------------------------------------------------------------------------
+
+pub(crate) fn settings() -> impl Strategy<Value = Value> {
+    let fields = some_of(vec![
+        ("destination", one_of(vec![json!("eci"), json!("acs"), json!("kubernetes"), json!("kubernetes")])),
+        ("gateTimeoutSeconds", Just(json!(600)).boxed()),
+        ("onUnresolved", Just(json!("allow")).boxed()),
+        ("sidecarImages", Just(json!({"thin": "other"})).boxed()),
+        ("vfuseResourceName", Just(json!("example.com/gpu")).boxed()),
+    ]);
+    let from_settings = one_of(vec![
+        json!({}),
+        json!({}),
+        json!({}),
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "source": "file:///$(X)"}],
+            "sidecarImages": {"thin": "fluid-fuse"}}),
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "runtime": "jindo"}],
+            "sidecarImages": {"jindo": "fuse"}}),
+    ]);
+    (fields, from_settings).prop_map(|(fields, from_settings)| merge(fields, &from_settings))
+}
+
+pub(crate) fn template() -> impl Strategy<Value = Template> {
+    let mut container = container_fields();
+    container.push(("lifecycle", handler().prop_map(|stop| json!({"preStop": stop})).boxed()));
+    container.push(("terminationMessagePolicy", Just(json!("FallbackToLogsOnError")).boxed()));
+    container.push(("ports", ports()));
+    let resize = Just(json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}])).boxed();
+    container.push(("resizePolicy", resize));
+    let security = one_of(vec![
+        json!({"privileged": true}),
+        json!({"privileged": true, "allowPrivilegeEscalation": true, "runAsUser": 1000, "runAsNonRoot": true}),
+        json!({"privileged": true, "capabilities": {"add": ["CAP_SYS_ADMIN", "IPC_LOCK"]}}),
+        json!({"allowPrivilegeEscalation": false, "capabilities": {"add": ["SYS_ADMIN"], "drop": ["ALL"]}}),
+    ]);
+    let container = (some_of(container), security)
+        .prop_map(|(fields, security)| merge(fields, &json!({"securityContext": security})));
+    let spec = some_of(vec![
+        ("hostNetwork", Just(json!(true)).boxed()),
+        ("hostPID", Just(json!(true)).boxed()),
+        ("imagePullSecrets", Just(json!([{"name": "pull"}, {"name": "push"}])).boxed()),
+        ("initContainers", Just(json!([{"name": "init", "image": "i"}])).boxed()),
+        ("securityContext", one_of(vec![json!({"runAsUser": 7}), json!({"runAsGroup": 7, "fsGroup": 7})])),
+        ("terminationGracePeriodSeconds", one_of(vec![json!(5), json!(120)])),
+    ]);
+    let volume = |name: &str, source: Value, mount: Value| {
+        (merge(json!({"name": name}), &source), merge(json!({"name": name}), &mount))
+    };
+    let mut volumes = vec![
+        volume(
+            "device",
+            json!({"hostPath": {"path": "/dev/fuse", "type": "CharDevice"}}),
+            json!({"mountPath": "/dev/fuse"}),
+        ),
+        volume("cache", json!({"hostPath": {"path": "/var/cache"}}), json!({"mountPath": "/cache"})),
+        volume(
+            "conf",
+            json!({"configMap": {"name": "conf"}}),
+            json!({"mountPath": "/conf", "readOnly": true}),
+        ),
+        volume(LONG, json!({"emptyDir": {}}), json!({"mountPath": "/tmp", "subPathExpr": "$(A)"})),
+    ];
+    let bidirectional = json!({"mountPath": "/shared", "mountPropagation": "Bidirectional"});
+    volumes.push(volume("shared", json!({"emptyDir": {}}), bidirectional));
+    let block = json!({"persistentVolumeClaim": {"claimName": "ordinary"}});
+    volumes.push(volume("block", block, json!({"devicePath": "/dev/x"})));
+    let volumes = (0..=volumes.len()).prop_flat_map(move |count| subsequence(volumes.clone(), count));
+    (container, spec, volumes).prop_map(|(container, spec, mut volumes)| {
+        if container["securityContext"]["privileged"] != true {
+            volumes.retain(|(_, mount)| mount["mountPropagation"] != "Bidirectional");
+        }
+        Template { container, spec, volumes }
+    })
+}
+
+/// What the settings may accept as a resource, and what they must not.
+pub(crate) fn resource_name() -> &'static str {
+    "(requests[.])?[a-zA-Z_.]{1,3}/[a-zA-Z0-9_.-]{1,3}"
+}
+
+pub(crate) fn image() -> &'static str {
+    " ?[a-z]{1,2} ?"
+}
+
+/// Any JSON, to be put where something else is expected.
+pub(crate) fn any_json() -> impl Strategy<Value = Value> {
+    let scalar = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+        select(vec!["Always", "/", "..", "thin", "eci", "-"]).prop_map(Value::from),
+    ];
+    let key = prop_oneof![
+        select(vec!["name", "claimName", "containers", "path"]).prop_map(str::to_string),
+        ".{0,3}"
+    ];
+    scalar.prop_recursive(3, 8, 3, move |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(Value::Array),
+            proptest::collection::btree_map(key.clone(), inner, 0..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
