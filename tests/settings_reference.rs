@@ -59,6 +59,7 @@ struct Choice {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     String,
+    Image,
     Path,
     Url,
     Quantity,
@@ -583,6 +584,7 @@ impl Kind {
     fn one(self) -> &'static str {
         match self {
             Kind::String => "string",
+            Kind::Image => "image",
             Kind::Path => "path",
             Kind::Url => "URL",
             Kind::Quantity => "quantity",
@@ -606,6 +608,7 @@ impl Kind {
     fn form(self) -> Option<&'static str> {
         Some(match self {
             Kind::Path => "absolute, without empty, `.` or `..` components, and not `/` itself",
+            Kind::Image => "an image reference, without white space",
             Kind::Url => "`<scheme>://…`, without credentials",
             Kind::Quantity => {
                 "a number with one of Kubernetes' suffixes `m`, `k`, `M`, `G`, `T`, `P`, `Ki`, `Mi`, `Gi`, `Ti`, \
@@ -617,7 +620,7 @@ impl Kind {
         })
     }
 
-    const ALL_FORMS: [Kind; 4] = [Kind::Path, Kind::Quantity, Kind::Resource, Kind::Url];
+    const ALL_FORMS: [Kind; 5] = [Kind::Image, Kind::Path, Kind::Quantity, Kind::Resource, Kind::Url];
 }
 
 fn reference(table: &[Field]) -> String {
@@ -877,6 +880,7 @@ fn pattern(kind: Kind) -> &'static str {
     match kind {
         Kind::Path => r"^(/(?!\.{1,2}(/|$))[^/\u0000-\u001f\u007f-\u009f]+)+$",
         Kind::Url => r"^[^:]+://[^/?#@]*([/?#].*)?$",
+        Kind::Image => r"^[^ \t\r\n\f\u000b]+$",
         Kind::Quantity => r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$",
         Kind::Resource => {
             "^(?![^/]*kubernetes\\.io/)(?!requests\\.)(?=[^/]{1,63}/)\
