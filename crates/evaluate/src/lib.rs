@@ -14,7 +14,7 @@
 //! - [`input`]: what the API server would send for a manifest.
 //! - [`answer`]: what the API server would receive.
 //! - [`explain`]: the same for people.
-//! - [`bench`]: how long it takes.
+//! - [`mod@bench`]: how long it takes.
 //!
 //! Nothing here knows what the policy does: any Kubewarden policy that reads through `get_resource` runs.
 
