@@ -113,26 +113,32 @@ pub fn resolve(
     }
 }
 
-/// Whether a claim is a Dataset's, without asking what serves it.
-pub fn is_dataset(claim: &str, namespace: &str, settings: &Settings, host: &dyn Host) -> bool {
+/// Whether a claim is a Dataset's, without asking what serves it. A claim that does not exist is none.
+pub fn is_dataset(
+    claim: &str,
+    namespace: &str,
+    settings: &Settings,
+    host: &dyn Host,
+) -> Result<bool, String> {
     match &settings.datasets_from {
         DatasetsFrom::Cluster => {
-            read_claim(claim, namespace, host).is_ok_and(|object| dataset_name(&object, claim).is_some())
+            let object = claim_ref(claim, namespace);
+            match get(host, &object, CLAIM_MASKS) {
+                Ok(found) => Ok(dataset_name(&found, claim).is_some()),
+                Err(ReadError::NotFound) => Ok(false),
+                Err(error) => Err(explain(&object, error, "")),
+            }
         }
         DatasetsFrom::Settings(rules) => {
-            rules.iter().any(|rule| rule.claim.matches(claim) && rule.namespace.matches(namespace))
+            Ok(rules.iter().any(|rule| rule.claim.matches(claim) && rule.namespace.matches(namespace)))
         }
     }
 }
 
-fn read_claim(claim: &str, namespace: &str, host: &dyn Host) -> Result<Value, String> {
-    let object = ObjectRef {
-        api_version: "v1",
-        kind: "PersistentVolumeClaim",
-        namespace: Some(namespace),
-        name: claim,
-    };
-    read(host, &object, &["spec.volumeName"], "create it before the Pod")
+const CLAIM_MASKS: &[&str] = &["spec.volumeName"];
+
+fn claim_ref<'a>(claim: &'a str, namespace: &'a str) -> ObjectRef<'a> {
+    ObjectRef { api_version: "v1", kind: "PersistentVolumeClaim", namespace: Some(namespace), name: claim }
 }
 
 fn from_cluster(
@@ -141,7 +147,8 @@ fn from_cluster(
     settings: &Settings,
     host: &dyn Host,
 ) -> Result<Option<Dataset>, String> {
-    let Some(name) = dataset_name(&read_claim(claim, namespace, host)?, claim) else { return Ok(None) };
+    let found = read(host, &claim_ref(claim, namespace), CLAIM_MASKS, "create it before the Pod")?;
+    let Some(name) = dataset_name(&found, claim) else { return Ok(None) };
 
     let object = ObjectRef { api_version: FLUID, kind: "Dataset", namespace: Some(namespace), name: &name };
     let mut masks = vec!["status.conditions", "status.phase", "status.runtimes"];
@@ -299,8 +306,13 @@ pub fn namespace_labels(namespace: &str, host: &dyn Host) -> Result<Entries, Str
 }
 
 fn read(host: &dyn Host, object: &ObjectRef<'_>, masks: &[&str], fix: &str) -> Result<Value, String> {
+    get(host, object, masks).map_err(|error| explain(object, error, fix))
+}
+
+/// One sentence with what to do; `fix` is for an object that does not exist.
+fn explain(object: &ObjectRef<'_>, error: ReadError, fix: &str) -> String {
     let ObjectRef { api_version, kind, .. } = object;
-    get(host, object, masks).map_err(|error| match error {
+    match error {
         ReadError::NotFound => format!("{object} does not exist; {fix}"),
         ReadError::Forbidden => format!(
             "{object} may not be read by the policy server's service account; grant it get on {api_version} {kind}"
@@ -309,7 +321,9 @@ fn read(host: &dyn Host, object: &ObjectRef<'_>, masks: &[&str], fix: &str) -> R
             "{object} may not be read by this policy; add {api_version} {kind} to its contextAwareResources, \
              or use the setting datasetsFrom: settings"
         ),
-        ReadError::UnknownKind => format!("{object} cannot be read: the cluster has no {api_version} {kind}; install Fluid"),
+        ReadError::UnknownKind => {
+            format!("{object} cannot be read: the cluster has no {api_version} {kind}; install Fluid")
+        }
         ReadError::Unreachable(text) => format!("{object} could not be read: {text}; try again"),
-    })
+    }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::destination::Destination;
 use crate::request::{Entries, PodGlance};
-use crate::settings::{Selector, Settings};
+use crate::settings::Settings;
 
 /// The answer, with the marker that gave it (`label alibabacloud.com/eci=true`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,19 +135,13 @@ pub fn decide(
         tolerations: pod.tolerations()?,
         namespace_labels: None,
     };
-    let needs_namespace = |selector: &Selector| !selector.namespace_labels.is_empty();
-    if settings
-        .selectors
-        .iter()
-        .any(|selector| needs_namespace(selector) && selector.matches_pod(&subject.labels))
-    {
-        subject.namespace_labels = Some(namespace_labels()?);
-    }
     for (index, selector) in settings.selectors.iter().enumerate() {
-        let namespace = subject.namespace_labels.as_ref();
-        let in_namespace =
-            !needs_namespace(selector) || namespace.is_some_and(|labels| selector.matches_namespace(labels));
-        if in_namespace && selector.matches_pod(&subject.labels) {
+        if !selector.matches_pod(&subject.labels) {
+            continue;
+        }
+        if selector.namespace_labels.is_empty()
+            || selector.matches_namespace(subject.read_namespace(namespace_labels)?)
+        {
             return Ok(Placement::Serverless(selector.destination, format!("setting selectors[{index}]")));
         }
     }
@@ -156,9 +150,7 @@ pub fn decide(
             if !settings.read_namespace_labels {
                 continue;
             }
-            if subject.namespace_labels.is_none() {
-                subject.namespace_labels = Some(namespace_labels()?);
-            }
+            subject.read_namespace(namespace_labels)?;
         }
         if subject.has(*marker) {
             let marker = marker.to_string().replace('`', "");
@@ -204,6 +196,14 @@ struct Subject {
 }
 
 impl Subject {
+    /// The labels of the namespace, read once and only when they are needed.
+    fn read_namespace(&mut self, read: &dyn Fn() -> Result<Entries, Error>) -> Result<&Entries, Error> {
+        if self.namespace_labels.is_none() {
+            self.namespace_labels = Some(read()?);
+        }
+        Ok(self.namespace_labels.get_or_insert_default())
+    }
+
     fn has(&self, marker: Marker) -> bool {
         let is = |entries: &Entries, key: &str, value: &str| {
             entries.get(key).is_some_and(|found| value.is_empty() || found == value)
@@ -220,17 +220,21 @@ impl Subject {
             }
             RequiredAffinity(key, value) => {
                 let terms = self.required_terms();
-                !terms.is_empty() && terms.iter().all(|term| wants(term, "In", key, value))
+                let only = |values: &[Value]| values.iter().all(|found| found == value);
+                !terms.is_empty() && terms.iter().all(|term| wants(term, "In", key, only))
             }
             ExcludedAffinity(key, value) => {
                 let terms = self.required_terms();
-                !terms.is_empty() && terms.iter().all(|term| wants(term, "NotIn", key, value))
+                !terms.is_empty() && terms.iter().all(|term| wants(term, "NotIn", key, among(value)))
             }
             SomeAffinity(key, value) => {
                 let preferred =
                     list(&self.affinity, "/nodeAffinity/preferredDuringSchedulingIgnoredDuringExecution");
                 let preferences = preferred.iter().filter_map(|term| term.get("preference"));
-                self.required_terms().iter().chain(preferences).any(|term| wants(term, "In", key, value))
+                self.required_terms()
+                    .iter()
+                    .chain(preferences)
+                    .any(|term| wants(term, "In", key, among(value)))
             }
             Toleration(key) => self
                 .tolerations
@@ -251,13 +255,19 @@ impl Subject {
     }
 }
 
-/// Whether a node selector term has an expression with this operator and this one value.
-fn wants(term: &Value, operator: &str, key: &str, value: &str) -> bool {
+/// Whether a node selector term has an expression with this operator, whose values are as wanted.
+fn wants(term: &Value, operator: &str, key: &str, values: impl Fn(&[Value]) -> bool) -> bool {
     list(term, "/matchExpressions").iter().any(|expression| {
+        let found = list(expression, "/values");
         expression.get("key").and_then(Value::as_str) == Some(key)
             && expression.get("operator").and_then(Value::as_str) == Some(operator)
-            && list(expression, "/values").iter().all(|found| found.as_str() == Some(value))
+            && !found.is_empty()
+            && values(found)
     })
+}
+
+fn among(value: &str) -> impl Fn(&[Value]) -> bool + '_ {
+    move |values| values.iter().any(|found| found == value)
 }
 
 fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {

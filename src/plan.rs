@@ -40,16 +40,16 @@ pub struct Use {
 }
 
 /// One volume of the Pod that is a claim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClaimVolume {
     /// Its index in `spec.volumes`.
     pub index: usize,
     /// Its name.
     pub name: String,
-    /// `persistentVolumeClaim.claimName`.
-    pub claim: String,
     /// `persistentVolumeClaim.readOnly`.
     pub read_only: bool,
+    /// `persistentVolumeClaim`, as it is.
+    pub source: Value,
 }
 
 /// The edits of one Pod, and why.
@@ -180,8 +180,7 @@ impl Plan {
         self.edits.push(Edit::Remove(at, "persistentVolumeClaim"));
         let mut claim = Claim {
             volume: volume.name.clone(),
-            claim_name: volume.claim.clone(),
-            read_only: volume.read_only,
+            persistent_volume_claim: volume.source.clone(),
             mounts: Vec::new(),
         };
 

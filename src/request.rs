@@ -152,17 +152,7 @@ pub struct VolumeGlance {
     /// The volume's name.
     pub name: String,
     /// Present when the volume is a claim.
-    pub persistent_volume_claim: Option<ClaimGlance>,
-}
-
-/// Of a claim volume.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ClaimGlance {
-    /// The claim, in the Pod's namespace. Empty when the field is missing.
-    pub claim_name: String,
-    /// The claim may only be read in this Pod.
-    pub read_only: bool,
+    pub persistent_volume_claim: Option<Value>,
 }
 
 /// The answer to `validate`.

@@ -133,22 +133,28 @@ fn decide(payload: &[u8], host: &dyn Host, log: &mut Log) -> Result<Decision, Re
         }
         Placement::Undecidable(why) => {
             // Only a Pod with a Dataset has a problem.
-            if !claims.iter().any(|claim| dataset::is_dataset(&claim.name, namespace, &settings, host)) {
-                log.note(Code::NotServerless, format!("{why}, but no claim is a Dataset's"));
-                return Ok(Decision::Untouched);
+            match first_dataset(&claims, namespace, &settings, host) {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    log.note(Code::NotServerless, format!("{why}, but no claim is a Dataset's"));
+                    return Ok(Decision::Untouched);
+                }
+                Err(error) => {
+                    return log.problem(settings.on_unresolved, Reason::new(Code::Unresolved, error));
+                }
             }
             let text = format!("no sidecar: {why}; the label alibabacloud.com/eci=true makes it certain");
             return log.problem(settings.on_undecidable, Reason::new(Code::Undecidable, text));
         }
     };
     if settings.mode == Mode::Verify {
-        let left = claims.iter().find(|claim| dataset::is_dataset(&claim.name, namespace, &settings, host));
-        return match left {
-            None => Ok(Decision::Untouched),
-            Some(claim) => Err(Reason::new(
+        return match first_dataset(&claims, namespace, &settings, host) {
+            Ok(None) => Ok(Decision::Untouched),
+            Ok(Some(claim)) => Err(Reason::new(
                 Code::Damaged,
-                format!("claim {} is a Dataset's, but no sidecar was injected for it", claim.name),
+                format!("claim {claim} is a Dataset's, but no sidecar was injected for it"),
             )),
+            Err(error) => log.problem(settings.on_unresolved, Reason::new(Code::Unresolved, error)),
         };
     }
     match inject(object, &pod, namespace, claims, destination, &settings, host, log) {
@@ -156,6 +162,21 @@ fn decide(payload: &[u8], host: &dyn Host, log: &mut Log) -> Result<Decision, Re
         Err(reason) if reason.code == Code::Malformed => Err(reason),
         Err(reason) => log.problem(settings.on_unresolved, reason),
     }
+}
+
+/// The first claim that is a Dataset's.
+fn first_dataset<'a>(
+    claims: &'a [Claim],
+    namespace: &str,
+    settings: &Settings,
+    host: &dyn Host,
+) -> Result<Option<&'a str>, String> {
+    for claim in claims {
+        if dataset::is_dataset(&claim.name, namespace, settings, host)? {
+            return Ok(Some(&claim.name));
+        }
+    }
+    Ok(None)
 }
 
 fn malformed(text: String) -> Reason {
@@ -283,16 +304,34 @@ struct Claim {
 fn claims(pod: &PodGlance<'_>) -> Result<Vec<Claim>, String> {
     let mut claims: Vec<Claim> = Vec::new();
     for (index, volume) in pod.volumes()?.into_iter().enumerate() {
-        let Some(claim) = volume.persistent_volume_claim else { continue };
-        let name = claim.claim_name;
-        let volume =
-            ClaimVolume { index, name: volume.name, claim: name.clone(), read_only: claim.read_only };
+        let Some(source) = volume.persistent_volume_claim else { continue };
+        let (name, read_only) = (
+            claim_field(&source, index, "claimName", Value::as_str)?.unwrap_or_default().to_string(),
+            claim_field(&source, index, "readOnly", Value::as_bool)?.unwrap_or_default(),
+        );
+        let volume = ClaimVolume { index, name: volume.name, read_only, source };
         match claims.iter_mut().find(|known| known.name == name) {
             Some(known) => known.volumes.push(volume),
             None => claims.push(Claim { name, volumes: vec![volume] }),
         }
     }
     Ok(claims)
+}
+
+/// A field of a claim volume; absent and `null` are none.
+fn claim_field<'v, T>(
+    source: &'v Value,
+    index: usize,
+    field: &str,
+    read: impl Fn(&'v Value) -> Option<T>,
+) -> Result<Option<T>, String> {
+    match source.get(field).filter(|value| !value.is_null()) {
+        None if source.is_object() => Ok(None),
+        None => Err(format!("spec.volumes[{index}].persistentVolumeClaim: must be a map")),
+        Some(value) => read(value)
+            .map(Some)
+            .ok_or_else(|| format!("spec.volumes[{index}].persistentVolumeClaim.{field}: not of its type")),
+    }
 }
 
 /// Long texts become several warnings, as nothing of them may be lost.

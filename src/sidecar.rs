@@ -89,9 +89,8 @@ pub fn build(
     for (key, value) in strategy.exit.sidecar_env() {
         set_env(container, key, value)?;
     }
-    for (resource, limit) in limits {
-        set_limit(container, resource, limit)?;
-    }
+    set_resources(container, "limits", limits)?;
+    clamp_requests(container);
     if strategy.device == Device::ExtendedResource {
         // Kubernetes wants extended resources whole, with the request, if any, equal to the limit.
         let resources = map_field(container, "resources")?;
@@ -126,12 +125,8 @@ fn override_fields(sidecar: &mut Sidecar, dataset: &Dataset, settings: &Settings
     for (name, value) in &overrides.env {
         set_env(container, name, value)?;
     }
-    for (kind, entries) in [("limits", &overrides.limits), ("requests", &overrides.requests)] {
-        if !entries.is_empty() {
-            let resources = map_field(map_field(container, "resources")?, kind)?;
-            resources.extend(entries.iter().map(|(name, value)| (name.clone(), value.as_str().into())));
-        }
-    }
+    set_resources(container, "limits", &overrides.limits)?;
+    set_resources(container, "requests", &overrides.requests)?;
     if let Some(path) = &overrides.cache_directory {
         let mounts = list_field(container, "volumeMounts")?;
         mounts.retain(|mount| mount.get("mountPath").and_then(Value::as_str) != Some(path));
@@ -140,6 +135,13 @@ fn override_fields(sidecar: &mut Sidecar, dataset: &Dataset, settings: &Settings
             mount_path: path.clone(),
             ..Default::default()
         })?);
+        // What was mounted there before may be mounted no longer.
+        let mounts = mounts.clone();
+        let devices = elements(container.get("volumeDevices"));
+        sidecar.volumes.retain(|volume| {
+            let name = volume.get("name");
+            mounts.iter().chain(devices).any(|used| used.get("name") == name)
+        });
         let empty_dir = EmptyDirVolumeSource {
             size_limit: overrides.cache_size_limit.clone().map(Quantity),
             ..Default::default()
@@ -387,16 +389,31 @@ fn set_env(container: &mut Map<String, Value>, name: &str, value: &str) -> Resul
     Ok(())
 }
 
-/// Sets a limit, and lowers a request that would be above it.
-fn set_limit(container: &mut Map<String, Value>, resource: &str, limit: &str) -> Result<(), String> {
-    let resources = map_field(container, "resources")?;
-    map_field(resources, "limits")?.insert(resource.into(), limit.into());
-    if let Some(request) = resources.get_mut("requests").and_then(|requests| requests.get_mut(resource)) {
-        if request.as_str().and_then(quantity) > quantity(limit) {
-            *request = limit.into();
-        }
+fn set_resources(container: &mut Map<String, Value>, kind: &str, entries: &Entries) -> Result<(), String> {
+    if !entries.is_empty() {
+        let resources = map_field(map_field(container, "resources")?, kind)?;
+        resources.extend(entries.iter().map(|(name, value)| (name.clone(), value.as_str().into())));
     }
     Ok(())
+}
+
+/// Lowers requests that are above their limits, which may be others' than theirs.
+fn clamp_requests(container: &mut Map<String, Value>) {
+    let Some(Value::Object(resources)) = container.get_mut("resources") else { return };
+    let Some(Value::Object(limits)) = resources.get("limits").cloned() else { return };
+    let Some(Value::Object(requests)) = resources.get_mut("requests") else { return };
+    for (resource, request) in requests {
+        if let Some(limit) = limits.get(resource) {
+            // Numbers are quantities, too.
+            let amount = |value: &Value| match value {
+                Value::String(text) => quantity(text),
+                other => quantity(&other.to_string()),
+            };
+            if amount(request).zip(amount(limit)).is_some_and(|(request, limit)| request > limit) {
+                *request = limit.clone();
+            }
+        }
+    }
 }
 
 fn host_path(volume: &Value) -> Option<&str> {

@@ -52,11 +52,8 @@ pub struct InjectedSidecar {
 pub struct Claim {
     /// The name of its volume.
     pub volume: String,
-    /// `persistentVolumeClaim.claimName`.
-    pub claim_name: String,
-    /// `persistentVolumeClaim.readOnly`.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub read_only: bool,
+    /// The volume's source, as it was.
+    pub persistent_volume_claim: Value,
     /// The mounts of it that had a propagation or readOnly of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
@@ -143,11 +140,7 @@ pub fn uninject(pod: &mut Value) -> Result<bool, String> {
         let claim = volume.get("name").and_then(Value::as_str).and_then(|name| status.claim(name));
         if let (Some(claim), Some(volume)) = (claim.cloned(), volume.as_object_mut()) {
             volume.remove("hostPath");
-            let mut source = serde_json::json!({"claimName": claim.claim_name});
-            if claim.read_only {
-                source["readOnly"] = true.into();
-            }
-            volume.insert("persistentVolumeClaim".into(), source);
+            volume.insert("persistentVolumeClaim".into(), claim.persistent_volume_claim);
         }
     }
     remove(pod, "imagePullSecrets", |name| status.image_pull_secrets.iter().any(|secret| secret == name));

@@ -19,11 +19,17 @@ pub(crate) struct Situation {
     pub(crate) pod: Value,
     pub(crate) settings: Value,
     pub(crate) template: Template,
+    /// The `status.phase` of one of the Datasets.
+    phase: Value,
+    /// The labels of the namespace; `null`: there is no such namespace.
+    namespace_labels: Value,
 }
 
 /// Of the Runtimes' fuse DaemonSets.
 #[derive(Clone, Debug)]
 pub(crate) struct Template {
+    /// Where the container mounts the directory of the node, when that is not the same path.
+    mount_path: Option<&'static str>,
     /// Fields of the container.
     container: Value,
     /// Fields of the Pods' spec.
@@ -38,18 +44,53 @@ const DATASETS: &[(&str, &str, &str, &str, &str)] = &[
     ("thin-too", "thin", "thin", "thin-fuse", ""),
     ("jindo", "jindo", "jindo", "jindofs-fuse", ""),
     ("part", "part", "juicefs", "juicefs-fuse", "a/b"),
+    // None of these can be served.
+    ("odd-runtime", "odd-runtime", "goose", "goose-fuse", ""),
+    ("odd-path", "odd-path", "thin", "../../../etc", ""),
+    ("odd-part", "odd-part", "juicefs", "juicefs-fuse", "a/../b"),
 ];
 
 pub(crate) fn situation() -> impl Strategy<Value = Situation> {
-    let situation = (pod(), settings(), template());
-    situation.prop_map(|(pod, settings, template)| Situation { pod, settings, template })
+    let phase = prop_oneof![
+        8 => Just(json!("Bound")),
+        1 => select(vec![json!("Failed"), json!("NotBound"), Value::Null]),
+    ];
+    let namespace_labels = one_of(vec![
+        json!({}),
+        json!({"env": "prod"}),
+        json!({"env": "prod", "alibabacloud.com/eci": "true"}),
+        json!({"env": "test", "eci": "true"}),
+        json!({"virtual-node-affinity-injection": "enabled"}),
+        Value::Null,
+    ]);
+    let pod = (pod(), proptest::option::weighted(0.3, placement()), asked());
+    let pod = pod.prop_map(|(mut pod, placement, asked)| {
+        if let Some(placement) = placement {
+            for key in MARKERS {
+                pod["metadata"]["labels"].as_object_mut().map(|labels| labels.remove(key));
+            }
+            overlay(&mut pod, &placement);
+        }
+        overlay(&mut pod, &asked);
+        pod
+    });
+    (pod, settings(), template(), phase, namespace_labels).prop_map(
+        |(pod, settings, template, phase, namespace_labels)| Situation {
+            pod,
+            settings,
+            template,
+            phase,
+            namespace_labels,
+        },
+    )
 }
 
 /// As JSON, to be read by people.
 impl fmt::Debug for Situation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let template = self.template.spec("/runtime-mnt/<runtime>/default/<dataset>");
-        write!(formatter, "pod {:#}\nsettings {:#}\ntemplate {template:#}", self.pod, self.settings)
+        write!(formatter, "pod {:#}\nsettings {:#}\ntemplate {template:#}\n", self.pod, self.settings)?;
+        write!(formatter, "phase {} namespace {}", self.phase, self.namespace_labels)
     }
 }
 
@@ -68,19 +109,25 @@ impl Situation {
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",
             "metadata": {"name": "ordinary", "namespace": "default"},
         })];
+        if !self.namespace_labels.is_null() {
+            let metadata = json!({"name": "default", "labels": self.namespace_labels});
+            objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
+        }
         for (claim, name, runtime, directory, sub_path) in DATASETS {
             let parent = format!("/runtime-mnt/{runtime}/default/{name}");
             let mut labels = json!({format!("fluid.io/s-default-{name}"): "true"});
             if claim != name {
                 labels["fluid.io/managed-by"] = (*name).into();
             }
+            let phase = if *name == "jindo" { self.phase.clone() } else { "Bound".into() };
             let daemonset = if *runtime == "jindo" { "jindo-jindofs-fuse" } else { &format!("{name}-fuse") };
             objects.extend([
                 json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
                     "metadata": {"name": claim, "namespace": "default", "labels": labels}}),
                 json!({"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset",
                     "metadata": {"name": name, "namespace": "default"},
-                    "status": {"phase": "Bound", "runtimes": [{"type": runtime}]}}),
+                    "spec": mounts(runtime),
+                    "status": {"phase": phase, "runtimes": [{"type": runtime}]}}),
                 json!({"apiVersion": "v1", "kind": "PersistentVolume",
                     "metadata": {"name": format!("default-{name}")},
                     "spec": {"csi": {"volumeAttributes": {
@@ -94,6 +141,27 @@ impl Situation {
     }
 }
 
+/// The `spec` of a Dataset.
+fn mounts(runtime: &str) -> Value {
+    let secret = |option: &str, key: &str| {
+        let key = json!({"secretKeyRef": {"name": "keys", "key": key}});
+        json!({"name": option, "valueFrom": key})
+    };
+    match runtime {
+        "thin" => json!({
+            "accessModes": ["ReadOnlyMany"],
+            "sharedOptions": {"endpoint": "$(HOST)", "timeout": "30"},
+            "sharedEncryptOptions": [secret("id", "shared-id")],
+            "mounts": [
+                {"mountPoint": "file:///mnt/a", "name": "a", "readOnly": true, "options": {"timeout": "60"},
+                    "encryptOptions": [secret("secret", "a-secret"), secret("id", "a-id")]},
+                {"mountPoint": "file:///mnt/b", "name": "b", "path": "/b", "shared": true},
+            ],
+        }),
+        _ => json!({"mounts": [{"mountPoint": "local:///mnt"}]}),
+    }
+}
+
 impl Template {
     /// `spec.template.spec` of the DaemonSet of a Dataset that is mounted below `parent`.
     pub(crate) fn spec(&self, parent: &str) -> Value {
@@ -101,7 +169,9 @@ impl Template {
         let propagation = if privileged { "Bidirectional" } else { "HostToContainer" };
         let mut volumes =
             vec![json!({"name": "mount", "hostPath": {"path": parent, "type": "DirectoryOrCreate"}})];
-        let mut mounts = vec![json!({"name": "mount", "mountPath": parent, "mountPropagation": propagation})];
+        let mount_path = self.mount_path.unwrap_or(parent);
+        let mut mounts =
+            vec![json!({"name": "mount", "mountPath": mount_path, "mountPropagation": propagation})];
         let mut devices = Vec::new();
         for (volume, mount) in &self.volumes {
             volumes.push(volume.clone());
@@ -138,6 +208,18 @@ fn merge(mut map: Value, fields: &Value) -> Value {
         map[key] = value.clone();
     }
     map
+}
+
+/// Maps become one, recursively; anything else replaces what is there.
+fn overlay(value: &mut Value, over: &Value) {
+    match over {
+        Value::Object(fields) => {
+            for (key, over) in fields {
+                overlay(&mut value[key], over);
+            }
+        }
+        _ => *value = over.clone(),
+    }
 }
 
 fn handler() -> BoxedStrategy<Value> {
@@ -211,11 +293,11 @@ fn container_fields() -> Vec<(&'static str, BoxedStrategy<Value>)> {
 
 fn volume_source() -> impl Strategy<Value = Value> {
     let claims = select(vec!["thin", "thin", "thin-too", "jindo", "part", "ordinary"]);
-    let claim =
-        (prop_oneof![30 => claims, 1 => Just("missing")], any::<bool>()).prop_map(|(name, read_only)| {
-            let read_only = if read_only { json!({"readOnly": true}) } else { json!({}) };
-            json!({"persistentVolumeClaim": merge(json!({"claimName": name}), &read_only)})
-        });
+    let read_only = select(vec![json!({}), json!({"readOnly": false}), json!({"readOnly": true})]);
+    let unserved = vec!["missing", "missing", "odd-runtime", "odd-path", "odd-part"];
+    let claim = (prop_oneof![40 => claims, 1 => select(unserved)], read_only).prop_map(
+        |(name, read_only)| json!({"persistentVolumeClaim": merge(json!({"claimName": name}), &read_only)}),
+    );
     let other = one_of(vec![
         json!({"emptyDir": {}}),
         json!({"hostPath": {"path": "/var/log", "type": ""}}),
@@ -295,6 +377,105 @@ impl Parts {
     }
 }
 
+/// The labels that [`metadata`] places Pods with.
+const MARKERS: [&str; 5] = [
+    "alibabacloud.com/eci",
+    "eci",
+    "alibabacloud.com/fluid-sidecar-target",
+    "alibabacloud.com/acs",
+    "serverless.fluid.io/inject",
+];
+
+/// What places a Pod, or lets it alone: one or more of what SEMANTICS.md lists, and things that look like it.
+fn placement() -> impl Strategy<Value = Value> {
+    let label = |key: &str, value: &str| json!({"metadata": {"labels": {key: value}}});
+    let annotation = |key: &str, value: &str| json!({"metadata": {"annotations": {key: value}}});
+    let node = |name: &str| json!({"spec": {"nodeName": name}});
+    let node_selector = |key: &str, value: &str| json!({"spec": {"nodeSelector": {key: value}}});
+    let affinity = |kind: &str, terms: Value| json!({"spec": {"affinity": {"nodeAffinity": {kind: terms}}}});
+    let term = |operator: &str, key: &str, values: &[&str]| {
+        json!({"matchExpressions": [
+            {"key": "zone", "operator": "Exists"},
+            {"key": key, "operator": operator, "values": values},
+        ]})
+    };
+    let required = |terms: &[Value]| {
+        affinity("requiredDuringSchedulingIgnoredDuringExecution", json!({"nodeSelectorTerms": terms}))
+    };
+    let preferred = |term: Value| {
+        let terms = json!([{"weight": 1, "preference": term}]);
+        affinity("preferredDuringSchedulingIgnoredDuringExecution", terms)
+    };
+    let to_virtual = || term("In", "type", &["virtual-kubelet"]);
+    let to_vnode = || term("In", "k8s.aliyun.com/vnode", &["true"]);
+    let away = || term("NotIn", "type", &["virtual-kubelet"]);
+    let mut markers = vec![
+        label("alibabacloud.com/fluid-sidecar-target", "acs"),
+        label("alibabacloud.com/eci", "true"),
+        label("alibabacloud.com/eci", "false"),
+        label("alibabacloud.com/compute-class", "gpu"),
+        label("serverless.fluid.io/inject", "true"),
+        label("fuse.sidecar.fluid.io/inject", "true"),
+        label("unprivileged.sidecar.fluid.io/inject", "true"),
+        label("virtual-kubelet.io/burst-to-cci", "enforce"),
+        label("bursting.cci.io/burst-to-cci", "enforce"),
+        label("fluid.io/enable-injection", "false"),
+        label("fluid.io/enable-injection", "true"),
+        annotation("serverless.fluid.io/platform", "unprivileged"),
+        annotation("alibabacloud.com/burst-resource", "eci_only"),
+        annotation("alibabacloud.com/burst-resource", "eci"),
+        annotation("vke.volcengine.com/burst-to-vci", "enforce"),
+        annotation("kubernetes.io/config.mirror", ""),
+        node("virtual-kubelet-cn-hangzhou"),
+        node("cn-hangzhou.vnd-1"),
+        node("worker-1"),
+        node_selector("type", "virtual-kubelet"),
+        node_selector("k8s.aliyun.com/vnode", "true"),
+        node_selector("k8s.aliyun.com/vnode", "false"),
+        node_selector("node.kubernetes.io/instance-type", "eklet"),
+        required(&[to_virtual()]),
+        required(&[to_vnode(), to_vnode()]),
+        required(&[to_virtual(), to_vnode()]),
+        required(&[to_virtual(), term("In", "zone", &["a"])]),
+        required(&[away()]),
+        required(&[away(), away()]),
+        required(&[away(), term("In", "zone", &["a"])]),
+        preferred(to_virtual()),
+        preferred(to_vnode()),
+        preferred(away()),
+        json!({"spec": {"os": {"name": "windows"}}}),
+    ];
+    // Away from the label's value, and an alternative to it, beside another value.
+    markers.extend([
+        required(&[term("NotIn", "type", &["virtual-kubelet", "other"])]),
+        required(&[term("In", "type", &["virtual-kubelet", "other"])]),
+    ]);
+    for key in ["virtual-kubelet.io/provider", "k8s.aliyun.com/vnode", "node.kubernetes.io/unreachable"] {
+        markers.push(
+            json!({"spec": {"tolerations": [{"operator": "Exists"}, {"key": key, "operator": "Exists"}]}}),
+        );
+    }
+    vec(select(markers), 1..=3).prop_map(|markers| {
+        let mut all = json!({});
+        markers.iter().for_each(|marker| overlay(&mut all, marker));
+        all
+    })
+}
+
+/// The annotations by which a Pod asks for limits of its sidecars.
+fn asked() -> impl Strategy<Value = Value> {
+    let asked = select(vec![
+        json!({"fluid-sidecar-policy/cpu": "500m"}),
+        json!({"fluid-sidecar-policy/cpu": "50m", "fluid-sidecar-policy/memory": "512Mi"}),
+        json!({"fluid-sidecar-policy/cpu": "3"}),
+        json!({"fluid-sidecar-policy/memory": "much"}),
+    ]);
+    prop_oneof![
+        9 => Just(json!({})),
+        1 => asked.prop_map(|asked| json!({"metadata": {"annotations": asked}})),
+    ]
+}
+
 fn metadata() -> impl Strategy<Value = Value> {
     let marker = prop_oneof![
         3 => select(vec![
@@ -333,7 +514,7 @@ fn spec_fields() -> impl Strategy<Value = Value> {
     some_of(vec![
         ("fieldOfTomorrow", Just(json!({"a": [1e30, null]})).boxed()),
         ("hostNetwork", Just(json!(true)).boxed()),
-        ("imagePullSecrets", Just(json!([{"name": "push"}])).boxed()),
+        ("imagePullSecrets", one_of(vec![json!([{"name": "push"}]), json!([])])),
         ("os", Just(json!({"name": "linux"})).boxed()),
         ("resources", one_of(pod_resources)),
         ("restartPolicy", one_of(vec![json!("Never"), json!("OnFailure")])),
@@ -351,14 +532,18 @@ fn spec_fields() -> impl Strategy<Value = Value> {
 pub(crate) fn pod() -> impl Strategy<Value = Value> {
     // Names that the policy, or a DaemonSet, would like to have.
     let volume_names = vec!["mount", "conf", "conf-1", "fluid-fuse", "data", LONG, LONG_1];
-    let container_names = vec!["app", "fluid-fuse", "fluid-fuse-1", "fluid-fuse-2", "fuse", "sidecar", LONG];
+    let container_names =
+        vec!["app", "fluid-fuse", "fluid-fuse-1", "fluid-fuse-2", "fuse", "istio-proxy", LONG];
     let volumes = (subsequence(volume_names, 1..=5).prop_shuffle(), vec(volume_source(), 5));
     let inits = prop_oneof![1 => Just(Vec::new()), 1 => vec((parts(), prop::bool::weighted(0.7)), 0..3)];
     let containers = (Just(container_names).prop_shuffle(), vec(parts(), 1..4), inits);
-    (metadata(), spec_fields(), volumes, containers).prop_map(
-        |(metadata, fields, (volume_names, sources), (container_names, containers, inits))| {
+    // Enough volumes for ECI's limit.
+    let padding = prop_oneof![30 => Just(0), 1 => 14..20];
+    (metadata(), spec_fields(), volumes, containers, padding).prop_map(
+        |(metadata, fields, (volume_names, sources), (container_names, containers, inits), padding)| {
             let named = volume_names.into_iter().zip(sources);
-            let volumes: Vec<_> = named.map(|(name, source)| merge(json!({"name": name}), &source)).collect();
+            let mut volumes: Vec<_> =
+                named.map(|(name, source)| merge(json!({"name": name}), &source)).collect();
             let mut names = container_names.into_iter();
             let mut container = |parts: Parts| parts.container(names.next().unwrap_or_default(), &volumes);
             let containers: Vec<_> = containers.into_iter().map(&mut container).collect();
@@ -372,6 +557,8 @@ pub(crate) fn pod() -> impl Strategy<Value = Value> {
                 init
             });
             let inits: Vec<_> = inits.collect();
+            volumes
+                .extend((0..padding).map(|number| json!({"name": format!("pad-{number}"), "emptyDir": {}})));
             let mut spec = merge(json!({"containers": containers, "volumes": volumes}), &fields);
             if !inits.is_empty() {
                 spec["initContainers"] = inits.into();
@@ -386,15 +573,34 @@ pub(crate) fn pod() -> impl Strategy<Value = Value> {
 pub(crate) fn settings() -> impl Strategy<Value = Value> {
     let fields = some_of(vec![
         ("destination", one_of(vec![json!("eci"), json!("acs"), json!("kubernetes"), json!("kubernetes")])),
+        (
+            "destinations",
+            one_of(vec![
+                json!({"eci": {"order": "nativeSidecar", "exit": "kubelet", "readinessProbe": false}}),
+                json!({"acs": {"order": "nativeSidecar", "exit": "kruise", "readinessProbe": true}}),
+                json!({
+                    "kubernetes": {"order": "firstContainer", "exit": "kruise"},
+                    "eci": {"device": "privileged"},
+                }),
+                json!({"kubernetes": {"device": "extendedResource"}, "acs": {"exit": "eci"}}),
+            ]),
+        ),
         ("gateTimeoutSeconds", Just(json!(600)).boxed()),
+        ("injectFailedDatasets", one_of(vec![json!(false), json!(true)])),
+        ("namespaceLabels", Just(json!("read")).boxed()),
+        ("onUndecidable", one_of(vec![json!("reject"), json!("allow")])),
         ("onUnresolved", Just(json!("allow")).boxed()),
+        ("podOverrides", one_of(vec![json!({"cpu": "1", "memory": "1Gi"}), json!({"cpu": "100m"})])),
+        ("selectors", selectors()),
         ("sidecarImages", Just(json!({"thin": "other"})).boxed()),
+        ("sidecars", sidecars()),
         ("vfuseResourceName", Just(json!("example.com/gpu")).boxed()),
     ]);
     let from_settings = one_of(vec![
         json!({}),
         json!({}),
         json!({}),
+        json!({"sidecarFrom": "fluid-fuse", "sidecarImages": {"thin": "fluid-fuse", "jindo": "unused"}}),
         json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "source": "file:///$(X)"}],
             "sidecarImages": {"thin": "fluid-fuse"}}),
         json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "runtime": "jindo"}],
@@ -403,8 +609,46 @@ pub(crate) fn settings() -> impl Strategy<Value = Value> {
     (fields, from_settings).prop_map(|(fields, from_settings)| merge(fields, &from_settings))
 }
 
+fn selectors() -> BoxedStrategy<Value> {
+    let mut all = vec![
+        json!([{"podLabels": {"app": ""}, "destination": "acs"}]),
+        json!([
+            {"podLabels": {"eci": "true"}, "namespaceLabels": {"env": "prod"}},
+            {"podLabels": {"eci": "true"}, "destination": "kubernetes"},
+        ]),
+        json!([{"namespaceLabels": {"env": "prod"}, "destination": "acs"}]),
+    ];
+    // The first matches, so no namespace needs to be read.
+    all.push(json!([
+        {"podLabels": {"eci": "true"}, "destination": "kubernetes"},
+        {"namespaceLabels": {"env": "prod"}},
+    ]));
+    one_of(all)
+}
+
+fn sidecars() -> BoxedStrategy<Value> {
+    let mut all = vec![
+        json!({"thin": {
+            "args": ["-x"], "env": {"A": "2", "N": 3},
+            "limits": {"memory": "2Gi"}, "requests": {"cpu": "50m"},
+        }}),
+        json!({"jindo": {"cacheDirectory": "/scratch", "imagePullSecrets": ["pull", "mine"]}}),
+        json!({
+            "juicefs": {"cacheDirectory": "/tmp/x"},
+            "thin": {"cacheDirectory": "/a", "cacheSizeLimit": "1Gi"},
+        }),
+    ];
+    // The volume that was mounted there is not needed any more.
+    all.push(json!({"thin": {"cacheDirectory": "/cache"}, "jindo": {"cacheDirectory": "/conf"}}));
+    // Less than the DaemonSet requests.
+    all.push(json!({"thin": {"limits": {"memory": "512Mi", "cpu": "10m"}}}));
+    one_of(all)
+}
+
 pub(crate) fn template() -> impl Strategy<Value = Template> {
     let mut container = container_fields();
+    container.push(("args", Just(json!(["-a"])).boxed()));
+    container.push(("command", one_of(vec![json!(["run", "$(A)"]), json!(["/opt/fluid-fuse", "mount"])])));
     container.push(("lifecycle", handler().prop_map(|stop| json!({"preStop": stop})).boxed()));
     container.push(("terminationMessagePolicy", Just(json!("FallbackToLogsOnError")).boxed()));
     container.push(("ports", ports()));
@@ -448,11 +692,12 @@ pub(crate) fn template() -> impl Strategy<Value = Template> {
     let block = json!({"persistentVolumeClaim": {"claimName": "ordinary"}});
     volumes.push(volume("block", block, json!({"devicePath": "/dev/x"})));
     let volumes = (0..=volumes.len()).prop_flat_map(move |count| subsequence(volumes.clone(), count));
-    (container, spec, volumes).prop_map(|(container, spec, mut volumes)| {
+    let mount_path = select(vec![None, None, Some("/elsewhere")]);
+    (container, spec, volumes, mount_path).prop_map(|(container, spec, mut volumes, mount_path)| {
         if container["securityContext"]["privileged"] != true {
             volumes.retain(|(_, mount)| mount["mountPropagation"] != "Bidirectional");
         }
-        Template { container, spec, volumes }
+        Template { mount_path, container, spec, volumes }
     })
 }
 

@@ -1,0 +1,872 @@
+//! SEMANTICS.md as a program: what becomes of a Pod, told as simply as can be, without any code of the policy.
+//!
+//! It says what is decided, not why: no reasons, no warnings, no reads that fail half-way. It knows as much as
+//! [`super::generators`] generate; anything else it may take for something simpler than it is.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+/// What becomes of a Pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Untouched,
+    Rejected,
+    Mutated(Value),
+}
+
+/// Where a Pod goes.
+enum Place {
+    Serverless(String),
+    Undecidable,
+    Ordinary,
+}
+
+/// A Dataset cannot be served, or the namespace not be read: `onUnresolved` says what follows.
+struct Problem;
+
+/// How things are done on a destination.
+pub(crate) struct How {
+    /// The sidecar is privileged; otherwise an extended resource grants its device.
+    pub(crate) privileged: bool,
+    /// It is a native sidecar; otherwise it is among the first containers.
+    pub(crate) native: bool,
+    exit: String,
+    readiness_probe: bool,
+}
+
+struct Dataset {
+    name: String,
+    runtime: String,
+    /// Where the sidecar mounts it.
+    mount_point: String,
+    /// What the application gets.
+    data: String,
+    server: Server,
+}
+
+enum Server {
+    /// `spec.template.spec` of a DaemonSet.
+    DaemonSet(Value),
+    /// An image that knows its source, or `fluid-fuse` with the variables that hold it.
+    Image(Value, Option<Vec<Value>>),
+}
+
+struct Sidecar {
+    container: Value,
+    volumes: Vec<Value>,
+    secrets: Vec<Value>,
+    grace_seconds: i64,
+}
+
+struct Request<'a> {
+    pod: &'a Value,
+    cluster: &'a [Value],
+    settings: &'a Value,
+    namespace: &'a str,
+}
+
+/// The creation of a Pod.
+pub(crate) fn mutate(pod: &Value, cluster: &[Value], settings: &Value, namespace: &str) -> Outcome {
+    let request = Request { pod, cluster, settings, namespace };
+    let reaction = |setting: &str, default: &str| match settings[setting].as_str().unwrap_or(default) {
+        "allow" => Outcome::Untouched,
+        _ => Outcome::Rejected,
+    };
+    let claims = request.claims();
+    if request.is_left_alone() || claims.is_empty() {
+        return Outcome::Untouched;
+    }
+    let destination = match request.place() {
+        Ok(Place::Serverless(destination)) => destination,
+        Ok(Place::Undecidable) if claims.iter().any(|claim| request.is_dataset(claim)) => {
+            return reaction("onUndecidable", "allow");
+        }
+        Ok(Place::Undecidable | Place::Ordinary) => return Outcome::Untouched,
+        Err(Problem) => return reaction("onUnresolved", "reject"),
+    };
+    match request.inject(&destination) {
+        Ok(Some(pod)) => Outcome::Mutated(pod),
+        Ok(None) => Outcome::Untouched,
+        Err(Problem) => reaction("onUnresolved", "reject"),
+    }
+}
+
+// --- which requests, and where the Pod goes ----------------------------------------------------------------
+
+impl Request<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.pod["metadata"]["labels"][key].as_str()
+    }
+
+    fn annotation(&self, key: &str) -> Option<&str> {
+        self.pod["metadata"]["annotations"][key].as_str()
+    }
+
+    fn object(&self, kind: &str, name: &str) -> Option<&Value> {
+        self.cluster.iter().find(|object| {
+            let metadata = &object["metadata"];
+            let namespace = metadata["namespace"].as_str();
+            object["kind"] == kind
+                && metadata["name"] == name
+                && namespace.is_none_or(|namespace| namespace == self.namespace)
+        })
+    }
+
+    fn is_left_alone(&self) -> bool {
+        self.label("fluid.io/enable-injection") == Some("false")
+            || self.namespace == "kube-system"
+            || self.annotation("kubernetes.io/config.mirror").is_some()
+            || self.pod["spec"]["os"]["name"] == "windows"
+    }
+
+    /// In the order of the volumes, each once.
+    fn claims(&self) -> Vec<&str> {
+        let mut claims = Vec::new();
+        for volume in list(&self.pod["spec"], "volumes") {
+            if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str() {
+                if !claims.contains(&claim) {
+                    claims.push(claim);
+                }
+            }
+        }
+        claims
+    }
+
+    fn namespace_labels(&self) -> Result<&Value, Problem> {
+        Ok(&self.object("Namespace", self.namespace).ok_or(Problem)?["metadata"]["labels"])
+    }
+
+    fn place(&self) -> Result<Place, Problem> {
+        if let Some(destination) = self.settings["destination"].as_str() {
+            return Ok(Place::Serverless(destination.to_string()));
+        }
+        for selector in list(self.settings, "selectors") {
+            let selects = |wanted: &Value, labels: &Value| {
+                wanted.as_object().into_iter().flatten().all(|(key, value)| labels[key] == *value)
+            };
+            if !selects(&selector["podLabels"], &self.pod["metadata"]["labels"]) {
+                continue;
+            }
+            let namespace = &selector["namespaceLabels"];
+            if namespace.is_null() || selects(namespace, self.namespace_labels()?) {
+                return Ok(Place::Serverless(selector["destination"].as_str().unwrap_or("eci").to_string()));
+            }
+        }
+        self.builtin_place()
+    }
+
+    /// The table of SEMANTICS.md, row by row.
+    fn builtin_place(&self) -> Result<Place, Problem> {
+        let to = |destination: &str| Ok(Place::Serverless(destination.to_string()));
+        let label = |key: &str, value: &str| self.label(key) == Some(value);
+        let annotation = |key: &str, value: &str| self.annotation(key) == Some(value);
+        let spec = &self.pod["spec"];
+
+        if label("alibabacloud.com/fluid-sidecar-target", "eci") {
+            return to("eci");
+        }
+        if label("alibabacloud.com/fluid-sidecar-target", "acs") {
+            return to("acs");
+        }
+        if label("alibabacloud.com/eci", "true") || label("eci", "true") {
+            return to("eci");
+        }
+        if label("alibabacloud.com/acs", "true") || self.label("alibabacloud.com/compute-class").is_some() {
+            return to("acs");
+        }
+        if label("serverless.fluid.io/inject", "true") || label("fuse.sidecar.fluid.io/inject", "true") {
+            let unprivileged = label("unprivileged.sidecar.fluid.io/inject", "true")
+                || annotation("serverless.fluid.io/platform", "unprivileged");
+            return to(if unprivileged { "eci" } else { "kubernetes" });
+        }
+        if let Some(node) = spec["nodeName"].as_str() {
+            let is_virtual = node.starts_with("virtual-kubelet-")
+                || node.starts_with("virtual-node-")
+                || node.contains(".vnd-");
+            return if is_virtual { to("eci") } else { Ok(Place::Ordinary) };
+        }
+
+        let virtual_nodes = [("type", "virtual-kubelet"), ("k8s.aliyun.com/vnode", "true")];
+        let node_affinity = &spec["affinity"]["nodeAffinity"];
+        let required =
+            list(&node_affinity["requiredDuringSchedulingIgnoredDuringExecution"], "nodeSelectorTerms");
+        if virtual_nodes.iter().any(|(key, value)| spec["nodeSelector"][key] == *value) {
+            return to("eci");
+        }
+        if virtual_nodes.iter().any(|(key, value)| {
+            // No other value is left to the scheduler.
+            !required.is_empty()
+                && required.iter().all(|term| values(term, "In", key).is_some_and(|all| all == [*value]))
+        }) {
+            return to("eci");
+        }
+        if !required.is_empty()
+            && required.iter().all(|term| {
+                values(term, "NotIn", "type").is_some_and(|all| all.contains(&"virtual-kubelet".into()))
+            })
+        {
+            return Ok(Place::Ordinary);
+        }
+        if annotation("alibabacloud.com/burst-resource", "eci_only") {
+            return to("eci");
+        }
+        if self.settings["namespaceLabels"] == "read" {
+            let labels = self.namespace_labels()?;
+            if labels["alibabacloud.com/eci"] == "true"
+                || labels["eci"] == "true"
+                || labels["virtual-node-affinity-injection"] == "enabled"
+            {
+                return to("eci");
+            }
+        }
+
+        let preferred = list(node_affinity, "preferredDuringSchedulingIgnoredDuringExecution");
+        let terms: Vec<_> = required.iter().chain(preferred.iter().map(|term| &term["preference"])).collect();
+        let undecidable = annotation("vke.volcengine.com/burst-to-vci", "enforce")
+            || label("virtual-kubelet.io/burst-to-cci", "enforce")
+            || label("bursting.cci.io/burst-to-cci", "enforce")
+            || spec["nodeSelector"]["node.kubernetes.io/instance-type"] == "eklet"
+            || annotation("alibabacloud.com/burst-resource", "eci")
+            || virtual_nodes.iter().any(|(key, value)| {
+                let mentions =
+                    |term| values(term, "In", key).is_some_and(|all| all.contains(&(*value).into()));
+                terms.iter().any(|term| mentions(term))
+            })
+            || list(spec, "tolerations").iter().any(|toleration| {
+                toleration["key"] == "virtual-kubelet.io/provider"
+                    || toleration["key"] == "k8s.aliyun.com/vnode"
+            });
+        Ok(if undecidable { Place::Undecidable } else { Place::Ordinary })
+    }
+}
+
+/// The values of the expression of a node selector term with this operator and key.
+fn values<'v>(term: &'v Value, operator: &str, key: &str) -> Option<&'v [Value]> {
+    let mut expressions = list(term, "matchExpressions").iter();
+    let expression =
+        expressions.find(|expression| expression["operator"] == operator && expression["key"] == key)?;
+    Some(list(expression, "values"))
+}
+
+// --- which volumes -----------------------------------------------------------------------------------------
+
+impl Request<'_> {
+    /// The entry of `datasets` for a claim. The generated patterns have no namespace.
+    fn rule(&self, claim: &str) -> Option<&Value> {
+        list(self.settings, "datasets").iter().find(|rule| rule["claim"] == "*" || rule["claim"] == claim)
+    }
+
+    fn is_dataset(&self, claim: &str) -> bool {
+        match self.settings["datasetsFrom"] == "settings" {
+            true => self.rule(claim).is_some(),
+            false => self
+                .object("PersistentVolumeClaim", claim)
+                .is_some_and(|object| dataset_of(object, claim).is_some()),
+        }
+    }
+
+    /// The Dataset of a claim, `None` of an ordinary one.
+    fn dataset(&self, claim: &str) -> Result<Option<Dataset>, Problem> {
+        let image = |runtime: &str| self.settings["sidecarImages"][runtime].clone();
+        if self.settings["datasetsFrom"] == "settings" {
+            let Some(rule) = self.rule(claim) else { return Ok(None) };
+            let runtime = rule["runtime"].as_str().unwrap_or("thin").to_string();
+            let mount_point =
+                format!("/runtime-mnt/{runtime}/{}/{claim}/{}-fuse", self.namespace, directory(&runtime));
+            let source = rule["source"].as_str();
+            let source = source.map(|url| vec![variable("FLUID_FUSE_SOURCE", url)]);
+            return Ok(Some(Dataset {
+                name: claim.to_string(),
+                data: mount_point.clone(),
+                mount_point,
+                server: Server::Image(image(&runtime), source),
+                runtime,
+            }));
+        }
+
+        let object = self.object("PersistentVolumeClaim", claim).ok_or(Problem)?;
+        let Some(name) = dataset_of(object, claim) else { return Ok(None) };
+        let dataset = self.object("Dataset", name).ok_or(Problem)?;
+        match dataset["status"]["phase"].as_str() {
+            None | Some("NotBound") => return Err(Problem),
+            Some("Failed") if self.settings["injectFailedDatasets"] == false => return Err(Problem),
+            _ => {}
+        }
+        let runtime = dataset["status"]["runtimes"][0]["type"].as_str().ok_or(Problem)?;
+        if !["alluxio", "cache", "efc", "jindo", "juicefs", "thin", "vineyard"].contains(&runtime) {
+            return Err(Problem);
+        }
+        let volume = self.object("PersistentVolume", &format!("{}-{name}", self.namespace)).ok_or(Problem)?;
+        let attributes = &volume["spec"]["csi"]["volumeAttributes"];
+        let mount_point = attributes["fluid_path"].as_str().ok_or(Problem)?.to_string();
+        let sub_path = attributes["fluid_sub_path"].as_str().unwrap_or_default();
+        let climbs = |path: &str| path.split('/').any(|part| part == "..");
+        if climbs(&mount_point) || climbs(sub_path) || !mount_point.starts_with("/runtime-mnt/") {
+            return Err(Problem);
+        }
+        let server = if self.settings["sidecarFrom"] == "fluid-fuse" {
+            Server::Image(image("thin"), Some(mounts_of(dataset)))
+        } else {
+            let daemonset = format!("{name}{}-fuse", if runtime == "jindo" { "-jindofs" } else { "" });
+            let daemonset = self.object("DaemonSet", &daemonset).ok_or(Problem)?;
+            Server::DaemonSet(daemonset["spec"]["template"]["spec"].clone())
+        };
+        Ok(Some(Dataset {
+            name: name.to_string(),
+            runtime: runtime.to_string(),
+            data: format!("{mount_point}{}{sub_path}", if sub_path.is_empty() { "" } else { "/" }),
+            mount_point,
+            server,
+        }))
+    }
+}
+
+fn dataset_of<'v>(object: &'v Value, claim: &'v str) -> Option<&'v str> {
+    let labels = &object["metadata"]["labels"];
+    let is_fluids = labels.as_object()?.keys().any(|key| key.starts_with("fluid.io/s-"));
+    labels["fluid.io/managed-by"].as_str().or(is_fluids.then_some(claim))
+}
+
+/// What the directory of a Runtime's mounts begins with.
+fn directory(runtime: &str) -> &str {
+    if runtime == "jindo" { "jindofs" } else { runtime }
+}
+
+/// The variables that hold the mounts of a Dataset and its secrets.
+fn mounts_of(dataset: &Value) -> Vec<Value> {
+    let spec = &dataset["spec"];
+    let mut secrets = Vec::new();
+    let mut mounts = Vec::new();
+    for mount in list(spec, "mounts") {
+        let mut options = json!({});
+        for (key, value) in
+            [&spec["sharedOptions"], &mount["options"]].into_iter().filter_map(Value::as_object).flatten()
+        {
+            options[key] = value.clone();
+        }
+        let mut secret_options = json!({});
+        for option in list(spec, "sharedEncryptOptions").iter().chain(list(mount, "encryptOptions")) {
+            let name = format!("FLUID_FUSE_SECRET_{}", secrets.len());
+            secrets.push(json!({"name": name, "valueFrom": option["valueFrom"]}));
+            secret_options[option["name"].as_str().unwrap()] = name.into();
+        }
+        let mut known = json!({
+            "mountPoint": mount["mountPoint"], "options": options, "secretOptions": secret_options,
+        });
+        for key in ["name", "path", "readOnly"] {
+            if let Some(value) = mount.get(key) {
+                known[key] = value.clone();
+            }
+        }
+        mounts.push(known);
+    }
+    let config = json!({"mounts": mounts, "accessModes": list(spec, "accessModes")});
+    [vec![variable("FLUID_FUSE_CONFIG_JSON", &config.to_string())], secrets].concat()
+}
+
+/// kubelet replaces nothing in the value.
+fn variable(name: &str, value: &str) -> Value {
+    json!({"name": name, "value": value.replace("$(", "$$(")})
+}
+
+// --- what the sidecar is -----------------------------------------------------------------------------------
+
+impl Request<'_> {
+    fn sidecar(&self, dataset: &Dataset, how: &How, limits: &[(&str, &str)]) -> Sidecar {
+        let ours = matches!(dataset.server, Server::Image(_, Some(_)));
+        let image = &self.settings["sidecarImages"][&dataset.runtime];
+        let (mut sidecar, gate, fluid_fuse) = match &dataset.server {
+            Server::DaemonSet(spec) => from_daemonset(dataset, spec, how),
+            Server::Image(image, source) => {
+                let sidecar = self.of_image(dataset, image, source.as_deref(), how);
+                (sidecar, dataset.mount_point.clone(), ours)
+            }
+        };
+        let container = &mut sidecar.container;
+        if !ours && image.is_string() {
+            container["image"] = image.clone();
+        }
+
+        // What the administrator changes.
+        let overrides = &self.settings["sidecars"][&dataset.runtime];
+        append(container, "args", list(overrides, "args"));
+        for (name, value) in overrides["env"].as_object().into_iter().flatten() {
+            set_env(container, name, &text(value));
+        }
+        for kind in ["limits", "requests"] {
+            for (resource, quantity) in overrides[kind].as_object().into_iter().flatten() {
+                container["resources"][kind][resource] = text(quantity).into();
+            }
+        }
+        if let Some(directory) = overrides["cacheDirectory"].as_str() {
+            retain(container, "volumeMounts", |mount| mount["mountPath"] != directory);
+            append(container, "volumeMounts", &[json!({"name": "fluid-fuse-cache", "mountPath": directory})]);
+            let mut cache = json!({"name": "fluid-fuse-cache", "emptyDir": {}});
+            if let Some(size) = overrides.get("cacheSizeLimit") {
+                cache["emptyDir"]["sizeLimit"] = size.clone();
+            }
+            sidecar.volumes.push(cache);
+        }
+        sidecar.secrets.extend_from_slice(list(overrides, "imagePullSecrets"));
+
+        // What the platform and the Pod want.
+        let exit: &[(&str, &str)] = match how.exit.as_str() {
+            "eci" => &[
+                ("ECI_CONTAINER_TYPE", "sidecar"),
+                ("ECI_CONTAINER_IGNORE_EXIT_CODE", "true"),
+                ("ECI_CONTAINER_LAUNCH_PRIORITY", "1000"),
+                ("ECI_CONTAINER_EXIT_PRIORITY", "-1000"),
+            ],
+            "acs" => &[("__IS_SIDECAR__", "true")],
+            "kruise" => &[("KRUISE_TERMINATE_SIDECAR_WHEN_JOB_EXIT", "true")],
+            _ => &[],
+        };
+        for (name, value) in exit {
+            set_env(container, name, value);
+        }
+        for (resource, limit) in limits {
+            container["resources"]["limits"][resource] = (*limit).into();
+        }
+        let limits = container["resources"]["limits"].as_object().cloned().unwrap_or_default();
+        for (resource, limit) in limits {
+            let request = container["resources"]["requests"].get(&resource).map(text);
+            if request.is_some_and(|request| quantity(&request) > quantity(&text(&limit))) {
+                container["resources"]["requests"][resource] = limit;
+            }
+        }
+        if !how.privileged {
+            let device = self.settings["vfuseResourceName"].as_str().unwrap_or("alibabacloud.com/vfuse");
+            container["resources"]["limits"][device] = "1".into();
+            container["resources"]["requests"][device] = "1".into();
+        }
+        if self.pod["spec"]["resources"].as_object().is_some_and(|resources| !resources.is_empty()) {
+            // Shared by all containers of the Pod.
+            for kind in ["limits", "requests"] {
+                for resource in ["cpu", "memory"] {
+                    if let Some(amounts) = container.pointer_mut(&format!("/resources/{kind}")) {
+                        remove(amounts, resource);
+                    }
+                }
+            }
+        }
+
+        // Order.
+        let seconds = self.settings["gateTimeoutSeconds"].as_u64().unwrap_or(30);
+        let wait = |seconds: u64| match fluid_fuse {
+            true => json!(["fluid-fuse", "wait", "--mountpoint", gate, "--timeout", format!("{seconds}s")]),
+            false if how.privileged => json!(["sh", "-c", SCRIPT, "gate", gate, seconds.to_string()]),
+            false => json!(["sh", "-c", SCRIPT, "gate", gate, seconds.to_string(), "/tools/ioctl_sync"]),
+        };
+        container["lifecycle"] = json!({"postStart": {"exec": {"command": wait(seconds)}}});
+        if how.readiness_probe {
+            let check = json!(["fluid-fuse", "check", "--mountpoint", gate]);
+            let command = if fluid_fuse { check } else { wait(0) };
+            container["readinessProbe"] =
+                json!({"exec": {"command": command}, "periodSeconds": 2, "timeoutSeconds": 2});
+        }
+        if how.native {
+            container["restartPolicy"] = "Always".into();
+        }
+        remove(container, "resizePolicy");
+        if self.pod["spec"]["hostNetwork"] == true {
+            // They would be ports of the node.
+            remove(container, "ports");
+        }
+
+        // Of the volumes those that it mounts.
+        let used: Vec<_> = ["volumeMounts", "volumeDevices"]
+            .into_iter()
+            .flat_map(|key| list(container, key).iter().map(|entry| entry["name"].clone()))
+            .collect();
+        sidecar.volumes.retain(|volume| used.contains(&volume["name"]));
+        sidecar
+    }
+
+    fn of_image(&self, dataset: &Dataset, image: &Value, source: Option<&[Value]>, how: &How) -> Sidecar {
+        let mut env = vec![
+            variable("FLUID_RUNTIME_TYPE", &dataset.runtime),
+            variable("FLUID_RUNTIME_NS", self.namespace),
+            variable("FLUID_RUNTIME_NAME", &dataset.name),
+            variable("MOUNT_POINT", &dataset.mount_point),
+        ];
+        env.extend_from_slice(source.unwrap_or_default());
+        let mut container = json!({
+            "image": image,
+            "env": env,
+            "securityContext": {
+                "runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false, "privileged": how.privileged,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        });
+        if source.is_some() {
+            container["command"] = json!(["fluid-fuse", "mount"]);
+        }
+        let mut volumes = Vec::new();
+        if how.privileged {
+            let above = dataset.mount_point.rsplit_once('/').unwrap().0;
+            container["volumeMounts"] =
+                json!([{"name": "fluid-fuse", "mountPath": above, "mountPropagation": "Bidirectional"}]);
+            volumes.push(json!({
+                "name": "fluid-fuse", "hostPath": {"path": above, "type": "DirectoryOrCreate"},
+            }));
+        } else {
+            container["securityContext"]["allowPrivilegeEscalation"] = false.into();
+            container["securityContext"]["capabilities"] = json!({"drop": ["ALL"]});
+        }
+        Sidecar { container, volumes, secrets: Vec::new(), grace_seconds: 0 }
+    }
+}
+
+/// The first container of a DaemonSet's Pods, where it sees the mount point, and whether it is `fluid-fuse`.
+fn from_daemonset(dataset: &Dataset, spec: &Value, how: &How) -> (Sidecar, String, bool) {
+    let mut container = spec["containers"][0].clone();
+    let program = container["command"][0].as_str().unwrap_or_default();
+    let fluid_fuse = program.rsplit('/').next() == Some("fluid-fuse");
+    let mut volumes = list(spec, "volumes").to_vec();
+    let above = |volume: &Value| {
+        let path = volume["hostPath"]["path"].as_str()?;
+        dataset.mount_point.strip_prefix(path).filter(|below| below.starts_with('/')).map(str::to_string)
+    };
+    let (name, below) =
+        volumes.iter().find_map(|volume| Some((volume["name"].clone(), above(volume)?))).unwrap();
+    let mount = list(&container, "volumeMounts").iter().find(|mount| mount["name"] == name).unwrap();
+    let gate = format!("{}{below}", mount["mountPath"].as_str().unwrap());
+
+    // Its own user: the container's, its DaemonSet's, else root.
+    for key in ["runAsUser", "runAsGroup"] {
+        let security = &mut container["securityContext"];
+        if security[key].is_null() {
+            security[key] = spec["securityContext"].get(key).cloned().unwrap_or_else(|| 0.into());
+        }
+    }
+    let security = &mut container["securityContext"];
+    security["runAsNonRoot"] = (security["runAsUser"] != 0).into();
+    security["privileged"] = how.privileged.into();
+    if how.privileged {
+        remove(security, "allowPrivilegeEscalation");
+        for mount in list_mut(&mut container, "volumeMounts") {
+            if mount["name"] == name {
+                mount["mountPropagation"] = "Bidirectional".into();
+            }
+        }
+    } else {
+        if security.get("capabilities").is_some() {
+            let capabilities = &mut security["capabilities"];
+            retain(capabilities, "add", |added| {
+                ![json!("SYS_ADMIN"), json!("CAP_SYS_ADMIN"), json!("ALL")].contains(added)
+            });
+            if list(capabilities, "add").is_empty() {
+                remove(capabilities, "add");
+            }
+            if *capabilities == json!({}) {
+                remove(security, "capabilities");
+            }
+        }
+        // Without directories of the node and without propagation to it.
+        let (of_the_node, others): (Vec<_>, Vec<_>) =
+            volumes.into_iter().partition(|volume| volume.get("hostPath").is_some());
+        volumes = others;
+        retain(&mut container, "volumeMounts", |mount| {
+            !of_the_node.iter().any(|volume| volume["name"] == mount["name"])
+        });
+        for mount in list_mut(&mut container, "volumeMounts") {
+            if mount["mountPropagation"] == "Bidirectional" {
+                remove(mount, "mountPropagation");
+            }
+        }
+        if list(&container, "volumeMounts").is_empty() {
+            remove(&mut container, "volumeMounts");
+        }
+    }
+    for port in list_mut(&mut container, "ports") {
+        remove(port, "hostPort");
+    }
+    let secrets = list(spec, "imagePullSecrets").iter().map(|secret| secret["name"].clone()).collect();
+    let grace_seconds = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or_default();
+    (Sidecar { container, volumes, secrets, grace_seconds }, gate, fluid_fuse)
+}
+
+/// As `destinations` says, or as is usual there.
+pub(crate) fn how(destination: &str, settings: &Value) -> How {
+    let given = &settings["destinations"][destination];
+    let (device, order, exit, readiness_probe) = match destination {
+        "eci" => ("extendedResource", "firstContainer", "eci", true),
+        "acs" => ("privileged", "firstContainer", "acs", false),
+        _ => ("privileged", "nativeSidecar", "kubelet", false),
+    };
+    let text = |key: &str, usual: &'static str| given[key].as_str().unwrap_or(usual).to_string();
+    How {
+        privileged: text("device", device) == "privileged",
+        native: text("order", order) == "nativeSidecar",
+        exit: text("exit", exit),
+        readiness_probe: given["readinessProbe"].as_bool().unwrap_or(readiness_probe),
+    }
+}
+
+// --- what is changed ---------------------------------------------------------------------------------------
+
+impl Request<'_> {
+    fn inject(&self, destination: &str) -> Result<Option<Value>, Problem> {
+        // Each Dataset with its claims, in the order of the volumes.
+        let mut datasets: Vec<(Dataset, Vec<&str>)> = Vec::new();
+        for claim in self.claims() {
+            let Some(dataset) = self.dataset(claim)? else { continue };
+            match datasets.iter_mut().find(|(known, _)| known.name == dataset.name) {
+                Some((_, claims)) => claims.push(claim),
+                None => datasets.push((dataset, vec![claim])),
+            }
+        }
+        if datasets.is_empty() {
+            return Ok(None);
+        }
+        let limits = self.asked_limits()?;
+        let how = how(destination, self.settings);
+        let mut pod = self.pod.clone();
+        let mut container_names: BTreeSet<String> =
+            CONTAINERS.iter().flat_map(|key| names(&pod, key)).collect();
+        let mut volume_names: BTreeSet<String> = names(&pod, "volumes").into_iter().collect();
+
+        let mut containers = Vec::new();
+        let mut volumes = Vec::new();
+        let mut secrets = Vec::new();
+        let mut grace_seconds = 0;
+        let mut status = json!({"sidecars": [], "claims": []});
+        let mut replaced = Vec::new();
+        for (dataset, claims) in &datasets {
+            let mut sidecar = self.sidecar(dataset, &how, &limits);
+            let name = free("fluid-fuse", &mut container_names);
+            sidecar.container["name"] = name.as_str().into();
+            let mut added = Vec::new();
+            // All at once: one's new name may be another's old one.
+            let before = sidecar.container.clone();
+            for volume in &mut sidecar.volumes {
+                let old = volume["name"].clone();
+                let new = free(old.as_str().unwrap(), &mut volume_names);
+                volume["name"] = new.as_str().into();
+                for key in ["volumeMounts", "volumeDevices"] {
+                    let uses = list(&before, key).iter().zip(list_mut(&mut sidecar.container, key));
+                    for (_, entry) in uses.filter(|(before, _)| before["name"] == old) {
+                        entry["name"] = new.as_str().into();
+                    }
+                }
+                added.push(new);
+            }
+            let mut note =
+                json!({"container": name, "dataset": format!("{}/{}", self.namespace, dataset.name)});
+            if !added.is_empty() {
+                note["volumes"] = added.into();
+            }
+            append(&mut status, "sidecars", &[note]);
+            for claim in claims {
+                for volume in list_mut(&mut pod["spec"], "volumes") {
+                    if volume["persistentVolumeClaim"]["claimName"] == *claim {
+                        let source = volume["persistentVolumeClaim"].clone();
+                        remove(volume, "persistentVolumeClaim");
+                        volume["hostPath"] = json!({"path": dataset.data});
+                        let name = volume["name"].as_str().unwrap().to_string();
+                        replaced.push((name, source));
+                    }
+                }
+            }
+            secrets.extend(sidecar.secrets);
+            grace_seconds = grace_seconds.max(sidecar.grace_seconds);
+            containers.push(sidecar.container);
+            volumes.extend(sidecar.volumes);
+        }
+
+        for (volume, source) in &replaced {
+            let mounts = follow(&mut pod, volume, source["readOnly"] == true, how.native)?;
+            let mut note = json!({"volume": volume, "persistentVolumeClaim": source});
+            if !mounts.is_empty() {
+                note["mounts"] = mounts.into();
+            }
+            append(&mut status, "claims", &[note]);
+        }
+
+        // The sidecars stand before all that read the data.
+        let reads = |container: &Value| {
+            let mut mounts = list(container, "volumeMounts").iter();
+            mounts.any(|mount| replaced.iter().any(|(volume, ..)| mount["name"] == volume.as_str()))
+        };
+        let key = if how.native { "initContainers" } else { "containers" };
+        let others = list(&pod["spec"], key);
+        let index = if how.native {
+            others.iter().position(reads).unwrap_or(others.len())
+        } else {
+            let is_mesh_proxy = |container: &&Value| {
+                container["name"] == "istio-proxy" || container["name"] == "linkerd-proxy"
+            };
+            others.iter().take_while(|other| is_mesh_proxy(other) && !reads(other)).count()
+        };
+        let (front, behind) = others.split_at(index);
+        pod["spec"][key] = [front, &containers, behind].concat().into();
+        append(&mut pod["spec"], "volumes", &volumes);
+        for secret in secrets {
+            if !list(&pod["spec"], "imagePullSecrets").iter().any(|known| known["name"] == secret) {
+                append(&mut pod["spec"], "imagePullSecrets", &[json!({"name": secret})]);
+            }
+        }
+        if grace_seconds > pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30) {
+            pod["spec"]["terminationGracePeriodSeconds"] = grace_seconds.into();
+        }
+        pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"] = status.to_string().into();
+
+        let count: usize = CONTAINERS.iter().map(|key| list(&pod["spec"], key).len()).sum();
+        if destination == "eci" && (count > 20 || list(&pod["spec"], "volumes").len() > 20) {
+            return Err(Problem);
+        }
+        Ok(Some(pod))
+    }
+
+    /// What the Pod's annotations ask for its sidecars.
+    fn asked_limits(&self) -> Result<Vec<(&'static str, &str)>, Problem> {
+        let mut limits = Vec::new();
+        for resource in ["cpu", "memory"] {
+            let Some(asked) = self.annotation(&format!("fluid-sidecar-policy/{resource}")) else { continue };
+            let most = self.settings["podOverrides"][resource].as_str().ok_or(Problem)?;
+            if quantity(asked).ok_or(Problem)? > quantity(most).unwrap() {
+                return Err(Problem);
+            }
+            limits.push((resource, asked));
+        }
+        Ok(limits)
+    }
+}
+
+/// Makes the mounts of a volume that is no claim any more follow what is mounted there. Gives what they had.
+fn follow(pod: &mut Value, volume: &str, read_only: bool, native: bool) -> Result<Vec<Value>, Problem> {
+    let mut had = Vec::new();
+    for key in CONTAINERS {
+        for container in list_mut(&mut pod["spec"], key) {
+            if list(container, "volumeDevices").iter().any(|device| device["name"] == volume) {
+                return Err(Problem);
+            }
+            let name = container["name"].clone();
+            for mount in
+                list_mut(container, "volumeMounts").iter_mut().filter(|mount| mount["name"] == volume)
+            {
+                if key == "initContainers" && !native {
+                    return Err(Problem);
+                }
+                let mut before = json!({"container": name, "mountPath": mount["mountPath"]});
+                for key in ["mountPropagation", "readOnly"].into_iter().filter(|key| mount.get(key).is_some())
+                {
+                    before[key] = mount[key].clone();
+                }
+                if before.as_object().is_some_and(|before| before.len() > 2) {
+                    had.push(before);
+                }
+                let recursive =
+                    mount["recursiveReadOnly"] == "Enabled" || mount["recursiveReadOnly"] == "IfPossible";
+                if !recursive && mount["mountPropagation"] != "Bidirectional" {
+                    mount["mountPropagation"] = "HostToContainer".into();
+                }
+                if read_only {
+                    mount["readOnly"] = true.into();
+                }
+            }
+        }
+    }
+    Ok(had)
+}
+
+// --- small things ------------------------------------------------------------------------------------------
+
+const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
+
+/// Stands for the script that waits for a mount: that it does is seen where it is run.
+const SCRIPT: &str = "<script>";
+
+/// What the model and the policy are compared in: the status of the annotation, and the Pod without what the
+/// model does not know, the script and the order of keys in JSON that is text.
+pub(crate) fn comparable(pod: &Value) -> (Value, Value) {
+    let mut pod = pod.clone();
+    let annotation = pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"].take();
+    let status: Value = serde_json::from_str(annotation.as_str().unwrap()).unwrap();
+    for key in CONTAINERS {
+        for container in list_mut(&mut pod["spec"], key) {
+            for pointer in ["/lifecycle/postStart/exec/command", "/readinessProbe/exec/command"] {
+                if let Some(Value::Array(words)) = container.pointer_mut(pointer) {
+                    if words.len() > 3 && words[0] == "sh" && words[3] == "gate" {
+                        words[2] = SCRIPT.into();
+                    }
+                }
+            }
+            for entry in list_mut(container, "env") {
+                if entry["name"] == "FLUID_FUSE_CONFIG_JSON" {
+                    entry["value"] = serde_json::from_str(entry["value"].as_str().unwrap()).unwrap();
+                }
+            }
+        }
+    }
+    (json!({"sidecars": status["sidecars"], "claims": status["claims"]}), pod)
+}
+
+fn list<'v>(holder: &'v Value, key: &str) -> &'v [Value] {
+    holder[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn list_mut<'v>(holder: &'v mut Value, key: &str) -> &'v mut [Value] {
+    let entries = holder.get_mut(key).and_then(Value::as_array_mut);
+    entries.map(Vec::as_mut_slice).unwrap_or_default()
+}
+
+fn append(holder: &mut Value, key: &str, more: &[Value]) {
+    if !more.is_empty() {
+        holder[key] = [list(holder, key), more].concat().into();
+    }
+}
+
+fn retain(holder: &mut Value, key: &str, keep: impl Fn(&Value) -> bool) {
+    if let Some(entries) = holder.get_mut(key).and_then(Value::as_array_mut) {
+        entries.retain(keep);
+    }
+}
+
+fn remove(holder: &mut Value, key: &str) {
+    if let Some(map) = holder.as_object_mut() {
+        map.remove(key);
+    }
+}
+
+fn names(pod: &Value, key: &str) -> Vec<String> {
+    let entries = list(&pod["spec"], key).iter();
+    entries.filter_map(|entry| entry["name"].as_str()).map(str::to_string).collect()
+}
+
+/// The name, or with the first number behind it that makes it a new one of at most 63 characters.
+fn free(name: &str, taken: &mut BTreeSet<String>) -> String {
+    let mut candidate = name.to_string();
+    for number in 1.. {
+        if taken.insert(candidate.clone()) {
+            break;
+        }
+        let suffix = format!("-{number}");
+        let stem = &name[..name.len().min(63 - suffix.len())];
+        candidate = format!("{}{suffix}", stem.trim_end_matches('-'));
+    }
+    candidate
+}
+
+/// Sets a variable in its old place, if it had one.
+fn set_env(container: &mut Value, name: &str, value: &str) {
+    let entry = json!({"name": name, "value": value});
+    match list_mut(container, "env").iter_mut().find(|known| known["name"] == name) {
+        Some(known) => *known = entry,
+        None => append(container, "env", &[entry]),
+    }
+}
+
+/// Numbers may be written as such.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+}
+
+/// Of the generated ones, in thousandths.
+fn quantity(text: &str) -> Option<u64> {
+    let suffixes = [("m", 1), ("Mi", 1000 << 20), ("Gi", 1000 << 30), ("", 1000)];
+    suffixes
+        .iter()
+        .find_map(|(suffix, factor)| Some(text.strip_suffix(suffix)?.parse::<u64>().ok()? * factor))
+}
