@@ -1,7 +1,7 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm tools bench lint fmt clean
+.PHONY: help demo test e2e wasm tools bench fuzz lint fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -35,12 +35,15 @@ bench: wasm tools ## what a review costs: natively, and through the compiled pol
 	@for case in not-serverless seed-jindo two-claims-two-runtimes; do echo "$$case:"; \
 	  $(EVALUATE) --pod tests/cases/$$case/pod.yaml --objects tests/cases/$$case/objects.yaml --bench 1000; done
 
+fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each (with cargo-fuzz and a nightly toolchain)
+	@fuzz/run.sh
+
 lint: ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	@scripts/need.sh shellcheck
-	shellcheck scripts/*.sh demo/*.sh .ci/run
+	shellcheck scripts/*.sh demo/*.sh fuzz/*.sh .ci/run
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi
 
