@@ -28,7 +28,13 @@ fn case(name: &str) -> (Vec<u8>, Cluster) {
     (payload(&read(&directory.join("pod.yaml"))), Cluster(objects))
 }
 
-#[divan::bench(args = ["not-serverless", "seed-from-settings", "seed-jindo", "two-claims-two-runtimes"])]
+#[divan::bench(args = [
+    "not-serverless",
+    "seed-from-settings",
+    "seed-jindo",
+    "two-claims-two-runtimes",
+    "ten-containers-four-datasets",
+])]
 fn one_review(bencher: Bencher<'_, '_>, name: &str) {
     let (payload, cluster) = match name {
         "seed-from-settings" => {
@@ -37,6 +43,12 @@ fn one_review(bencher: Bencher<'_, '_>, name: &str) {
             let request = input::request(pod, None, "CREATE").unwrap();
             let payload = json!({"request": request.admission, "settings": settings});
             (payload.to_string().into_bytes(), Cluster::of(Vec::new()))
+        }
+        "ten-containers-four-datasets" => {
+            let case = read(std::path::Path::new("tests/fluid/ten-containers-four-datasets/case.yaml"));
+            let mut pod = case["pod"].clone();
+            pod["metadata"]["labels"] = json!({"alibabacloud.com/eci": "true"});
+            (payload(&pod), Cluster::of(case["objects"].as_array().unwrap().clone()))
         }
         name => case(name),
     };

@@ -94,7 +94,7 @@ impl Situation {
 // --- the laws ----------------------------------------------------------------------------------------------
 
 proptest! {
-    #![proptest_config(cases(5_000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn injection_keeps_the_laws(situation in situation()) {
@@ -171,7 +171,7 @@ fn destination(mutated: &Value) -> String {
 }
 
 proptest! {
-    #![proptest_config(cases(5_000))]
+    #![proptest_config(cases(10_000))]
 
     /// 3, and all else that SEMANTICS.md says: the decision, and every field of the Pod.
     #[test]
