@@ -1,7 +1,7 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm tools bench fuzz lint fmt clean
+.PHONY: help demo test e2e wasm cc tools bench fuzz lint fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -19,13 +19,17 @@ test: ## everything CI runs: lints, unit, golden and property tests, real mounts
 	@scripts/test.sh
 
 e2e: wasm tools ## the golden cases through the compiled policy (and through kwctl when it is installed)
-	@scripts/need.sh bats jq
+	@scripts/need.sh bats jq yq
 	bats e2e.bats
 
-wasm: ## build the policy: target/policy.wasm
+wasm: cc ## build the policy: target/policy.wasm
 	@scripts/build-wasm.sh
 
-tools: ## build the evaluator, podrun and the sidecar (static)
+# Rust links with it, and wasmtime has C in it.
+cc:
+	@command -v cc >/dev/null || scripts/need.sh gcc libc6-dev
+
+tools: cc ## build the evaluator, podrun and the sidecar (static)
 	cargo build --locked -p evaluate -p podrun
 	@# Static, so that it runs in an image with nothing else in it.
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse --target $(HOST)
@@ -38,7 +42,7 @@ bench: wasm tools ## what a review costs: natively, and through the compiled pol
 fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each (with cargo-fuzz and a nightly toolchain)
 	@fuzz/run.sh
 
-lint: ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
+lint: cc ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
