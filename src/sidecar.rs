@@ -71,8 +71,12 @@ pub fn build(
         Server::Image(image) => from_image(dataset, image, None, strategy.device)?,
         Server::FluidFuse { image, source } => from_image(dataset, image, Some(source), strategy.device)?,
     };
+    let old_name = sidecar.container.insert("name".into(), name.into());
+    if let Some(Value::String(old_name)) = old_name {
+        let env = sidecar.container.get_mut("env").into_iter();
+        env.chain(&mut sidecar.volumes).for_each(|part| follow_name(part, &old_name, name));
+    }
     let container = &mut sidecar.container;
-    container.insert("name".into(), name.into());
     let ours = matches!(dataset.server, Server::FluidFuse { .. });
     if let Some(image) = settings.image(dataset.runtime).filter(|_| !ours) {
         container.insert("image".into(), image.into());
@@ -376,6 +380,22 @@ fn unprivileged(security: &mut Map<String, Value>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The downward API names the container whose resources it shows (`resourceFieldRef.containerName`).
+fn follow_name(value: &mut Value, old: &str, new: &str) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                if key == "containerName" && value == old {
+                    *value = new.into();
+                }
+                follow_name(value, old, new);
+            }
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(|element| follow_name(element, old, new)),
+        _ => {}
+    }
 }
 
 /// Sets a variable, in its old place if it had one: later variables may refer to it.
