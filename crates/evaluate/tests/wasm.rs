@@ -226,7 +226,7 @@ fn the_module_answers_whatever_it_is_asked() {
 fn is_the_policys_own(text: &str) -> bool {
     let own = text.contains("annotation fluid-sidecar-policy/injected cannot be read: ");
     let parser = text.contains(" at line 1 column ") || text.contains("utf-8");
-    (own || parser) && !["backtrace", "trap", "unreachable"].iter().any(|word| text.contains(word))
+    (own || parser) && !["wasm backtrace", "wasm trap"].iter().any(|word| text.contains(word))
 }
 
 /// Settings that have something to break everywhere.
