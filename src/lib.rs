@@ -27,6 +27,7 @@
 pub mod cluster;
 pub mod dataset;
 pub mod destination;
+mod json;
 pub mod lifecycle;
 pub mod limits;
 pub mod placement;

@@ -12,6 +12,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::destination::Destination;
+use crate::json::elements;
 use crate::request::{Entries, PodGlance};
 use crate::settings::Settings;
 
@@ -228,8 +229,9 @@ impl Subject {
                 !terms.is_empty() && terms.iter().all(|term| wants(term, "NotIn", key, among(value)))
             }
             SomeAffinity(key, value) => {
-                let preferred =
-                    list(&self.affinity, "/nodeAffinity/preferredDuringSchedulingIgnoredDuringExecution");
+                let preferred = elements(
+                    self.affinity.pointer("/nodeAffinity/preferredDuringSchedulingIgnoredDuringExecution"),
+                );
                 let preferences = preferred.iter().filter_map(|term| term.get("preference"));
                 self.required_terms()
                     .iter()
@@ -251,14 +253,17 @@ impl Subject {
     }
 
     fn required_terms(&self) -> &[Value] {
-        list(&self.affinity, "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms")
+        elements(
+            self.affinity
+                .pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms"),
+        )
     }
 }
 
 /// Whether a node selector term has an expression with this operator, whose values are as wanted.
 fn wants(term: &Value, operator: &str, key: &str, values: impl Fn(&[Value]) -> bool) -> bool {
-    list(term, "/matchExpressions").iter().any(|expression| {
-        let found = list(expression, "/values");
+    elements(term.pointer("/matchExpressions")).iter().any(|expression| {
+        let found = elements(expression.pointer("/values"));
         expression.get("key").and_then(Value::as_str) == Some(key)
             && expression.get("operator").and_then(Value::as_str) == Some(operator)
             && !found.is_empty()
@@ -268,10 +273,6 @@ fn wants(term: &Value, operator: &str, key: &str, values: impl Fn(&[Value]) -> b
 
 fn among(value: &str) -> impl Fn(&[Value]) -> bool + '_ {
     move |values| values.iter().any(|found| found == value)
-}
-
-fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 impl fmt::Display for Marker {

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::dataset::Dataset;
 use crate::destination::{Destination, Order};
+use crate::json::{elements, name_of};
 use crate::limits;
 use crate::reason::{Code, Reason};
 use crate::request::Entries;
@@ -188,7 +189,7 @@ impl Plan {
             let container_name = name_of(container).unwrap_or_default();
             let who = || format!("{list}[{index}] {container_name:?}");
             let uses = |entry: &&Value| name_of(entry) == Some(volume.name.as_str());
-            if entries(container, "volumeDevices").iter().any(|device| uses(&device)) {
+            if elements(container.get("volumeDevices")).iter().any(|device| uses(&device)) {
                 return unsupported(format!(
                     "{} uses volume {:?} as a block device, but a Dataset is a file system; use volumeMounts",
                     who(),
@@ -196,7 +197,7 @@ impl Plan {
                 ));
             }
             let mounts =
-                entries(container, "volumeMounts").iter().enumerate().filter(|(_, mount)| uses(mount));
+                elements(container.get("volumeMounts")).iter().enumerate().filter(|(_, mount)| uses(mount));
             for (mount_index, mount) in mounts {
                 if *list == "initContainers" && order == Order::FirstContainer {
                     return unsupported(format!(
@@ -320,7 +321,7 @@ impl<'a> Containers<'a> {
 /// Whether a container mounts one of the Datasets.
 fn reads(container: &Value, uses: &[Use]) -> bool {
     let served = |name| uses.iter().flat_map(|one| &one.volumes).any(|volume| volume.name == name);
-    entries(container, "volumeMounts").iter().filter_map(name_of).any(served)
+    elements(container.get("volumeMounts")).iter().filter_map(name_of).any(served)
 }
 
 /// Volumes of the sidecar whose names the Pod already uses get others.
@@ -361,10 +362,6 @@ fn unused(name: &str, taken: &mut BTreeSet<String>) -> String {
     candidate
 }
 
-fn name_of(entry: &Value) -> Option<&str> {
-    entry.get("name")?.as_str()
-}
-
 /// A list of `spec`; absent is empty.
 fn list<'v>(pod: &'v Value, key: &str) -> Result<&'v [Value], String> {
     match pod.get("spec").and_then(|spec| spec.get(key)) {
@@ -372,10 +369,6 @@ fn list<'v>(pod: &'v Value, key: &str) -> Result<&'v [Value], String> {
         Some(Value::Array(entries)) => Ok(entries),
         Some(_) => Err(format!("spec.{key}: must be a list")),
     }
-}
-
-fn entries<'v>(container: &'v Value, key: &str) -> &'v [Value] {
-    container.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The value at a path; maps on the way are made, list elements must exist.

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::dataset::{Dataset, Server, Source};
 use crate::destination::{Device, Order, Strategy};
+use crate::json::elements;
 use crate::lifecycle::Gate;
 use crate::request::Entries;
 use crate::settings::{Settings, quantity};
@@ -438,10 +439,6 @@ fn clamp_requests(container: &mut Map<String, Value>) {
 
 fn host_path(volume: &Value) -> Option<&str> {
     volume.get("hostPath")?.get("path")?.as_str()
-}
-
-fn elements(value: Option<&Value>) -> &[Value] {
-    value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Our own typed values as JSON.

@@ -8,27 +8,29 @@
 use serde_json::Value;
 
 use crate::destination::{Device, Order, Strategy};
+use crate::json::{elements, name_of};
 use crate::settings::Settings;
 use crate::status::{Claim, Status};
 
 /// What is wrong with an injected Pod, each one sentence.
 pub fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Settings) -> Vec<String> {
     let mut damages = Vec::new();
+    let list_of = |list: &str| elements(pod.get("spec").and_then(|spec| spec.get(list)));
     let (list, other) = match strategy.order {
         Order::FirstContainer => ("containers", "initContainers"),
         Order::NativeSidecar => ("initContainers", "containers"),
     };
     for sidecar in &status.sidecars {
         let name = sidecar.container.as_str();
-        let Some(position) = elements(pod, list).iter().position(|container| is_named(container, name))
+        let Some(position) = list_of(list).iter().position(|container| name_of(container) == Some(name))
         else {
-            let moved = elements(pod, other).iter().any(|container| is_named(container, name));
+            let moved = list_of(other).iter().any(|container| name_of(container) == Some(name));
             let what = if moved { "was moved to" } else { "is missing; it is not in" };
             let place = if moved { other } else { list };
             damages.push(format!("sidecar {name} {what} spec.{place}"));
             continue;
         };
-        let container = &elements(pod, list)[position];
+        let container = &list_of(list)[position];
         let mut lost = |what: &str| damages.push(format!("sidecar {name} lost its {what}"));
         if container.pointer("/lifecycle/postStart").is_none() {
             lost("postStart hook, which holds the application back");
@@ -51,19 +53,19 @@ pub fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Sett
         {
             lost("restartPolicy: Always, which makes it a native sidecar");
         }
-        let early = elements(pod, list)[..position].iter().find(|earlier| {
-            elements_of(earlier, "volumeMounts")
+        let early = list_of(list)[..position].iter().find(|earlier| {
+            elements(earlier.get("volumeMounts"))
                 .iter()
-                .any(|mount| status.claims.iter().any(|claim| is_named(mount, &claim.volume)))
+                .any(|mount| status.claims.iter().any(|claim| name_of(mount) == Some(claim.volume.as_str())))
         });
         if let Some(early) = early.and_then(|early| early.get("name")).and_then(Value::as_str) {
             damages.push(format!("container {early} now starts before sidecar {name}, whose data it reads"));
         }
     }
     for Claim { volume, .. } in &status.claims {
-        let path = elements(pod, "volumes")
+        let path = list_of("volumes")
             .iter()
-            .find(|known| is_named(known, volume))
+            .find(|known| name_of(known) == Some(volume.as_str()))
             .and_then(|known| known.pointer("/hostPath/path"))
             .and_then(Value::as_str);
         let root = settings.mount_root.as_str();
@@ -72,16 +74,4 @@ pub fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Sett
         }
     }
     damages
-}
-
-fn elements<'v>(pod: &'v Value, list: &str) -> &'v [Value] {
-    pod.get("spec").map(|spec| elements_of(spec, list)).unwrap_or_default()
-}
-
-fn elements_of<'v>(object: &'v Value, list: &str) -> &'v [Value] {
-    object.get(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
-}
-
-fn is_named(element: &Value, name: &str) -> bool {
-    element.get("name").and_then(Value::as_str) == Some(name)
 }
