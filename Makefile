@@ -36,8 +36,8 @@ tools: cc ## build the evaluator, podrun and the sidecar (static)
 
 bench: wasm tools ## what a review costs: natively, and through the compiled policy
 	cargo bench --bench review
-	@for case in not-serverless seed-jindo two-claims-two-runtimes; do echo "$$case:"; \
-	  $(EVALUATE) --pod tests/cases/$$case/pod.yaml --objects tests/cases/$$case/objects.yaml --bench 1000; done
+	@for case in target/tmp/bench/*; do echo "$${case##*/}:"; \
+	  $(EVALUATE) --pod $$case/pod.json --objects $$case/objects.json --settings $$case/settings.json --bench 1000; done
 
 fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each (with cargo-fuzz and a nightly toolchain)
 	@fuzz/run.sh

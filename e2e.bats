@@ -71,6 +71,12 @@ seed() { "$EVALUATE" --policy "$POLICY" --pod demo/pod.yaml --objects demo/clust
   done
 }
 
+@test "the module has at most 350 KiB" {
+  command -v wasm-opt >/dev/null || skip "wasm-opt is not installed"
+  [ -d target/wasm-debian/wasm32-wasip1/wasm ] || skip "rustup's standard library is not built for size"
+  [ "$(stat -c %s "$POLICY")" -le $((350 * 1024)) ]
+}
+
 @test "the seed's Pod gets a sidecar, first, with a device and a gate, and its claim becomes a hostPath" {
   seed --output pod | jq -e '
     .spec.containers[0].name == "fluid-fuse"

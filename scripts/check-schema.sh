@@ -4,7 +4,7 @@
 # arguments, as YAML files of a Pod each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version=${KUBERNETES_VERSION:-1.33}
+version=${KUBERNETES_VERSION:-1.34}
 # Its fields are newer than any Kubernetes, on purpose.
 excluded=tests/cases/fields-newer-than-kubernetes-1.33/expected.yaml
 venv=target/schema-venv
@@ -19,7 +19,7 @@ if [ ! -x "$venv/bin/kubernetes-validate" ]; then
   mkdir -p target
   { python3 -m venv "$venv" && "$venv/bin/python" -m pip --version; } >/dev/null 2>&1 ||
     skip "python3 has no pip (Debian: python3-venv)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'kubernetes-validate>=1.33' >/dev/null 2>&1 ||
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'kubernetes-validate>=1.34' >/dev/null 2>&1 ||
     skip "pip cannot install kubernetes-validate"
 fi
 

@@ -29,7 +29,7 @@ summary() {
 }
 trap summary EXIT
 
-scripts/need.sh bats busybox-static jq runc shellcheck yq || true
+scripts/need.sh bats binaryen busybox-static jq runc shellcheck yq || true
 step make --no-print-directory lint
 step make --no-print-directory wasm tools
 step cargo test --locked --workspace

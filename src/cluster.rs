@@ -72,7 +72,7 @@ pub fn get(host: &dyn Host, object: &ObjectRef<'_>, field_masks: &[&str]) -> Res
     let unreadable =
         |error: &dyn fmt::Display| ReadError::Unreachable(format!("the host's answer is not JSON: {error}"));
     let answer = std::str::from_utf8(&answer).map_err(|error| unreadable(&error))?;
-    serde_json::from_str(answer).map_err(|error| unreadable(&error))
+    answer.parse().map_err(|error| unreadable(&error))
 }
 
 /// The texts are those of Kubewarden's `policy-evaluator` (callback handler) and of kube-rs' errors in it.

@@ -43,6 +43,7 @@ pub mod verify;
 /// The waPC entry points: the only code that knows it runs inside a WebAssembly host.
 #[cfg(target_arch = "wasm32")]
 mod guest {
+    use serde_json::Value;
     use wapc_guest::{CallResult, host_call, register_function};
 
     use crate::{cluster::Host, review::review, settings::validate_settings};
@@ -62,7 +63,7 @@ mod guest {
         register_function("protocol_version", |_| Ok(br#""v1""#.to_vec()));
         register_function("validate", |payload| to_json(&review(payload, &Kubewarden)));
         register_function("uninject", |payload| {
-            let mut pod = serde_json::from_str(std::str::from_utf8(payload)?)?;
+            let mut pod: Value = std::str::from_utf8(payload)?.parse()?;
             crate::status::uninject(&mut pod)?;
             to_json(&pod)
         });

@@ -9,7 +9,7 @@
 //! beginning of the Pod's end, while the application still writes.
 
 use fluid_sidecar_layout::FLUID_FUSE;
-use k8s_openapi::api::core::v1::{ExecAction, Lifecycle, LifecycleHandler, Probe};
+use serde_json::{Value, json};
 
 use crate::destination::Device;
 
@@ -43,27 +43,18 @@ pub struct Gate {
 
 impl Gate {
     /// The postStart hook: blocks until mounted.
-    pub fn lifecycle(&self, timeout_seconds: u32) -> Lifecycle {
-        let exec = ExecAction { command: Some(self.wait(timeout_seconds)) };
-        Lifecycle {
-            post_start: Some(LifecycleHandler { exec: Some(exec), ..Default::default() }),
-            ..Default::default()
-        }
+    pub fn lifecycle(&self, timeout_seconds: u32) -> Value {
+        json!({"postStart": {"exec": {"command": self.wait(timeout_seconds)}}})
     }
 
     /// The readiness probe: is it mounted now?
-    pub fn readiness_probe(&self) -> Probe {
+    pub fn readiness_probe(&self) -> Value {
         let command = if self.fluid_fuse {
             owned(&[FLUID_FUSE, "check", "--mountpoint", &self.mount_point])
         } else {
             self.wait(0)
         };
-        Probe {
-            exec: Some(ExecAction { command: Some(command) }),
-            period_seconds: Some(2),
-            timeout_seconds: Some(2),
-            ..Default::default()
-        }
+        json!({"exec": {"command": command}, "periodSeconds": 2, "timeoutSeconds": 2})
     }
 
     fn wait(&self, timeout_seconds: u32) -> Vec<String> {

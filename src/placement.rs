@@ -128,8 +128,8 @@ pub fn decide(
         return Ok(Placement::Serverless(destination, marker));
     }
     let mut subject = Subject {
-        labels: pod.labels()?,
-        annotations: pod.annotations()?,
+        labels: &pod.labels,
+        annotations: &pod.annotations,
         node_selector: pod.node_selector()?,
         node_name: pod.node_name()?,
         affinity: pod.affinity()?,
@@ -137,7 +137,7 @@ pub fn decide(
         namespace_labels: None,
     };
     for (index, selector) in settings.selectors.iter().enumerate() {
-        if !selector.matches_pod(&subject.labels) {
+        if !selector.matches_pod(subject.labels) {
             continue;
         }
         if selector.namespace_labels.is_empty()
@@ -186,17 +186,17 @@ impl From<String> for Error {
     }
 }
 
-struct Subject {
-    labels: Entries,
-    annotations: Entries,
+struct Subject<'p> {
+    labels: &'p Entries,
+    annotations: &'p Entries,
     node_selector: Entries,
     node_name: String,
     affinity: Value,
-    tolerations: Vec<Value>,
+    tolerations: Value,
     namespace_labels: Option<Entries>,
 }
 
-impl Subject {
+impl Subject<'_> {
     /// The labels of the namespace, read once and only when they are needed.
     fn read_namespace(&mut self, read: &dyn Fn() -> Result<Entries, Error>) -> Result<&Entries, Error> {
         if self.namespace_labels.is_none() {
@@ -210,11 +210,11 @@ impl Subject {
             entries.get(key).is_some_and(|found| value.is_empty() || found == value)
         };
         match marker {
-            Label(key, value) => is(&self.labels, key, value),
+            Label(key, value) => is(self.labels, key, value),
             NamespaceLabel(key, value) => {
                 self.namespace_labels.as_ref().is_some_and(|labels| is(labels, key, value))
             }
-            Annotation(key, value) => is(&self.annotations, key, value),
+            Annotation(key, value) => is(self.annotations, key, value),
             NodeSelector(key, value) => is(&self.node_selector, key, value),
             NodeName(patterns) => {
                 patterns.iter().any(|pattern| wildmatch::WildMatch::new(pattern).matches(&self.node_name))
@@ -238,16 +238,15 @@ impl Subject {
                     .chain(preferences)
                     .any(|term| wants(term, "In", key, among(value)))
             }
-            Toleration(key) => self
-                .tolerations
+            Toleration(key) => elements(Some(&self.tolerations))
                 .iter()
                 .any(|toleration| toleration.get("key").and_then(Value::as_str) == Some(key)),
             Fluid { unprivileged } => {
                 let inject = ["serverless.fluid.io/inject", "fuse.sidecar.fluid.io/inject"];
-                inject.iter().any(|key| is(&self.labels, key, "true"))
+                inject.iter().any(|key| is(self.labels, key, "true"))
                     && unprivileged
-                        == (is(&self.labels, "unprivileged.sidecar.fluid.io/inject", "true")
-                            || is(&self.annotations, "serverless.fluid.io/platform", "unprivileged"))
+                        == (is(self.labels, "unprivileged.sidecar.fluid.io/inject", "true")
+                            || is(self.annotations, "serverless.fluid.io/platform", "unprivileged"))
             }
         }
     }

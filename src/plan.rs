@@ -11,7 +11,6 @@
 use std::collections::BTreeSet;
 
 use fluid_sidecar_layout::FLUID_FUSE;
-use k8s_openapi::api::core::v1::HostPathVolumeSource;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::Dataset;
@@ -21,7 +20,7 @@ use crate::limits;
 use crate::reason::{Code, Reason};
 use crate::request::Entries;
 use crate::settings::Settings;
-use crate::sidecar::{self, Sidecar, typed};
+use crate::sidecar::{self, Sidecar};
 use crate::status::{self, Claim, InjectedSidecar, Status};
 
 /// The longest name of a container or a volume (a DNS-1123 label).
@@ -174,10 +173,8 @@ impl Plan {
     ) -> Result<(), Reason> {
         let unsupported = |what: String| Err(Reason::new(Code::Unsupported, what));
         // No type: kubelet must not check for the directory before the sidecar has mounted it.
-        let host_path = HostPathVolumeSource { path: dataset.data.to_string(), type_: None };
-        let host_path = typed(host_path).map_err(|error| Reason::new(Code::Malformed, error))?;
         let at = vec![Key("spec"), Key("volumes"), Index(volume.index)];
-        self.set(&at, "hostPath", host_path);
+        self.set(&at, "hostPath", json!({"path": dataset.data.as_str()}));
         self.edits.push(Edit::Remove(at, "persistentVolumeClaim"));
         let mut claim = Claim {
             volume: volume.name.clone(),
@@ -337,12 +334,9 @@ fn rename_volumes(sidecar: &mut Sidecar, taken: &mut BTreeSet<String>) {
             Some((old, new))
         })
         .collect();
-    for list in ["volumeMounts", "volumeDevices"] {
-        let entries = sidecar.container.get_mut(list).and_then(Value::as_array_mut);
-        for name in entries.into_iter().flatten().filter_map(|entry| entry.get_mut("name")) {
-            if let Some((_, new)) = renamed.iter().find(|(old, _)| name.as_str() == Some(old)) {
-                *name = new.as_str().into();
-            }
+    for name in sidecar::volume_names(&mut sidecar.container) {
+        if let Some((_, new)) = renamed.iter().find(|(old, _)| name.as_str() == Some(old)) {
+            *name = new.as_str().into();
         }
     }
 }

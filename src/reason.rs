@@ -59,6 +59,8 @@ codes! {
     TemplateReduced = "template-reduced",
     /// The Pod has more time to end than it asked for.
     GracePeriodRaised = "grace-period-raised",
+    /// The Pod asks for something of Fluid's that this policy does not do.
+    Ignored = "ignored",
     /// With `mode: verify`: the injection is whole.
     Verified = "verified",
     /// With `mode: verify`: the injection is missing or was damaged.

@@ -11,13 +11,16 @@ use crate::destination::Destination;
 use crate::placement::{self, Placement};
 use crate::plan::{self, ClaimVolume, Use};
 use crate::reason::{Code, DECISION_ANNOTATION, REASONS_ANNOTATION, Reason};
-use crate::request::{AdmissionRequest, Entries, Payload, PodGlance, Response};
+use crate::request::{self, AdmissionRequest, Entries, Payload, PodGlance, Response};
 use crate::settings::{Mode, OnProblem, POD_OVERRIDES, Settings, quantity};
 use crate::status::Status;
 use crate::verify;
 
 /// The length that Kubernetes advises for a warning; longer ones may be cut.
 const WARNING_MAX: usize = 120;
+
+/// Has Fluid add a container that reads files into the cache before the application does.
+const PREFETCH: &str = "file-prefetcher.fluid.io/inject";
 
 /// What was decided about one request.
 enum Decision {
@@ -38,13 +41,17 @@ impl Log {
         self.reasons.push(Reason::new(code, text));
     }
 
+    fn warn(&mut self, reason: Reason) {
+        self.warnings.push(reason.text.clone());
+        self.reasons.push(reason);
+    }
+
     /// What the settings make of a problem: the reason of a rejection, or a warning.
     fn problem(&mut self, reaction: OnProblem, reason: Reason) -> Result<Decision, Reason> {
         match reaction {
             OnProblem::Reject => Err(reason),
             OnProblem::Allow => {
-                self.warnings.push(reason.text.clone());
-                self.reasons.push(reason);
+                self.warn(reason);
                 Ok(Decision::Untouched)
             }
         }
@@ -94,6 +101,7 @@ fn decide(payload: &[u8], host: &dyn Host, log: &mut Log) -> Result<Decision, Re
         log.note(Code::NotAPodCreation, format!("{operation} of {}", kind.kind));
         return Ok(Decision::Untouched);
     };
+    let settings = request::value("settings", settings).map_err(malformed)?;
     let settings = Settings::parse(&settings)
         .map_err(|problems| malformed(format!("settings: {}", problems.join("; "))))?;
     let unreadable = |error: String| malformed(format!("the Pod: {error}"));
@@ -185,7 +193,7 @@ fn malformed(text: String) -> Reason {
 
 /// Rejects a Pod whose injection is no longer whole.
 fn check_injection(object: &str, settings: &Settings, log: &mut Log) -> Result<(), Reason> {
-    let pod: Value = serde_json::from_str(object).map_err(|error| malformed(format!("the Pod: {error}")))?;
+    let pod: Value = object.parse().map_err(|error| malformed(format!("the Pod: {error}")))?;
     let Some(status) = Status::of(&pod).map_err(malformed)? else { return Ok(()) };
     let destination = Destination::ALL.into_iter().find(|known| known.name() == status.destination);
     let destination = destination.ok_or_else(|| {
@@ -231,11 +239,16 @@ fn inject(
     if uses.is_empty() {
         return Ok(Decision::Untouched);
     }
-    let limits = asked_limits(&glance.annotations().map_err(malformed)?, settings)?;
-    let mut pod: Value =
-        serde_json::from_str(object).map_err(|error| malformed(format!("the Pod: {error}")))?;
+    let limits = asked_limits(&glance.annotations, settings)?;
+    let mut pod: Value = object.parse().map_err(|error| malformed(format!("the Pod: {error}")))?;
     let plan = plan::make(&pod, &uses, destination, &limits, settings)?;
     log.reasons.extend(plan.reasons.iter().cloned());
+    if glance.annotations.get(PREFETCH).is_some_and(|value| value == "true") {
+        log.warn(Reason::new(
+            Code::Ignored,
+            format!("annotation {PREFETCH} is ignored: nothing prefetches files"),
+        ));
+    }
     plan.apply(&mut pod).map_err(malformed)?;
     Ok(Decision::Injected(pod))
 }
@@ -278,13 +291,13 @@ fn pod_creation<'a>(request: &AdmissionRequest<'a>) -> Option<&'a str> {
 /// Pods that are never touched, whatever else they say.
 fn exemption(pod: &PodGlance<'_>, namespace: &str) -> Result<Option<Reason>, String> {
     let opt_out = "fluid.io/enable-injection";
-    if pod.labels()?.get(opt_out).is_some_and(|value| value == "false") {
+    if pod.labels.get(opt_out).is_some_and(|value| value == "false") {
         return Ok(Some(Reason::new(Code::OptedOut, format!("label {opt_out}=false"))));
     }
     let mirror = "kubernetes.io/config.mirror";
     let exempt = if namespace == "kube-system" {
         "Pods of namespace kube-system are left alone".to_string()
-    } else if pod.annotations()?.contains_key(mirror) {
+    } else if pod.annotations.contains_key(mirror) {
         format!("a static Pod of a node (annotation {mirror})")
     } else if pod.os()? == "windows" {
         "Windows has no FUSE (spec.os.name)".to_string()
@@ -305,6 +318,7 @@ fn claims(pod: &PodGlance<'_>) -> Result<Vec<Claim>, String> {
     let mut claims: Vec<Claim> = Vec::new();
     for (index, volume) in pod.volumes()?.into_iter().enumerate() {
         let Some(source) = volume.persistent_volume_claim else { continue };
+        let source = request::value("spec.volumes", Some(source))?;
         let (name, read_only) = (
             claim_field(&source, index, "claimName", Value::as_str)?.unwrap_or_default().to_string(),
             claim_field(&source, index, "readOnly", Value::as_bool)?.unwrap_or_default(),

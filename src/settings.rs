@@ -173,7 +173,7 @@ pub struct SettingsResponse {
 /// Answers `validate_settings` for the JSON of the settings.
 pub fn validate_settings(payload: &[u8]) -> SettingsResponse {
     let raw = std::str::from_utf8(payload).map_err(|error| error.to_string());
-    let raw = raw.and_then(|text| serde_json::from_str(text).map_err(|error| error.to_string()));
+    let raw = raw.and_then(|text| text.parse().map_err(|error: serde_json::Error| error.to_string()));
     let checked = match raw {
         Ok(raw) => Settings::parse(&raw).map(drop),
         Err(error) => Err(vec![format!("settings: not JSON: {error}")]),
@@ -202,6 +202,13 @@ impl Settings {
         };
         let mut destinations = vec![("auto", None)];
         destinations.extend(Destination::ALL.map(|destination| (destination.name(), Some(destination))));
+        let sidecar_from = fields
+            .choice(
+                "sidecarFrom",
+                &[("daemonset", SidecarFrom::DaemonSet), (FLUID_FUSE, SidecarFrom::FluidFuse)],
+            )
+            .unwrap_or(SidecarFrom::DaemonSet);
+        let sidecar_images = sidecar_images(&mut fields);
         let settings = Settings {
             destination: fields.choice("destination", &destinations).unwrap_or_default(),
             strategies: strategies(&mut fields),
@@ -218,22 +225,16 @@ impl Settings {
             on_unresolved: fields.choice("onUnresolved", ON_PROBLEM).unwrap_or(OnProblem::Reject),
             pod_overrides: pod_overrides(&mut fields),
             selectors: selectors(&mut fields),
-            sidecar_from: fields
-                .choice(
-                    "sidecarFrom",
-                    &[("daemonset", SidecarFrom::DaemonSet), (FLUID_FUSE, SidecarFrom::FluidFuse)],
-                )
-                .unwrap_or(SidecarFrom::DaemonSet),
-            sidecar_images: sidecar_images(&mut fields),
+            sidecar_from,
+            datasets_from: datasets_from(&mut fields, sidecar_from, &sidecar_images),
+            sidecar_images,
             sidecars: sidecars(&mut fields),
             vfuse_resource_name: fields
                 .checked("vfuseResourceName", check_resource_name)
                 .unwrap_or(VFUSE_RESOURCE)
                 .to_string(),
-            datasets_from: datasets_from(&mut fields),
             hash: hash(raw),
         };
-        settings.check_images(&mut problems);
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
     }
 
@@ -251,52 +252,56 @@ impl Settings {
     pub fn overrides(&self, runtime: Runtime) -> Option<&SidecarOverrides> {
         self.sidecars.iter().find(|(known, _)| *known == runtime).map(|(_, overrides)| overrides)
     }
-
-    /// A container of ours has no image of its own.
-    fn check_images(&self, problems: &mut Vec<String>) {
-        if self.sidecar_from == SidecarFrom::FluidFuse && self.image(Runtime::Thin).is_none() {
-            problems
-                .push("sidecarImages.thin: required with sidecarFrom: fluid-fuse, whose image it is".into());
-        }
-        let DatasetsFrom::Settings(rules) = &self.datasets_from else { return };
-        for (index, rule) in rules.iter().enumerate() {
-            if self.image(rule.runtime).is_none() {
-                problems.push(format!(
-                    "sidecarImages.{runtime}: required, because datasets[{index}] is served by runtime {runtime}",
-                    runtime = rule.runtime
-                ));
-            }
-        }
-    }
 }
 
-fn datasets_from(fields: &mut Fields<'_>) -> DatasetsFrom {
+/// How claims are known to be Datasets. A container of ours has no image of its own, and `fluid-fuse` must know what
+/// it serves.
+fn datasets_from(
+    fields: &mut Fields<'_>,
+    sidecar_from: SidecarFrom,
+    images: &[(Runtime, String)],
+) -> DatasetsFrom {
     let from_settings =
         fields.choice("datasetsFrom", &[("cluster", false), ("settings", true)]).unwrap_or(false);
     let Some(entries) = fields.list("datasets") else { return DatasetsFrom::Cluster };
+    let fluid_fuse = sidecar_from == SidecarFrom::FluidFuse;
+    let has_image = |runtime| images.iter().any(|(known, _)| *known == runtime);
     if !from_settings {
         if !entries.is_empty() {
             fields
                 .problem("datasets", "only used with datasetsFrom: settings; set that or remove this".into());
+        }
+        if fluid_fuse && !has_image(Runtime::Thin) {
+            fields.problem(
+                "sidecarImages.thin",
+                "required with sidecarFrom: fluid-fuse, whose image it is".into(),
+            );
         }
         return DatasetsFrom::Cluster;
     }
     if entries.is_empty() {
         fields.problem("datasets", "required with datasetsFrom: settings; name at least one claim".into());
     }
+    let runtimes = Runtime::ALL.map(|runtime| (runtime.name(), runtime));
     let rules = entries.iter().enumerate().filter_map(|(index, entry)| {
         let mut rule = Fields::new(&format!("datasets[{index}]"), entry, fields.problems)?;
-        let runtimes = Runtime::ALL.map(|runtime| (runtime.name(), runtime));
-        let claim = rule.string("claim");
-        if claim.is_none() && rule.get("claim").is_none() {
+        let claim = WildMatch::new(rule.string("claim").unwrap_or_default());
+        if rule.get("claim").is_none() {
             rule.problem("claim", "required: the name of a PersistentVolumeClaim, or a pattern".into());
         }
-        Some(ClaimRule {
-            claim: WildMatch::new(claim.unwrap_or_default()),
-            namespace: WildMatch::new(rule.string("namespace").unwrap_or("*")),
-            runtime: rule.choice("runtime", &runtimes).unwrap_or(Runtime::Thin),
-            source: rule.checked("source", check_source).map(str::to_string),
-        })
+        if fluid_fuse && rule.get("source").is_none() {
+            rule.problem("source", "required with sidecarFrom: fluid-fuse, which serves it".into());
+        }
+        let namespace = WildMatch::new(rule.string("namespace").unwrap_or("*"));
+        let runtime = rule.choice("runtime", &runtimes).unwrap_or(Runtime::Thin);
+        let source = rule.checked("source", check_source).map(str::to_string);
+        if !has_image(runtime) {
+            fields.problem(
+                &format!("sidecarImages.{runtime}"),
+                format!("required, because datasets[{index}] is served by runtime {runtime}"),
+            );
+        }
+        Some(ClaimRule { claim, namespace, runtime, source })
     });
     DatasetsFrom::Settings(rules.collect())
 }
@@ -317,10 +322,13 @@ fn sidecars(fields: &mut Fields<'_>) -> Vec<(Runtime, SidecarOverrides)> {
     let mut all = Vec::new();
     for runtime in Runtime::ALL {
         let Some(mut one) = runtimes.section(runtime.name()) else { continue };
+        if one.get("cacheSizeLimit").is_some() && one.get("cacheDirectory").is_none() {
+            one.problem("cacheSizeLimit", "only used with cacheDirectory; set that or remove this".into());
+        }
         let overrides = SidecarOverrides {
             args: one.strings("args"),
             cache_directory: one.checked("cacheDirectory", check_path).map(str::to_string),
-            cache_size_limit: one.checked("cacheSizeLimit", check_quantity).map(str::to_string),
+            cache_size_limit: one.quantity("cacheSizeLimit"),
             env: one.entries("env", any),
             image_pull_secrets: one.strings("imagePullSecrets"),
             limits: one.entries("limits", check_quantity),
@@ -335,8 +343,8 @@ fn pod_overrides(fields: &mut Fields<'_>) -> Entries {
     let Some(mut most) = fields.section("podOverrides") else { return Entries::new() };
     let mut all = Entries::new();
     for resource in POD_OVERRIDES {
-        if let Some(quantity) = most.checked(resource, check_quantity) {
-            all.insert(resource.to_string(), quantity.to_string());
+        if let Some(quantity) = most.quantity(resource) {
+            all.insert(resource.to_string(), quantity);
         }
     }
     all
@@ -348,11 +356,14 @@ fn selectors(fields: &mut Fields<'_>) -> Vec<Selector> {
     let selectors = entries.iter().enumerate().filter_map(|(index, entry)| {
         let mut selector = Fields::new(&format!("selectors[{index}]"), entry, fields.problems)?;
         let (pod_labels, namespace_labels) =
-            (selector.entries("podLabels", |_| Ok(())), selector.entries("namespaceLabels", |_| Ok(())));
+            (selector.entries("podLabels", any), selector.entries("namespaceLabels", any));
         if pod_labels.is_empty() && namespace_labels.is_empty() {
             selector.problem("podLabels", "select something by podLabels or namespaceLabels; for every Pod there is the setting destination".into());
         }
-        let destination = selector.choice("destination", &destinations).unwrap_or(Destination::Eci);
+        if selector.get("destination").is_none() {
+            selector.problem("destination", "required: where the selected Pods go".into());
+        }
+        let destination = selector.choice("destination", &destinations)?;
         Some(Selector { pod_labels, namespace_labels, destination })
     });
     selectors.collect()
@@ -433,11 +444,11 @@ mod tests {
                    "gateTimeoutSeconds": 0.5, "sidecarImages": {"jindofs": "x", "thin": ""}}),
             &[
                 "sidecarImage: unknown field; did you mean sidecarImages?",
+                "sidecarImages.jindofs: unknown field; did you mean jindo?",
+                "sidecarImages.thin: must not be empty",
                 "destination: \"eic\" is not one of auto, eci, acs, kubernetes (did you mean eci?)",
                 "gateTimeoutSeconds: must be a whole number of seconds from 1 to 600, not 0.5",
                 "mountRoot: \"/a/../b\" must be absolute, without empty, \".\" or \"..\" components",
-                "sidecarImages.jindofs: unknown field; did you mean jindo?",
-                "sidecarImages.thin: must not be empty",
                 "vfuseResourceName: must be a string, not a number",
             ],
         );
@@ -463,10 +474,46 @@ mod tests {
                 "datasets[0].claim: required: the name of a PersistentVolumeClaim, or a pattern",
                 "datasets[0].runtime: \"fuse\" is not one of alluxio, cache, efc, jindo, juicefs, thin, vineyard",
                 "datasets[0].source: \"/mnt\" is no URL; expected <scheme>://… like file:///mnt/nas/data",
-                "datasets[1].source: the s3 URL holds credentials; they would be readable in every Pod",
-                "datasets[2]: must be a map, not a number",
                 "sidecarImages.thin: required, because datasets[0] is served by runtime thin",
+                "datasets[1].source: the s3 URL holds credentials; they would be readable in every Pod",
                 "sidecarImages.thin: required, because datasets[1] is served by runtime thin",
+                "datasets[2]: must be a map, not a number",
+            ],
+        );
+    }
+
+    #[test]
+    fn fluid_fuse_needs_an_image_in_the_cluster_and_a_source_in_the_settings() {
+        check(
+            json!({"sidecarFrom": "fluid-fuse", "sidecarImages": {"jindo": "x"}}),
+            &["sidecarImages.thin: required with sidecarFrom: fluid-fuse, whose image it is"],
+        );
+        let settings = |datasets: Value| {
+            json!({"sidecarFrom": "fluid-fuse", "datasetsFrom": "settings", "datasets": datasets,
+                   "sidecarImages": {"jindo": "x"}})
+        };
+        check(settings(json!([{"claim": "data", "runtime": "jindo", "source": "file:///data"}])), &[]);
+        check(
+            settings(json!([{"claim": "data", "runtime": "jindo"}])),
+            &["datasets[0].source: required with sidecarFrom: fluid-fuse, which serves it"],
+        );
+    }
+
+    #[test]
+    fn quantities_may_be_numbers_and_fields_that_do_nothing_are_refused() {
+        check(
+            json!({"podOverrides": {"cpu": 2}, "sidecars": {"thin": {
+                "cacheDirectory": "/cache", "cacheSizeLimit": 1_000_000, "limits": {"cpu": 0.5, "memory": "1e9"}}}}),
+            &[],
+        );
+        check(
+            json!({"podOverrides": {"cpu": true}, "sidecars": {"thin": {"cacheSizeLimit": -1}},
+                   "selectors": [{"podLabels": {"team": "ai"}}]}),
+            &[
+                "podOverrides.cpu: must be a string, not a boolean",
+                "selectors[0].destination: required: where the selected Pods go",
+                "sidecars.thin.cacheSizeLimit: only used with cacheDirectory; set that or remove this",
+                "sidecars.thin.cacheSizeLimit: \"-1\" is no quantity; expected one like 500m, 2 or 4Gi",
             ],
         );
     }

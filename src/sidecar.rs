@@ -6,15 +6,9 @@
 //! names are given to it, and where the container goes is decided in [`crate::plan`].
 
 use fluid_sidecar_layout::FLUID_FUSE;
-use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
-    SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
-};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::dataset::{Dataset, Server, Source};
+use crate::dataset::{Dataset, SecretVariable, Server, Source};
 use crate::destination::{Device, Order, Strategy};
 use crate::json::elements;
 use crate::lifecycle::Gate;
@@ -69,8 +63,8 @@ pub fn build(
         Server::DaemonSet { name, pod_spec } => {
             from_daemonset(dataset, pod_spec, strategy.device).map_err(|error| format!("{name}: {error}"))?
         }
-        Server::Image(image) => from_image(dataset, image, None, strategy.device)?,
-        Server::FluidFuse { image, source } => from_image(dataset, image, Some(source), strategy.device)?,
+        Server::Image(image) => from_image(dataset, image, None, strategy.device),
+        Server::FluidFuse { image, source } => from_image(dataset, image, Some(source), strategy.device),
     };
     let old_name = sidecar.container.insert("name".into(), name.into());
     if let Some(Value::String(old_name)) = old_name {
@@ -103,9 +97,9 @@ pub fn build(
             map_field(resources, kind)?.insert(settings.vfuse_resource_name.clone(), "1".into());
         }
     }
-    container.insert("lifecycle".into(), typed(gate.lifecycle(settings.gate_timeout_seconds))?);
+    container.insert("lifecycle".into(), gate.lifecycle(settings.gate_timeout_seconds));
     if strategy.readiness_probe {
-        container.insert("readinessProbe".into(), typed(gate.readiness_probe())?);
+        container.insert("readinessProbe".into(), gate.readiness_probe());
     }
     if strategy.order == Order::NativeSidecar {
         container.insert("restartPolicy".into(), "Always".into());
@@ -135,23 +129,15 @@ fn override_fields(sidecar: &mut Sidecar, dataset: &Dataset, settings: &Settings
     if let Some(path) = &overrides.cache_directory {
         let mounts = list_field(container, "volumeMounts")?;
         mounts.retain(|mount| mount.get("mountPath").and_then(Value::as_str) != Some(path));
-        mounts.push(typed(VolumeMount {
-            name: CACHE_VOLUME.into(),
-            mount_path: path.clone(),
-            ..Default::default()
-        })?);
+        mounts.push(json!({"name": CACHE_VOLUME, "mountPath": path}));
         // What was mounted there before may be mounted no longer.
-        let mounts = mounts.clone();
-        let devices = elements(container.get("volumeDevices"));
-        sidecar.volumes.retain(|volume| {
-            let name = volume.get("name");
-            mounts.iter().chain(devices).any(|used| used.get("name") == name)
-        });
-        let empty_dir = EmptyDirVolumeSource {
-            size_limit: overrides.cache_size_limit.clone().map(Quantity),
-            ..Default::default()
-        };
-        sidecar.volumes.push(json!({"name": CACHE_VOLUME, "emptyDir": typed(empty_dir)?}));
+        let used = volume_names(container);
+        sidecar.volumes.retain(|volume| used.iter().any(|name| volume.get("name") == Some(name)));
+        let mut empty_dir = Map::new();
+        if let Some(limit) = &overrides.cache_size_limit {
+            empty_dir.insert("sizeLimit".into(), limit.as_str().into());
+        }
+        sidecar.volumes.push(json!({"name": CACHE_VOLUME, "emptyDir": empty_dir}));
     }
     sidecar.image_pull_secrets.extend(overrides.image_pull_secrets.iter().cloned());
     Ok(())
@@ -169,11 +155,12 @@ fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result
     let program = template.get("command").and_then(|command| command.get(0)).and_then(Value::as_str);
     let fluid_fuse = program.is_some_and(|program| program.rsplit('/').next() == Some(FLUID_FUSE));
 
+    let mut used = sidecar.container.clone();
+    let used = volume_names(&mut used);
     let mounts = list_field(&mut sidecar.container, "volumeMounts")?;
     for volume in volumes {
         let name = volume.get("name").unwrap_or(&Value::Null);
-        let devices = elements(template.get("volumeDevices"));
-        if !mounts.iter().chain(devices).any(|used| used.get("name") == Some(name)) {
+        if !used.iter().any(|used| *used == name) {
             continue;
         }
         if let (Device::ExtendedResource, Some(path)) = (device, host_path(volume)) {
@@ -262,65 +249,47 @@ fn container_mount_point(
 }
 
 /// A container of ours: `fluid-fuse` with its source, or an image that knows its own.
-fn from_image(
-    dataset: &Dataset,
-    image: &str,
-    source: Option<&Source>,
-    device: Device,
-) -> Result<(Sidecar, Gate), String> {
-    let mount_point = dataset.mount_point.as_str();
-    let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
-    let mut container = Container {
-        image: Some(image.into()),
-        command: source.map(|_| words(&[FLUID_FUSE, "mount"])),
-        env: Some(environment(dataset, source)),
-        security_context: Some(SecurityContext {
-            // The Pod may have a user of its own for its application; the device needs this one.
-            run_as_user: Some(0),
-            run_as_group: Some(0),
-            run_as_non_root: Some(false),
-            privileged: Some(device == Device::Privileged),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..Default::default() }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
+fn from_image(dataset: &Dataset, image: &str, source: Option<&Source>, device: Device) -> (Sidecar, Gate) {
+    let mut container = Map::from_iter([
+        ("image".to_string(), image.into()),
+        ("env".to_string(), environment(dataset, source).into()),
+    ]);
+    if source.is_some() {
+        container.insert("command".into(), [FLUID_FUSE, "mount"].as_slice().into());
+    }
+    // The Pod may have a user of its own for its application; the device needs root.
+    let mut security = json!({
+        "privileged": device == Device::Privileged,
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "runAsNonRoot": false,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
     let mut volumes = Vec::new();
     match device {
         Device::ExtendedResource => {
-            if let Some(security) = &mut container.security_context {
-                security.allow_privilege_escalation = Some(false);
-                security.capabilities =
-                    Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Default::default() });
-            }
+            security["allowPrivilegeEscalation"] = false.into();
+            security["capabilities"] = json!({"drop": ["ALL"]});
         }
         Device::Privileged => {
             // The directory above the mount point: a dead mount could not be a volume (Fluid #1345).
-            let directory = dataset.mount_point.parent().to_string();
-            container.volume_mounts = Some(vec![VolumeMount {
-                name: FLUID_FUSE.into(),
-                mount_path: directory.clone(),
-                mount_propagation: Some("Bidirectional".into()),
-                ..Default::default()
-            }]);
-            let host_path = HostPathVolumeSource { path: directory, type_: Some("DirectoryOrCreate".into()) };
-            // A typed Volume would bring the code of every kind of volume into the module: 250 KB.
-            volumes.push(json!({"name": FLUID_FUSE, "hostPath": typed(host_path)?}));
+            let path = dataset.mount_point.parent().to_string();
+            let mount = json!({"name": FLUID_FUSE, "mountPath": path, "mountPropagation": "Bidirectional"});
+            container.insert("volumeMounts".into(), vec![mount].into());
+            volumes
+                .push(json!({"name": FLUID_FUSE, "hostPath": {"path": path, "type": "DirectoryOrCreate"}}));
         }
     }
-    let Value::Object(container) = typed(container)? else {
-        return Err("the sidecar's container is no map".into());
-    };
-    let gate = Gate { mount_point: mount_point.into(), fluid_fuse: source.is_some(), device };
-    Ok((Sidecar { container, volumes, ..Default::default() }, gate))
+    container.insert("securityContext".into(), security);
+    let mount_point = dataset.mount_point.to_string();
+    let gate = Gate { mount_point, fluid_fuse: source.is_some(), device };
+    (Sidecar { container, volumes, ..Default::default() }, gate)
 }
 
-fn environment(dataset: &Dataset, source: Option<&Source>) -> Vec<EnvVar> {
-    let variable = |name: &str, value: &str| EnvVar {
-        name: name.into(),
+fn environment(dataset: &Dataset, source: Option<&Source>) -> Vec<Value> {
+    let variable = |name: &str, value: &str| {
         // `$(…)` in a value would be replaced by kubelet.
-        value: Some(value.replace("$(", "$$(")),
-        value_from: None,
+        json!({"name": name, "value": value.replace("$(", "$$(")})
     };
     // The names that Fluid gives to the containers of a ThinRuntime.
     let mut env = vec![
@@ -334,17 +303,8 @@ fn environment(dataset: &Dataset, source: Option<&Source>) -> Vec<EnvVar> {
         Some(Source::Url(url)) => env.push(variable("FLUID_FUSE_SOURCE", url)),
         Some(Source::Mounts { config, secrets }) => {
             env.push(variable("FLUID_FUSE_CONFIG_JSON", &config.to_string()));
-            env.extend(secrets.iter().map(|secret| EnvVar {
-                name: secret.name.clone(),
-                value: None,
-                value_from: Some(EnvVarSource {
-                    secret_key_ref: Some(SecretKeySelector {
-                        name: secret.secret.clone(),
-                        key: secret.key.clone(),
-                        optional: None,
-                    }),
-                    ..Default::default()
-                }),
+            env.extend(secrets.iter().map(|SecretVariable { name, secret, key }| {
+                json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
             }));
         }
     }
@@ -399,6 +359,21 @@ fn follow_name(value: &mut Value, old: &str, new: &str) {
     }
 }
 
+/// Where a container names volumes: in its mounts, its block devices, and its variables from files.
+pub(crate) fn volume_names(container: &mut Map<String, Value>) -> Vec<&mut Value> {
+    let mut names = Vec::new();
+    for (field, entries) in container {
+        for entry in entries.as_array_mut().into_iter().flatten() {
+            names.extend(match field.as_str() {
+                "volumeMounts" | "volumeDevices" => entry.get_mut("name"),
+                "env" => entry.pointer_mut("/valueFrom/fileKeyRef/volumeName"),
+                _ => None,
+            });
+        }
+    }
+    names
+}
+
 /// Sets a variable, in its old place if it had one: later variables may refer to it.
 fn set_env(container: &mut Map<String, Value>, name: &str, value: &str) -> Result<(), String> {
     let env = list_field(container, "env")?;
@@ -439,11 +414,6 @@ fn clamp_requests(container: &mut Map<String, Value>) {
 
 fn host_path(volume: &Value) -> Option<&str> {
     volume.get("hostPath")?.get("path")?.as_str()
-}
-
-/// Our own typed values as JSON.
-pub(crate) fn typed(value: impl Serialize) -> Result<Value, String> {
-    serde_json::to_value(value).map_err(|error| error.to_string())
 }
 
 fn map_field<'m>(map: &'m mut Map<String, Value>, key: &str) -> Result<&'m mut Map<String, Value>, String> {

@@ -3,17 +3,18 @@
 //! The annotation never decides anything about an admission. It names objects and holds no values of secrets.
 //! [`uninject`] gives back the Pod as it was before; [`crate::verify`] compares what it says with the Pod.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::destination::Destination;
+use crate::json::elements;
 use crate::settings::Settings;
 
 /// Says on the Pod what was injected, and by which settings. JSON of a [`Status`].
 pub const ANNOTATION: &str = "fluid-sidecar-policy/injected";
 
 /// What was done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// Where the Pod goes.
@@ -21,33 +22,31 @@ pub struct Status {
     /// The hash of the settings.
     pub settings: String,
     /// What was added.
-    #[serde(default)]
     pub sidecars: Vec<InjectedSidecar>,
     /// The claims that were replaced.
-    #[serde(default)]
     pub claims: Vec<Claim>,
     /// Secrets that were added to the Pod's.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<String>,
     /// The Pod's own grace period, where it was raised; `null` where it had none.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub termination_grace_period_seconds: Option<Option<i64>>,
 }
 
 /// One sidecar.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct InjectedSidecar {
     /// The container's name.
     pub container: String,
     /// Namespace and name of the Dataset.
     pub dataset: String,
     /// Names of the volumes that came with it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
 }
 
 /// A claim that was replaced.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claim {
     /// The name of its volume.
@@ -55,19 +54,19 @@ pub struct Claim {
     /// The volume's source, as it was.
     pub persistent_volume_claim: Value,
     /// The mounts of it that had a propagation or readOnly of their own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
 }
 
 /// What a mount had before.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mount {
     container: String,
     mount_path: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     mount_propagation: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     read_only: Option<Value>,
 }
 
@@ -113,10 +112,55 @@ impl Status {
         let annotation =
             pod.get("metadata").and_then(|metadata| metadata.get("annotations")?.get(ANNOTATION));
         let Some(text) = annotation.and_then(Value::as_str) else { return Ok(None) };
-        serde_json::from_str(text)
+        let status: Value = text.parse().unwrap_or_default();
+        let status = Status::read(&status);
+        status
             .map(Some)
-            .map_err(|error| format!("annotation {ANNOTATION} cannot be read: {error}"))
+            .ok_or_else(|| format!("annotation {ANNOTATION} cannot be read: no injection wrote it"))
     }
+
+    /// Read by hand: derived, this is 20 KB of the module.
+    fn read(value: &Value) -> Option<Status> {
+        Some(Status {
+            destination: text(value, "destination")?,
+            settings: text(value, "settings")?,
+            sidecars: each(value, "sidecars", |sidecar| {
+                Some(InjectedSidecar {
+                    container: text(sidecar, "container")?,
+                    dataset: text(sidecar, "dataset")?,
+                    volumes: each(sidecar, "volumes", string)?,
+                })
+            })?,
+            claims: each(value, "claims", |claim| {
+                Some(Claim {
+                    volume: text(claim, "volume")?,
+                    persistent_volume_claim: claim.get("persistentVolumeClaim")?.clone(),
+                    mounts: each(claim, "mounts", |mount| {
+                        Some(Mount {
+                            container: text(mount, "container")?,
+                            mount_path: text(mount, "mountPath")?,
+                            mount_propagation: mount.get("mountPropagation").cloned(),
+                            read_only: mount.get("readOnly").cloned(),
+                        })
+                    })?,
+                })
+            })?,
+            image_pull_secrets: each(value, "imagePullSecrets", string)?,
+            termination_grace_period_seconds: value.get("terminationGracePeriodSeconds").map(Value::as_i64),
+        })
+    }
+}
+
+fn each<T>(value: &Value, key: &str, read: fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    elements(value.get(key)).iter().map(read).collect()
+}
+
+fn text(value: &Value, key: &str) -> Option<String> {
+    string(value.get(key)?)
+}
+
+fn string(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_string)
 }
 
 /// Gives back the Pod as it was before the injection. `false`: nothing was injected.
@@ -127,7 +171,7 @@ pub fn uninject(pod: &mut Value) -> Result<bool, String> {
 
     for list in ["initContainers", "containers"] {
         remove(pod, list, |name| added.contains(&name));
-        for container in elements(pod, list) {
+        for container in elements_mut(pod, list) {
             let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
             let mounts = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
             for mount in mounts.into_iter().flatten() {
@@ -136,7 +180,7 @@ pub fn uninject(pod: &mut Value) -> Result<bool, String> {
         }
     }
     remove(pod, "volumes", |name| added_volumes.iter().any(|added| *added == name));
-    for volume in elements(pod, "volumes") {
+    for volume in elements_mut(pod, "volumes") {
         let claim = volume.get("name").and_then(Value::as_str).and_then(|name| status.claim(name));
         if let (Some(claim), Some(volume)) = (claim.cloned(), volume.as_object_mut()) {
             volume.remove("hostPath");
@@ -184,7 +228,7 @@ fn restore(mount: &mut Value, container: &str, status: &Status) {
     put_back("readOnly", read_only);
 }
 
-fn elements<'v>(pod: &'v mut Value, list: &str) -> &'v mut [Value] {
+fn elements_mut<'v>(pod: &'v mut Value, list: &str) -> &'v mut [Value] {
     let list = pod.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
     list.map(Vec::as_mut_slice).unwrap_or_default()
 }
@@ -198,9 +242,4 @@ fn remove(pod: &mut Value, key: &str, is_added: impl Fn(&str) -> bool) {
     if list.is_empty() && before > 0 {
         spec.remove(key);
     }
-}
-
-/// A field that is there, be it `null`.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }

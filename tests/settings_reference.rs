@@ -388,12 +388,13 @@ fn a_form_that_nobody_filled_in_means_the_defaults() {
 /// What each field is set to in turn.
 const PROBES: &str = r#"[
     null, true, 0, 1, 30, 600, 601, -1, 0.5,
-    "", "x", "true", "*", "1", "1.5Gi", "1e3", "1.", "500m", "1 Gi", "-1", "12345678901234567890",
+    "", "x", "true", "*", "1", "1.5Gi", "1e3", "1.", "500m", "1 Gi", "-1", "12345678901234567890", "+1.E",
+    ".5", ".", "1E-3", "1e", "1Ei", "1ei", "7n",
     "/", "/a", "/a/", "/a//b", "/a/./b", "/a/../b", "a/b", "a.b/c-d_e", "x.kubernetes.io/y", "kubernetes.io.x/y",
     "file:///a", "://a", "s3://key@bucket/a", "s3://bucket/a@b", "s3://bucket?a@b",
     [], [null], [7], [""], ["x"], [{}], [{"x": 1}],
     {}, {"x": null}, {"x": true}, {"x": ""}, {"x": "y"}, {"x": 1}, {"x": -1}, {"x": 0.5}, {"x": 1000000000000000},
-    {"x": "1Gi"}, {"x": []}
+    {"x": "1Gi"}, {"x": "1E3"}, {"x": []}
 ]"#;
 
 /// Writes documents with the parser's verdict to `target/tmp/settings-documents.json`, for
@@ -420,7 +421,7 @@ fn documents_for_the_schema() {
         json!({"sidecarFrom": "fluid-fuse"}),
         json!({"sidecarFrom": "fluid-fuse", "sidecarImages": {"jindo": "x"}}),
         json!({"selectors": [{}]}),
-        json!({"selectors": [{"podLabels": {}, "namespaceLabels": {}}]}),
+        json!({"selectors": [{"podLabels": {}, "namespaceLabels": {}, "destination": "eci"}]}),
         json!({"selectors": [{"destination": "eci"}]}),
         json!({"destinations": {"ECI": {}}}),
         json!({"vfuseResourceName": "kubernetes.io/x"}),
@@ -431,8 +432,14 @@ fn documents_for_the_schema() {
         json!({"datasetsFrom": "x"}),
         json!({"datasets": {}}),
         json!({"datasetsFrom": "settings", "datasets": [7], "sidecarImages": {"thin": "x"}}),
-        json!({"selectors": [{"podLabels": 7, "namespaceLabels": {"a": "b"}}]}),
-        json!({"selectors": [{"podLabels": {"a": "b"}, "namespaceLabels": 7}]}),
+        json!({"selectors": [{"podLabels": 7, "namespaceLabels": {"a": "b"}, "destination": "eci"}]}),
+        json!({"selectors": [{"podLabels": {"a": "b"}, "namespaceLabels": 7, "destination": "eci"}]}),
+        json!({"selectors": [{"podLabels": {"a": "b"}}]}),
+        json!({"selectors": [{"podLabels": {"a": "b"}, "destination": null}]}),
+        json!({"sidecars": {"thin": {"cacheSizeLimit": 2}}}),
+        json!({"sidecars": {"thin": {"cacheSizeLimit": "1Gi", "cacheDirectory": null}}}),
+        json!({"sidecarFrom": "fluid-fuse", "datasetsFrom": "settings",
+               "datasets": [{"claim": "a", "source": "file:///a"}, {"claim": "b"}], "sidecarImages": {"thin": "x"}}),
     ];
     let accepted = [
         json!(null),
@@ -441,7 +448,11 @@ fn documents_for_the_schema() {
         json!({"datasetsFrom": "cluster", "datasets": null}),
         json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "runtime": null}],
                "sidecarImages": {"thin": "x"}}),
-        json!({"selectors": [{"podLabels": null, "namespaceLabels": {"a": "b"}}]}),
+        json!({"selectors": [{"podLabels": null, "namespaceLabels": {"a": "b"}, "destination": "eci"}]}),
+        json!({"sidecars": {"thin": {"cacheSizeLimit": null}}}),
+        json!({"podOverrides": {"cpu": 2, "memory": "+1.5e9"}}),
+        json!({"sidecarFrom": "fluid-fuse", "datasetsFrom": "settings",
+               "datasets": [{"claim": "a", "source": "file:///a", "runtime": "efc"}], "sidecarImages": {"efc": "x"}}),
         json!({"sidecars": {"thin": null, "jindo": {}}, "sidecarImages": {}}),
         json!({"mountRoot": "/.a/..b/c.."}),
     ];
@@ -483,7 +494,9 @@ fn documents_for_the_schema() {
             }
         }
         for images in images {
-            documents.push(json!({"sidecarFrom": "fluid-fuse", "sidecarImages": images}));
+            let document = json!({"sidecarFrom": "fluid-fuse", "sidecarImages": images});
+            documents.push(with(document.clone(), "datasetsFrom", Some(json!("settings"))));
+            documents.push(document);
         }
     }
     let documents: Vec<Value> = documents
@@ -611,9 +624,8 @@ impl Kind {
             Kind::Image => "an image reference, without white space",
             Kind::Url => "`<scheme>://…`, without credentials",
             Kind::Quantity => {
-                "a number with one of Kubernetes' suffixes `m`, `k`, `M`, `G`, `T`, `P`, `Ki`, `Mi`, `Gi`, `Ti`, \
-                 `Pi`, or none; neither sign nor exponent; at most 15 digits before the point and 9 after it. Only \
-                 in maps of quantities it may be a number, elsewhere it is a string"
+                "a number that is not negative, with one of Kubernetes' suffixes `n`, `u`, `m`, `k`, `M`, `G`, `T`, \
+                 `P`, `E`, `Ki`, `Mi`, `Gi`, `Ti`, `Pi`, `Ei`, an exponent like `e3`, or none of these"
             }
             Kind::Resource => "`<domain>/<name>`, where the domain is not Kubernetes' own",
             _ => return None,
@@ -785,7 +797,10 @@ fn schema(table: &[Field]) -> Value {
             "then": {"required": ["datasets"], "properties": {"datasets": {"type": "array", "minItems": 1}}},
             "else": {"properties": {"datasets": {"maxItems": 0}}}}),
         json!({"if": {"required": ["sidecarFrom"], "properties": {"sidecarFrom": {"const": "fluid-fuse"}}},
-            "then": has_image("thin")}),
+            "then": {"if": by_settings,
+                "then": {"properties": {"datasets": {"items": {
+                    "required": ["source"], "properties": {"source": {"type": "string"}}}}}},
+                "else": has_image("thin")}}),
     ];
     for runtime in Runtime::ALL.map(Runtime::name) {
         let entry = match runtime {
@@ -847,15 +862,27 @@ fn field_schema(table: &[Field], field: &Field, name: &str, definitions: &mut Ma
             json!({"type": ["array", "null"], "items": element})
         }
         (Kind::Map, Some(Kind::Quantity)) => json!({"type": ["object", "null"], "additionalProperties": {
-            "type": ["string", "number"], "pattern": pattern(Kind::Quantity),
-            "minimum": 0, "exclusiveMaximum": 1_000_000_000_000_000_u64}}),
+            "type": ["string", "number"], "pattern": pattern(Kind::Quantity), "minimum": 0}}),
+        (Kind::Quantity, _) => {
+            json!({"type": ["string", "number", "null"], "pattern": pattern(Kind::Quantity),
+            "minimum": 0})
+        }
         (Kind::Map, Some(_)) => {
             json!({"type": ["object", "null"], "additionalProperties": {"type": ["string", "number"]}})
         }
-        (Kind::Map, None) => object(table, &field.path, name, definitions),
+        (Kind::Map, None) => {
+            let mut map = object(table, &field.path, name, definitions);
+            if field.path == "sidecars.<runtime>" {
+                map["if"] = json!({"required": ["cacheSizeLimit"],
+                    "properties": {"cacheSizeLimit": {"type": ["string", "number"]}}});
+                map["then"] = json!({"required": ["cacheDirectory"],
+                    "properties": {"cacheDirectory": {"type": "string"}}});
+            }
+            map
+        }
         (Kind::Boolean | Kind::Enum, _) => {
             let mut choices = field.choices();
-            choices.push(Value::Null);
+            choices.extend((!field.required).then_some(Value::Null));
             json!({"enum": choices})
         }
         (Kind::Integer, _) => {
@@ -864,7 +891,7 @@ fn field_schema(table: &[Field], field: &Field, name: &str, definitions: &mut Ma
         (Kind::String, _) => json!({"type": ["string", "null"], "minLength": 1}),
         (kind, _) => json!({"type": ["string", "null"], "pattern": pattern(kind)}),
     };
-    if field.required {
+    if field.required && field.kind != Kind::Enum {
         schema["type"] = json!(schema["type"][0]);
     }
     schema["title"] = json!(field.label);
@@ -881,7 +908,7 @@ fn pattern(kind: Kind) -> &'static str {
         Kind::Path => r"^(/(?!\.{1,2}(/|$))[^/\u0000-\u001f\u007f-\u009f]+)+$",
         Kind::Url => r"^[^:]+://[^/?#@]*([/?#].*)?$",
         Kind::Image => r"^[^ \t\r\n\f\u000b]+$",
-        Kind::Quantity => r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$",
+        Kind::Quantity => r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$",
         Kind::Resource => {
             "^(?![^/]*kubernetes\\.io/)(?!requests\\.)(?=[^/]{1,63}/)\
              [a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\

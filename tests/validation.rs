@@ -9,8 +9,32 @@ use std::fs;
 use std::path::Path;
 
 use evaluate::{input, yaml};
+use fluid_sidecar_policy::status;
 use serde_json::{Value, json};
 use support::validation::violations;
+use support::{cases, name, read};
+
+/// Containers are made as JSON, whose field names no compiler checks; Kubernetes' types know them.
+#[test]
+fn our_containers_have_the_fields_of_kubernetes() {
+    let newer = ["fields-newer-than-kubernetes-1.33", "file-key-follows-its-volume"];
+    let mut checked = 0;
+    for case in cases("tests/cases") {
+        let answer = read(&case.join("expected.yaml"));
+        let Some(status) = status::Status::of(&answer["pod"]).unwrap() else { continue };
+        let containers = ["initContainers", "containers"].map(|list| answer["pod"]["spec"][list].as_array());
+        for container in containers.into_iter().flatten().flatten() {
+            let ours = status.sidecars.iter().any(|sidecar| container["name"] == sidecar.container.as_str());
+            if ours && !newer.contains(&name(&case).as_str()) {
+                let typed: k8s_openapi::api::core::v1::Container =
+                    serde_json::from_value(container.clone()).unwrap();
+                assert_eq!(&serde_json::to_value(typed).unwrap(), container, "{}", name(&case));
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 20);
+}
 
 #[track_caller]
 fn check(pod: &Value, expected: &[&str]) {

@@ -12,38 +12,60 @@ pub(super) fn check_path(path: &str) -> Result<(), String> {
     check_absolute(path).map_err(|error| error.to_string())
 }
 
-/// The form of Kubernetes' quantities, and a number behind it.
 pub(super) fn check_quantity(text: &str) -> Result<(), String> {
     quantity(text)
         .map(drop)
         .ok_or_else(|| format!("{text:?} is no quantity; expected one like 500m, 2 or 4Gi"))
 }
 
-/// A quantity in thousandths, for comparisons. Fractions below that are dropped.
+/// A quantity in billionths, for comparisons, in every form that Kubernetes documents (`resource.Quantity`) but
+/// negative ones, which no resource may have.
 pub fn quantity(text: &str) -> Option<i128> {
+    let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
-    let factor: i128 = match suffix {
-        "m" => 1,
-        "" => 1000,
-        "k" => 1_000_000,
-        "M" => 1_000_000_000,
-        "G" => 1_000_000_000_000,
-        "T" => 1_000_000_000_000_000,
-        "P" => 1_000_000_000_000_000_000,
-        "Ki" => 1000 << 10,
-        "Mi" => 1000 << 20,
-        "Gi" => 1000 << 30,
-        "Ti" => 1000 << 40,
-        "Pi" => 1000 << 50,
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    if whole.is_empty() || fraction.is_empty() || fraction.len() > 9 || whole.len() > 15 {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if number.len() == number.matches('.').count() || fraction.contains('.') {
         return None;
     }
-    let part = fraction.parse::<i128>().ok()? * factor / 10i128.pow(u32::try_from(fraction.len()).ok()?);
-    Some(whole.parse::<i128>().ok()? * factor + part)
+    let (tens, twos) = match suffix {
+        "n" => (-9, 0),
+        "u" => (-6, 0),
+        "m" => (-3, 0),
+        "" => (0, 0),
+        "k" => (3, 0),
+        "M" => (6, 0),
+        "G" => (9, 0),
+        "T" => (12, 0),
+        "P" => (15, 0),
+        "E" => (18, 0),
+        "Ki" => (0, 10),
+        "Mi" => (0, 20),
+        "Gi" => (0, 30),
+        "Ti" => (0, 40),
+        "Pi" => (0, 50),
+        "Ei" => (0, 60),
+        _ => (suffix.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?, 0),
+    };
+    // Nineteen digits are exact, as many as Kubernetes' largest quantity has; the rest only move the point.
+    let mut digits: i128 = 0;
+    let mut tens = tens.saturating_add(9);
+    for (part, moves) in [(whole, 1), (fraction, 0)] {
+        for digit in part.bytes() {
+            let exact = digits < 10i128.pow(18);
+            if exact {
+                digits = digits * 10 + i128::from(digit - b'0');
+            }
+            tens = tens.saturating_add(moves - i32::from(exact));
+        }
+    }
+    let power = |exponent: u32| 10i128.checked_pow(exponent).unwrap_or(i128::MAX);
+    let amount = digits << twos;
+    Some(if tens < 0 {
+        amount / power(tens.unsigned_abs())
+    } else {
+        amount.saturating_mul(power(tens.unsigned_abs()))
+    })
 }
 
 /// An extended resource: a domain and a name (Kubernetes: `IsExtendedResourceName`, `IsQualifiedName`).
@@ -113,11 +135,39 @@ mod tests {
 
     #[test]
     fn quantities_compare_across_suffixes() {
-        for (small, large) in [("500m", "1"), ("1023Mi", "1Gi"), ("1G", "1Gi"), ("1.5Gi", "2Gi"), ("0", "1m")]
-        {
+        for (small, large) in [
+            ("500m", "1"),
+            ("1023Mi", "1Gi"),
+            ("1G", "1Gi"),
+            ("1.5Gi", "2Gi"),
+            ("0", "1n"),
+            ("999u", "1m"),
+            ("999", "1e3"),
+            ("1e-3", "2m"),
+            ("1023Pi", "1Ei"),
+            ("1E", "1Ei"),
+            ("9999999999999999999", "1e20"),
+            ("0.9999999999999999999999", "1"),
+        ] {
             assert!(quantity(small) < quantity(large), "{small} {large}");
         }
-        for bad in ["", "Gi", "1GB", "-1", "1.", "1e3", "1234567890123456"] {
+        for (one, other) in [
+            ("1e3", "1k"),
+            ("1E3", "1000"),
+            ("1e+3", "+1000"),
+            ("1.e3", "1k"),
+            (".5", "500m"),
+            ("1E", "1e18"),
+            ("12345678901234567890Ei", "12345678901234567890Ei"),
+            ("1.0000000000000000000000000Gi", "1024Mi"),
+            ("0e999999999", "0"),
+            ("1e-999999999", "0"),
+        ] {
+            assert!(quantity(one).is_some() && quantity(one) == quantity(other), "{one} {other}");
+        }
+        for bad in
+            ["", ".", "+", "Gi", "1GB", "-1", "1..", "1.2.3", "1e", "1e1.5", "1Ee3", "1 Gi", "1e99999999999"]
+        {
             assert_eq!(quantity(bad), None, "{bad}");
         }
     }

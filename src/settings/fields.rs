@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::request::Entries;
 
+use super::checks::check_quantity;
 use super::known_fields;
 
 fn kind_of(value: &Value) -> &'static str {
@@ -83,27 +84,37 @@ impl<'a> Fields<'a> {
             None => {}
             Some(Value::Object(map)) => {
                 for (name, value) in map {
-                    // Quantities are often written as numbers.
-                    let text = match value {
-                        Value::String(text) => text.clone(),
-                        Value::Number(number) => number.to_string(),
-                        other => {
-                            self.problem(
-                                &format!("{key}.{name}"),
-                                format!("must be a string, not {}", kind_of(other)),
-                            );
-                            continue;
-                        }
-                    };
-                    match check(&text) {
-                        Ok(()) => drop(entries.insert(name.clone(), text)),
-                        Err(what) => self.problem(&format!("{key}.{name}"), what),
+                    if let Some(text) = self.scalar(&format!("{key}.{name}"), value, check) {
+                        entries.insert(name.clone(), text);
                     }
                 }
             }
             Some(other) => self.problem(key, format!("must be a map, not {}", kind_of(other))),
         }
         entries
+    }
+
+    pub(super) fn quantity(&mut self, key: &str) -> Option<String> {
+        self.scalar(key, self.get(key)?, check_quantity)
+    }
+
+    /// A string, or a number as it is written: quantities often are.
+    fn scalar(&mut self, key: &str, value: &Value, check: fn(&str) -> Result<(), String>) -> Option<String> {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            other => {
+                self.problem(key, format!("must be a string, not {}", kind_of(other)));
+                return None;
+            }
+        };
+        match check(&text) {
+            Ok(()) => Some(text),
+            Err(what) => {
+                self.problem(key, what);
+                None
+            }
+        }
     }
 
     pub(super) fn problem(&mut self, key: &str, what: String) {

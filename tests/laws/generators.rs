@@ -590,7 +590,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Value> {
         ("namespaceLabels", Just(json!("read")).boxed()),
         ("onUndecidable", one_of(vec![json!("reject"), json!("allow")])),
         ("onUnresolved", Just(json!("allow")).boxed()),
-        ("podOverrides", one_of(vec![json!({"cpu": "1", "memory": "1Gi"}), json!({"cpu": "100m"})])),
+        ("podOverrides", one_of(vec![json!({"cpu": 1, "memory": "1Gi"}), json!({"cpu": "100m"})])),
         ("selectors", selectors()),
         ("sidecarImages", Just(json!({"thin": "other"})).boxed()),
         ("sidecars", sidecars()),
@@ -613,7 +613,7 @@ fn selectors() -> BoxedStrategy<Value> {
     let mut all = vec![
         json!([{"podLabels": {"app": ""}, "destination": "acs"}]),
         json!([
-            {"podLabels": {"eci": "true"}, "namespaceLabels": {"env": "prod"}},
+            {"podLabels": {"eci": "true"}, "namespaceLabels": {"env": "prod"}, "destination": "eci"},
             {"podLabels": {"eci": "true"}, "destination": "kubernetes"},
         ]),
         json!([{"namespaceLabels": {"env": "prod"}, "destination": "acs"}]),
@@ -621,7 +621,7 @@ fn selectors() -> BoxedStrategy<Value> {
     // The first matches, so no namespace needs to be read.
     all.push(json!([
         {"podLabels": {"eci": "true"}, "destination": "kubernetes"},
-        {"namespaceLabels": {"env": "prod"}},
+        {"namespaceLabels": {"env": "prod"}, "destination": "eci"},
     ]));
     one_of(all)
 }

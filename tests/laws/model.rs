@@ -150,7 +150,7 @@ impl Request<'_> {
             }
             let namespace = &selector["namespaceLabels"];
             if namespace.is_null() || selects(namespace, self.namespace_labels()?) {
-                return Ok(Place::Serverless(selector["destination"].as_str().unwrap_or("eci").to_string()));
+                return Ok(Place::Serverless(text(&selector["destination"])));
             }
         }
         self.builtin_place()
@@ -724,8 +724,8 @@ impl Request<'_> {
         let mut limits = Vec::new();
         for resource in ["cpu", "memory"] {
             let Some(asked) = self.annotation(&format!("fluid-sidecar-policy/{resource}")) else { continue };
-            let most = self.settings["podOverrides"][resource].as_str().ok_or(Problem)?;
-            if quantity(asked).ok_or(Problem)? > quantity(most).unwrap() {
+            let most = &self.settings["podOverrides"][resource];
+            if most.is_null() || quantity(asked).ok_or(Problem)? > quantity(&text(most)).unwrap() {
                 return Err(Problem);
             }
             limits.push((resource, asked));
