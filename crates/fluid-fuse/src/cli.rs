@@ -2,21 +2,23 @@
 //!
 //! A setting has up to four places: the flag, its `FLUID_FUSE_*` variable, the variable that Fluid sets
 //! (`MOUNT_POINT`) and Fluid's `config.json`. The first that has it wins; the file is not read when nothing
-//! is left to find. Whether the source exists or the directory can be mounted on is not known here.
+//! is left to find. The definitions here are the one table of options: `--help`, the variables' names and the
+//! reference in docs/ come from them. Whether a source exists or the directory can be mounted on is not known
+//! here.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use fluid_sidecar_layout::FLUID_FUSE;
-use serde::Deserialize;
+use rustix::process::{getgid, getuid};
 
-use crate::store::Source;
+use crate::config::{FluidConfig, MountSpec, Options, below};
 
 /// The variable in which Fluid tells a ThinRuntime image where to mount.
 pub const MOUNT_POINT: &str = "MOUNT_POINT";
@@ -27,6 +29,8 @@ pub const FLUID_CONFIG: &str = "/etc/fluid/config/config.json";
 const EXAMPLES: &str = "\
 Examples:
   fluid-fuse mount --source file:///data --mountpoint /runtime-mnt/thin/ns/name/thin-fuse
+  fluid-fuse mount --source oss://bucket/train --option endpoint=oss-cn-hangzhou.aliyuncs.com --mountpoint DIR
+  fluid-fuse mount --source images=s3://one/a --source labels=s3://two --memory 64MiB --mountpoint DIR
   fluid-fuse wait --mountpoint /runtime-mnt/thin/ns/name/thin-fuse --timeout 30s   (postStart)
   fluid-fuse check --mountpoint /runtime-mnt/thin/ns/name/thin-fuse                (livenessProbe)
   fluid-fuse unmount --mountpoint /runtime-mnt/thin/ns/name/thin-fuse              (preStop)
@@ -66,9 +70,16 @@ pub enum Command {
 /// `mount`, as written.
 #[derive(Debug, Args)]
 pub struct MountOptions {
-    /// What to mount: file:///path or local:///path, percent-encoded [otherwise: Fluid's config.json]
-    #[arg(long, value_name = "URL", env = "FLUID_FUSE_SOURCE", value_parser = NonEmptyStringValueParser::new())]
-    pub source: Option<String>,
+    /// What to mount, percent-encoded: s3://, oss://, gs://, az://, http(s)://, webhdfs://, file://; as
+    /// PATH=URL at a path of its own [otherwise: Fluid's config.json]
+    #[arg(long = "source", value_name = "[PATH=]URL", env = "FLUID_FUSE_SOURCE", value_delimiter = ' ')]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub sources: Vec<String>,
+
+    /// An option of the sources, such as endpoint or region. Secrets belong into the environment or files
+    #[arg(long = "option", short = 'o', value_name = "NAME=VALUE", env = "FLUID_FUSE_OPTION")]
+    #[arg(value_delimiter = ' ')]
+    pub options: Vec<String>,
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "a documentation here would replace that of the command")]
@@ -90,6 +101,41 @@ pub struct MountOptions {
     #[arg(long, value_name = "BOOL", env = "FLUID_FUSE_READ_ONLY", action = ArgAction::Set)]
     #[arg(default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub read_only: bool,
+
+    /// Memory for what is read, at least 8MiB [default: 128MiB, or 40% of the container's limit if that is less]
+    #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_MEMORY", value_parser = size)]
+    pub memory: Option<u64>,
+
+    /// Keep what is fetched in this directory, which no other process uses
+    #[arg(long, value_name = "DIR", env = "FLUID_FUSE_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// How much is kept there
+    #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_CACHE_SIZE", default_value = "10GiB", value_parser = size)]
+    pub cache_size: u64,
+
+    /// Requests to the sources at a time
+    #[arg(long, value_name = "N", env = "FLUID_FUSE_REQUESTS", default_value = "64")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub requests: u16,
+
+    /// How long a read is tried for before it fails with an input/output error
+    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_IO_TIMEOUT", default_value = "60s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub io_timeout: Duration,
+
+    /// How long names and attributes of far sources are trusted
+    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_METADATA_TTL", default_value = "60s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub metadata_ttl: Duration,
+
+    /// Owner of what has none in its source [default: the user of this process]
+    #[arg(long, value_name = "UID", env = "FLUID_FUSE_UID")]
+    pub uid: Option<u32>,
+
+    /// Group of what has none in its source [default: the group of this process]
+    #[arg(long, value_name = "GID", env = "FLUID_FUSE_GID")]
+    pub gid: Option<u32>,
 
     /// How long files that are still open are served after SIGTERM took the mount away
     #[arg(long, value_name = "TIME", env = "FLUID_FUSE_LINGER", default_value = "10s")]
@@ -113,7 +159,7 @@ pub struct WaitOptions {
     pub target: Target,
 
     /// A file or directory of the mount that must answer too
-    #[arg(long, value_name = "PATH", env = "FLUID_FUSE_SUB_PATH", value_parser = below)]
+    #[arg(long, value_name = "PATH", env = "FLUID_FUSE_SUB_PATH", value_parser = sub_path)]
     pub sub_path: Option<PathBuf>,
 
     /// How long to wait
@@ -136,14 +182,28 @@ pub struct ProbeOptions {
 /// `mount`, as meant.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What to mount.
-    pub source: Source,
+    /// What to mount, where below the directory.
+    pub mounts: Vec<MountSpec>,
     /// The directory to mount on.
     pub mountpoint: PathBuf,
     /// `X` in the file system type `fuse.X`.
     pub subtype: String,
     /// How long open files are served after the mount was taken away.
     pub linger: Duration,
+    /// Bytes of memory for what is read.
+    pub memory: u64,
+    /// Where what is fetched is kept.
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes that are kept there.
+    pub cache_size: u64,
+    /// Requests at a time.
+    pub requests: usize,
+    /// How long a read is tried for.
+    pub io_timeout: Duration,
+    /// How long names and attributes of far sources are trusted.
+    pub metadata_ttl: Duration,
+    /// User and group that own what has no owner.
+    pub owner: (u32, u32),
 }
 
 impl Target {
@@ -174,71 +234,105 @@ impl MountOptions {
         if self.subtype.is_empty() || !self.subtype.chars().all(plain) {
             bail!("{:?} is no subtype: letters, digits, '-', '_' and '.' only", self.subtype);
         }
-        let mountpoint = self.target.or_fluid(mount_point);
-        let (url, mountpoint) = match (self.source, mountpoint) {
-            (Some(url), Some(mountpoint)) => (url, mountpoint),
-            (url, mountpoint) => {
-                let missing = if url.is_none() { "--source" } else { "--mountpoint" };
+        let target = self.target.or_fluid(mount_point);
+        let given = sources(&self.sources, &self.options)?;
+        let (mounts, mountpoint) = match (given.is_empty(), target) {
+            (false, Some(mountpoint)) => (given, mountpoint),
+            (none, target) => {
                 let (place, config) = match &self.config_json {
                     Some(json) => {
                         ("--config-json".to_string(), FluidConfig::parse("--config-json", json.as_bytes())?)
                     }
-                    None => (self.config.display().to_string(), FluidConfig::read(&self.config, missing)?),
+                    None => {
+                        let missing = if none { "--source" } else { "--mountpoint" };
+                        (self.config.display().to_string(), FluidConfig::read(&self.config, missing)?)
+                    }
                 };
-                (
-                    url.map_or_else(|| config.url(&place), Ok)?,
-                    match mountpoint {
-                        Some(mountpoint) => mountpoint,
-                        None => config.target_path.with_context(|| {
-                            format!("no mount point: {place} has no targetPath; give --mountpoint")
-                        })?,
-                    },
-                )
+                let mountpoint = target.or_else(|| config.target_path.clone()).with_context(|| {
+                    format!("no mount point: {place} has no targetPath; give --mountpoint")
+                })?;
+                let mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
+                (mounts, mountpoint)
             }
         };
-        Ok(Settings { source: url.parse()?, mountpoint, subtype: self.subtype, linger: self.linger })
+        let memory = self.memory.unwrap_or_else(|| default_memory(cgroup_limit()));
+        ensure!(memory >= LEAST_MEMORY, "--memory must be at least 8MiB");
+        Ok(Settings {
+            mounts,
+            mountpoint,
+            subtype: self.subtype,
+            linger: self.linger,
+            memory,
+            cache_dir: self.cache_dir,
+            cache_size: self.cache_size,
+            requests: self.requests.into(),
+            io_timeout: self.io_timeout,
+            metadata_ttl: self.metadata_ttl,
+            owner: (
+                self.uid.unwrap_or_else(|| getuid().as_raw()),
+                self.gid.unwrap_or_else(|| getgid().as_raw()),
+            ),
+        })
     }
 }
 
-/// The part of Fluid's `config.json` that is used.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct FluidConfig {
-    #[serde(default)]
-    mounts: Vec<FluidMount>,
-    target_path: Option<PathBuf>,
+const LEAST_MEMORY: u64 = 8 << 20;
+
+/// The container may use other memory, too, and the page cache of what it reads counts against its limit.
+fn default_memory(limit: Option<u64>) -> u64 {
+    limit.map_or(u64::MAX, |limit| limit / 5 * 2).clamp(LEAST_MEMORY, 128 << 20)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct FluidMount {
-    mount_point: String,
+/// The memory limit of the container: of cgroup v2, or of v1.
+fn cgroup_limit() -> Option<u64> {
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
-impl FluidConfig {
-    fn read(path: &Path, missing: &str) -> anyhow::Result<Self> {
-        let bytes = fs::read(path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => anyhow!("{missing} is not given, and there is no {}", path.display()),
-            _ => anyhow!("{missing} is not given, and {} cannot be read: {error}", path.display()),
-        })?;
-        Self::parse(&path.display().to_string(), &bytes)
+fn sources(sources: &[String], options: &[String]) -> anyhow::Result<Vec<MountSpec>> {
+    let mut shared = BTreeMap::new();
+    for option in options {
+        let (name, value) =
+            option.split_once('=').with_context(|| format!("--option {option:?} is not NAME=VALUE"))?;
+        shared.insert(name.to_string(), value.to_string());
     }
+    sources
+        .iter()
+        .map(|source| {
+            // A URL may have a `=`, but hardly before its `://`.
+            let (path, url) = match source.split_once('=') {
+                Some((path, url)) if !path.contains("://") => (below(path)?, url),
+                _ => (PathBuf::new(), source.as_str()),
+            };
+            let options = Options(shared.clone());
+            Ok(MountSpec { path, url: url.to_string(), options, read_only: true })
+        })
+        .collect()
+}
 
-    fn parse(place: &str, json: &[u8]) -> anyhow::Result<Self> {
-        serde_json::from_slice(json)
-            .with_context(|| format!("{place} is not Fluid's configuration of a ThinRuntime"))
-    }
-
-    fn url(&self, place: &str) -> anyhow::Result<String> {
-        match self.mounts.as_slice() {
-            [mount] => Ok(mount.mount_point.clone()),
-            mounts => bail!("{place} names {} mounts; exactly one is supported", mounts.len()),
-        }
-    }
+/// Bytes: a number with a unit such as `MiB`, `Mi` or `MB`, or without one.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "B" => Some(1),
+        "Ki" | "KiB" => Some(1 << 10),
+        "Mi" | "MiB" => Some(1 << 20),
+        "Gi" | "GiB" => Some(1 << 30),
+        "Ti" | "TiB" => Some(1 << 40),
+        "k" | "kB" | "KB" => Some(1_000),
+        "M" | "MB" => Some(1_000_000),
+        "G" | "GB" => Some(1_000_000_000),
+        "T" | "TB" => Some(1_000_000_000_000),
+        _ => None,
+    };
+    factor
+        .and_then(|factor: u64| digits.trim().parse::<u64>().ok()?.checked_mul(factor))
+        .ok_or_else(|| "must be a size such as 128MiB, 2Gi or 500M".to_string())
 }
 
 /// A path that stays below the directory it is joined to.
-fn below(text: &str) -> Result<PathBuf, String> {
+fn sub_path(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     match path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         true => Ok(path.to_path_buf()),
@@ -266,15 +360,15 @@ mod tests {
         let config = ["--config", file.path().to_str().unwrap()];
         let places = |arguments: &[&str], mount_point| {
             let found = settings(&[&config, arguments].concat(), mount_point).unwrap();
-            (found.source.to_string(), found.mountpoint.display().to_string())
+            (found.mounts[0].url.clone(), found.mountpoint.display().to_string())
         };
         let pair = |source: &str, mountpoint: &str| (source.to_string(), mountpoint.to_string());
-        assert_eq!(places(&[], None), pair("file:///from/file", "/target"));
-        assert_eq!(places(&[], Some("")), pair("file:///from/file", "/target"));
-        assert_eq!(places(&[], Some("/env")), pair("file:///from/file", "/env"));
+        assert_eq!(places(&[], None), pair("local:///from/file", "/target"));
+        assert_eq!(places(&[], Some("")), pair("local:///from/file", "/target"));
+        assert_eq!(places(&[], Some("/env")), pair("local:///from/file", "/env"));
         let flags = ["--source", "file:///a%20b", "--mountpoint", "/flag"];
-        assert_eq!(places(&flags, Some("/env")), pair("file:///a b", "/flag"));
-        assert_eq!(places(&flags[..2], None), pair("file:///a b", "/target"));
+        assert_eq!(places(&flags, Some("/env")), pair("file:///a%20b", "/flag"));
+        assert_eq!(places(&flags[..2], None), pair("file:///a%20b", "/target"));
         let itself = ["--config-json", r#"{"mounts":[{"mountPoint":"file:///b"}]}"#];
         assert_eq!(places(&itself, Some("/env")), pair("file:///b", "/env"));
     }
@@ -283,12 +377,20 @@ mod tests {
     fn what_cannot_be_is_refused_in_words() {
         let refused = |arguments: &[&str]| format!("{:#}", settings(arguments, Some("/m")).unwrap_err());
         assert!(refused(&["--config", "/none.json"]).contains("--source is not given"));
-        assert!(refused(&["--source", "s3://b"]).contains("\"s3\""));
         assert!(refused(&["--source", "file:///x", "--read-only=false"]).contains("only be read"));
         assert!(refused(&["--source", "file:///x", "--subtype", "a,b"]).contains("subtype"));
         for (json, words) in [
-            (r#"{"mounts":[{"mountPoint":"file:///a"},{"mountPoint":"file:///b"}]}"#, "2 mounts"),
-            ("{}", "0 mounts"),
+            (
+                r#"{"mounts":[{"mountPoint":"file:///a"},{"mountPoint":"file:///b"}]}"#,
+                "neither a path nor a name",
+            ),
+            (r#"{"mounts":[{"mountPoint":"file:///a","path":"../b"}]}"#, "\"..\""),
+            (
+                r#"{"mounts":[{"mountPoint":"s3://a","secretOptions":{"secret_key":"FLUID_NONE"}}]}"#,
+                "FLUID_NONE",
+            ),
+            (r#"{"mounts":[{"mountPoint":"s3://a","options":{"secret_key":["s3cr3t"]}}]}"#, "another type"),
+            ("{}", "no mounts"),
             ("[", "not Fluid's"),
         ] {
             let file = tempfile::NamedTempFile::new().unwrap();
@@ -296,6 +398,37 @@ mod tests {
             let error = refused(&["--config", file.path().to_str().unwrap()]);
             assert!(error.contains(words), "{error}");
         }
-        assert!(below("a/./b").is_ok() && below("../a").is_err() && below("/a").is_err());
+        assert!(sub_path("a/./b").is_ok() && sub_path("../a").is_err() && sub_path("/a").is_err());
+    }
+
+    #[test]
+    fn several_mounts() {
+        let flags = ["--source", "x/y=s3://b?c=d", "--source", "file:///a=b", "-o", "endpoint=e=f"];
+        let found = settings(&flags, Some("/m")).unwrap().mounts;
+        let seen: Vec<_> =
+            found.iter().map(|mount| (mount.path.to_str().unwrap(), mount.url.as_str())).collect();
+        assert_eq!(seen, [("x/y", "s3://b?c=d"), ("", "file:///a=b")]);
+        assert_eq!(found[1].options.0.get("endpoint").map(String::as_str), Some("e=f"));
+        let json = r#"{"mounts":[
+            {"mountPoint":"oss://a","name":"n","options":{"k":"/etc/fluid/secrets/s/k","o":"v"}},
+            {"mountPoint":"oss://b","name":"x","path":"/p/q","readOnly":true,"secretOptions":{"id":"HOME"}}]}"#;
+        let found = settings(&["--config-json", json], Some("/m")).unwrap().mounts;
+        let seen: Vec<_> =
+            found.iter().map(|mount| (mount.path.to_str().unwrap(), mount.read_only)).collect();
+        assert_eq!(seen, [("n", false), ("p/q", true)]);
+        assert_eq!(found[0].options.0["k_file"], "/etc/fluid/secrets/s/k");
+        assert_eq!(found[1].options.0["id"], std::env::var("HOME").unwrap());
+        assert_eq!(format!("{:?}", found[0].options), r#"{"k_file", "o"}"#);
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("128MiB"), Ok(128 << 20));
+        assert_eq!(size("2Gi"), Ok(2 << 30));
+        assert_eq!(size("7"), Ok(7));
+        assert!(size("1.5G").is_err() && size("MiB").is_err() && size("1e").is_err() && size("-1").is_err());
+        assert_eq!(default_memory(None), 128 << 20);
+        assert_eq!(default_memory(Some(100 << 20)), 40 << 20);
+        assert_eq!(default_memory(Some(1)), LEAST_MEMORY);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
@@ -17,9 +18,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::Settings;
+use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::View;
 use crate::mount::{self, Mount};
-use crate::store::{LocalStore, Source, Store};
+use crate::object_store::{ObjectStore, Presentation};
+use crate::remote;
+use crate::store::{LocalStore, Store, local_directory};
+use crate::union::Union;
 
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
@@ -33,25 +38,31 @@ enum Event {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // Before the mount: a signal that comes early must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
-    let store = open(&settings.source)?;
     let path = mount::canonical(&settings.mountpoint);
-    refuse_recursion(&settings.source, &path)?;
+    let budget =
+        Budget { memory: settings.memory, requests: settings.requests, deadline: settings.io_timeout };
+    let disk = settings.cache_dir.as_deref().map(|directory| DiskCache::open(directory, settings.cache_size));
+    let shared = Shared::new(budget, disk.transpose()?)?;
+    let store = open(settings, &path, &shared)?;
     mount::prepare(&path)?;
     let place = path.display().to_string();
-    let (mount, descriptor) = Mount::new(path, &settings.source.to_string(), &settings.subtype)?;
+    let source = settings.mounts.iter().map(|mount| mount.url.as_str()).collect::<Vec<_>>().join(" ");
+    let (mount, descriptor) = Mount::new(path, &source, &settings.subtype)?;
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     let session = Session::from_fd(View::new(store), descriptor, SessionACL::All, config)
         .context("the kernel and the file system do not agree")?;
-    info!("mounted {} at {place}", settings.source);
+    info!("mounted {source} at {place}");
 
     let (sender, events) = mpsc::channel();
     let ended = sender.clone();
     thread::spawn(move || signals.forever().try_for_each(|_| sender.send(Event::Signal)));
     thread::spawn(move || ended.send(Event::Ended(session.run())));
 
-    if let Event::Ended(result) = events.recv()? {
+    let first = events.recv()?;
+    shared.flush();
+    if let Event::Ended(result) = first {
         result.with_context(|| format!("serving {place} failed"))?;
         info!("{place} was unmounted: ending");
         return Ok(());
@@ -70,17 +81,37 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(source: &Source) -> anyhow::Result<Box<dyn Store>> {
-    match source {
-        Source::Local(path) => Ok(Box::new(LocalStore::new(path)?)),
+/// The stores of all mounts as one.
+fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow::Result<Box<dyn Store>> {
+    let (uid, gid) = settings.owner;
+    let show = Presentation { uid, gid, directory_mode: 0o755, file_mode: 0o644, ttl: settings.metadata_ttl };
+    let mut stores = Vec::new();
+    for mount in &settings.mounts {
+        let store: Box<dyn Store> = match local_directory(&mount.url)? {
+            Some(directory) => {
+                refuse_recursion(&directory, mountpoint)?;
+                Box::new(LocalStore::new(&directory)?)
+            }
+            None => {
+                let bucket = remote::open(&mount.url, &mount.options.0)?;
+                Box::new(ObjectStore::new(&mount.url, bucket, Arc::clone(shared), show))
+            }
+        };
+        stores.push((mount.path.clone(), store));
+    }
+    match stores.as_slice() {
+        [(path, _)] if path.as_os_str().is_empty() => {
+            stores.pop().map(|(_, store)| store).context("there is nothing to mount")
+        }
+        _ => Ok(Box::new(Union::new(stores, settings.owner)?)),
     }
 }
 
 /// A mount inside its own source would have to ask itself for its listing.
-fn refuse_recursion(source: &Source, mountpoint: &Path) -> anyhow::Result<()> {
-    let Source::Local(path) = source;
-    if mountpoint.starts_with(path.canonicalize().with_context(|| format!("cannot resolve {source}"))?) {
-        bail!("the mount point {} must not be inside the source {source}", mountpoint.display());
+fn refuse_recursion(source: &Path, mountpoint: &Path) -> anyhow::Result<()> {
+    let source = source.canonicalize().with_context(|| format!("cannot resolve {}", source.display()))?;
+    if mountpoint.starts_with(&source) {
+        bail!("the mount point {} must not be inside the source {}", mountpoint.display(), source.display());
     }
     Ok(())
 }

@@ -8,10 +8,15 @@
 //! starts the image of a ThinRuntime.
 
 pub mod cli;
+pub mod config;
 pub mod daemon;
+pub mod fetch;
 pub mod fs;
 mod handles;
 pub mod inodes;
 pub mod mount;
+pub mod object_store;
 pub mod probe;
+pub mod remote;
 pub mod store;
+pub mod union;

@@ -7,54 +7,36 @@
 mod local;
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{bail, ensure};
 use percent_encoding::percent_decode_str;
 
 pub use local::LocalStore;
 
-/// What a URL names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A directory that the process sees.
-    Local(PathBuf),
-}
-
-impl FromStr for Source {
-    type Err = anyhow::Error;
-
-    fn from_str(url: &str) -> anyhow::Result<Self> {
-        let Some((scheme, rest)) = url.split_once("://") else {
-            bail!("{url:?} is not a URL such as file:///path");
-        };
-        match scheme {
-            "file" | "local" => {
-                ensure!(rest.starts_with('/'), "{url:?} must name an absolute path: {scheme}:///path");
-                let path: Vec<u8> = percent_decode_str(rest).collect();
-                Ok(Source::Local(PathBuf::from(OsStr::from_bytes(&path))))
-            }
-            _ => bail!("the scheme {scheme:?} of {url:?} is not supported; supported are: file, local"),
-        }
+/// The directory of this machine that a URL names, if it names one.
+pub fn local_directory(url: &str) -> anyhow::Result<Option<PathBuf>> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        bail!("{url:?} is not a URL such as s3://bucket/prefix or file:///path");
+    };
+    if !matches!(scheme, "file" | "local") {
+        return Ok(None);
     }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Local(path) => write!(formatter, "file://{}", path.display()),
-        }
-    }
+    ensure!(rest.starts_with('/'), "{url:?} must name an absolute path: {scheme}:///path");
+    let path: Vec<u8> = percent_decode_str(rest).collect();
+    Ok(Some(PathBuf::from(OsStr::from_bytes(&path))))
 }
 
 /// Where the files are.
 pub trait Store: Send + Sync {
     /// The attributes of a path; of a symbolic link, its own.
     fn stat(&self, path: &Path) -> Result<Stat, StoreError>;
+
+    /// The same, if it takes no time to tell; nothing if somebody far away must be asked.
+    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>>;
 
     /// What a directory holds, without `.` and `..`.
     fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError>;
@@ -67,15 +49,30 @@ pub trait Store: Send + Sync {
 
     /// How full the place is.
     fn space(&self) -> Result<Space, StoreError>;
+
+    /// How long an answer stays true, as far as anybody relies on it.
+    fn ttl(&self) -> Duration;
+
+    /// Whether somebody far away is asked: what is not [known](Store::known) must not be waited for by a
+    /// thread that others need.
+    fn is_far(&self) -> bool;
 }
+
+/// Called once with the bytes, fewer than asked for at the file's end, or with the reason why there are none.
+pub type Answer = Box<dyn FnOnce(Result<&[u8], StoreError>) + Send>;
 
 /// An open file. It stays the file that was opened, whatever its path names later.
 pub trait Object: Send + Sync {
     /// The file's attributes.
     fn stat(&self) -> Result<Stat, StoreError>;
 
-    /// Fills the buffer from the offset on; fewer bytes only at the end of the file.
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StoreError>;
+    /// Reads; the answer may be called at once or later, by another thread.
+    fn read(&self, offset: u64, length: u32, answer: Answer);
+
+    /// A descriptor of a local file with the very same bytes, if there is one.
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// A name in a directory.
@@ -120,7 +117,7 @@ pub struct Stat {
 }
 
 /// How full a store is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Space {
     /// Bytes in all.
     pub bytes: u64,
@@ -133,7 +130,7 @@ pub struct Space {
 }
 
 /// Why a store has no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Nothing there, or nothing that is shown.
     #[error("not found")]
@@ -144,6 +141,12 @@ pub enum StoreError {
     /// The path names another file by now.
     #[error("the file was replaced")]
     Stale,
+    /// The store does not have this operation.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+    /// No answer, or one that may be another soon: too many requests, a server's error, a lost connection.
+    #[error("{0}")]
+    Unavailable(String),
     /// Everything else.
     #[error("{0}")]
     Failed(String),
@@ -155,12 +158,11 @@ mod tests {
 
     #[test]
     fn urls() {
-        let local =
-            |url: &str| url.parse::<Source>().map(|Source::Local(path)| path).map_err(|e| e.to_string());
-        assert_eq!(local("file:///a%20b/c"), Ok(PathBuf::from("/a b/c")));
-        assert_eq!(local("local:///a"), Ok(PathBuf::from("/a")));
-        assert_eq!(local("file:///%ff").map(|path| path.as_os_str().len()), Ok(2));
-        assert!(local("s3://bucket").is_err_and(|e| e.contains("\"s3\"") && e.contains("file, local")));
+        let local = |url: &str| local_directory(url).map_err(|error| error.to_string());
+        assert_eq!(local("file:///a%20b/c"), Ok(Some(PathBuf::from("/a b/c"))));
+        assert_eq!(local("local:///a"), Ok(Some(PathBuf::from("/a"))));
+        assert_eq!(local("file:///%ff").map(|path| path.map(|path| path.as_os_str().len())), Ok(Some(2)));
+        assert_eq!(local("s3://bucket"), Ok(None));
         assert!(local("file://host/a").is_err() && local("/a").is_err() && local("").is_err());
     }
 }

@@ -5,11 +5,12 @@
 //! `RESOLVE_NO_SYMLINKS`, so neither a link nor `..` nor a race with a rename leads out of it. Mounts below
 //! the root are shown. Whether a caller may read a file is the kernel's matter (`default_permissions`).
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -19,7 +20,7 @@ use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Entry, Kind, Object, Space, Stat, Store, StoreError};
+use super::{Answer, Entry, Kind, Object, Space, Stat, Store, StoreError};
 
 /// How often an open is tried again that a concurrent rename or mount disturbed.
 const DISTURBED: usize = 16;
@@ -64,6 +65,10 @@ impl Store for LocalStore {
         shown(&rustix::fs::fstat(self.resolve(path, OFlags::PATH)?)?).ok_or(StoreError::NotFound)
     }
 
+    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+        Some(self.stat(path))
+    }
+
     fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError> {
         let descriptor = self.resolve(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
@@ -100,6 +105,15 @@ impl Store for LocalStore {
         Ok(OsString::from_vec(rustix::fs::readlinkat(link, "", Vec::new())?.into_bytes()))
     }
 
+    fn ttl(&self) -> Duration {
+        // A local directory may change at any time.
+        Duration::from_secs(1)
+    }
+
+    fn is_far(&self) -> bool {
+        false
+    }
+
     fn space(&self) -> Result<Space, StoreError> {
         let space = rustix::fs::fstatvfs(&self.root)?;
         Ok(Space {
@@ -113,11 +127,36 @@ impl Store for LocalStore {
 
 struct LocalFile(File);
 
+thread_local! {
+    /// Where a thread reads to: at most the size of the kernel's largest request.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Object for LocalFile {
     fn stat(&self) -> Result<Stat, StoreError> {
         shown(&rustix::fs::fstat(self.0.as_fd())?).ok_or(StoreError::Stale)
     }
 
+    fn read(&self, offset: u64, length: u32, answer: Answer) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let length = length as usize;
+            if buffer.len() < length {
+                buffer.resize(length, 0);
+            }
+            match self.read_at(offset, &mut buffer[..length]) {
+                Ok(read) => answer(Ok(&buffer[..read])),
+                Err(error) => answer(Err(error)),
+            }
+        });
+    }
+
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}
+
+impl LocalFile {
+    /// Fills the buffer from the offset on; fewer bytes only at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, StoreError> {
         // The kernel has no offsets beyond, and so no file has bytes there.
         let room = usize::try_from((i64::MAX as u64).saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -210,11 +249,13 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), b"0123456789").unwrap();
         let file = LocalStore::new(place.path()).unwrap().open(Path::new("file")).unwrap();
-        let mut buffer = [0; 8];
-        for (offset, length) in [(0, 8), (6, 4), (10, 0), (1 << 40, 0), (i64::MAX as u64, 0), (u64::MAX, 0)] {
-            assert_eq!(file.read_at(offset, &mut buffer).unwrap(), length, "{offset}");
+        for (offset, expected) in
+            [(0, "01234567"), (6, "6789"), (10, ""), (1 << 40, ""), (i64::MAX as u64, ""), (u64::MAX, "")]
+        {
+            let (sender, answer) = std::sync::mpsc::channel();
+            file.read(offset, 8, Box::new(move |read| sender.send(read.map(<[u8]>::to_vec)).unwrap()));
+            assert_eq!(answer.recv().unwrap().unwrap(), expected.as_bytes(), "{offset}");
         }
-        assert_eq!(file.read_at(0, &mut []).unwrap(), 0);
     }
 
     #[test]

@@ -1,0 +1,154 @@
+//! Fluid's configuration of a ThinRuntime image, `config.json`: which mounts a Dataset has.
+//!
+//! It knows the fields that Fluid writes, and `secretOptions`, with which the policy names the variables that
+//! hold secrets. What a mount's options mean is the store's matter.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use serde::Deserialize;
+
+/// Where Fluid puts the secrets of a ThinRuntime's Dataset; the options have the paths of the files there.
+const SECRETS: &str = "/etc/fluid/secrets/";
+
+/// One mount of a Dataset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountSpec {
+    /// Where it is seen, below the mount point; `""` for the mount point itself.
+    pub path: PathBuf,
+    /// What is mounted.
+    pub url: String,
+    /// Its options, with those that all mounts share.
+    pub options: Options,
+    /// Nothing may be written.
+    pub read_only: bool,
+}
+
+/// Options by name. They may be secrets: what prints them prints the names.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Options(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// The part of Fluid's `config.json` that is used.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FluidConfig {
+    #[serde(default)]
+    mounts: Vec<FluidMount>,
+    /// Where to mount.
+    pub target_path: Option<PathBuf>,
+    #[serde(default)]
+    access_modes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FluidMount {
+    mount_point: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    read_only: bool,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+    /// Options whose values are in the variables named.
+    #[serde(default)]
+    secret_options: BTreeMap<String, String>,
+}
+
+impl FluidConfig {
+    /// Reads the file; `missing` names the option that would make it unnecessary.
+    pub fn read(path: &Path, missing: &str) -> anyhow::Result<Self> {
+        let bytes = fs::read(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => anyhow!("{missing} is not given, and there is no {}", path.display()),
+            _ => anyhow!("{missing} is not given, and {} cannot be read: {error}", path.display()),
+        })?;
+        Self::parse(&path.display().to_string(), &bytes)
+    }
+
+    /// Reads the text, which is from the place.
+    pub fn parse(place: &str, json: &[u8]) -> anyhow::Result<Self> {
+        serde_json::from_slice(json).map_err(|error| {
+            // The library's own words may quote a value.
+            let kind = match error.classify() {
+                serde_json::error::Category::Data => "a field has another type than Fluid gives it",
+                _ => "it is not JSON",
+            };
+            let (line, column) = (error.line(), error.column());
+            anyhow!(
+                "{place} is not Fluid's configuration of a ThinRuntime: {kind} (line {line}, column {column})"
+            )
+        })
+    }
+
+    /// Whether the Dataset may be written to.
+    pub fn is_writable(&self) -> bool {
+        self.access_modes.iter().any(|mode| matches!(mode.as_str(), "ReadWriteMany" | "ReadWriteOnce"))
+    }
+
+    /// The mounts. One alone is the mount point itself, unless it has a path; several are at their paths, by
+    /// default their names.
+    pub fn mounts(
+        self,
+        place: &str,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> anyhow::Result<Vec<MountSpec>> {
+        let alone = self.mounts.len() == 1;
+        ensure!(!self.mounts.is_empty(), "{place} names no mounts");
+        let mut mounts = Vec::new();
+        for (index, mount) in self.mounts.into_iter().enumerate() {
+            let field = format!("{place}: mounts[{index}]");
+            let path = match mount.path.as_str() {
+                "" if alone => String::new(),
+                "" if mount.name.is_empty() => bail!("{field} has neither a path nor a name"),
+                "" => mount.name,
+                path => path.to_string(),
+            };
+            let mut options = BTreeMap::new();
+            for (name, value) in mount.options {
+                match value.starts_with(SECRETS) {
+                    true => options.insert(format!("{name}_file"), value),
+                    false => options.insert(name, value),
+                };
+            }
+            for (name, from) in mount.secret_options {
+                let value = variable(&from).with_context(|| {
+                    format!("{field}: the variable {from} of the option {name} is not set")
+                })?;
+                let value = value.into_string().map_err(|_| anyhow!("{field}: {from} is not UTF-8"))?;
+                options.insert(name, value);
+            }
+            mounts.push(MountSpec {
+                path: below(&path).with_context(|| format!("{field}.path"))?,
+                url: mount.mount_point,
+                options: Options(options),
+                read_only: mount.read_only,
+            });
+        }
+        Ok(mounts)
+    }
+}
+
+/// A path below the mount point, given with or without a slash in front.
+pub fn below(path: &str) -> anyhow::Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(part) => clean.push(part),
+            Component::RootDir | Component::CurDir => {}
+            _ => bail!("{path:?} must not contain \"..\""),
+        }
+    }
+    Ok(clean)
+}

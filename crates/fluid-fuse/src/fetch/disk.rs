@@ -1,0 +1,534 @@
+//! What was fetched, kept on a disk: for reads that come again, also in the process's next life.
+//!
+//! Each version of an object has two files: `<name>.data`, as large as the object and with holes, and
+//! `<name>.map`, which tells which granules are there, with their checksums. The map is replaced as a whole
+//! and only tells of what was written before; so after a crash there is less than there could be, and what
+//! is damaged is found when it is read. A file with all its granules is synced and marked; from then on it
+//! can be read as it is, by whoever has its descriptor. When the disk's share is used up, files go that are
+//! not open: first those that were used once, so that a scan does not drive out what is used again and
+//! again. What is fetched, and when, is not decided here.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use log::{debug, warn};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::file::granules;
+use super::memory::GRANULE;
+use crate::inodes::lock;
+use crate::remote::Version;
+
+const DATA: &str = "data";
+const MAP: &str = "map";
+
+/// A directory with what was fetched.
+#[derive(Debug)]
+pub struct DiskCache {
+    directory: PathBuf,
+    limit: u64,
+    state: Mutex<State>,
+    /// Locked as long as this process uses the directory.
+    _lock: File,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<String, Entry>,
+    bytes: u64,
+    clock: u64,
+    /// A write failed: the disk is full or broken.
+    off: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bytes: u64,
+    uses: u32,
+    used: u64,
+    open: Weak<CachedFile>,
+}
+
+/// The first line of a map.
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
+struct Header {
+    source: String,
+    key: String,
+    size: u64,
+    etag: Option<String>,
+    modified: Duration,
+    granule: u64,
+    /// The data's time of change when it was whole.
+    whole: Option<(i64, i64)>,
+}
+
+/// One version of an object on the disk.
+#[derive(Debug)]
+pub(crate) struct CachedFile {
+    name: String,
+    data: File,
+    cache: Arc<DiskCache>,
+    map: Mutex<Map>,
+}
+
+#[derive(Debug)]
+struct Map {
+    header: Header,
+    /// The checksum of each granule that is there.
+    sums: Vec<Option<u32>>,
+    present: usize,
+    /// Some of it is from a former life.
+    inherited: bool,
+    dirty: bool,
+}
+
+impl DiskCache {
+    /// Opens a directory, which belongs to this process from now on, for at most as many bytes.
+    pub fn open(directory: &Path, limit: u64) -> anyhow::Result<Arc<Self>> {
+        let place = directory.display();
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create the cache directory {place}"))?;
+        let lock_file = File::options().create(true).truncate(false).write(true).open(directory.join("lock"));
+        let lock_file = lock_file.with_context(|| format!("cannot write to the cache directory {place}"))?;
+        if flock(&lock_file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            bail!("the cache directory {place} is used by another process");
+        }
+        let mut state = State::default();
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            let (Some(name), Some(kind)) = (
+                path.file_stem().and_then(|name| name.to_str()),
+                path.extension().and_then(|kind| kind.to_str()),
+            ) else {
+                continue;
+            };
+            let known = match kind {
+                MAP => Map::read(&path),
+                DATA if path.with_extension(MAP).exists() => continue,
+                _ => None,
+            };
+            match known {
+                Some(map) => {
+                    let bytes = map.present as u64 * GRANULE;
+                    state.bytes += bytes;
+                    let entry = Entry { bytes, uses: 1, used: 0, open: Weak::new() };
+                    state.entries.insert(name.to_string(), entry);
+                }
+                None => {
+                    debug!("removing {}", path.display());
+                    fs::remove_file(&path)?;
+                }
+            }
+        }
+        Ok(Arc::new(DiskCache {
+            directory: directory.to_path_buf(),
+            limit,
+            state: Mutex::new(state),
+            _lock: lock_file,
+        }))
+    }
+
+    /// Bytes kept, and at most.
+    pub fn bytes(&self) -> (u64, u64) {
+        (lock(&self.state).bytes, self.limit)
+    }
+
+    /// The file of a version, unless it would not fit or the disk does not work.
+    pub(crate) fn file(self: &Arc<Self>, source: &str, version: &Version) -> Option<Arc<CachedFile>> {
+        if version.size == 0 || version.size.next_multiple_of(GRANULE) > self.limit {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        (source, version).hash(&mut hasher);
+        let name = format!("{:016x}", hasher.finish());
+        let mut state = lock(&self.state);
+        if state.off {
+            return None;
+        }
+        state.clock += 1;
+        let clock = state.clock;
+        let header = Header {
+            source: source.to_string(),
+            key: version.key.clone(),
+            size: version.size,
+            etag: version.etag.clone(),
+            modified: version.modified.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            granule: GRANULE,
+            whole: None,
+        };
+        if let Some(entry) = state.entries.get_mut(&name) {
+            entry.used = clock;
+            entry.uses = entry.uses.saturating_add(1);
+            if let Some(open) = entry.open.upgrade() {
+                let same = lock(&open.map).header.is_of(&header);
+                return same.then_some(open);
+            }
+        }
+        let known = Map::read(&self.path(&name, MAP)).filter(|map| map.header.is_of(&header));
+        let data = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(known.is_none())
+            .open(self.path(&name, DATA));
+        // Setting the size changes the time, by which a whole file is known.
+        let sized = |data: File| match data.metadata()?.len() == version.size {
+            true => Ok(data),
+            false => data.set_len(version.size).map(|()| data),
+        };
+        let data = match data.and_then(sized) {
+            Ok(data) => data,
+            Err(error) => {
+                warn!("the cache directory {} does not work: {error}", self.directory.display());
+                state.off = true;
+                return None;
+            }
+        };
+        let map = known.unwrap_or_else(|| Map {
+            header,
+            sums: vec![None; granules(&(0..version.size)).count()],
+            present: 0,
+            inherited: false,
+            dirty: false,
+        });
+        let bytes = map.present as u64 * GRANULE;
+        let file =
+            Arc::new(CachedFile { name: name.clone(), data, cache: Arc::clone(self), map: Mutex::new(map) });
+        let open = Arc::downgrade(&file);
+        let before = state.entries.get(&name).map_or((0, 0), |entry| (entry.bytes, entry.uses));
+        state.bytes = state.bytes - before.0 + bytes;
+        state.entries.insert(name, Entry { bytes, uses: before.1.max(1), used: clock, open });
+        Some(file)
+    }
+
+    /// Whether so many bytes fit, after files that are not open went.
+    fn make_room(&self, name: &str, bytes: u64) -> bool {
+        let mut state = lock(&self.state);
+        while !state.off && state.bytes + bytes > self.limit {
+            let victim = state
+                .entries
+                .iter()
+                .filter(|(other, entry)| *other != name && entry.open.strong_count() == 0)
+                .min_by_key(|(_, entry)| (entry.uses > 1, entry.used))
+                .map(|(name, _)| name.clone());
+            let Some(victim) = victim else { return false };
+            let removed = state.entries.remove(&victim).map_or(0, |entry| entry.bytes);
+            state.bytes -= removed;
+            for kind in [MAP, DATA] {
+                if let Err(error) = fs::remove_file(self.path(&victim, kind)) {
+                    debug!("{victim}.{kind}: {error}");
+                }
+            }
+        }
+        if state.off {
+            return false;
+        }
+        state.bytes += bytes;
+        if let Some(entry) = state.entries.get_mut(name) {
+            entry.bytes += bytes;
+        }
+        true
+    }
+
+    /// Gives back room that was made and not used; the disk is not tried again.
+    fn failed(&self, name: &str, bytes: u64, error: &std::io::Error) {
+        let mut state = lock(&self.state);
+        if !state.off {
+            warn!("nothing more is kept in {}: {error}", self.directory.display());
+        }
+        state.off = true;
+        state.bytes -= bytes;
+        if let Some(entry) = state.entries.get_mut(name) {
+            entry.bytes -= bytes;
+        }
+    }
+
+    /// Writes the maps that have changed.
+    pub(crate) fn flush(&self) {
+        let open: Vec<_> =
+            lock(&self.state).entries.values().filter_map(|entry| entry.open.upgrade()).collect();
+        for file in open {
+            file.flush();
+        }
+    }
+
+    fn path(&self, name: &str, kind: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{kind}"))
+    }
+}
+
+impl CachedFile {
+    /// Whether a granule is there.
+    pub(crate) fn has(&self, granule: u64) -> bool {
+        let map = lock(&self.map);
+        usize::try_from(granule).ok().and_then(|granule| map.sums.get(granule)).is_some_and(Option::is_some)
+    }
+
+    /// The file itself, if it has all bytes and they are known to have reached the disk.
+    pub(crate) fn whole(&self) -> Option<&File> {
+        let map = lock(&self.map);
+        (map.header.whole? == changed(&self.data)?).then_some(&self.data)
+    }
+
+    /// Reads a granule from its beginning on, as many bytes as it has; false if it is not there, or not what
+    /// was written.
+    pub(crate) fn load(&self, granule: u64, bytes: &mut [u8]) -> bool {
+        let sum = |map: &Map| map.sums.get(granule as usize).copied().flatten();
+        let Some(expected) = sum(&lock(&self.map)) else { return false };
+        let read = self.data.read_exact_at(bytes, granule * GRANULE);
+        if read.is_ok() && crc32fast::hash(bytes) == expected {
+            return true;
+        }
+        warn!("a piece of {} in the cache was damaged; it is fetched anew", lock(&self.map).header.key);
+        let mut map = lock(&self.map);
+        if let Some(sum) = map.sums.get_mut(granule as usize).filter(|sum| **sum == Some(expected)) {
+            *sum = None;
+            map.present -= 1;
+            map.header.whole = None;
+            map.dirty = true;
+        }
+        false
+    }
+
+    /// Keeps a granule, given from its beginning to its end, if there is room.
+    pub(crate) fn store(&self, granule: u64, bytes: &[u8]) {
+        if self.has(granule) || !self.cache.make_room(&self.name, GRANULE) {
+            return;
+        }
+        if let Err(error) = self.data.write_all_at(bytes, granule * GRANULE) {
+            return self.cache.failed(&self.name, GRANULE, &error);
+        }
+        let whole = {
+            let mut map = lock(&self.map);
+            if let Some(sum) = map.sums.get_mut(granule as usize)
+                && sum.replace(crc32fast::hash(bytes)).is_none()
+            {
+                map.present += 1;
+                map.dirty = true;
+            }
+            map.present == map.sums.len()
+        };
+        if whole {
+            self.seal();
+        }
+    }
+
+    /// Whether all granules are there, but the file is not marked yet.
+    pub(crate) fn is_unsealed(&self) -> bool {
+        let map = lock(&self.map);
+        map.present == map.sums.len() && map.header.whole.is_none()
+    }
+
+    /// All granules are there: they are brought to the disk, and the file is marked. What a former life left is
+    /// read first.
+    pub(crate) fn seal(&self) {
+        let (inherited, size) = {
+            let map = lock(&self.map);
+            (map.inherited, map.header.size)
+        };
+        if inherited {
+            let mut bytes = vec![0; GRANULE as usize];
+            for granule in granules(&(0..size)) {
+                let length = (size - granule * GRANULE).min(GRANULE) as usize;
+                if !self.load(granule, &mut bytes[..length]) {
+                    return;
+                }
+            }
+        }
+        if let Err(error) = self.data.sync_data() {
+            return warn!("a whole file in the cache cannot be synced: {error}");
+        }
+        {
+            let mut map = lock(&self.map);
+            map.header.whole = changed(&self.data);
+            map.dirty = true;
+        }
+        self.flush();
+    }
+
+    fn flush(&self) {
+        let bytes = {
+            let mut map = lock(&self.map);
+            if !std::mem::take(&mut map.dirty) {
+                return;
+            }
+            map.encode()
+        };
+        let new = self.cache.path(&self.name, "new");
+        let written = File::create(&new)
+            .and_then(|mut file| file.write_all(&bytes))
+            .and_then(|()| fs::rename(&new, self.cache.path(&self.name, MAP)));
+        if let Err(error) = written {
+            debug!("the map of {}: {error}", self.name);
+        }
+    }
+
+    /// What is missing of a range from its first missing granule on, as far as it goes in one piece.
+    pub(crate) fn gap(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let map = lock(&self.map);
+        let missing = |granule: &u64| map.sums.get(*granule as usize).is_none_or(Option::is_none);
+        let mut left = granules(range);
+        let first = left.find(missing)?;
+        let end = left.find(|granule| !missing(granule)).unwrap_or(left.end);
+        Some(range.start.max(first * GRANULE)..range.end.min(end * GRANULE))
+    }
+}
+
+impl Drop for CachedFile {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl Header {
+    /// Whether both are of the same version.
+    fn is_of(&self, other: &Header) -> bool {
+        Header { whole: None, ..self.clone() } == *other
+    }
+}
+
+impl Clone for Header {
+    fn clone(&self) -> Self {
+        Header { source: self.source.clone(), key: self.key.clone(), etag: self.etag.clone(), ..*self }
+    }
+}
+
+impl Map {
+    /// A line of JSON, eight bytes for each granule, and the checksum of it all.
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec(&self.header).unwrap_or_default();
+        bytes.push(b'\n');
+        for sum in &self.sums {
+            bytes.extend(sum.map_or(0, |sum| u64::from(sum) | 1 << 32).to_le_bytes());
+        }
+        bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+        bytes
+    }
+
+    fn read(path: &Path) -> Option<Map> {
+        let bytes = fs::read(path).ok()?;
+        let (body, sum) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
+            return None;
+        }
+        let line = body.iter().position(|byte| *byte == b'\n')?;
+        let header: Header = serde_json::from_slice(&body[..line]).ok()?;
+        let sums: Vec<_> = body[line + 1..]
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|entry| u64::from_le_bytes(*entry))
+            .map(|entry| (entry >> 32 != 0).then_some(entry as u32))
+            .collect();
+        let sound = header.granule == GRANULE && sums.len() == granules(&(0..header.size)).count();
+        let present = sums.iter().flatten().count();
+        sound.then_some(Map { header, sums, present, inherited: true, dirty: false })
+    }
+}
+
+/// The time of a file's last change.
+fn changed(file: &File) -> Option<(i64, i64)> {
+    file.metadata().ok().map(|metadata| (metadata.mtime(), metadata.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    fn version(key: &str, size: u64) -> Version {
+        Version { key: key.into(), size, etag: Some("\"e\"".into()), modified: SystemTime::UNIX_EPOCH }
+    }
+
+    fn bytes(file: &CachedFile, granule: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        file.load(granule, &mut bytes).then_some(bytes)
+    }
+
+    #[test]
+    fn what_was_kept_is_there_in_the_next_life() {
+        let place = tempfile::tempdir().unwrap();
+        let version = version("a", 2 * GRANULE + 5);
+        let full = vec![7; GRANULE as usize];
+        {
+            let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+            assert!(DiskCache::open(place.path(), 1 << 30).is_err());
+            let file = cache.file("s", &version).unwrap();
+            file.store(0, &full);
+            file.store(2, b"12345");
+            assert_eq!(file.gap(&(0..version.size)), Some(GRANULE..2 * GRANULE));
+            assert!(file.whole().is_none());
+        }
+        let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+        assert_eq!(cache.bytes().0, 2 * GRANULE);
+        let file = cache.file("s", &version).unwrap();
+        assert_eq!(bytes(&file, 0, GRANULE as usize), Some(full.clone()));
+        assert_eq!(bytes(&file, 2, 5), Some(b"12345".to_vec()));
+        file.store(1, &full);
+        assert!(file.whole().is_some());
+        // Another version is another file.
+        let changed = Version { etag: Some("\"f\"".into()), ..version.clone() };
+        assert!(!cache.file("s", &changed).unwrap().has(0));
+        assert!(!cache.file("t", &version).unwrap().has(0));
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let version = version("a", GRANULE);
+        let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+        let file = cache.file("s", &version).unwrap();
+        file.store(0, &vec![7; GRANULE as usize]);
+        assert!(file.whole().is_some());
+        let path = cache.path(&file.name, DATA);
+        File::options().write(true).open(path).unwrap().write_all_at(b"x", 99).unwrap();
+        assert_eq!(bytes(&file, 0, GRANULE as usize), None);
+        assert!(!file.has(0) && file.whole().is_none());
+        let map = cache.path(&file.name, MAP);
+        drop(file);
+        drop(cache);
+        let torn = fs::read(&map).unwrap();
+        fs::write(&map, &torn[..torn.len() - 1]).unwrap();
+        assert_eq!(DiskCache::open(place.path(), 1 << 30).unwrap().bytes().0, 0);
+        assert_eq!(
+            fs::read_dir(place.path()).unwrap().count(),
+            2,
+            "the lock, and the data until the next life"
+        );
+    }
+
+    #[test]
+    fn a_scan_drives_out_what_was_used_once() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = DiskCache::open(place.path(), 4 * GRANULE).unwrap();
+        let keep = |key: &str| {
+            let file = cache.file("s", &version(key, GRANULE)).unwrap();
+            file.store(0, &vec![7; GRANULE as usize]);
+            file.has(0)
+        };
+        assert!(keep("hot") && keep("hot"));
+        for key in ["1", "2", "3", "4", "5"] {
+            assert!(keep(key));
+        }
+        assert_eq!(cache.bytes().0, 4 * GRANULE);
+        assert!(cache.file("s", &version("hot", GRANULE)).unwrap().has(0));
+        assert!(!cache.file("s", &version("1", GRANULE)).unwrap().has(0));
+        // What is open stays, and what does not fit is not kept.
+        assert!(cache.file("s", &version("large", 5 * GRANULE)).is_none());
+        let open: Vec<_> =
+            ["6", "7", "8", "9"].map(|key| cache.file("s", &version(key, GRANULE)).unwrap()).into();
+        for file in &open {
+            file.store(0, &vec![7; GRANULE as usize]);
+        }
+        assert!(open.iter().all(|file| file.has(0)) && !keep("10"));
+    }
+}

@@ -1,0 +1,528 @@
+//! One version of an object, being read: which of its bytes are here, which are coming, and who waits.
+//!
+//! A file is cut into granules at multiples of [`GRANULE`]. A read that finds its bytes here is answered at
+//! once; one that does not waits at the first granule that is not, in a list, not in a thread: whoever brings
+//! the granule answers it. So a read costs one round trip however large the request that brings it, and many
+//! readers of the same bytes share one request. What was handed out whole is given up at once, since the
+//! kernel keeps it. This module knows neither connections nor retries.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::disk::CachedFile;
+use super::memory::{GRANULE, Granule};
+use super::streams::Streams;
+use super::{PART, Shared};
+use crate::inodes::lock;
+use crate::remote::{Bucket, Version};
+use crate::store::{Answer, StoreError};
+
+/// Whole files up to this size are fetched when they are opened.
+pub(crate) const SMALL: u64 = 1024 * 1024;
+
+/// Reads that no stream accounts for, until the rest of the file is fetched, too, if there is room for all.
+const PROMOTED: u32 = 16;
+
+/// A version of an object.
+pub struct RemoteFile {
+    pub(crate) version: Version,
+    /// The bucket's URL.
+    source: Arc<str>,
+    pub(crate) bucket: Arc<dyn Bucket>,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// The store has another version by now.
+    stale: AtomicBool,
+    /// Handles.
+    opened: AtomicU32,
+    /// What the disk has of it, while it is open.
+    disk: Mutex<Option<Arc<CachedFile>>>,
+    /// It was fetched for somebody who has not come yet.
+    expected: AtomicBool,
+    /// When it was used last, by the [`Shared`] clock.
+    used: AtomicU64,
+}
+
+struct State {
+    slots: BTreeMap<u64, Slot>,
+    /// Granules in the order in which they came; some may be gone by now.
+    order: VecDeque<u64>,
+    streams: Streams,
+    /// Slots that count against what may be read ahead.
+    ahead: usize,
+    /// Reads that found nothing and that no stream accounts for.
+    misses: u32,
+}
+
+/// A granule of the file that is here or coming, or a part of it.
+struct Slot {
+    /// Which bytes of the granule.
+    range: Range<u64>,
+    /// It counts against what may be read ahead.
+    ahead: bool,
+    /// Bytes that were handed out.
+    taken: u64,
+    content: Content,
+}
+
+enum Content {
+    Coming { run: Arc<Run>, waiting: Vec<Read> },
+    Here(Arc<Granule>),
+}
+
+/// A request for consecutive bytes.
+pub(crate) struct Run {
+    pub(crate) file: Arc<RemoteFile>,
+    pub(crate) range: Range<u64>,
+    /// Fetched before it was asked for.
+    pub(crate) ahead: bool,
+    /// Fetched for the disk: nobody knows that it is coming.
+    pub(crate) fill: bool,
+    /// Somebody carries it out.
+    pub(crate) begun: AtomicBool,
+    /// Somebody waits for some of it.
+    pub(crate) awaited: AtomicBool,
+}
+
+struct Read {
+    offset: u64,
+    length: u64,
+    answer: Answer,
+}
+
+/// What became of a read.
+enum Outcome {
+    /// The bytes are in these granules.
+    Here(Answer, Vec<(Arc<Granule>, Range<usize>)>),
+    /// It waits for a request, which must be begun if it is given.
+    Waits(Option<Arc<Run>>),
+}
+
+impl RemoteFile {
+    pub(crate) fn new(
+        version: Version,
+        source: Arc<str>,
+        bucket: Arc<dyn Bucket>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let state = State {
+            slots: BTreeMap::new(),
+            order: VecDeque::new(),
+            streams: Streams::new(version.size),
+            ahead: 0,
+            misses: 0,
+        };
+        RemoteFile {
+            version,
+            source,
+            bucket,
+            shared,
+            state: Mutex::new(state),
+            stale: AtomicBool::new(false),
+            opened: AtomicU32::new(0),
+            disk: Mutex::new(None),
+            expected: AtomicBool::new(false),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// The version that is read.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// Whether the store was seen to have another version by now.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    /// A handle more. A small file is fetched now: whoever opens it will read it.
+    pub fn open(self: &Arc<Self>) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.expected.store(false, Ordering::Relaxed);
+        self.touch();
+        self.find_on_disk();
+        if self.version.size <= SMALL {
+            self.fetch_whole(false);
+        }
+    }
+
+    /// A handle less. What was fetched ahead for nobody is given up.
+    pub fn close(&self) {
+        if self.opened.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let mut state = lock(&self.state);
+            let unread = |_: &u64, slot: &Slot| slot.ahead && matches!(slot.content, Content::Here(_));
+            self.give_up(&mut state, usize::MAX, unread);
+            drop(state);
+            // What is not open may be driven out.
+            *lock(&self.disk) = None;
+        }
+    }
+
+    fn find_on_disk(&self) {
+        let mut disk = lock(&self.disk);
+        if disk.is_none() {
+            *disk = self.shared.disk.as_ref().and_then(|cache| cache.file(&self.source, &self.version));
+            if let Some(file) = disk.as_ref().filter(|file| file.is_unsealed()) {
+                let file = Arc::clone(file);
+                self.shared.queue.ahead(Box::new(move || file.seal()));
+            }
+        }
+    }
+
+    /// What the disk has of it.
+    pub(crate) fn disk(&self) -> Option<Arc<CachedFile>> {
+        lock(&self.disk).clone()
+    }
+
+    /// The file as it is on the disk, if all of it is there.
+    pub fn whole(&self) -> Option<OwnedFd> {
+        self.disk()?.whole()?.try_clone().ok().map(OwnedFd::from)
+    }
+
+    /// Somebody is expected to open this small file.
+    pub(crate) fn expect(self: &Arc<Self>) {
+        if self.opened.load(Ordering::Relaxed) == 0 && !self.expected.swap(true, Ordering::Relaxed) {
+            self.touch();
+            self.find_on_disk();
+            self.fetch_whole(true);
+        }
+    }
+
+    /// Nobody will read what is fetched ahead.
+    pub(crate) fn is_left(&self) -> bool {
+        self.opened.load(Ordering::Relaxed) == 0 && !self.expected.load(Ordering::Relaxed)
+    }
+
+    fn fetch_whole(self: &Arc<Self>, ahead: bool) {
+        let run = {
+            let mut state = lock(&self.state);
+            if !state.slots.is_empty() || self.version.size == 0 {
+                return;
+            }
+            self.plan(&mut state, 0..self.version.size, ahead, None)
+        };
+        self.shared.begin(run);
+    }
+
+    /// Reads. The answer may come at once or from another thread.
+    pub fn read(self: &Arc<Self>, offset: u64, length: u32, answer: Answer) {
+        let size = self.version.size;
+        let end = offset.saturating_add(u64::from(length)).min(size);
+        if offset >= end {
+            return answer(Ok(&[]));
+        }
+        if self.is_stale() {
+            return answer(Err(StoreError::Stale));
+        }
+        self.touch();
+        let limits = self.shared.limits();
+        let mut runs = Vec::new();
+        let outcome = {
+            let mut state = lock(&self.state);
+            let advice = state.streams.read(offset..end, &limits);
+            if !advice.left.is_empty() {
+                let left = granules(&advice.left);
+                self.give_up(&mut state, usize::MAX, |granule, slot| {
+                    left.contains(granule) && matches!(slot.content, Content::Here(_))
+                });
+            }
+            let read = Read { offset, length: end - offset, answer };
+            let outcome = self.attempt(&mut state, read, advice.demand_end);
+            if advice.random && matches!(outcome, Outcome::Waits(_)) {
+                state.misses += 1;
+                if state.misses == PROMOTED {
+                    self.promote(&mut state, &mut runs);
+                }
+            }
+            self.read_ahead(&mut state, advice.ahead, advice.part, &mut runs);
+            outcome
+        };
+        self.settle(outcome);
+        for run in runs {
+            self.shared.begin(run);
+        }
+    }
+
+    fn touch(&self) {
+        self.used.store(self.shared.now(), Ordering::Relaxed);
+    }
+
+    /// When it was read last.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn read_ahead(
+        self: &Arc<Self>,
+        state: &mut State,
+        ahead: Range<u64>,
+        part: u64,
+        runs: &mut Vec<Arc<Run>>,
+    ) {
+        let mut from = ahead.start;
+        while from < ahead.end {
+            // Requests end where granules do, so that no granule is brought in two pieces.
+            let to =
+                ((from + part) / GRANULE * GRANULE).max(from / GRANULE * GRANULE + GRANULE).min(ahead.end);
+            if !self.shared.may_read_ahead(granules(&(from..to)).count()) {
+                state.streams.refused(from);
+                return;
+            }
+            let gaps: Vec<_> = self.missing(state, &(from..to)).collect();
+            runs.extend(gaps.into_iter().map(|gap| self.plan(state, gap, true, None)));
+            from = to;
+        }
+    }
+
+    /// Many reads at random places cost a round trip each; all of the file costs no more than some of them.
+    fn promote(self: &Arc<Self>, state: &mut State, runs: &mut Vec<Arc<Run>>) {
+        let whole = 0..self.version.size;
+        match self.disk() {
+            None if granules(&whole).count() <= self.shared.most_ahead() / 2 => {
+                self.read_ahead(state, whole, PART, runs);
+            }
+            None => {}
+            Some(_) => runs.extend((0..self.version.size.div_ceil(PART)).map(|part| {
+                Arc::new(Run {
+                    file: Arc::clone(self),
+                    range: part * PART..((part + 1) * PART).min(self.version.size),
+                    ahead: true,
+                    fill: true,
+                    begun: AtomicBool::new(false),
+                    awaited: AtomicBool::new(false),
+                })
+            })),
+        }
+    }
+
+    /// Finds a read's bytes, or lets it wait where the first of them is missing.
+    fn attempt(self: &Arc<Self>, state: &mut State, read: Read, demand_end: u64) -> Outcome {
+        let end = read.offset + read.length;
+        let mut at = read.offset;
+        while at < end {
+            let granule = at / GRANULE;
+            let within = at % GRANULE;
+            let wanted = within..(end - granule * GRANULE).min(GRANULE);
+            match state.slots.get_mut(&granule) {
+                Some(slot) if slot.range.start <= wanted.start && wanted.end <= slot.range.end => {
+                    if let Content::Coming { run, waiting } = &mut slot.content {
+                        waiting.push(read);
+                        run.awaited.store(true, Ordering::Relaxed);
+                        let pending = !run.begun.load(Ordering::Relaxed);
+                        return Outcome::Waits(pending.then(|| Arc::clone(run)));
+                    }
+                }
+                // Other bytes of the granule are coming: what it has then is looked at again.
+                Some(Slot { content: Content::Coming { waiting, .. }, .. }) => {
+                    waiting.push(read);
+                    return Outcome::Waits(None);
+                }
+                Some(_) | None => {
+                    self.remove(state, granule);
+                    // The disk keeps whole granules.
+                    let range = match self.shared.disk {
+                        Some(_) => {
+                            granule * GRANULE
+                                ..demand_end.max(end).next_multiple_of(GRANULE).min(self.version.size)
+                        }
+                        None => at..demand_end.max(end),
+                    };
+                    let gap = self.missing(state, &range).next().unwrap_or(range);
+                    return Outcome::Waits(Some(self.plan(state, gap, false, Some(read))));
+                }
+            }
+            at = granule * GRANULE + wanted.end;
+        }
+        let pieces = granules(&(read.offset..end))
+            .filter_map(|granule| {
+                let begin = granule * GRANULE;
+                let wanted = read.offset.max(begin) - begin..end.min(begin + GRANULE) - begin;
+                let slot = state.slots.get_mut(&granule)?;
+                let Content::Here(bytes) = &slot.content else { return None };
+                let piece = (Arc::clone(bytes), wanted.start as usize..wanted.end as usize);
+                slot.taken += wanted.end - wanted.start;
+                if slot.taken >= slot.range.end - slot.range.start {
+                    self.remove(state, granule);
+                }
+                Some(piece)
+            })
+            .collect();
+        Outcome::Here(read.answer, pieces)
+    }
+
+    /// The gaps of a range: what is neither here nor coming.
+    fn missing<'a>(
+        &self,
+        state: &'a State,
+        range: &Range<u64>,
+    ) -> impl Iterator<Item = Range<u64>> + use<'a> {
+        let range = range.clone();
+        let mut left = granules(&range);
+        std::iter::from_fn(move || {
+            let first = left.find(|granule| !state.slots.contains_key(granule))?;
+            let end = left.find(|granule| state.slots.contains_key(granule)).unwrap_or(left.end);
+            Some(range.start.max(first * GRANULE)..range.end.min(end * GRANULE))
+        })
+    }
+
+    /// Marks a gap as coming, by one request; the read waits for its beginning.
+    fn plan(
+        self: &Arc<Self>,
+        state: &mut State,
+        gap: Range<u64>,
+        ahead: bool,
+        read: Option<Read>,
+    ) -> Arc<Run> {
+        let run = Arc::new(Run {
+            file: Arc::clone(self),
+            range: gap.clone(),
+            ahead,
+            fill: false,
+            begun: AtomicBool::new(false),
+            awaited: AtomicBool::new(read.is_some()),
+        });
+        let mut waiting = Vec::from_iter(read);
+        for granule in granules(&gap) {
+            let begin = granule * GRANULE;
+            let content = Content::Coming { run: Arc::clone(&run), waiting: std::mem::take(&mut waiting) };
+            let range = gap.start.max(begin) - begin..gap.end.min(begin + GRANULE) - begin;
+            state.slots.insert(granule, Slot { range, ahead, taken: 0, content });
+        }
+        if ahead {
+            self.reserve(state, granules(&gap).count());
+        }
+        run
+    }
+
+    fn reserve(&self, state: &mut State, count: usize) {
+        if state.ahead == 0 {
+            self.shared.active.fetch_add(1, Ordering::Relaxed);
+        }
+        state.ahead += count;
+        self.shared.ahead.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn release(&self, state: &mut State) {
+        state.ahead -= 1;
+        if state.ahead == 0 {
+            self.shared.active.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.shared.ahead.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self, state: &mut State, granule: u64) -> Option<Slot> {
+        let removed = state.slots.remove(&granule);
+        if removed.as_ref().is_some_and(|slot| slot.ahead) {
+            self.release(state);
+        }
+        removed
+    }
+
+    /// Gives up granules that are here, in the order in which they came.
+    fn give_up(&self, state: &mut State, most: usize, which: impl Fn(&u64, &Slot) -> bool) -> usize {
+        let mut order = std::mem::take(&mut state.order);
+        let mut given = 0;
+        order.retain(|granule| match state.slots.get(granule) {
+            None => false,
+            Some(slot) if given < most && which(granule, slot) => {
+                self.remove(state, *granule);
+                given += 1;
+                false
+            }
+            Some(_) => true,
+        });
+        state.order = order;
+        given
+    }
+
+    /// Makes room: granules that are here, those that were read ahead only if `all`.
+    /// Does not wait for the file, so that it can be called by who holds another.
+    pub(crate) fn make_room(&self, most: usize, all: bool) -> usize {
+        let Ok(mut state) = self.state.try_lock() else { return 0 };
+        self.give_up(&mut state, most, |_, slot| {
+            matches!(slot.content, Content::Here(_)) && (all || !slot.ahead)
+        })
+    }
+
+    /// A granule of a request has come.
+    pub(crate) fn arrived(self: &Arc<Self>, granule: u64, range: Range<u64>, bytes: Arc<Granule>) {
+        let outcomes: Vec<Outcome> = {
+            let mut state = lock(&self.state);
+            let state = &mut *state;
+            let Some(slot) = state.slots.get_mut(&granule) else { return };
+            let before = std::mem::replace(&mut slot.content, Content::Here(bytes));
+            slot.range = range;
+            state.order.push_back(granule);
+            if state.order.len() > 64 && state.order.len() > 2 * state.slots.len() {
+                let slots = &state.slots;
+                state.order.retain(|granule| slots.contains_key(granule));
+            }
+            match before {
+                Content::Coming { waiting, .. } => {
+                    waiting.into_iter().map(|read| self.attempt(state, read, 0)).collect()
+                }
+                Content::Here(_) => Vec::new(),
+            }
+        };
+        for outcome in outcomes {
+            self.settle(outcome);
+        }
+    }
+
+    /// A request has failed from an offset on: whoever waits is told so.
+    pub(crate) fn failed(&self, run: &Run, from: u64, error: &StoreError) {
+        if matches!(error, StoreError::Stale) {
+            self.stale.store(true, Ordering::Relaxed);
+        }
+        let mut failed = Vec::new();
+        {
+            let mut state = lock(&self.state);
+            for granule in granules(&(from..run.range.end)) {
+                let ours = state.slots.get(&granule).is_some_and(|slot| {
+                    matches!(&slot.content, Content::Coming { run: other, .. } if std::ptr::eq(&**other, run))
+                });
+                if !ours {
+                    continue;
+                }
+                if let Some(Slot { content: Content::Coming { waiting, .. }, .. }) =
+                    self.remove(&mut state, granule)
+                {
+                    failed.extend(waiting);
+                }
+            }
+            if !run.fill {
+                state.streams.refused(from);
+            }
+        }
+        for read in failed {
+            (read.answer)(Err(error.clone()));
+        }
+    }
+
+    fn settle(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Waits(Some(run)) => self.shared.begin_urgent(run),
+            Outcome::Waits(None) => {}
+            Outcome::Here(answer, pieces) => match pieces.as_slice() {
+                [(bytes, range)] => answer(Ok(&bytes[range.clone()])),
+                pieces => {
+                    let length = pieces.iter().map(|(_, range)| range.len()).sum();
+                    let mut whole = Vec::with_capacity(length);
+                    for (bytes, range) in pieces {
+                        whole.extend_from_slice(&bytes[range.clone()]);
+                    }
+                    answer(Ok(&whole));
+                }
+            },
+        }
+    }
+}
+
+/// The granules that have bytes of the range.
+pub(crate) fn granules(range: &Range<u64>) -> Range<u64> {
+    range.start / GRANULE..range.end.div_ceil(GRANULE)
+}

@@ -1,0 +1,387 @@
+//! Reading objects: requests for what is read and for what will be, the bytes on their way, and who waits.
+//!
+//! A [`Fetcher`] belongs to one [`Bucket`]; what they [share](Shared) is the process's memory and its
+//! threads. This module carries requests out: it retries what may go better, until the deadline, and goes on
+//! where the bytes ended. [`file`] knows which bytes are where, [`streams`] what to read ahead, [`queue`] how
+//! many requests pay, [`memory`] what it all may cost.
+
+mod disk;
+mod file;
+mod memory;
+pub(crate) mod queue;
+mod streams;
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{ErrorKind, Read};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use log::{debug, warn};
+
+use self::disk::CachedFile;
+pub use self::disk::DiskCache;
+pub use self::file::RemoteFile;
+use self::file::Run;
+use self::memory::{GRANULE, Granule, Memory};
+use self::queue::Queue;
+use self::streams::Limits;
+use crate::inodes::lock;
+use crate::remote::{Bucket, Version};
+use crate::store::StoreError;
+
+/// Bytes of the largest request.
+const PART: u64 = 8 * 1024 * 1024;
+
+/// Files that are remembered after they were closed, or before they are opened.
+const RECENT: usize = 256;
+
+/// A file that was not read for so long does not need what was read ahead for it.
+const FORSAKEN: Duration = Duration::from_secs(2);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What may be spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of memory for what is read.
+    pub memory: u64,
+    /// Requests at a time.
+    pub requests: usize,
+    /// How long a read is tried for before it fails.
+    pub deadline: Duration,
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Requests for bytes.
+    pub requests: AtomicU64,
+    /// Bytes that came.
+    pub bytes: AtomicU64,
+    /// Bytes that were on the disk.
+    pub disk_bytes: AtomicU64,
+    /// Requests that were made again.
+    pub retries: AtomicU64,
+    /// Requests that were given up.
+    pub failures: AtomicU64,
+}
+
+/// What all fetchers of the process have in common.
+pub struct Shared {
+    budget: Budget,
+    memory: Arc<Memory>,
+    queue: Arc<Queue>,
+    disk: Option<Arc<DiskCache>>,
+    started: Instant,
+    /// Granules that were read ahead, or are.
+    ahead: AtomicUsize,
+    /// Files that are read ahead of.
+    active: AtomicUsize,
+    files: Mutex<Vec<Weak<RemoteFile>>>,
+    counts: Counts,
+}
+
+impl Shared {
+    /// The memory and the threads, none of them taken yet.
+    pub fn new(budget: Budget, disk: Option<Arc<DiskCache>>) -> anyhow::Result<Arc<Self>> {
+        let granules = usize::try_from(budget.memory / GRANULE)?;
+        let shared = Arc::new(Shared {
+            budget,
+            memory: Memory::new(granules),
+            // A request needs a granule at a time, and what it brings needs to go somewhere.
+            queue: Queue::new(budget.requests.min(granules / 8).max(1)),
+            disk,
+            started: Instant::now(),
+            ahead: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            files: Mutex::default(),
+            counts: Counts::default(),
+        });
+        let weak = Arc::downgrade(&shared);
+        thread::Builder::new()
+            .name("tidy".into())
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                while let Some(shared) = weak.upgrade() {
+                    shared.memory.trim();
+                    shared.flush();
+                    drop(shared);
+                    thread::sleep(Duration::from_secs(1));
+                }
+            })
+            .context("cannot start a thread")?;
+        Ok(shared)
+    }
+
+    /// Writes down what the disk has.
+    pub fn flush(&self) {
+        if let Some(disk) = &self.disk {
+            disk.flush();
+        }
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Bytes of memory in use, and at most.
+    pub fn memory(&self) -> (u64, u64) {
+        (self.memory.used() as u64 * GRANULE, self.memory.cap() as u64 * GRANULE)
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Granules that may be ahead: some memory is always left to what is waited for.
+    fn most_ahead(&self) -> usize {
+        self.memory.cap() / 4 * 3
+    }
+
+    fn limits(&self) -> Limits {
+        let active = self.active.load(Ordering::Relaxed).max(1);
+        let window = (self.most_ahead() / active) as u64 * GRANULE;
+        Limits { window, part: PART, requests: self.queue.requests() as u64 }
+    }
+
+    fn may_read_ahead(&self, granules: usize) -> bool {
+        let fits = || self.ahead.load(Ordering::Relaxed) + granules <= self.most_ahead();
+        fits() || {
+            let now = self.now();
+            let forsaken = |file: &RemoteFile| file.used() + (FORSAKEN.as_millis() as u64) < now;
+            for file in self.files().into_iter().filter(|file| forsaken(file)) {
+                file.make_room(usize::MAX, true);
+            }
+            fits()
+        }
+    }
+
+    /// The files, the longest unused first.
+    fn files(&self) -> Vec<Arc<RemoteFile>> {
+        let mut files: Vec<_> = {
+            let mut known = lock(&self.files);
+            known.retain(|file| file.strong_count() > 0);
+            known.iter().filter_map(Weak::upgrade).collect()
+        };
+        files.sort_by_key(|file| file.used());
+        files
+    }
+
+    /// Gives up some of what is here. What was read ahead goes last, and only for somebody who waits.
+    fn make_room(&self, urgent: bool) {
+        let wanted = (self.memory.cap() / 16).max(1);
+        let files = self.files();
+        for all in [false, true] {
+            let mut given = 0;
+            for file in &files {
+                given += file.make_room(wanted - given, all);
+                if given >= wanted {
+                    return;
+                }
+            }
+            if given > 0 || !urgent {
+                return;
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Self>, run: Arc<Run>) {
+        if !run.ahead {
+            return self.begin_urgent(run);
+        }
+        let shared = Arc::clone(self);
+        self.queue.ahead(Box::new(move || shared.carry_out(&run)));
+    }
+
+    fn begin_urgent(self: &Arc<Self>, run: Arc<Run>) {
+        let shared = Arc::clone(self);
+        self.queue.urgent(Box::new(move || shared.carry_out(&run)));
+    }
+
+    /// Fetches a run, unless somebody does already.
+    fn carry_out(&self, run: &Run) {
+        if run.begun.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let waited_for = || run.awaited.load(Ordering::Relaxed);
+        let mut done = run.range.start;
+        if run.ahead && !waited_for() && run.file.is_left() {
+            return run.file.failed(run, done, &StoreError::Unavailable("nobody reads it".into()));
+        }
+        let deadline = Instant::now() + self.budget.deadline;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let begun_at = done;
+            let error = match self.stream(run, &mut done) {
+                Ok(()) => return,
+                Err(error) => error,
+            };
+            if done > begun_at {
+                pause = FIRST_PAUSE;
+            }
+            let again = match &error {
+                StoreError::Unavailable(reason) => {
+                    self.queue.ended(false);
+                    debug!("{}: {reason}", run.file.version.key);
+                    // What nobody waits for is asked for again by who will.
+                    (waited_for() || done > begun_at) && Instant::now() + pause < deadline
+                }
+                _ => false,
+            };
+            if !again {
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                if waited_for() {
+                    warn!("{}: {error}", run.file.version.key);
+                }
+                return run.file.failed(run, done, &error);
+            }
+            self.counts.retries.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(jittered(pause));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The rest of a run, from the disk and by requests; `done` moves on with what has come.
+    fn stream(&self, run: &Run, done: &mut u64) -> Result<(), StoreError> {
+        let file = &run.file;
+        let disk = file.disk();
+        while *done < run.range.end {
+            let rest = *done..run.range.end;
+            match disk.as_ref().map(|disk| (disk, disk.gap(&rest))) {
+                None => self.request(run, None, rest, done)?,
+                Some((disk, Some(gap))) if gap.start == *done => self.request(run, Some(disk), gap, done)?,
+                Some((_, gap)) if run.fill => *done = gap.map_or(rest.end, |gap| gap.start),
+                Some((disk, _)) => self.load(run, disk, done)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn room(&self, run: &Run) -> Result<Granule, StoreError> {
+        self.memory.take(|| self.make_room(!run.ahead || run.awaited.load(Ordering::Relaxed)))
+    }
+
+    /// The granule at `done` from the disk; nothing if it turns out to be damaged.
+    fn load(&self, run: &Run, disk: &CachedFile, done: &mut u64) -> Result<(), StoreError> {
+        let granule = *done / GRANULE;
+        let begin = granule * GRANULE;
+        let length = (run.file.version.size - begin).min(GRANULE);
+        let mut bytes = self.room(run)?;
+        if disk.load(granule, &mut bytes[..length as usize]) {
+            self.counts.disk_bytes.fetch_add(length, Ordering::Relaxed);
+            *done = (begin + length).min(run.range.end);
+            run.file.arrived(granule, 0..length, Arc::new(bytes));
+        }
+        Ok(())
+    }
+
+    /// One request.
+    fn request(
+        &self,
+        run: &Run,
+        disk: Option<&Arc<CachedFile>>,
+        range: Range<u64>,
+        done: &mut u64,
+    ) -> Result<(), StoreError> {
+        let file = &run.file;
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let mut body = file.bucket.get(&file.version, range.clone())?;
+        while *done < range.end {
+            let granule = *done / GRANULE;
+            let begin = granule * GRANULE;
+            let within = *done - begin..(range.end - begin).min(GRANULE);
+            let mut bytes = self.room(run)?;
+            fill(&mut body, &mut bytes[within.start as usize..within.end as usize])?;
+            self.counts.bytes.fetch_add(within.end - within.start, Ordering::Relaxed);
+            *done = begin + within.end;
+            let bytes = Arc::new(bytes);
+            let whole = 0..(file.version.size - begin).min(GRANULE);
+            let keep = disk.filter(|_| within == whole).map(|disk| (disk, Arc::clone(&bytes)));
+            file.arrived(granule, within, bytes);
+            if let Some((disk, bytes)) = keep {
+                disk.store(granule, &bytes[..whole.end as usize]);
+            }
+        }
+        self.queue.ended(true);
+        Ok(())
+    }
+}
+
+fn fill(body: &mut dyn Read, mut room: &mut [u8]) -> Result<(), StoreError> {
+    while !room.is_empty() {
+        match body.read(room) {
+            Ok(0) => return Err(StoreError::Unavailable("the answer ended too early".into())),
+            Ok(read) => room = &mut room[read..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(StoreError::Unavailable(error.to_string())),
+        }
+    }
+    Ok(())
+}
+
+/// Between half of the pause and all of it, so that many that fail together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// Reads the objects of one bucket.
+pub struct Fetcher {
+    source: Arc<str>,
+    bucket: Arc<dyn Bucket>,
+    shared: Arc<Shared>,
+    files: Mutex<Files>,
+}
+
+#[derive(Default)]
+struct Files {
+    known: HashMap<Version, Weak<RemoteFile>>,
+    recent: VecDeque<Arc<RemoteFile>>,
+}
+
+impl Fetcher {
+    /// A reader of the bucket that the URL names.
+    pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>) -> Self {
+        Fetcher { source: source.into(), bucket, shared, files: Mutex::default() }
+    }
+
+    /// The file of a version, the same for everybody who asks.
+    pub fn file(&self, version: &Version) -> Arc<RemoteFile> {
+        let mut files = lock(&self.files);
+        if let Some(file) = files.known.get(version).and_then(Weak::upgrade) {
+            return file;
+        }
+        let file = Arc::new(RemoteFile::new(
+            version.clone(),
+            Arc::clone(&self.source),
+            Arc::clone(&self.bucket),
+            Arc::clone(&self.shared),
+        ));
+        files.known.insert(version.clone(), Arc::downgrade(&file));
+        lock(&self.shared.files).push(Arc::downgrade(&file));
+        files.recent.push_back(Arc::clone(&file));
+        if files.recent.len() > RECENT {
+            files.recent.pop_front();
+            if files.known.len() > 4 * RECENT {
+                files.known.retain(|_, file| file.strong_count() > 0);
+            }
+        }
+        file
+    }
+
+    /// Fetches small files that are likely to be opened next.
+    pub fn expect(&self, versions: &[Version]) {
+        for version in versions.iter().filter(|version| version.size <= file::SMALL) {
+            let granules = version.size.div_ceil(GRANULE) as usize;
+            if !self.shared.may_read_ahead(granules) {
+                return;
+            }
+            self.file(version).expect();
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Who fetches when: the threads that carry requests out, and how many at a time.
+//!
+//! What somebody waits for is begun at once; what is read ahead is begun in its order, with no more requests
+//! at a time than the store bears: it begins with many, since on a wire that is full already they cost
+//! nothing, takes one more for each that ends well while others wait, and half of them when the store fails or
+//! says that they are too many.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::error;
+
+use crate::inodes::lock;
+
+/// Requests ahead at a time, before anything is known of the store. From 8 on a fast wire is full; one with
+/// 15 ms to the first byte and 90 MB/s for a connection brings 0.6, 1.1, 1.5 GB/s with 8, 16, 32.
+const FIRST: usize = 32;
+
+/// Requests ahead at a time, when the store has failed again and again.
+const FEWEST: usize = 2;
+
+/// Failures so close together have one cause.
+const TOGETHER: Duration = Duration::from_millis(500);
+
+/// How long a thread waits for something to do before it ends.
+const IDLE: Duration = Duration::from_secs(5);
+
+const STACK: usize = 256 * 1024;
+
+/// A piece of work.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
+
+/// Jobs and the threads that do them.
+pub(crate) struct Queue {
+    most: usize,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    urgent: VecDeque<Job>,
+    ahead: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+    ahead_running: usize,
+    pace: Pace,
+}
+
+impl Queue {
+    /// A queue with at most as many threads.
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Queue { most, state: Mutex::default(), work: Condvar::new() })
+    }
+
+    /// To be done now.
+    pub(crate) fn urgent(self: &Arc<Self>, job: Job) {
+        let mut state = lock(&self.state);
+        state.urgent.push_back(job);
+        self.wake(state);
+    }
+
+    /// To be done when the number of requests allows it.
+    pub(crate) fn ahead(self: &Arc<Self>, job: Job) {
+        let mut state = lock(&self.state);
+        state.ahead.push_back(job);
+        self.wake(state);
+    }
+
+    /// How many requests ahead there are to be at a time.
+    pub(crate) fn requests(&self) -> usize {
+        lock(&self.state).pace.requests.min(self.most)
+    }
+
+    /// A request has ended, well or not.
+    pub(crate) fn ended(&self, well: bool) {
+        let mut state = lock(&self.state);
+        if well && !state.ahead.is_empty() {
+            state.pace.requests = (state.pace.requests + 1).min(self.most);
+        } else if !well && state.pace.failed.is_none_or(|failed| failed.elapsed() > TOGETHER) {
+            state.pace.requests = (state.pace.requests / 2).max(FEWEST);
+            state.pace.failed = Some(Instant::now());
+        }
+    }
+
+    fn wake(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>) {
+        if state.idle > 0 {
+            drop(state);
+            self.work.notify_one();
+            return;
+        }
+        if state.threads < self.most {
+            state.threads += 1;
+            drop(state);
+            let queue = Arc::clone(self);
+            let started =
+                thread::Builder::new().name("fetch".into()).stack_size(STACK).spawn(move || queue.serve());
+            if let Err(error) = started {
+                error!("no further thread for requests: {error}");
+                lock(&self.state).threads -= 1;
+            }
+        }
+    }
+
+    fn serve(self: Arc<Self>) {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some((job, ahead)) = state.next() {
+                drop(state);
+                job();
+                state = lock(&self.state);
+                if ahead {
+                    state.ahead_running -= 1;
+                }
+                continue;
+            }
+            state.idle += 1;
+            let waited = self.work.wait_timeout(state, IDLE);
+            let (guard, timeout) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = guard;
+            state.idle -= 1;
+            if timeout.timed_out() && !state.has_work() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+impl State {
+    fn has_work(&self) -> bool {
+        !self.urgent.is_empty() || (!self.ahead.is_empty() && self.ahead_running < self.pace.requests)
+    }
+
+    fn next(&mut self) -> Option<(Job, bool)> {
+        if let Some(job) = self.urgent.pop_front() {
+            return Some((job, false));
+        }
+        if self.ahead_running >= self.pace.requests {
+            return None;
+        }
+        let job = self.ahead.pop_front()?;
+        self.ahead_running += 1;
+        Some((job, true))
+    }
+}
+
+/// How many requests ahead the store bears.
+struct Pace {
+    requests: usize,
+    /// When it was too many.
+    failed: Option<Instant>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { requests: FIRST, failed: None }
+    }
+}

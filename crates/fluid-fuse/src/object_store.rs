@@ -1,0 +1,456 @@
+//! A [`Bucket`] as a [`Store`]: keys become paths, listings become directories.
+//!
+//! It decides which keys can be seen ([`name`]), how long a listing is trusted, when a directory is listed
+//! instead of asked about name by name, and which files are likely to be opened next. A directory is what
+//! keys have in common up to a `/`, or an object whose key ends with one; where both `a` and `a/…` exist the
+//! directory is seen. It knows neither inode numbers nor how bytes are fetched.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use log::{debug, warn};
+
+use crate::fetch::{Fetcher, RemoteFile, Shared};
+use crate::inodes::lock;
+use crate::remote::{Bucket, Item, Version};
+use crate::store::{Answer, Entry, Kind, Object, Space, Stat, Store, StoreError};
+
+/// The longest name that Linux has.
+const LONGEST_NAME: usize = 255;
+
+/// Names that are kept in memory, over all directories.
+const REMEMBERED: usize = 200_000;
+
+/// Answers for single names that are kept.
+const SINGLES: usize = 10_000;
+
+/// Opens in the order of the listing that make it likely that the next names follow.
+const WALKING: usize = 2;
+
+/// How far behind the furthest an open may be and still belong to the walk: several readers share one.
+const ABREAST: usize = 16;
+
+/// Files fetched ahead of a walk at most.
+const STRIDE: usize = 32;
+
+/// How a mount shows what object stores do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presentation {
+    /// Owner of everything.
+    pub uid: u32,
+    /// Group of everything.
+    pub gid: u32,
+    /// Permission bits of directories.
+    pub directory_mode: u16,
+    /// Permission bits of files.
+    pub file_mode: u16,
+    /// How long names and attributes are trusted.
+    pub ttl: Duration,
+}
+
+/// A bucket as directories and files.
+pub struct ObjectStore {
+    bucket: Arc<dyn Bucket>,
+    fetcher: Fetcher,
+    show: Presentation,
+    mounted: SystemTime,
+    directories: Mutex<HashMap<String, Arc<Directory>>>,
+    /// Answers for names of directories that are too large to list for one.
+    singles: Mutex<HashMap<String, Single>>,
+    /// Who lists which directory, so that nobody lists it twice at a time.
+    listing: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+}
+
+struct Single {
+    taken: Instant,
+    child: Option<Child>,
+}
+
+#[derive(Clone, Debug)]
+enum Child {
+    Directory,
+    File(Arc<Version>),
+}
+
+/// A listing, or its beginning.
+struct Directory {
+    taken: Instant,
+    /// By name, without repetition.
+    children: Vec<(Box<str>, Child)>,
+    /// The last key that was listed, if there are more.
+    more_after: Option<String>,
+    walk: Mutex<Walk>,
+}
+
+/// Files of a directory being opened in the order of its names.
+#[derive(Default)]
+struct Walk {
+    furthest: usize,
+    steps: usize,
+    /// Where what was fetched ahead ends.
+    ahead: usize,
+}
+
+impl ObjectStore {
+    /// A view of the bucket that the URL names; nothing is asked of it yet.
+    pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>, show: Presentation) -> Self {
+        ObjectStore {
+            fetcher: Fetcher::new(source, Arc::clone(&bucket), shared),
+            bucket,
+            show,
+            mounted: SystemTime::now(),
+            directories: Mutex::default(),
+            singles: Mutex::default(),
+            listing: Mutex::default(),
+        }
+    }
+
+    fn directory_stat(&self) -> Stat {
+        Stat {
+            identity: 0,
+            kind: Kind::Directory,
+            size: 0,
+            modified: self.mounted,
+            mode: self.show.directory_mode,
+            links: 2,
+            uid: self.show.uid,
+            gid: self.show.gid,
+        }
+    }
+
+    fn stat_of(&self, child: &Child) -> Stat {
+        match child {
+            Child::Directory => self.directory_stat(),
+            Child::File(version) => {
+                let mut identity = DefaultHasher::new();
+                // Not every store tells the time with the same precision everywhere.
+                let time = version.etag.is_none().then_some(version.modified);
+                (version.size, &version.etag, time).hash(&mut identity);
+                Stat {
+                    identity: identity.finish(),
+                    kind: Kind::File,
+                    size: version.size,
+                    modified: version.modified,
+                    mode: self.show.file_mode,
+                    links: 1,
+                    ..self.directory_stat()
+                }
+            }
+        }
+    }
+
+    /// The listing of a directory (`""`, or ending with `/`), if there is one that can be trusted.
+    fn fresh(&self, prefix: &str) -> Option<Arc<Directory>> {
+        let directories = lock(&self.directories);
+        directories.get(prefix).filter(|directory| directory.taken.elapsed() < self.show.ttl).cloned()
+    }
+
+    /// What is known of a key without asking; `Some(None)`: that there is nothing.
+    fn remembered(&self, key: &str) -> Option<Option<Child>> {
+        let (prefix, name) = split(key);
+        if let Some(directory) = self.fresh(prefix) {
+            if let Some(child) = directory.child(name) {
+                return Some(Some(child.clone()));
+            }
+            if directory.covers(key) {
+                return Some(None);
+            }
+        }
+        let singles = lock(&self.singles);
+        singles
+            .get(key)
+            .filter(|single| single.taken.elapsed() < self.show.ttl)
+            .map(|single| single.child.clone())
+    }
+
+    /// Asks about a key: the start of its directory's listing tells of all its neighbours, too; only where
+    /// that does not reach, the key itself is asked about.
+    fn find(&self, key: &str) -> Result<Option<Child>, StoreError> {
+        let (prefix, _) = split(key);
+        if self.fresh(prefix).is_none() {
+            self.read_listing(prefix, false)?;
+        }
+        if let Some(child) = self.remembered(key) {
+            return Ok(child);
+        }
+        let taken = Instant::now();
+        let child = match self.bucket.head(key) {
+            Ok(version) => Some(Child::File(Arc::new(version))),
+            Err(StoreError::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        let below = format!("{key}/");
+        let mut inhabited = false;
+        self.bucket.list(&below, &mut |items| {
+            inhabited = !items.is_empty();
+            ControlFlow::Break(())
+        })?;
+        let child = if inhabited { Some(Child::Directory) } else { child };
+        let mut singles = lock(&self.singles);
+        if singles.len() >= SINGLES {
+            singles.clear();
+        }
+        singles.insert(key.to_string(), Single { taken, child: child.clone() });
+        Ok(child)
+    }
+
+    /// Lists a directory, or the first page of it, unless somebody just did.
+    fn read_listing(&self, prefix: &str, all: bool) -> Result<Arc<Directory>, StoreError> {
+        let turn = Arc::clone(lock(&self.listing).entry(prefix.to_string()).or_default());
+        let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let enough = |directory: &Arc<Directory>| !all || directory.more_after.is_none();
+        let result = match self.fresh(prefix).filter(enough) {
+            Some(directory) => Ok(directory),
+            None => self.list_now(prefix, all).map(|directory| self.keep(prefix, directory)),
+        };
+        drop(ours);
+        lock(&self.listing).remove(prefix);
+        result
+    }
+
+    fn list_now(&self, prefix: &str, all: bool) -> Result<Directory, StoreError> {
+        let taken = Instant::now();
+        let mut children: Vec<(Box<str>, Child)> = Vec::new();
+        let mut last = None;
+        let mut hidden = 0_usize;
+        let complete = self.bucket.list(prefix, &mut |items| {
+            for item in items {
+                let (key, child) = match item {
+                    Item::Object(version) => (version.key.clone(), Child::File(Arc::new(version))),
+                    Item::Prefix(key) => (key, Child::Directory),
+                };
+                match key.strip_prefix(prefix) {
+                    // The directory's own marker.
+                    Some("") => {}
+                    Some(rest) => {
+                        let rest =
+                            if matches!(child, Child::Directory) { rest.trim_end_matches('/') } else { rest };
+                        match name(rest) {
+                            true => children.push((rest.into(), child)),
+                            false => hidden += 1,
+                        }
+                    }
+                    None => hidden += 1,
+                }
+                last = Some(key);
+            }
+            if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        if hidden > 0 {
+            warn!("{hidden} keys below {prefix:?} cannot be names of files and are not shown");
+        }
+        // Directories first among equals: they hide the objects of their name.
+        children.sort_by(|a, b| {
+            (&a.0, matches!(a.1, Child::File(_))).cmp(&(&b.0, matches!(b.1, Child::File(_))))
+        });
+        children.dedup_by(|later, kept| later.0 == kept.0);
+        children.shrink_to_fit();
+        let more_after = last.filter(|_| !complete);
+        debug!(
+            "listed {prefix:?}: {} names{}",
+            children.len(),
+            if more_after.is_some() { " and more" } else { "" }
+        );
+        Ok(Directory { taken, children, more_after, walk: Mutex::default() })
+    }
+
+    fn keep(&self, prefix: &str, directory: Directory) -> Arc<Directory> {
+        let directory = Arc::new(directory);
+        let mut directories = lock(&self.directories);
+        directories.retain(|_, directory| directory.taken.elapsed() < self.show.ttl);
+        directories.insert(prefix.to_string(), Arc::clone(&directory));
+        while directories.len() > 1
+            && directories.values().map(|directory| directory.children.len() + 1).sum::<usize>() > REMEMBERED
+        {
+            let oldest = directories
+                .iter()
+                .filter(|(key, _)| *key != prefix)
+                .min_by_key(|(_, directory)| directory.taken)
+                .map(|(key, _)| key.clone());
+            match oldest {
+                Some(key) => directories.remove(&key),
+                None => break,
+            };
+        }
+        directory
+    }
+
+    /// What was known of a key turned out to be wrong.
+    fn forget(&self, key: &str) {
+        lock(&self.directories).remove(split(key).0);
+        lock(&self.singles).remove(key);
+    }
+
+    fn child(&self, key: &str) -> Result<Child, StoreError> {
+        match self.remembered(key) {
+            Some(child) => child,
+            None => self.find(key)?,
+        }
+        .ok_or(StoreError::NotFound)
+    }
+
+    /// Notes that a file is opened, and fetches those that are likely to be next.
+    fn step(&self, key: &str) {
+        let (prefix, name) = split(key);
+        let Some(directory) = self.fresh(prefix) else { return };
+        let Ok(index) = directory.index(name) else { return };
+        let next = {
+            let mut walk = lock(&directory.walk);
+            let onward = index > walk.furthest && index <= walk.furthest + ABREAST;
+            let abreast = index <= walk.furthest && index + ABREAST >= walk.furthest;
+            walk.steps = match (onward, abreast) {
+                (true, _) => walk.steps + 1,
+                (_, true) => walk.steps,
+                _ => 0,
+            };
+            if !abreast {
+                walk.furthest = index;
+            }
+            if walk.steps == 0 {
+                walk.ahead = 0;
+            }
+            if walk.steps < WALKING {
+                return;
+            }
+            let from = walk.ahead.max(walk.furthest + 1);
+            let to = (walk.furthest + 1 + (4 * walk.steps).min(STRIDE)).min(directory.children.len());
+            walk.ahead = to.max(from);
+            from..walk.ahead
+        };
+        let files = directory.children.get(next).unwrap_or_default();
+        let versions: Vec<Version> = files
+            .iter()
+            .filter_map(|(_, child)| match child {
+                Child::File(version) => Some(Version::clone(version)),
+                Child::Directory => None,
+            })
+            .collect();
+        self.fetcher.expect(&versions);
+    }
+}
+
+impl Directory {
+    fn index(&self, name: &str) -> Result<usize, usize> {
+        self.children.binary_search_by(|(other, _)| other.as_ref().cmp(name))
+    }
+
+    fn child(&self, name: &str) -> Option<&Child> {
+        self.index(name).ok().and_then(|index| self.children.get(index)).map(|(_, child)| child)
+    }
+
+    /// Whether a key that is not here does not exist, neither as an object nor as a directory.
+    fn covers(&self, key: &str) -> bool {
+        self.more_after.as_ref().is_none_or(|last| format!("{key}/") <= *last)
+    }
+}
+
+/// Whether what follows a prefix can be the name of a file.
+fn name(rest: &str) -> bool {
+    !matches!(rest, "" | "." | "..") && rest.len() <= LONGEST_NAME && !rest.contains(['/', '\0'])
+}
+
+/// The directory's prefix and the name.
+fn split(key: &str) -> (&str, &str) {
+    key.split_at(key.rfind('/').map_or(0, |slash| slash + 1))
+}
+
+/// The key that a path stands for; no key is anything but UTF-8.
+fn key(path: &Path) -> Result<&str, StoreError> {
+    path.to_str().ok_or(StoreError::NotFound)
+}
+
+impl Store for ObjectStore {
+    fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
+        match key(path)? {
+            "" => Ok(self.directory_stat()),
+            key => self.child(key).map(|child| self.stat_of(&child)),
+        }
+    }
+
+    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+        match key(path) {
+            Ok("") => Some(Ok(self.directory_stat())),
+            Ok(key) => self
+                .remembered(key)
+                .map(|child| child.map(|child| self.stat_of(&child)).ok_or(StoreError::NotFound)),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError> {
+        let prefix = match key(directory)? {
+            "" => String::new(),
+            key => format!("{key}/"),
+        };
+        let listing = self.read_listing(&prefix, true)?;
+        let entry = |(name, child): &(Box<str>, Child)| Entry {
+            name: OsString::from(name.as_ref()),
+            stat: self.stat_of(child),
+        };
+        Ok(listing.children.iter().map(entry).collect())
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn Object>, StoreError> {
+        let key = key(path)?;
+        let Child::File(version) = self.child(key)? else { return Err(StoreError::Stale) };
+        let file = self.fetcher.file(&version);
+        if file.is_stale() {
+            self.forget(key);
+            return Err(StoreError::Stale);
+        }
+        file.open();
+        self.step(key);
+        Ok(Box::new(OpenObject { stat: self.stat_of(&Child::File(version)), whole: file.whole(), file }))
+    }
+
+    fn read_link(&self, _: &Path) -> Result<OsString, StoreError> {
+        Err(StoreError::Unsupported("a symbolic link"))
+    }
+
+    fn space(&self) -> Result<Space, StoreError> {
+        // Object stores have no end; programs that compute with it should not overflow.
+        let bytes = 1 << 50;
+        Ok(Space { bytes, free_bytes: bytes, files: 1 << 40, free_files: 1 << 40 })
+    }
+
+    fn ttl(&self) -> Duration {
+        self.show.ttl
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+}
+
+struct OpenObject {
+    stat: Stat,
+    /// The file on the disk, if all of it is there.
+    whole: Option<OwnedFd>,
+    file: Arc<RemoteFile>,
+}
+
+impl Object for OpenObject {
+    fn stat(&self) -> Result<Stat, StoreError> {
+        Ok(self.stat)
+    }
+
+    fn read(&self, offset: u64, length: u32, answer: Answer) {
+        self.file.read(offset, length, answer);
+    }
+
+    fn backing(&self) -> Option<BorrowedFd<'_>> {
+        self.whole.as_ref().map(OwnedFd::as_fd)
+    }
+}
+
+impl Drop for OpenObject {
+    fn drop(&mut self) {
+        self.file.close();
+    }
+}

@@ -1,0 +1,562 @@
+//! A bucket of any store that opendal knows.
+//!
+//! Decides which way a read takes: where a store takes signatures in the query, one signature a quarter of an
+//! hour is put on each object, and its ranges are read by [`super::wire`]; elsewhere, and where that way was
+//! found not to lead, opendal reads. Each read has a condition, so that it is of the version that was asked for
+//! or fails. It also decides when credentials are loaded again: when a file that had some changed, and once when
+//! the store refuses. It does not retry, and knows no cache but that of signatures.
+//!
+//! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a part
+//! of it: what is read is checked by its length and version, what is written by the store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::ops::{ControlFlow, Range};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use futures_core::Stream;
+use http::Method;
+use log::{info, warn};
+use opendal::options::{ListOptions, ReaderOptions, StatOptions, WriteOptions};
+use opendal::raw::{Timestamp, percent_encode_path};
+use opendal::{
+    Buffer, BufferStream, BytesRange, Configurator, EntryMode, ErrorKind, Metadata, OperationContext,
+    Operator, services,
+};
+
+use super::answer::quoted;
+use super::index::Index;
+use super::options::{Place, Scheme};
+use super::oss::OssSigner;
+use super::transport::{self, block_on};
+use super::wire::{Miss, Signed, Wire};
+use super::{Bucket, Item, Upload, Version};
+use crate::store::StoreError;
+
+/// How long a signature is good for; a store takes a clock that is wrong by as much.
+const SIGNED_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// The same with credentials that end sooner.
+const SIGNED_FOR_LESS: Duration = Duration::from_secs(60);
+
+/// Signatures that are kept.
+const SIGNATURES: usize = 8192;
+
+/// Entries of a listing that are handed on together: what a page of most stores has.
+const PAGE: usize = 1000;
+
+/// Between two looks at the files that credentials came from.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two times that credentials are loaded again because the store refuses.
+const RELOAD: Duration = Duration::from_secs(10);
+
+/// The first parts of an upload; every 1,000 parts they double, so that 10,000 parts are enough for any object.
+const PART: usize = 8 * 1024 * 1024;
+
+/// A bucket and what was asked to find it.
+pub(super) struct Remote {
+    url: String,
+    options: BTreeMap<String, String>,
+    session: Mutex<(Arc<Session>, Instant)>,
+}
+
+/// A bucket with the credentials of one moment.
+pub(super) struct Session {
+    place: Place,
+    operator: Operator,
+    /// What signs in opendal's stead.
+    signer: Option<OssSigner>,
+    opened: Instant,
+    signatures: Mutex<HashMap<String, (Arc<Signed>, Instant)>>,
+    wire: Arc<Wire>,
+    /// Whether reads take the short way.
+    short: AtomicBool,
+    index: Option<Index>,
+}
+
+impl Remote {
+    pub(super) fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let session = Arc::new(Session::open(url, options)?);
+        let session = Mutex::new((session, Instant::now()));
+        Ok(Self { url: url.to_string(), options: options.clone(), session })
+    }
+
+    /// Asks with the present credentials, and once more with new ones where the store refuses.
+    fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let session = self.session();
+        match question(&session) {
+            Err(StoreError::Denied) => match self.reload(&session) {
+                Some(session) => question(&session),
+                None => Err(StoreError::Denied),
+            },
+            answer => answer,
+        }
+    }
+
+    fn session(&self) -> Arc<Session> {
+        let mut held = self.held();
+        if held.1.elapsed() >= LOOK {
+            held.1 = Instant::now();
+            if held.0.place.files.changed() {
+                self.renew(&mut held.0);
+            }
+        }
+        held.0.clone()
+    }
+
+    /// The session after the refused one, if there can be another.
+    fn reload(&self, refused: &Arc<Session>) -> Option<Arc<Session>> {
+        let mut held = self.held();
+        let same = Arc::ptr_eq(&held.0, refused);
+        if same && !refused.place.files.changed() && refused.opened.elapsed() < RELOAD {
+            return None;
+        }
+        (!same || self.renew(&mut held.0)).then(|| held.0.clone())
+    }
+
+    fn renew(&self, session: &mut Arc<Session>) -> bool {
+        match Session::open(&self.url, &self.options) {
+            Ok(new) => {
+                info!("{}: loading credentials again", new.place.url);
+                *session = Arc::new(new);
+                true
+            }
+            Err(error) => {
+                warn!("{}: credentials cannot be loaded again: {error:#}", session.place.url);
+                false
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, (Arc<Session>, Instant)> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bucket for Remote {
+    fn head(&self, key: &str) -> Result<Version, StoreError> {
+        self.ask(|session| session.head(key))
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+    ) -> Result<bool, StoreError> {
+        let session = self.session();
+        let mut begun = false;
+        let mut visit = |items| {
+            begun = true;
+            page(items)
+        };
+        match session.list(prefix, &mut visit) {
+            Err(StoreError::Denied) if !begun => match self.reload(&session) {
+                Some(session) => session.list(prefix, page),
+                None => Err(StoreError::Denied),
+            },
+            answer => answer,
+        }
+    }
+
+    fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+        self.ask(|session| session.get(version, &range))
+    }
+
+    fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
+        let begun = self.ask(|session| session.put(key))?;
+        Ok(Box::new(begun))
+    }
+
+    fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.ask(|session| session.run(key, |path| session.operator.delete(path)))
+    }
+
+    fn copy(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let to = path(to)?;
+        self.ask(|session| session.run(from, |path| session.operator.copy(path, to)).map(|_| ()))
+    }
+}
+
+impl Session {
+    fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let place = Place::resolve(url, options, |name| std::env::var(name).ok())?;
+        transport::install(place.timeouts);
+        let redirects = if place.scheme == Scheme::Http { 10 } else { 0 };
+        let signer = OssSigner::new(&place);
+        let operator = operator(&place, signer.is_some())
+            .with_context(|| format!("{}: the options cannot be used", place.url))?
+            .with_context(transport::context(place.timeouts, redirects, signer.clone()));
+        let capability = operator.info().capability();
+        let short = match place.scheme {
+            Scheme::Http => true,
+            // Its signed reads are another API, with other ETags.
+            Scheme::Gcs => false,
+            _ => capability.presign_read,
+        };
+        let short = short && place.short && ureq::Proxy::try_from_env().is_none();
+        let index = (place.scheme == Scheme::Http).then(|| Index::new(&place));
+        Ok(Self {
+            wire: Wire::new(place.timeouts),
+            operator,
+            signer,
+            opened: Instant::now(),
+            signatures: Mutex::default(),
+            short: AtomicBool::new(short),
+            index,
+            place,
+        })
+    }
+
+    /// What requests go by.
+    pub(super) fn context(&self) -> &OperationContext {
+        self.operator.context()
+    }
+
+    /// What is asked of an object, for errors.
+    fn asked(&self, key: &str) -> String {
+        format!("{}/{key}", self.place.url.trim_end_matches('/'))
+    }
+
+    fn run<'a, T, F: Future<Output = opendal::Result<T>>>(
+        &self,
+        key: &'a str,
+        question: impl FnOnce(&'a str) -> F,
+    ) -> Result<T, StoreError> {
+        block_on(|| self.asked(key), question(path(key)?))
+    }
+
+    pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
+        let found = self.run(key, |path| self.operator.stat_options(path, StatOptions::default()))?;
+        Ok(self.version(key.to_string(), &found))
+    }
+
+    fn version(&self, key: String, found: &Metadata) -> Version {
+        let etag = match self.place.scheme {
+            // The generation: ETags differ between its APIs.
+            Scheme::Gcs => found.version().map(str::to_string),
+            _ => found.etag().map(quoted),
+        };
+        // Listings of some stores have fractions of seconds, answers for an object do not.
+        let seconds = found.last_modified().map_or(0, |time| time.into_inner().as_second());
+        let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        Version { key, size: found.content_length(), etag, modified: SystemTime::UNIX_EPOCH + since }
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+    ) -> Result<bool, StoreError> {
+        if let Some(index) = &self.index {
+            return index.list(self, prefix, page);
+        }
+        let path = if prefix.is_empty() { "/" } else { path(prefix)? };
+        let asked = || self.asked(prefix);
+        let options = ListOptions::default();
+        let mut entries = block_on(asked, self.operator.lister_options(path, options))?;
+        let mut items = Vec::new();
+        loop {
+            let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
+            let entry = match block_on(asked, async { next.await.transpose() }) {
+                // Some say so of a prefix that nothing has.
+                Err(StoreError::NotFound) if !self.listed_is_empty() => None,
+                entry => entry?,
+            };
+            let full = items.len() >= PAGE;
+            let done = entry.is_none();
+            if (full || done) && !items.is_empty() && page(std::mem::take(&mut items)).is_break() {
+                return Ok(done);
+            }
+            let Some(entry) = entry else { return Ok(true) };
+            let (key, found) = (entry.path(), entry.metadata());
+            items.push(match found.mode() {
+                EntryMode::DIR if key != prefix => Item::Prefix(key.to_string()),
+                _ if key == "/" => continue,
+                _ => Item::Object(self.version(key.to_string(), found)),
+            });
+        }
+    }
+
+    /// Whether a listing of nothing is an empty one at this store, so that "not found" is the bucket.
+    fn listed_is_empty(&self) -> bool {
+        self.place.scheme != Scheme::Webhdfs
+    }
+
+    fn get(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+        if self.short.load(Ordering::Relaxed) {
+            match self.get_short(version, range) {
+                Ok(body) => return Ok(body),
+                Err(Miss::Store(error)) => return Err(error),
+                Err(Miss::Odd(reason)) => {
+                    if self.short.swap(false, Ordering::Relaxed) {
+                        info!("{}: {reason}, so reads take the library's way", self.place.url);
+                    }
+                }
+            }
+        }
+        self.get_long(version, range)
+    }
+
+    fn get_short(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, Miss> {
+        let signed = self.signed(&version.key)?;
+        let condition = match &version.etag {
+            // Compared strongly, a weak one is never equal; the answer's is compared with it all the same.
+            Some(etag) if etag.starts_with("W/") => String::new(),
+            Some(etag) => format!("if-match: {etag}\r\n"),
+            None if version.modified == SystemTime::UNIX_EPOCH => String::new(),
+            None => format!("if-unmodified-since: {}\r\n", http_date(version.modified)),
+        };
+        let body = self.wire.get(&signed, range, version.size, version.etag.as_deref(), &condition)?;
+        Ok(Box::new(body))
+    }
+
+    /// The object's signed request, signed again well before it ends.
+    fn signed(&self, key: &str) -> Result<Arc<Signed>, Miss> {
+        let now = Instant::now();
+        if let Some((signed, until)) = self.signatures().get(key)
+            && now < *until
+        {
+            return Ok(signed.clone());
+        }
+        let (signed, time) = match self.place.scheme {
+            Scheme::Http => (self.unsigned(key)?, SIGNED_FOR),
+            _ => match self.sign(key, SIGNED_FOR) {
+                Err(Miss::Store(StoreError::Denied)) => (self.sign(key, SIGNED_FOR_LESS)?, SIGNED_FOR_LESS),
+                signed => (signed?, SIGNED_FOR),
+            },
+        };
+        let signed = Arc::new(signed);
+        let mut signatures = self.signatures();
+        if signatures.len() >= SIGNATURES {
+            signatures.clear();
+        }
+        signatures.insert(key.to_string(), (signed.clone(), now + time / 2));
+        Ok(signed)
+    }
+
+    fn sign(&self, key: &str, time: Duration) -> Result<Signed, Miss> {
+        let request = self.run(key, |path| async move {
+            let request = self.operator.presign_read(path, time).await?;
+            let mut signed = http::Request::<()>::from(request).into_parts().0;
+            if let Some(signer) = &self.signer {
+                signer.sign(&mut signed, Some(time)).await?;
+            }
+            Ok(signed)
+        })?;
+        let asked = transport::shown(&request.method, &request.uri);
+        Signed::new(&request.uri, &request.headers, asked)
+    }
+
+    /// A plain server's request.
+    fn unsigned(&self, key: &str) -> Result<Signed, Miss> {
+        let setting = |name: &str| self.place.settings.get(name).map(String::as_str);
+        let root = setting("root").unwrap_or_default().trim_end_matches('/');
+        let path = percent_encode_path(&format!("{root}/{}", path(key)?));
+        let url: http::Uri = format!("{}{path}", setting("endpoint").unwrap_or_default())
+            .parse()
+            .map_err(|_| Miss::Odd("a URL that cannot be parsed"))?;
+        let mut headers = http::HeaderMap::new();
+        if let Some(value) = self.authorization() {
+            headers.insert(http::header::AUTHORIZATION, value);
+        }
+        let asked = transport::shown(&Method::GET, &url);
+        Signed::new(&url, &headers, asked)
+    }
+
+    /// What a plain server wants to know us by.
+    pub(super) fn authorization(&self) -> Option<http::HeaderValue> {
+        use opendal::raw::{format_authorization_by_basic, format_authorization_by_bearer};
+        let setting = |name: &str| self.place.settings.get(name).map(String::as_str);
+        let value = match (setting("username"), setting("token")) {
+            (Some(user), _) => format_authorization_by_basic(user, setting("password").unwrap_or_default()),
+            (None, Some(token)) => format_authorization_by_bearer(token),
+            (None, None) => return None,
+        };
+        let mut value: http::HeaderValue = value.ok()?.parse().ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    fn signatures(&self) -> MutexGuard<'_, HashMap<String, (Arc<Signed>, Instant)>> {
+        self.signatures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get_long(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+        let capability = self.operator.info().capability();
+        let mut options =
+            ReaderOptions { content_length_hint: Some(version.size), ..ReaderOptions::default() };
+        match &version.etag {
+            Some(generation) if self.place.scheme == Scheme::Gcs => {
+                options.if_version_match = Some(generation.clone());
+            }
+            Some(etag) if etag.starts_with("W/") => {}
+            Some(etag) if capability.read_with_if_match => options.if_match = Some(etag.clone()),
+            None if capability.read_with_if_unmodified_since
+                && version.modified != SystemTime::UNIX_EPOCH =>
+            {
+                options.if_unmodified_since = Timestamp::try_from(version.modified).ok();
+            }
+            _ => {}
+        }
+        if options.if_version_match.is_none()
+            && options.if_match.is_none()
+            && options.if_unmodified_since.is_none()
+            && !same(&self.head(&version.key)?, version)
+        {
+            return Err(StoreError::Stale);
+        }
+        let stream = self.run(&version.key, |path| async move {
+            let reader = self.operator.reader_options(path, options).await?;
+            let mut stream = reader.into_stream(BytesRange::from(range.clone())).await?;
+            match stream.metadata().await {
+                // Not every store tells; the read is open in any case.
+                Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
+                _ => Ok(stream),
+            }
+        })?;
+        Ok(Box::new(Pieces { stream: Box::new(stream), piece: Buffer::new(), left: range.end - range.start }))
+    }
+
+    fn put(self: &Arc<Self>, key: &str) -> Result<Writing, StoreError> {
+        let options = WriteOptions::default();
+        let writer = self.run(key, |path| self.operator.writer_options(path, options))?;
+        let part = Vec::new();
+        Ok(Writing { session: self.clone(), key: key.to_string(), writer, part, parts: 0, done: false })
+    }
+}
+
+/// An object that is being written.
+struct Writing {
+    session: Arc<Session>,
+    key: String,
+    writer: opendal::Writer,
+    /// The part that is being filled.
+    part: Vec<u8>,
+    parts: usize,
+    done: bool,
+}
+
+impl Writing {
+    fn part_size(&self) -> usize {
+        PART << (self.parts / 1000).min(8)
+    }
+
+    fn send(&mut self) -> Result<(), StoreError> {
+        let part = Buffer::from(std::mem::take(&mut self.part));
+        self.parts += 1;
+        block_on(|| self.session.asked(&self.key), self.writer.write(part))
+    }
+}
+
+impl Upload for Writing {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        while !bytes.is_empty() {
+            let room = self.part_size() - self.part.len();
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.part.extend_from_slice(now);
+            bytes = later;
+            if self.part.len() == self.part_size() {
+                self.send()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Version, StoreError> {
+        if !self.part.is_empty() {
+            self.send()?;
+        }
+        block_on(|| self.session.asked(&self.key), self.writer.close())?;
+        self.done = true;
+        self.session.head(&self.key)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if !self.done
+            && let Err(error) = block_on(|| self.session.asked(&self.key), self.writer.abort())
+        {
+            warn!("{}: an unfinished upload stays behind: {error}", self.session.asked(&self.key));
+        }
+    }
+}
+
+/// A read that opendal does.
+struct Pieces {
+    stream: Box<BufferStream>,
+    piece: Buffer,
+    left: u64,
+}
+
+impl Pieces {
+    fn next(&mut self) -> io::Result<Buffer> {
+        let next = poll_fn(|context| Pin::new(&mut self.stream).poll_next(context));
+        let piece = block_on(|| "the read".to_string(), async { next.await.transpose() });
+        Ok(piece.map_err(|error| io::Error::other(error.to_string()))?.unwrap_or_default())
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() && !buffer.is_empty() && self.left > 0 {
+            self.piece = self.next()?;
+            self.left = self.left.saturating_sub(self.piece.len() as u64);
+            if self.left == 0 {
+                // The end, without which the connection is not used again.
+                self.next()?;
+            }
+        }
+        self.piece.read(buffer)
+    }
+}
+
+/// opendal's name for a key, which must be the key: others are other objects to it.
+fn path(key: &str) -> Result<&str, StoreError> {
+    let odd = key.trim() != key || key.starts_with('/') || key.contains("//") || key.is_empty();
+    match odd {
+        true => Err(StoreError::Unsupported("a name with an empty part, or with blanks at its ends,")),
+        false => Ok(key),
+    }
+}
+
+/// Whether what is known of two versions is the same.
+fn same(one: &Version, other: &Version) -> bool {
+    let etags = one.etag.as_ref().zip(other.etag.as_ref());
+    let known = one.modified != SystemTime::UNIX_EPOCH && other.modified != SystemTime::UNIX_EPOCH;
+    one.size == other.size
+        && etags.is_none_or(|(one, other)| one == other)
+        && (!known || one.modified == other.modified)
+}
+
+fn http_date(time: SystemTime) -> String {
+    Timestamp::try_from(time).map(Timestamp::format_http_date).unwrap_or_default()
+}
+
+/// opendal's operator; `unsigned`: somebody else signs.
+fn operator(place: &Place, unsigned: bool) -> opendal::Result<Operator> {
+    fn of<C: Configurator>(settings: &BTreeMap<String, String>) -> opendal::Result<Operator> {
+        Operator::from_config(C::from_iter(settings.clone())?)
+    }
+    let mut settings = place.settings.clone();
+    if unsigned {
+        settings.insert("skip_signature".to_string(), "true".to_string());
+    }
+    match place.scheme {
+        Scheme::S3 => of::<services::S3Config>(&settings),
+        Scheme::Oss => of::<services::OssConfig>(&settings),
+        Scheme::Gcs => of::<services::GcsConfig>(&settings),
+        Scheme::Azblob => of::<services::AzblobConfig>(&settings),
+        Scheme::Cos => of::<services::CosConfig>(&settings),
+        Scheme::Obs => of::<services::ObsConfig>(&settings),
+        Scheme::Tos => of::<services::TosConfig>(&settings),
+        Scheme::Webhdfs => of::<services::WebhdfsConfig>(&settings),
+        Scheme::Http => of::<services::HttpConfig>(&settings),
+    }
+}

@@ -1,0 +1,223 @@
+//! The files of a plain HTTP server, which knows no listings.
+//!
+//! Decides what a directory has: from the manifest, if the options name one, or else from what the server shows
+//! for the directory, as Apache, nginx (HTML or JSON) and others do. Links count that lead right below the
+//! directory; sizes and times that a page does not tell are asked for, one by one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use opendal::raw::{Timestamp, percent_encode_path};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+
+use super::answer::quoted;
+use super::bucket::Session;
+use super::options::Place;
+use super::transport;
+use super::{Item, Version};
+use crate::store::StoreError;
+
+/// Where the names come from.
+pub(super) struct Index {
+    /// The URL of the root, ending with `/`.
+    base: String,
+    manifest: Option<String>,
+    files: OnceLock<BTreeMap<String, Line>>,
+}
+
+/// What a line of a manifest, or of an index, tells of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Line {
+    size: Option<u64>,
+    etag: Option<String>,
+    modified: Option<SystemTime>,
+}
+
+impl Index {
+    pub(super) fn new(place: &Place) -> Self {
+        let setting = |name: &str| place.settings.get(name).map(String::as_str).unwrap_or_default();
+        let root = percent_encode_path(setting("root").trim_end_matches('/'));
+        let base = format!("{}{root}/", setting("endpoint"));
+        Self { base, manifest: place.manifest.clone(), files: OnceLock::new() }
+    }
+
+    pub(super) fn list(
+        &self,
+        session: &Session,
+        prefix: &str,
+        page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+    ) -> Result<bool, StoreError> {
+        let names = match &self.manifest {
+            Some(manifest) => below(self.files(session, manifest)?, prefix),
+            None => {
+                let url = format!("{}{}", self.base, percent_encode_path(prefix));
+                match self.document(session, &url) {
+                    Err(StoreError::NotFound) if !prefix.is_empty() => return Ok(true),
+                    document => shown(&document?, url.split_once("://").map_or("", |(_, rest)| rest)),
+                }
+            }
+        };
+        let mut items = Vec::new();
+        for (name, line) in names {
+            let key = format!("{prefix}{name}");
+            items.push(match (name.ends_with('/'), line.size) {
+                (true, _) => Item::Prefix(key),
+                (false, Some(size)) => Item::Object(Version {
+                    key,
+                    size,
+                    etag: line.etag,
+                    modified: line.modified.unwrap_or(SystemTime::UNIX_EPOCH),
+                }),
+                (false, None) => match session.head(&key) {
+                    Ok(version) => Item::Object(version),
+                    // It went away meanwhile, or is not for us.
+                    Err(StoreError::NotFound | StoreError::Denied | StoreError::Unsupported(_)) => continue,
+                    Err(error) => return Err(error),
+                },
+            });
+        }
+        if !items.is_empty() {
+            let _ = page(items);
+        }
+        Ok(true)
+    }
+
+    fn files(&self, session: &Session, manifest: &str) -> Result<&BTreeMap<String, Line>, StoreError> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        let text = match manifest.contains("://") {
+            true => self.document(session, manifest)?,
+            false => fs::read_to_string(manifest)
+                .map_err(|error| StoreError::Failed(format!("the manifest {manifest}: {error}")))?,
+        };
+        Ok(self.files.get_or_init(|| parse_manifest(&text)))
+    }
+
+    fn document(&self, session: &Session, url: &str) -> Result<String, StoreError> {
+        let uri = url.parse().map_err(|_| StoreError::Failed("not a URL".to_string()))?;
+        // What is known to one server is not for another.
+        let authorization = url.starts_with(&self.base).then(|| session.authorization()).flatten();
+        transport::text(session.context(), &uri, authorization)
+    }
+}
+
+/// `path`, `path<TAB>size` or `path<TAB>size<TAB>etag`; `#` begins a comment.
+fn parse_manifest(text: &str) -> BTreeMap<String, Line> {
+    let lines = text.lines().map(|line| line.trim_end_matches('\r'));
+    lines
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let mut fields = line.split('\t');
+            let path = fields.next().unwrap_or_default().trim_start_matches('/').to_string();
+            let size = fields.next().and_then(|size| size.trim().parse().ok());
+            let etag = fields.next().map(str::trim).filter(|etag| !etag.is_empty()).map(quoted);
+            (path, Line { size, etag, modified: None })
+        })
+        .collect()
+}
+
+/// The names right below a prefix.
+fn below(files: &BTreeMap<String, Line>, prefix: &str) -> BTreeMap<String, Line> {
+    let from = files.range(prefix.to_string()..).take_while(|(path, _)| path.starts_with(prefix));
+    from.filter_map(|(path, line)| {
+        let rest = path.get(prefix.len()..).filter(|rest| !rest.is_empty())?;
+        Some(match rest.split_once('/') {
+            Some((directory, _)) => (format!("{directory}/"), Line::default()),
+            None => (rest.to_string(), line.clone()),
+        })
+    })
+    .collect()
+}
+
+/// The names that a server's page for a directory shows.
+fn shown(page: &str, directory: &str) -> BTreeMap<String, Line> {
+    serde_json::from_str::<Vec<Shown>>(page).map_or_else(
+        |_| links(page, directory),
+        |entries| entries.into_iter().filter_map(Shown::into_line).collect(),
+    )
+}
+
+/// An entry of nginx's `autoindex_format json`.
+#[derive(Deserialize)]
+struct Shown {
+    name: String,
+    r#type: String,
+    mtime: Option<String>,
+    size: Option<u64>,
+}
+
+impl Shown {
+    fn into_line(self) -> Option<(String, Line)> {
+        let modified = self.mtime.and_then(|time| Timestamp::parse_rfc2822(&time).ok()).map(SystemTime::from);
+        match self.r#type.as_str() {
+            "directory" => Some((format!("{}/", self.name), Line::default())),
+            "file" => Some((self.name, Line { size: self.size, etag: None, modified })),
+            _ => None,
+        }
+    }
+}
+
+/// The links of a page that lead right below its directory (`host/path/`).
+fn links(page: &str, directory: &str) -> BTreeMap<String, Line> {
+    let path = directory.find('/').and_then(|slash| directory.get(slash..)).unwrap_or("/");
+    let path: Vec<u8> = percent_decode_str(path).collect();
+    // ASCII case alone is folded, so that both have the same offsets.
+    let folded = page.to_ascii_lowercase();
+    let found = folded.match_indices("href=").filter_map(|(at, mark)| {
+        let rest = page.get(at + mark.len()..)?;
+        let quote = rest.chars().next().filter(|quote| "\"'".contains(*quote))?;
+        rest.get(1..)?.split_once(quote).map(|(link, _)| link.replace("&amp;", "&"))
+    });
+    found
+        .filter_map(|link| {
+            let link = link.split(['?', '#']).next().unwrap_or_default();
+            let link = link.strip_prefix("./").unwrap_or(link);
+            if link.contains("://") || link.starts_with("//") || link.starts_with("mailto:") {
+                return None;
+            }
+            let link: Vec<u8> = percent_decode_str(link).collect();
+            let name = match link.first()? {
+                b'/' => link.strip_prefix(path.as_slice())?,
+                _ => link.as_slice(),
+            };
+            let name = String::from_utf8(name.to_vec()).ok()?;
+            let inner = name.strip_suffix('/').unwrap_or(&name);
+            (!inner.is_empty() && !inner.contains('/') && inner != "." && inner != "..")
+                .then_some((name, Line::default()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_servers() {
+        let html = r##"<a href="../">../</a><A HREF='a%20b.txt'>x</A><a href="dir/">dir</a>
+            <a href="/data/set/c&amp;d">c</a><a href="/data/set/x/y">no</a><a href="?C=N;O=D">N</a>
+            <a href="/data/">up</a><a href="http://other/data/set/e">no</a><a href="#top">no</a>"##;
+        let names: Vec<_> = shown(html, "host/data/set/").into_keys().collect();
+        assert_eq!(names, ["a b.txt", "c&d", "dir/"]);
+        let json = r#"[{"name":"d","type":"directory","mtime":"Mon, 06 Jan 2020 10:00:00 GMT"},
+            {"name":"f","type":"file","mtime":"Mon, 06 Jan 2020 10:00:00 GMT","size":7}]"#;
+        let found = shown(json, "host/");
+        assert_eq!(found.get("f").and_then(|line| line.size), Some(7));
+        assert!(found.get("f").is_some_and(|line| line.modified.is_some()) && found.contains_key("d/"));
+    }
+
+    #[test]
+    fn manifests() {
+        let files = parse_manifest("# c\n/a/b\t7\tx\r\na/c\nd\t1\n");
+        let names: Vec<_> = below(&files, "").into_keys().collect();
+        assert_eq!(names, ["a/", "d"]);
+        let line = Line { size: Some(7), etag: Some("\"x\"".to_string()), modified: None };
+        assert_eq!(below(&files, "a/").get("b"), Some(&line));
+        assert!(below(&files, "e/").is_empty());
+    }
+}

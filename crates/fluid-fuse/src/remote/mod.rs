@@ -1,0 +1,100 @@
+//! Object stores, as far as a file system needs them: versions of objects, pages of listings, ranges of bytes.
+//!
+//! A [`Bucket`] is the place that a URL names. Keys are relative to the URL's path and never begin with `/`;
+//! whether a key can be a file name is not decided here. A call blocks until the store has answered once: it
+//! knows neither caches nor retries, and tells by [`StoreError::Unavailable`] that one may help.
+
+mod answer;
+mod bucket;
+mod index;
+pub mod options;
+mod oss;
+mod tls;
+mod transport;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::store::StoreError;
+
+/// Opens the bucket that a URL names, with the options of [`options::OPTIONS`]. Nothing is asked of the store.
+///
+/// ```no_run
+/// # fn main() -> anyhow::Result<()> {
+/// let options = [("fs.oss.endpoint".to_string(), "oss-cn-hangzhou-internal.aliyuncs.com".to_string())];
+/// let bucket = fluid_fuse::remote::open("oss://models/llama", &options.into())?;
+/// let version = bucket.head("config.json")?;
+/// let mut bytes = Vec::new();
+/// bucket.get(&version, 0..version.size)?.read_to_end(&mut bytes)?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Arc<dyn Bucket>> {
+    Ok(Arc::new(bucket::Remote::open(url, options)?))
+}
+
+/// One version of an object, as a listing or a question for it told it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// The key, relative to the bucket's URL.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// What tells this version from others, as the store writes it (with its quotes); a store that has none
+    /// is told apart by size and time alone.
+    pub etag: Option<String>,
+    /// Time of the last change.
+    pub modified: SystemTime,
+}
+
+/// A line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// An object right below the prefix. Its key may be the prefix itself (a directory marker).
+    Object(Version),
+    /// What further keys have in common up to the next `/`, which it ends with.
+    Prefix(String),
+}
+
+/// A place with objects.
+pub trait Bucket: Send + Sync {
+    /// The object's present version.
+    fn head(&self, key: &str) -> Result<Version, StoreError>;
+
+    /// The objects and prefixes right below a prefix (`""`, or ending with `/`), page by page in the store's
+    /// order, until the visitor breaks: whether that was all there is. A prefix that nothing has is an empty
+    /// listing.
+    fn list(
+        &self,
+        prefix: &str,
+        page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+    ) -> Result<bool, StoreError>;
+
+    /// The bytes of a range of this very version, as they arrive: [`StoreError::Stale`] if the object is
+    /// another by now. The range is not empty and within the size. The reader ends early, or fails, when the
+    /// connection does: who reads it must count.
+    fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError>;
+
+    /// Begins to replace an object. Nothing is seen of it before [`Upload::finish`].
+    fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Removes an object; one that is not there is [`StoreError::NotFound`] where the store tells.
+    fn delete(&self, key: &str) -> Result<(), StoreError>;
+
+    /// Copies an object within the store, without its bytes coming here.
+    fn copy(&self, from: &str, to: &str) -> Result<(), StoreError>;
+}
+
+/// An object that is being written from its beginning to its end. Dropped before it is finished, it leaves
+/// nothing behind.
+pub trait Upload: Send {
+    /// The next bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Makes the object what was written, checked by the store; its new version.
+    fn finish(self: Box<Self>) -> Result<Version, StoreError>;
+}

@@ -1,0 +1,719 @@
+//! The options of a bucket: what users of Fluid's runtimes write, and what it means for the store.
+//!
+//! Decides which store a URL names, what each option means for it ([`OPTIONS`] is the one table of them) and
+//! where a value comes from: the option itself, a file, a directory of files, the environment. It does not know
+//! whether the values are right, nor what they do; credentials that nobody wrote down (a role of the machine, a
+//! token of the Pod, a profile in the home directory) are found by the library that signs.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail, ensure};
+
+use self::Meaning::*;
+
+/// A kind of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names of the stores")]
+pub enum Scheme {
+    S3,
+    Oss,
+    Gcs,
+    Azblob,
+    Cos,
+    Obs,
+    Tos,
+    Webhdfs,
+    Http,
+}
+
+/// The schemes of URLs.
+pub const SCHEMES: &[(&str, Scheme)] = &[
+    ("s3", Scheme::S3),
+    ("s3a", Scheme::S3),
+    ("oss", Scheme::Oss),
+    ("gs", Scheme::Gcs),
+    ("gcs", Scheme::Gcs),
+    ("az", Scheme::Azblob),
+    ("azblob", Scheme::Azblob),
+    ("cos", Scheme::Cos),
+    ("cosn", Scheme::Cos),
+    ("obs", Scheme::Obs),
+    ("tos", Scheme::Tos),
+    ("webhdfs", Scheme::Webhdfs),
+    ("swebhdfs", Scheme::Webhdfs),
+    ("http", Scheme::Http),
+    ("https", Scheme::Http),
+];
+
+/// Names that begin so are about one store: there is no other reader, so a name that is not known is a mistake.
+const PREFIXES: &[(&str, Scheme)] = &[
+    ("fs.s3a.", Scheme::S3),
+    ("fs.s3.", Scheme::S3),
+    ("aws.", Scheme::S3),
+    ("alluxio.underfs.s3.", Scheme::S3),
+    ("minio_", Scheme::S3),
+    ("fs.oss.", Scheme::Oss),
+    ("fs.gs.", Scheme::Gcs),
+    ("fs.gcs.", Scheme::Gcs),
+    ("fs.azure.", Scheme::Azblob),
+    ("fs.cosn.", Scheme::Cos),
+    ("fs.cos.", Scheme::Cos),
+    ("fs.obs.", Scheme::Obs),
+    ("fs.tos.", Scheme::Tos),
+];
+
+/// What an option is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "explained in the table")]
+pub enum Meaning {
+    Endpoint,
+    Https,
+    Region,
+    AccessKey,
+    SecretKey,
+    SessionToken,
+    Anonymous,
+    PathStyle,
+    RoleArn,
+    RoleSessionName,
+    ExternalId,
+    OidcProviderArn,
+    OidcTokenFile,
+    StsEndpoint,
+    Profile,
+    RequesterPays,
+    Encryption,
+    EncryptionKeyId,
+    StorageClass,
+    Checksum,
+    Account,
+    AccountKey,
+    SasToken,
+    ServiceAccount,
+    ServiceAccountFile,
+    User,
+    Password,
+    Token,
+    Manifest,
+    CredentialsDirectory,
+    ConnectTimeout,
+    FirstByteTimeout,
+    StallTimeout,
+    Client,
+}
+
+/// A row of the table of options.
+#[derive(Debug)]
+pub struct Row {
+    /// What it is about.
+    pub meaning: Meaning,
+    /// Its names, the first being ours. Case does not count, nor whether words are joined by `-` or `_`.
+    pub names: &'static [&'static str],
+    /// A sentence for the documentation.
+    pub text: &'static str,
+}
+
+/// Every option. A name with a store's prefix is read for that store alone; each also exists as `<name>_file`,
+/// the path of a file that has the value.
+#[rustfmt::skip]
+pub const OPTIONS: &[Row] = &[
+    Row { meaning: Endpoint, text: "Where the store is, with or without https://", names: &[
+        "endpoint", "endpoint_url", "url", "aws_endpoint_url", "fs.s3a.endpoint", "fs.s3.endpoint",
+        "alluxio.underfs.s3.endpoint", "minio-url", "fs.oss.endpoint", "fs.azure.endpoint", "fs.cos.endpoint",
+        "fs.obs.endpoint", "fs.tos.endpoint", "fs.gs.endpoint"] },
+    Row { meaning: Https, text: "false: HTTP for an endpoint that does not say", names: &[
+        "https", "use_https", "fs.s3a.connection.ssl.enabled", "alluxio.underfs.s3.secure.http.enabled",
+        "fs.oss.connection.secure.enabled"] },
+    Row { meaning: Region, text: "Region of the bucket", names: &[
+        "region", "aws_region", "fs.s3a.endpoint.region", "fs.s3.region", "aws.region",
+        "alluxio.underfs.s3.region", "alluxio.underfs.s3.endpoint.region", "fs.oss.region", "fs.cos.region",
+        "fs.cosn.bucket.region", "fs.tos.region"] },
+    Row { meaning: AccessKey, text: "Id of the access key", names: &[
+        "access_key_id", "access_key", "accessKeyId", "akId", "aws_access_key_id", "aws.accessKeyId",
+        "fs.s3a.access.key", "fs.s3.accessKeyId", "fs.s3.access.key", "minio-access-key", "fs.oss.accessKeyId",
+        "fs.cos.access.key", "fs.cos.accessKeyId", "fs.cosn.userinfo.secretId", "secret_id",
+        "fs.obs.accessKey", "fs.obs.access.key", "fs.obs.accessKeyId", "fs.tos.access-key-id",
+        "fs.tos.accessKeyId"] },
+    Row { meaning: SecretKey, text: "The access key itself", names: &[
+        "secret_access_key", "secret_key", "access_key_secret", "secretKey", "accessKeySecret", "akSecret",
+        "aws_secret_access_key", "aws.secretKey", "fs.s3a.secret.key", "fs.s3.accessKeySecret",
+        "fs.s3.secret.key", "minio-access-secret", "minio-secret-key", "fs.oss.accessKeySecret",
+        "fs.cos.secret.key", "fs.cos.accessKeySecret", "fs.cosn.userinfo.secretKey", "fs.obs.secretKey",
+        "fs.obs.secret.key", "fs.obs.accessKeySecret", "fs.tos.secret-access-key", "fs.tos.accessKeySecret"] },
+    Row { meaning: SessionToken, text: "Token of a temporary access key", names: &[
+        "session_token", "security_token", "securityToken", "aws_session_token", "aws.sessionToken",
+        "fs.s3a.session.token", "fs.s3.securityToken", "fs.oss.securityToken", "fs.cos.securityToken",
+        "fs.cosn.userinfo.sessionToken", "fs.tos.sessionToken"] },
+    Row { meaning: Anonymous, text: "true: requests are not signed", names: &[
+        "anonymous", "no_sign_request", "skip_signature", "fs.s3a.anonymous"] },
+    Row { meaning: PathStyle, text: "true: the bucket in the path, false: in the host name [otherwise: as \
+                                     the endpoint needs]", names: &[
+        "path_style", "fs.s3a.path.style.access", "fs.s3.path.style.access",
+        "alluxio.underfs.s3.disable.dns.buckets", "fs.oss.path.style.access"] },
+    Row { meaning: RoleArn, text: "Role to assume", names: &[
+        "role_arn", "fs.s3a.assumed.role.arn", "fs.oss.roleArn"] },
+    Row { meaning: RoleSessionName, text: "Name of the session with that role", names: &[
+        "role_session_name", "fs.s3a.assumed.role.session.name", "fs.oss.roleSessionName"] },
+    Row { meaning: ExternalId, text: "External id that the role asks for", names: &["external_id"] },
+    Row { meaning: OidcProviderArn, text: "Provider of the Pod's OIDC token (RRSA)", names: &[
+        "oidc_provider_arn"] },
+    Row { meaning: OidcTokenFile, text: "File with the Pod's OIDC token", names: &["oidc_token_file"] },
+    Row { meaning: StsEndpoint, text: "Where roles are assumed", names: &["sts_endpoint"] },
+    Row { meaning: Profile, text: "Profile in ~/.aws", names: &["profile", "aws_profile"] },
+    Row { meaning: RequesterPays, text: "true: the requester pays", names: &[
+        "request_payer", "requester_pays", "fs.s3a.requester.pays.enabled"] },
+    Row { meaning: Encryption, text: "Encryption of what is written: AES256, aws:kms, KMS", names: &[
+        "server_side_encryption", "fs.oss.server-side-encryption"] },
+    Row { meaning: EncryptionKeyId, text: "Key of that encryption", names: &["server_side_encryption_key_id"] },
+    Row { meaning: StorageClass, text: "Storage class of what is written", names: &["storage_class"] },
+    Row { meaning: Checksum, text: "Checksum of what is written: crc32c, md5 or none [crc32c]", names: &["checksum_algorithm"] },
+    Row { meaning: Account, text: "Storage account", names: &["account_name", "azure_storage_account_name"] },
+    Row { meaning: AccountKey, text: "Key of the account", names: &["account_key", "azure_storage_account_key"] },
+    Row { meaning: SasToken, text: "Shared access signature", names: &["sas_token", "azure_storage_sas_token"] },
+    Row { meaning: ServiceAccount, text: "Service account key, the JSON in base64", names: &["credential"] },
+    Row { meaning: ServiceAccountFile, text: "File with the service account key", names: &[
+        "credential_path", "google_application_credentials", "fs.gcs.credential.path",
+        "fs.gs.auth.service.account.json.keyfile"] },
+    Row { meaning: User, text: "User", names: &["user", "username", "user_name", "hadoop.user.name"] },
+    Row { meaning: Password, text: "Password", names: &["password"] },
+    Row { meaning: Token, text: "Bearer token; delegation token", names: &["token", "delegation"] },
+    Row { meaning: Manifest, text: "URL or file of a list of the files: a line each, the path, optionally a \
+                                    tab and the size, optionally a tab and the ETag", names: &["manifest"] },
+    Row { meaning: CredentialsDirectory, text: "Directory with a file for each of these options, as a Secret \
+                                                 is mounted", names: &["credentials_dir"] },
+    Row { meaning: ConnectTimeout, text: "Time to connect [5s]", names: &["connect_timeout"] },
+    Row { meaning: FirstByteTimeout, text: "Time to the first byte of an answer [20s]", names: &[
+        "first_byte_timeout"] },
+    Row { meaning: Client, text: "library: reads go the way of all other requests, to find a fault", names: &[
+        "http_client"] },
+    Row { meaning: StallTimeout, text: "Time between two bytes [10s]", names: &["stall_timeout"] },
+];
+
+/// Variables that are read for a store where the library that signs does not read them.
+const ENVIRONMENT: &[(Scheme, &str, Meaning)] = &[
+    (Scheme::S3, "AWS_REGION", Region),
+    (Scheme::S3, "AWS_DEFAULT_REGION", Region),
+    (Scheme::S3, "AWS_ENDPOINT_URL_S3", Endpoint),
+    (Scheme::S3, "AWS_ENDPOINT_URL", Endpoint),
+    (Scheme::S3, "AWS_PROFILE", Profile),
+    (Scheme::Oss, "OSS_ENDPOINT", Endpoint),
+    (Scheme::Oss, "OSS_REGION", Region),
+    (Scheme::Gcs, "GOOGLE_APPLICATION_CREDENTIALS", ServiceAccountFile),
+    (Scheme::Azblob, "AZURE_STORAGE_ACCOUNT_NAME", Account),
+    (Scheme::Azblob, "AZURE_STORAGE_ACCOUNT", Account),
+    (Scheme::Azblob, "AZURE_STORAGE_ACCOUNT_KEY", AccountKey),
+    (Scheme::Azblob, "AZURE_STORAGE_KEY", AccountKey),
+    (Scheme::Azblob, "AZURE_STORAGE_SAS_TOKEN", SasToken),
+    (Scheme::Webhdfs, "HADOOP_USER_NAME", User),
+];
+
+/// Endpoints that want the bucket in the host name.
+const VIRTUAL_HOSTED: &[&str] = &[".aliyuncs.com", ".amazonaws.com", ".myqcloud.com", ".volces.com"];
+
+impl Meaning {
+    /// What opendal calls it; none where it means nothing or is not opendal's.
+    fn setting(self, scheme: Scheme) -> Option<&'static str> {
+        use Scheme::*;
+        Some(match (self, scheme) {
+            (Endpoint, _) => "endpoint",
+            (Region, S3 | Tos) => "region",
+            (AccessKey, Cos) => "secret_id",
+            (AccessKey, S3 | Oss | Obs | Tos) => "access_key_id",
+            (AccessKey | Account, Azblob) => "account_name",
+            (SecretKey, Oss) => "access_key_secret",
+            (SecretKey, Cos) => "secret_key",
+            (SecretKey, S3 | Obs | Tos) => "secret_access_key",
+            (SecretKey | AccountKey, Azblob) => "account_key",
+            (SessionToken, S3) => "session_token",
+            (SessionToken, Oss | Cos | Tos) => "security_token",
+            (SasToken, Azblob) => "sas_token",
+            (Anonymous, S3 | Oss | Gcs | Azblob | Tos) => "skip_signature",
+            (RoleArn, S3 | Oss) => "role_arn",
+            (RoleSessionName, S3 | Oss) => "role_session_name",
+            (ExternalId, S3 | Oss) => "external_id",
+            (OidcProviderArn, Oss) => "oidc_provider_arn",
+            (OidcTokenFile, Oss) => "oidc_token_file",
+            (StsEndpoint, Oss) => "sts_endpoint",
+            (Profile, S3) => "profile",
+            (RequesterPays, S3) => "enable_request_payer",
+            (Encryption, S3 | Oss) => "server_side_encryption",
+            (EncryptionKeyId, S3) => "server_side_encryption_aws_kms_key_id",
+            (EncryptionKeyId, Oss) => "server_side_encryption_key_id",
+            (StorageClass, S3 | Gcs) => "default_storage_class",
+            (Checksum, S3) => "checksum_algorithm",
+            (ServiceAccount, Gcs) => "credential",
+            (ServiceAccountFile, Gcs) => "credential_path",
+            (User, Webhdfs) => "user_name",
+            (User, Http) => "username",
+            (Password, Http) => "password",
+            (Token, Http | Gcs) => "token",
+            (Token, Webhdfs) => "delegation",
+            _ => return None,
+        })
+    }
+
+    /// Whether a value that is the path of a file stands for what the file has: so Fluid hands encrypted
+    /// options to a ThinRuntime.
+    fn secret(self) -> bool {
+        matches!(
+            self,
+            AccessKey
+                | SecretKey
+                | SessionToken
+                | AccountKey
+                | SasToken
+                | ServiceAccount
+                | User
+                | Password
+                | Token
+        )
+    }
+}
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timeouts {
+    pub(super) connect: Duration,
+    pub(super) first_byte: Duration,
+    pub(super) stall: Duration,
+}
+
+/// What a URL and its options name. It has credentials, so it has no `Debug`.
+pub(super) struct Place {
+    pub(super) scheme: Scheme,
+    /// The URL as it may be shown.
+    pub(super) url: String,
+    /// opendal's settings.
+    pub(super) settings: BTreeMap<String, String>,
+    pub(super) region: Option<String>,
+    pub(super) manifest: Option<String>,
+    pub(super) timeouts: Timeouts,
+    /// Whether reads may take the short way.
+    pub(super) short: bool,
+    /// The files that values were read from.
+    pub(super) files: Files,
+}
+
+/// Files, as they were when they were last looked at.
+#[derive(PartialEq, Eq)]
+pub(super) struct Files(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+
+impl Files {
+    fn look(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        let stamp = |path: &Path| {
+            let data = fs::metadata(path).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        };
+        Self(paths.into_iter().map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect())
+    }
+
+    /// Whether one of them is another by now.
+    pub(super) fn changed(&self) -> bool {
+        !self.0.is_empty() && *self != Self::look(self.0.iter().map(|(path, _)| path.clone()))
+    }
+}
+
+impl Place {
+    /// Reads the options; the environment is a function, so that tests need not change theirs.
+    pub(super) fn resolve(
+        url: &str,
+        options: &BTreeMap<String, String>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> anyhow::Result<Self> {
+        let Some((name, rest)) = url.split_once("://") else {
+            bail!("{url:?} is not a URL such as s3://bucket")
+        };
+        let Some(&(_, scheme)) = SCHEMES.iter().find(|(known, _)| *known == name) else {
+            let known: Vec<_> = SCHEMES.iter().map(|(known, _)| *known).collect();
+            bail!("the scheme {name:?} is not supported; supported are: {}", known.join(", "));
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        ensure!(
+            !authority.contains('@'),
+            "a {name}:// URL must not have credentials in it: give them as options"
+        );
+        ensure!(!authority.is_empty(), "{url:?} names no bucket or host");
+        let root = path.trim_matches('/');
+        ensure!(
+            !root.split('/').any(|part| part.is_empty() && !root.is_empty()) && root == root.trim(),
+            "{url:?} has a path with an empty part or blanks at an end, which cannot be reached"
+        );
+
+        let mut values = Values::read(scheme, options)?;
+        for (of, variable, meaning) in ENVIRONMENT {
+            if *of == scheme
+                && !values.has(*meaning)
+                && let Some(value) = environment(variable).filter(|value| !value.is_empty())
+            {
+                values.found.push((*meaning, value));
+            }
+        }
+        let timeouts = Timeouts {
+            connect: values.duration(ConnectTimeout, 5)?,
+            first_byte: values.duration(FirstByteTimeout, 20)?,
+            stall: values.duration(StallTimeout, 10)?,
+        };
+        let mut settings = BTreeMap::new();
+        for (meaning, value) in &values.found {
+            if let Some(setting) = meaning.setting(scheme) {
+                let value = match meaning {
+                    Anonymous | RequesterPays => values.switch(*meaning)?.unwrap_or_default().to_string(),
+                    _ => value.clone(),
+                };
+                settings.insert(setting.to_string(), value);
+            }
+        }
+        let client = values.get(Client).map(str::to_string).or_else(|| environment("FLUID_FUSE_HTTP"));
+        let https = values.switch(Https)?.unwrap_or(true);
+        let region = values.get(Region).map(str::to_string);
+        let mut place = Self {
+            scheme,
+            url: format!("{name}://{authority}/{root}"),
+            settings,
+            region,
+            manifest: values.get(Manifest).map(str::to_string),
+            timeouts,
+            short: client.as_deref() != Some("library"),
+            files: Files::look(std::mem::take(&mut values.files)),
+        };
+        place.set("root", format!("/{root}"));
+        place.locate(name, authority, https, values.switch(PathStyle)?)?;
+        Ok(place)
+    }
+
+    fn set(&mut self, setting: &str, value: impl Into<String>) {
+        self.settings.insert(setting.to_string(), value.into());
+    }
+
+    /// Bucket and endpoint, in each store's way.
+    fn locate(
+        &mut self,
+        name: &str,
+        authority: &str,
+        https: bool,
+        path_style: Option<bool>,
+    ) -> anyhow::Result<()> {
+        let mut bucket = authority;
+        let mut endpoint = self.settings.remove("endpoint");
+        match self.scheme {
+            Scheme::Webhdfs => {
+                endpoint =
+                    Some(format!("{}://{authority}", if name == "swebhdfs" { "https" } else { "http" }))
+            }
+            Scheme::Http => endpoint = Some(format!("{name}://{authority}")),
+            Scheme::Oss => {
+                // JindoFS's way to write it: oss://bucket.oss-cn-hangzhou.aliyuncs.com/path.
+                if let Some((first, host)) =
+                    authority.split_once('.').filter(|(_, host)| host.starts_with("oss-"))
+                {
+                    bucket = first;
+                    endpoint.get_or_insert_with(|| host.to_string());
+                }
+                if let (None, Some(region)) = (&endpoint, &self.region) {
+                    endpoint = Some(format!("oss-{}.aliyuncs.com", region.trim_start_matches("oss-")));
+                }
+            }
+            Scheme::Azblob => {
+                if let (None, Some(account)) = (&endpoint, self.settings.get("account_name")) {
+                    endpoint = Some(format!("{account}.blob.core.windows.net"));
+                }
+            }
+            Scheme::Cos => {
+                if let (None, Some(region)) = (&endpoint, &self.region) {
+                    endpoint = Some(format!("cos.{region}.myqcloud.com"));
+                }
+            }
+            Scheme::S3 | Scheme::Gcs | Scheme::Obs | Scheme::Tos => {}
+        }
+        let endpoint = endpoint.map(|endpoint| match endpoint.contains("://") {
+            true => endpoint,
+            false => format!("{}://{endpoint}", if https { "https" } else { "http" }),
+        });
+        if endpoint.is_none() && !matches!(self.scheme, Scheme::S3 | Scheme::Gcs) {
+            bail!("{}: the option \"endpoint\" is missing", self.url);
+        }
+        let host = endpoint.as_deref().unwrap_or(".amazonaws.com").trim_end_matches('/');
+        let virtual_hosted = path_style
+            .map_or(VIRTUAL_HOSTED.iter().any(|end| host.ends_with(end)) && !bucket.contains('.'), |path| {
+                !path
+            });
+        match self.scheme {
+            Scheme::S3 => {
+                let known = self.region.clone().or_else(|| {
+                    let first = host.split_once("://")?.1.strip_prefix("s3.")?;
+                    first.strip_suffix(".amazonaws.com").map(str::to_string)
+                });
+                let checksum =
+                    self.settings.remove("checksum_algorithm").unwrap_or_else(|| "crc32c".to_string());
+                if checksum != "none" {
+                    self.set("checksum_algorithm", checksum);
+                }
+                self.set("enable_virtual_host_style", virtual_hosted.to_string());
+                self.set("region", known.unwrap_or_else(|| "us-east-1".to_string()));
+            }
+            Scheme::Oss => {
+                // The region is in the names of OSS's endpoints, but for those of "accelerate" and of users.
+                let named = |host: &str| {
+                    let first = host.split_once("://")?.1.strip_suffix(".aliyuncs.com")?;
+                    let region = first.strip_prefix("oss-")?;
+                    let region = region.strip_suffix("-internal").unwrap_or(region);
+                    (!region.starts_with("accelerate")).then(|| region.to_string())
+                };
+                self.region = match self.region.take() {
+                    Some(region) => Some(region.trim_start_matches("oss-").to_string()),
+                    None => named(host),
+                };
+                self.set("addressing_style", if virtual_hosted { "virtual" } else { "path" });
+            }
+            _ => {}
+        }
+        match self.scheme {
+            Scheme::Azblob => self.set("container", bucket),
+            Scheme::Webhdfs | Scheme::Http => {}
+            _ => self.set("bucket", bucket),
+        }
+        if let Some(endpoint) = endpoint {
+            self.set("endpoint", endpoint.trim_end_matches('/'));
+        }
+        Ok(())
+    }
+}
+
+/// What was found, the first of a meaning being the one that counts.
+struct Values {
+    found: Vec<(Meaning, String)>,
+    files: Vec<PathBuf>,
+}
+
+impl Values {
+    fn read(scheme: Scheme, options: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let mut values = Self { found: Vec::new(), files: Vec::new() };
+        let mut behind = Vec::new();
+        for (name, value) in options {
+            let (of, meaning, file) = match meaning(name)? {
+                Some(known) => known,
+                None => continue,
+            };
+            if of.is_some_and(|of| of != scheme) || values.has(meaning) {
+                continue;
+            }
+            if meaning == CredentialsDirectory {
+                behind.push(PathBuf::from(value));
+            } else if file || meaning.secret() && value.starts_with('/') && Path::new(value).is_file() {
+                values.take(meaning, Path::new(value)).with_context(|| format!("the option {name:?}"))?;
+            } else {
+                values.found.push((meaning, value.trim().to_string()));
+            }
+        }
+        for directory in behind {
+            let entries = fs::read_dir(&directory)
+                .with_context(|| format!("the directory {} of credentials", directory.display()))?;
+            for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+                let known =
+                    path.file_name().and_then(|name| name.to_str()).map(meaning).transpose()?.flatten();
+                if let Some((of, meaning, false)) = known
+                    && of.is_none_or(|of| of == scheme)
+                    && !values.has(meaning)
+                    && path.is_file()
+                {
+                    values.take(meaning, &path)?;
+                }
+            }
+        }
+        if let Some(path) = values.get(ServiceAccountFile) {
+            let path = PathBuf::from(path);
+            values.files.push(path);
+        }
+        Ok(values)
+    }
+
+    fn take(&mut self, meaning: Meaning, path: &Path) -> anyhow::Result<()> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        self.found.push((meaning, text.trim().to_string()));
+        self.files.push(path.to_path_buf());
+        Ok(())
+    }
+
+    fn has(&self, meaning: Meaning) -> bool {
+        self.get(meaning).is_some()
+    }
+
+    fn get(&self, meaning: Meaning) -> Option<&str> {
+        self.found.iter().find(|(of, _)| *of == meaning).map(|(_, value)| value.as_str())
+    }
+
+    fn switch(&self, meaning: Meaning) -> anyhow::Result<Option<bool>> {
+        let Some(value) = self.get(meaning) else { return Ok(None) };
+        match value.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" => Ok(Some(true)),
+            "false" | "0" | "no" => Ok(Some(false)),
+            _ => bail!("the option {:?} must be true or false, not {value:?}", name(meaning)),
+        }
+    }
+
+    fn duration(&self, meaning: Meaning, seconds: u64) -> anyhow::Result<Duration> {
+        let Some(value) = self.get(meaning) else { return Ok(Duration::from_secs(seconds)) };
+        let time = humantime::parse_duration(value).with_context(|| {
+            format!("the option {:?} must be a time such as 5s, not {value:?}", name(meaning))
+        })?;
+        ensure!(!time.is_zero(), "the option {:?} must be longer than nothing", name(meaning));
+        Ok(time)
+    }
+}
+
+fn name(meaning: Meaning) -> &'static str {
+    OPTIONS.iter().find(|row| row.meaning == meaning).map_or("", |row| row.names[0])
+}
+
+fn plain(name: &str) -> String {
+    name.to_ascii_lowercase().replace('-', "_")
+}
+
+/// The store that a name is about, if one alone, what it means, and whether its value is the path of a file.
+fn meaning(name: &str) -> anyhow::Result<Option<(Option<Scheme>, Meaning, bool)>> {
+    let asked = plain(name);
+    let prefix = PREFIXES.iter().find(|(prefix, _)| asked.starts_with(prefix));
+    let find = |asked: &str| {
+        OPTIONS.iter().find(|row| row.names.iter().any(|name| plain(name) == asked)).map(|row| row.meaning)
+    };
+    let known = find(&asked)
+        .map(|meaning| (meaning, false))
+        .or_else(|| Some((find(asked.strip_suffix("_file")?)?, true)));
+    if let Some((meaning, file)) = known {
+        return Ok(Some((prefix.map(|(_, scheme)| *scheme), meaning, file)));
+    }
+    let near = OPTIONS
+        .iter()
+        .flat_map(|row| row.names)
+        .map(|known| (strsim::damerau_levenshtein(&plain(known), &asked), known))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= 3)
+        .map(|(_, known)| format!("; did you mean {known:?}?"))
+        .unwrap_or_default();
+    ensure!(prefix.is_none(), "the option {name:?} is not known{near}");
+    log::warn!("the option {name:?} is not known and not used{near}");
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(url: &str, options: &[(&str, &str)]) -> Result<Place, String> {
+        let options = options.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let environment = |name: &str| match name {
+            "OSS_REGION" => Some("cn-beijing".to_string()),
+            "AZURE_STORAGE_ACCOUNT" => Some("account".to_string()),
+            _ => None,
+        };
+        Place::resolve(url, &options, environment).map_err(|error| format!("{error:#}"))
+    }
+
+    fn settings(url: &str, options: &[(&str, &str)]) -> Vec<(String, String)> {
+        place(url, options).map(|place| place.settings.into_iter().collect()).unwrap()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn as_fluids_runtimes_write_it() {
+        let jindo = [
+            ("fs.oss.endpoint", "oss-cn-hangzhou-internal.aliyuncs.com"),
+            ("fs.oss.accessKeyId", "id"),
+            ("fs.oss.accessKeySecret", "secret"),
+            // Of another mount of the same Dataset.
+            ("fs.s3a.access.key", "other"),
+        ];
+        let expected = [
+            ("access_key_id", "id"),
+            ("access_key_secret", "secret"),
+            ("addressing_style", "virtual"),
+            ("bucket", "bucket"),
+            ("endpoint", "https://oss-cn-hangzhou-internal.aliyuncs.com"),
+            ("root", "/a b/c"),
+        ];
+        let found = settings("oss://bucket/a b/c/", &jindo);
+        assert_eq!(found, pairs(&expected));
+
+        let alluxio = [
+            ("alluxio.underfs.s3.endpoint", "minio:9000"),
+            ("alluxio.underfs.s3.disable.dns.buckets", "true"),
+            ("alluxio.underfs.s3.secure.http.enabled", "false"),
+            ("aws.accessKeyId", "id"),
+            ("aws.secretKey", "secret"),
+        ];
+        let expected = [
+            ("access_key_id", "id"),
+            ("bucket", "b"),
+            ("checksum_algorithm", "crc32c"),
+            ("enable_virtual_host_style", "false"),
+            ("endpoint", "http://minio:9000"),
+            ("region", "us-east-1"),
+            ("root", "/"),
+            ("secret_access_key", "secret"),
+        ];
+        assert_eq!(settings("s3://b", &alluxio), pairs(&expected));
+
+        let expected = [
+            ("access_key_id", "id"),
+            ("bucket", "b"),
+            ("checksum_algorithm", "crc32c"),
+            ("enable_virtual_host_style", "true"),
+            ("endpoint", "https://s3.eu-west-1.amazonaws.com"),
+            ("region", "eu-west-1"),
+            ("root", "/"),
+            ("skip_signature", "true"),
+        ];
+        let s3a = [
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("url", "https://s3.eu-west-1.amazonaws.com/"),
+            ("anonymous", "True"),
+        ];
+        assert_eq!(settings("s3a://b/", &s3a), pairs(&expected));
+    }
+
+    #[test]
+    fn endpoints_that_nobody_wrote() {
+        let endpoint = |url: &str| {
+            let place = place(url, &[]).unwrap();
+            (place.settings.get("endpoint").cloned().unwrap_or_default(), place.region.unwrap_or_default())
+        };
+        let pair = |endpoint: &str, region: &str| (endpoint.to_string(), region.to_string());
+        assert_eq!(endpoint("oss://b/p"), pair("https://oss-cn-beijing.aliyuncs.com", "cn-beijing"));
+        assert_eq!(
+            endpoint("oss://b.oss-cn-beijing-internal.aliyuncs.com/p").0,
+            "https://oss-cn-beijing-internal.aliyuncs.com"
+        );
+        assert_eq!(endpoint("az://container/p").0, "https://account.blob.core.windows.net");
+        assert_eq!(endpoint("webhdfs://name:9870/p").0, "http://name:9870");
+        assert_eq!(endpoint("https://host:1/p").0, "https://host:1");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_in_words() {
+        let refused = |url: &str, options: &[(&str, &str)]| place(url, options).err().unwrap_or_default();
+        let near = refused("oss://b", &[("fs.oss.accesKeyId", "secret")]);
+        assert!(near.contains("did you mean \"fs.oss.accessKeyId\"?") && !near.contains("secret"), "{near}");
+        assert!(refused("oss://id:secret@b/p", &[]).contains("as options"));
+        assert!(!refused("oss://id:secret@b/p", &[]).contains("secret"));
+        assert!(refused("obs://b", &[]).contains("\"endpoint\""));
+        assert!(refused("ftp://b", &[]).contains("s3, s3a, oss"));
+        assert!(refused("s3://b/a//b", &[]).contains("empty part"));
+        assert!(refused("s3://b", &[("path_style", "maybe")]).contains("true or false"));
+        assert!(refused("s3://b", &[("stall_timeout", "0s")]).contains("longer"));
+        assert!(refused("s3://b", &[("secret_key_file", "/none")]).contains("/none"));
+        assert!(place("s3://b", &[("unknown", "x")]).is_ok());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names = || OPTIONS.iter().flat_map(|row| row.names).map(|name| plain(name));
+        let unique: std::collections::BTreeSet<_> = names().collect();
+        assert_eq!(unique.len(), names().count());
+    }
+}

@@ -1,0 +1,403 @@
+//! The short way of bytes: one signed GET of a range on a kept connection, read from the socket straight into
+//! the caller's buffer.
+//!
+//! Decides how such a request is written, which connections are kept and when one that died meanwhile is
+//! replaced in silence. It speaks the part of HTTP/1.1 that object stores use for ranges, a `Content-Length` and
+//! nothing else; whatever is beyond (chunks, redirects, encodings) is [`Miss::Odd`], which a whole HTTP client
+//! must answer. It does not know how requests are signed, and retries nothing that reached a server.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+
+use super::answer::{self, Headers, Refusal};
+use super::options::Timeouts;
+use super::tls;
+use crate::store::StoreError;
+
+/// Connections that are kept for the next request.
+const IDLE: usize = 64;
+
+/// How long they are: stores close theirs after some 10 to 60 s.
+const IDLE_TIME: Duration = Duration::from_secs(8);
+
+/// The head of an answer must fit; what comes along with it is the part of the body that is copied once more.
+const HEAD: usize = 8 * 1024;
+
+/// What is read of the body of an error.
+const ERROR_BODY: u64 = 16 * 1024;
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Server {
+    https: bool,
+    host: String,
+    port: u16,
+}
+
+/// A request that is signed, but for what need not be: the range and the conditions. It is as good as a
+/// credential until it expires, so it has no `Debug`.
+pub(super) struct Signed {
+    server: Server,
+    /// The head without the empty line at its end.
+    head: Vec<u8>,
+    /// The method and the URL as it may be shown.
+    asked: String,
+}
+
+/// Why there is no body.
+pub(super) enum Miss {
+    /// The short way does not lead there.
+    Odd(&'static str),
+    /// What the store says.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Miss {
+    fn from(error: StoreError) -> Self {
+        Miss::Store(error)
+    }
+}
+
+impl Signed {
+    /// A request from its parts, or why it cannot be sent this way.
+    pub(super) fn new(request: &http::Uri, headers: &http::HeaderMap, asked: String) -> Result<Self, Miss> {
+        let (Some(scheme), Some(host)) = (request.scheme_str(), request.host()) else {
+            return Err(Miss::Odd("a URL without a host"));
+        };
+        let https = scheme == "https";
+        let port = request.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let path = request.path_and_query().map_or("/", |path| path.as_str());
+        let mut head = format!("GET {path} HTTP/1.1\r\n").into_bytes();
+        if !headers.contains_key(http::header::HOST) {
+            // As it is signed: with the port only where it is written.
+            let authority = request.authority().map_or(host, |authority| authority.as_str());
+            head.extend_from_slice(format!("host: {authority}\r\n").as_bytes());
+        }
+        for (name, value) in headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+        let host = host.trim_matches(['[', ']']).to_string();
+        Ok(Self { server: Server { https, host, port }, head, asked })
+    }
+}
+
+/// The connections to the servers of one bucket.
+pub(super) struct Wire {
+    timeouts: Timeouts,
+    idle: Mutex<Vec<(Server, Connection, Instant)>>,
+}
+
+impl Wire {
+    pub(super) fn new(timeouts: Timeouts) -> Arc<Self> {
+        Arc::new(Self { timeouts, idle: Mutex::default() })
+    }
+
+    /// The bytes of a range of an object of that size; the condition is a header that the server checks.
+    pub(super) fn get(
+        self: &Arc<Self>,
+        signed: &Signed,
+        range: &Range<u64>,
+        size: u64,
+        etag: Option<&str>,
+        condition: &str,
+    ) -> Result<Body, Miss> {
+        let mut request = Vec::with_capacity(signed.head.len() + 128);
+        request.extend_from_slice(&signed.head);
+        write!(request, "range: bytes={}-{}\r\n{condition}\r\n", range.start, range.end - 1)
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
+
+        let lost = |error: io::Error| {
+            let error = match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_string(),
+                _ => error.to_string(),
+            };
+            Miss::Store(StoreError::Unavailable(format!("{}: {error}", signed.asked)))
+        };
+        let mut buffer = vec![0; HEAD];
+        let kept = self.take(&signed.server);
+        let mut exchange = |mut connection: Connection| -> io::Result<(Connection, usize)> {
+            let got = connection.exchange(&request, &mut buffer, self.timeouts.first_byte)?;
+            Ok((connection, got))
+        };
+        let (mut connection, mut filled) = match kept.map(&mut exchange) {
+            Some(Ok(done)) => done,
+            // It was closed while it lay there: nothing has been answered, so nothing is done twice.
+            Some(Err(error)) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                self.connect(&signed.server).and_then(exchange).map_err(lost)?
+            }
+            Some(Err(error)) => return Err(lost(error)),
+            None => self.connect(&signed.server).and_then(exchange).map_err(lost)?,
+        };
+
+        let start = Instant::now();
+        loop {
+            match parse(buffer.get(..filled).unwrap_or_default())? {
+                Some((used, head)) => {
+                    return self.answer(signed, range, size, etag, connection, (&buffer, used, filled), head);
+                }
+                None if filled == buffer.len() => return Err(Miss::Odd("a long head")),
+                None if start.elapsed() > self.timeouts.first_byte => {
+                    return Err(lost(ErrorKind::TimedOut.into()));
+                }
+                None => match connection.read(buffer.get_mut(filled..).unwrap_or_default()) {
+                    Ok(0) => return Err(lost(ErrorKind::UnexpectedEof.into())),
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(lost(error)),
+                },
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what was asked and what was answered")]
+    fn answer(
+        self: &Arc<Self>,
+        signed: &Signed,
+        range: &Range<u64>,
+        size: u64,
+        etag: Option<&str>,
+        mut connection: Connection,
+        (buffer, used, filled): (&[u8], usize, usize),
+        head: Head,
+    ) -> Result<Body, Miss> {
+        let front = buffer.get(used..filled).unwrap_or_default().to_vec();
+        if head.odd && head.status < 400 {
+            return Err(Miss::Odd("an answer without a plain body"));
+        }
+        if head.status >= 300 {
+            if head.status < 400 {
+                return Err(Miss::Odd("a redirect"));
+            }
+            let mut text = front;
+            let more = head.length.unwrap_or(ERROR_BODY).min(ERROR_BODY).saturating_sub(text.len() as u64);
+            // The status is known; the reason is told if it comes.
+            let _ = connection.set_timeout(self.timeouts.stall);
+            let _ = connection.take(more).read_to_end(&mut text);
+            let code = answer::error_code(&text);
+            let refusal = Refusal {
+                asked: signed.asked.clone(),
+                status: head.status,
+                code,
+                retry_after: head.retry_after,
+            };
+            return Err(Miss::Store(refusal.into_error()));
+        }
+        let headers =
+            Headers { length: head.length, range: head.range.as_deref(), etag: head.etag.as_deref() };
+        answer::check_range(head.status, &headers, range, Some(size), etag)?;
+        let left = range.end - range.start;
+        if front.len() as u64 > left {
+            return Err(
+                StoreError::Unavailable(format!("{}: more bytes than announced", signed.asked)).into()
+            );
+        }
+        connection
+            .set_timeout(self.timeouts.stall)
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let back = head.keep.then(|| (self.clone(), signed.server.clone()));
+        let mut body = Body { connection: Some(connection), back, front, at: 0, left };
+        body.give_back();
+        Ok(body)
+    }
+
+    fn take(&self, server: &Server) -> Option<Connection> {
+        let mut idle = self.idle();
+        idle.retain(|(_, _, since)| since.elapsed() < IDLE_TIME);
+        let newest = idle.iter().rposition(|(of, ..)| of == server)?;
+        Some(idle.remove(newest).1)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Server, Connection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connect(&self, server: &Server) -> io::Result<Connection> {
+        let mut failure = io::Error::new(ErrorKind::NotFound, "the host name has no address");
+        for address in (server.host.as_str(), server.port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, self.timeouts.connect) {
+                Ok(socket) => {
+                    socket.set_nodelay(true)?;
+                    socket.set_write_timeout(Some(self.timeouts.stall))?;
+                    let stream = match server.https {
+                        true => {
+                            let config = tls::CLIENT.clone().map_err(io::Error::other)?;
+                            let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
+                            let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+                            Stream::Tls(Box::new(StreamOwned::new(session, socket)))
+                        }
+                        false => Stream::Plain(socket),
+                    };
+                    return Ok(Connection { stream, timeout: Duration::ZERO });
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+struct Connection {
+    stream: Stream,
+    /// The socket's present read timeout.
+    timeout: Duration,
+}
+
+impl Connection {
+    /// Sends a request and waits for the first bytes of the answer.
+    fn exchange(&mut self, request: &[u8], buffer: &mut [u8], first_byte: Duration) -> io::Result<usize> {
+        self.set_timeout(first_byte)?;
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.write_all(request)?,
+            Stream::Tls(stream) => {
+                stream.write_all(request)?;
+                stream.flush()?;
+            }
+        }
+        loop {
+            match self.read(buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.timeout != timeout {
+            let socket = match &self.stream {
+                Stream::Plain(socket) => socket,
+                Stream::Tls(stream) => &stream.sock,
+            };
+            socket.set_read_timeout(Some(timeout))?;
+            self.timeout = timeout;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+/// What counts of the head of an answer.
+struct Head {
+    status: u16,
+    length: Option<u64>,
+    range: Option<String>,
+    etag: Option<String>,
+    retry_after: Option<String>,
+    keep: bool,
+    odd: bool,
+}
+
+/// The head and its length, if it is complete.
+fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
+    let mut headers = [httparse::EMPTY_HEADER; 96];
+    let mut response = httparse::Response::new(&mut headers);
+    let used = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(used)) => used,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(Miss::Odd("an answer that is not HTTP/1")),
+    };
+    let keep = response.version == Some(1);
+    let mut head = Head {
+        status: response.code.unwrap_or_default(),
+        length: None,
+        range: None,
+        etag: None,
+        retry_after: None,
+        keep,
+        odd: false,
+    };
+    for header in response.headers.iter() {
+        let Ok(value) = std::str::from_utf8(header.value).map(str::trim) else { continue };
+        match header.name.to_ascii_lowercase().as_str() {
+            "content-length" => {
+                let length = value.parse().ok();
+                head.odd |= length.is_none() || head.length.is_some() && head.length != length;
+                head.length = length;
+            }
+            "content-range" => head.range = Some(value.to_string()),
+            "etag" => head.etag = Some(value.to_string()),
+            "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
+            "connection" => head.keep &= !value.eq_ignore_ascii_case("close"),
+            "transfer-encoding" => head.odd = true,
+            "content-encoding" => head.odd |= !value.eq_ignore_ascii_case("identity"),
+            _ => {}
+        }
+    }
+    head.odd |= head.length.is_none() || head.status < 200;
+    Ok(Some((used, head)))
+}
+
+/// The bytes of a range. The connection goes back to the others when they were read to the end.
+pub(super) struct Body {
+    connection: Option<Connection>,
+    back: Option<(Arc<Wire>, Server)>,
+    /// What came along with the head.
+    front: Vec<u8>,
+    at: usize,
+    left: u64,
+}
+
+impl Body {
+    /// Gives the connection back when nothing more is to be read from it.
+    fn give_back(&mut self) {
+        let waiting = (self.front.len() - self.at) as u64;
+        if self.left == waiting
+            && let Some(connection) = self.connection.take()
+            && let Some((wire, server)) = self.back.take()
+        {
+            let mut idle = wire.idle();
+            if idle.len() < IDLE {
+                idle.push((server, connection, Instant::now()));
+            }
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let Some(buffer) = buffer.get_mut(..most).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
+        let front = self.front.get(self.at..).unwrap_or_default();
+        let read = match (&mut self.connection, front.is_empty()) {
+            (_, false) => {
+                let read = front.len().min(buffer.len());
+                if let (Some(to), Some(from)) = (buffer.get_mut(..read), front.get(..read)) {
+                    to.copy_from_slice(from);
+                }
+                self.at += read;
+                read
+            }
+            (Some(connection), true) => match connection.read(buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+                Err(error) => return Err(error),
+            },
+            (None, true) => return Err(ErrorKind::UnexpectedEof.into()),
+        };
+        self.left -= read as u64;
+        self.give_back();
+        Ok(read)
+    }
+}

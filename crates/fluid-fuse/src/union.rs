@@ -1,0 +1,175 @@
+//! Several stores in one tree, as a Dataset has several mounts: each at its path, the directories above them
+//! made up.
+//!
+//! A path belongs to the store with the longest mount path that it begins with. A store that is mounted
+//! inside another one hides what that one has there.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{bail, ensure};
+
+use crate::store::{Entry, Kind, Object, Space, Stat, Store, StoreError};
+
+/// Stores by their paths, `""` being the root.
+pub struct Union {
+    mounts: BTreeMap<PathBuf, Box<dyn Store>>,
+    mounted: SystemTime,
+    uid: u32,
+    gid: u32,
+}
+
+impl Union {
+    /// The stores at their paths, which are relative; directories that are made up have the given owner.
+    pub fn new(
+        stores: impl IntoIterator<Item = (PathBuf, Box<dyn Store>)>,
+        (uid, gid): (u32, u32),
+    ) -> anyhow::Result<Self> {
+        let mut mounts = BTreeMap::new();
+        for (path, store) in stores {
+            if mounts.contains_key(&path) {
+                bail!("two mounts have the same path /{}", path.display());
+            }
+            mounts.insert(path, store);
+        }
+        ensure!(!mounts.is_empty(), "there is nothing to mount");
+        Ok(Union { mounts, mounted: SystemTime::now(), uid, gid })
+    }
+
+    /// The store of a path, and the path there; nothing for a directory that is made up.
+    fn find<'u, 'p>(&'u self, path: &'p Path) -> Option<(&'u dyn Store, &'p Path)> {
+        path.ancestors()
+            .find_map(|above| Some((self.mounts.get(above)?.as_ref(), path.strip_prefix(above).ok()?)))
+    }
+
+    /// Names right below a directory that lead to mounts.
+    fn made_up<'u>(&'u self, directory: &'u Path) -> impl Iterator<Item = OsString> + 'u {
+        let below = self.mounts.keys().filter_map(move |path| path.strip_prefix(directory).ok());
+        let mut names: Vec<OsString> =
+            below.filter_map(|rest| Some(rest.iter().next()?.to_os_string())).collect();
+        names.dedup();
+        names.into_iter()
+    }
+
+    fn is_made_up(&self, path: &Path) -> bool {
+        !self.mounts.contains_key(path) && self.mounts.keys().any(|mount| mount.starts_with(path))
+    }
+
+    fn directory(&self) -> Stat {
+        Stat {
+            identity: 0,
+            kind: Kind::Directory,
+            size: 0,
+            modified: self.mounted,
+            mode: 0o755,
+            links: 2,
+            uid: self.uid,
+            gid: self.gid,
+        }
+    }
+}
+
+impl Store for Union {
+    fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
+        match self.find(path) {
+            _ if self.is_made_up(path) => Ok(self.directory()),
+            Some((store, rest)) => store.stat(rest),
+            None => Err(StoreError::NotFound),
+        }
+    }
+
+    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+        match self.find(path) {
+            _ if self.is_made_up(path) => Some(Ok(self.directory())),
+            Some((store, rest)) => store.known(rest),
+            None => Some(Err(StoreError::NotFound)),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError> {
+        let mut entries = match self.find(directory) {
+            Some((store, rest)) => match store.list(rest) {
+                Err(StoreError::NotFound) if self.is_made_up(directory) => Vec::new(),
+                listed => listed?,
+            },
+            None => Vec::new(),
+        };
+        for name in self.made_up(directory) {
+            let stat = self.stat(&directory.join(&name))?;
+            entries.retain(|entry| entry.name != name);
+            entries.push(Entry { name, stat });
+        }
+        Ok(entries)
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn Object>, StoreError> {
+        let (store, rest) = self.find(path).ok_or(StoreError::NotFound)?;
+        store.open(rest)
+    }
+
+    fn read_link(&self, path: &Path) -> Result<OsString, StoreError> {
+        let (store, rest) = self.find(path).ok_or(StoreError::NotFound)?;
+        store.read_link(rest)
+    }
+
+    fn space(&self) -> Result<Space, StoreError> {
+        self.mounts.values().map(|store| store.space()).collect::<Result<Vec<_>, _>>().map(|spaces| {
+            spaces.into_iter().fold(Space::default(), |all, one| Space {
+                bytes: all.bytes.saturating_add(one.bytes),
+                free_bytes: all.free_bytes.saturating_add(one.free_bytes),
+                files: all.files.saturating_add(one.files),
+                free_files: all.free_files.saturating_add(one.free_files),
+            })
+        })
+    }
+
+    fn ttl(&self) -> Duration {
+        self.mounts.values().map(|store| store.ttl()).min().unwrap_or_default()
+    }
+
+    fn is_far(&self) -> bool {
+        self.mounts.values().any(|store| store.is_far())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::LocalStore;
+    use std::fs;
+
+    #[test]
+    fn each_at_its_path() {
+        let place = tempfile::tempdir().unwrap();
+        for (directory, file) in [("a", "one"), ("b", "two"), ("a/x", "hidden")] {
+            fs::create_dir_all(place.path().join(directory)).unwrap();
+            fs::write(place.path().join(directory).join(file), file).unwrap();
+        }
+        let store =
+            |name: &str| Box::new(LocalStore::new(&place.path().join(name)).unwrap()) as Box<dyn Store>;
+        let union = |paths: &[(&str, &str)]| {
+            Union::new(paths.iter().map(|(path, name)| (PathBuf::from(path), store(name))), (1, 2))
+        };
+        let names = |union: &Union, path: &str| {
+            let mut names: Vec<_> = union
+                .list(Path::new(path))
+                .unwrap()
+                .into_iter()
+                .map(|entry| entry.name.into_string().unwrap())
+                .collect();
+            names.sort();
+            names.join(" ")
+        };
+        let apart = union(&[("p/a", "a"), ("p/b", "b"), ("q", "b")]).unwrap();
+        assert_eq!([names(&apart, ""), names(&apart, "p"), names(&apart, "q")], ["p q", "a b", "two"]);
+        assert_eq!(names(&apart, "p/a/x"), "hidden");
+        assert_eq!(apart.stat(Path::new("p")).unwrap().uid, 1);
+        assert!(matches!(apart.stat(Path::new("r")), Err(StoreError::NotFound)));
+        assert!(matches!(apart.open(Path::new("p")).err(), Some(StoreError::NotFound)));
+        let nested = union(&[("", "a"), ("x", "b")]).unwrap();
+        assert_eq!([names(&nested, ""), names(&nested, "x")], ["one x", "two"]);
+        assert!(union(&[("p", "a"), ("p", "b")]).is_err() && union(&[]).is_err());
+    }
+}

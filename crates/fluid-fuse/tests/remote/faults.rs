@@ -1,0 +1,243 @@
+//! What a reader gets when a server does what it should not.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use fluid_fuse::remote::{Bucket, Version};
+use fluid_fuse::store::StoreError;
+
+use super::{WAYS, open, read};
+
+/// Answers a request; whether the connection stays.
+type Answer = dyn Fn(usize, &str, &mut TcpStream) -> bool + Send + Sync;
+
+/// A server of our own manners.
+pub(crate) struct Server {
+    pub(crate) endpoint: String,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// The answer is given the number of the request and its head.
+    pub(crate) fn start(
+        answer: impl Fn(usize, &str, &mut TcpStream) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (connected, requested, answer) = (connections.clone(), requests.clone(), Arc::new(answer));
+        thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                connected.fetch_add(1, Ordering::SeqCst);
+                let (requested, answer) = (requested.clone(), answer.clone());
+                thread::spawn(move || serve(socket, &requested, &*answer));
+            }
+        });
+        Self { endpoint, connections, requests }
+    }
+
+    fn bucket(&self, way: &str) -> Arc<dyn Bucket> {
+        open(
+            &format!("{}/data", self.endpoint),
+            &[("http_client", way), ("first_byte_timeout", "300ms"), ("stall_timeout", "300ms")],
+        )
+    }
+}
+
+fn serve(mut socket: TcpStream, requested: &AtomicUsize, answer: &Answer) {
+    let mut reader = BufReader::new(socket.try_clone().unwrap());
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            match reader.read_line(&mut head) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        let number = requested.fetch_add(1, Ordering::SeqCst);
+        if !answer(number, &head, &mut socket) {
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+            return;
+        }
+    }
+}
+
+pub(crate) fn say(socket: &mut TcpStream, text: &str) -> bool {
+    socket.write_all(text.as_bytes()).is_ok()
+}
+
+const OK: &str = "HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/20\r\nETag: \"a\"\r\n\r\n0123456789";
+
+fn version() -> Version {
+    Version { key: "file".to_string(), size: 20, etag: Some("\"a\"".to_string()), modified: UNIX_EPOCH }
+}
+
+fn get(bucket: &dyn Bucket) -> Result<Vec<u8>, StoreError> {
+    read(bucket, &version(), 0..10)
+}
+
+#[test]
+fn connections_are_kept() {
+    let server = Server::start(|_, head, socket| {
+        assert!(head.starts_with("GET /data/file HTTP/1.1\r\n"), "{head}");
+        assert!(
+            head.contains("\r\nrange: bytes=0-9\r\n") && head.contains("\r\nif-match: \"a\"\r\n"),
+            "{head}"
+        );
+        say(socket, OK)
+    });
+    for way in WAYS {
+        let bucket = server.bucket(way);
+        for _ in 0..5 {
+            assert_eq!(get(&*bucket).unwrap(), b"0123456789");
+        }
+    }
+    let (connections, requests) =
+        (server.connections.load(Ordering::SeqCst), server.requests.load(Ordering::SeqCst));
+    assert_eq!((connections, requests), (2, 10));
+}
+
+#[test]
+fn a_kept_connection_that_died_is_replaced() {
+    let server = Server::start(|_, _, socket| {
+        say(socket, OK);
+        false
+    });
+    let bucket = server.bucket("wire");
+    for _ in 0..3 {
+        assert_eq!(get(&*bucket).unwrap(), b"0123456789");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_body_that_is_left_closes_its_connection() {
+    let server = Server::start(|_, _, socket| say(socket, OK));
+    let bucket = server.bucket("wire");
+    let mut some = [0; 3];
+    bucket.get(&version(), 0..10).unwrap().read_exact(&mut some).unwrap();
+    assert_eq!(get(&*bucket).unwrap(), b"0123456789");
+}
+
+/// The answers, and whether the error is the right one.
+#[test]
+fn answers_and_errors() {
+    type Right = fn(&StoreError) -> bool;
+    let stale: Right = |error| matches!(error, StoreError::Stale);
+    let failed: Right = |error| matches!(error, StoreError::Failed(_));
+    let unavailable: Right = |error| matches!(error, StoreError::Unavailable(_));
+    let cases: &[(&str, Right)] = &[
+        (
+            "HTTP/1.1 206 X\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/20\r\nETag: \"b\"\r\n\r\n0123456789",
+            stale,
+        ),
+        (
+            "HTTP/1.1 206 X\r\nContent-Length: 10\r\nContent-Range: bytes 1-10/20\r\nETag: \"a\"\r\n\r\n0123456789",
+            unavailable,
+        ),
+        (
+            "HTTP/1.1 206 X\r\nContent-Length: 9\r\nContent-Range: bytes 0-9/20\r\nETag: \"a\"\r\n\r\n012345678",
+            unavailable,
+        ),
+        (
+            "HTTP/1.1 206 X\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/20\r\nETag: \"a\"\r\n\r\n01234",
+            unavailable,
+        ),
+        ("HTTP/1.1 206 X\r\nContent-Length: 10\r\nETag: \"a\"\r\n\r\n0123456789", failed),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 20\r\nETag: \"a\"\r\n\r\n01234567890123456789", failed),
+        ("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::NotFound)),
+        ("HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::Denied)),
+        ("HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::Denied)),
+        ("HTTP/1.1 412 X\r\nContent-Length: 0\r\n\r\n", stale),
+        ("HTTP/1.1 416 X\r\nContent-Length: 0\r\n\r\n", stale),
+        ("HTTP/1.1 400 X\r\nContent-Length: 38\r\n\r\n<Error><Code>InvalidRange</Code></Error", |error| {
+            error.to_string().ends_with(": 400 InvalidRange")
+        }),
+        (
+            "HTTP/1.1 503 X\r\nRetry-After: 7\r\nContent-Length: 34\r\n\r\n<Error><Code>SlowDown</Code></Error",
+            |error| matches!(error, StoreError::Unavailable(text) if text.ends_with("/data/file: 503 SlowDown, retry after 7 s")),
+        ),
+        ("HTTP/1.1 429 X\r\nContent-Length: 0\r\n\r\n", unavailable),
+        ("not HTTP\r\n\r\n", unavailable),
+        ("", unavailable),
+    ];
+    for way in WAYS {
+        for (answer, right) in cases {
+            let server = Server::start(|_, _, socket| {
+                say(socket, answer);
+                false
+            });
+            let error = get(&*server.bucket(way)).unwrap_err();
+            assert!(right(&error), "{way}: {answer:?}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn waiting_ends() {
+    for way in WAYS {
+        for (before, then) in [("", "GET"), (&OK[..40], ""), (&OK[..OK.len() - 5], "")] {
+            let server = Server::start(move |_, _, socket| {
+                say(socket, before);
+                thread::sleep(Duration::from_secs(3));
+                false
+            });
+            let start = Instant::now();
+            let error = get(&*server.bucket(way)).unwrap_err();
+            assert!(
+                matches!(&error, StoreError::Unavailable(text) if text.contains(then)),
+                "{way}: {error:?}"
+            );
+            assert!(start.elapsed() < Duration::from_millis(2500), "{way}: {before:?}");
+        }
+    }
+}
+
+#[test]
+fn what_the_short_way_cannot_do_the_library_does() {
+    let chunked = "HTTP/1.1 206 X\r\nTransfer-Encoding: chunked\r\nContent-Range: bytes 0-9/20\r\nETag: \"a\"\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n";
+    let server = Server::start(move |_, _, socket| say(socket, chunked));
+    let bucket = server.bucket("wire");
+    for _ in 0..3 {
+        assert_eq!(get(&*bucket).unwrap(), b"0123456789");
+    }
+    assert_eq!(server.requests.load(Ordering::SeqCst), 4);
+
+    let server = Server::start(|_, head, socket| match head.contains("/data/") {
+        true => say(socket, "HTTP/1.1 302 Found\r\nLocation: /other/file\r\nContent-Length: 0\r\n\r\n"),
+        false => say(socket, OK),
+    });
+    assert_eq!(get(&*server.bucket("wire")).unwrap(), b"0123456789");
+}
+
+#[test]
+fn an_error_names_no_secret() {
+    let server = Server::start(|_, _, socket| say(socket, "HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"));
+    for way in WAYS {
+        let options = [
+            ("endpoint", &*server.endpoint),
+            ("access_key_id", "AKEY"),
+            ("secret_access_key", "SKEY"),
+            ("http_client", way),
+        ];
+        let bucket = open("s3://data", &options);
+        for error in [get(&*bucket).unwrap_err(), bucket.head("file").unwrap_err()] {
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("KEY") && !text.contains('?') && !text.contains("ignature"), "{text}");
+            assert!(text.contains("/data/file: 500"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn nobody_there() {
+    for way in WAYS {
+        let bucket = open("http://127.0.0.1:9/data", &[("http_client", way)]);
+        assert!(matches!(get(&*bucket), Err(StoreError::Unavailable(_))), "{way}");
+    }
+}

@@ -1,0 +1,120 @@
+//! Signatures for OSS, compared with those of Alibaba Cloud's own SDK for Python.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::UNIX_EPOCH;
+
+use fluid_fuse::remote::Version;
+use fluid_fuse::store::StoreError;
+
+use super::faults::{Server, say};
+use super::{WAYS, open, read};
+
+/// Signs each request again, as a JSON array of `[method, target, [[name, value]…]]`, and compares.
+const CHECK: &str = r#"
+import datetime, json, sys
+from urllib.parse import quote, unquote, urlsplit, parse_qs
+from alibabacloud_oss_v2 import credentials
+from alibabacloud_oss_v2.signer.v4 import SignerV4
+from alibabacloud_oss_v2.types import HttpRequest, SigningContext
+for method, target, headers in json.load(sys.stdin):
+    headers, parts = dict(headers), urlsplit("http://" + dict(headers)["host"] + target)
+    bucket, _, key = unquote(parts.path[1:]).partition("/")
+    query = parse_qs(parts.query, keep_blank_values=True)
+    signed = "x-oss-signature" in query
+    time = query["x-oss-date"][0] if signed else headers["x-oss-date"]
+    time = datetime.datetime.strptime(time + "+0000", "%Y%m%dT%H%M%SZ%z")
+    theirs = query["x-oss-signature"][0] if signed else headers["authorization"].split("Signature=")[1]
+    more = query.get("x-oss-additional-headers", [""])[0] if signed else headers["authorization"].partition("AdditionalHeaders=")[2].partition(",")[0]
+    auth = headers.pop("authorization", None)
+    # What the SDK is given, it wrote itself: with each "/" encoded.
+    kept = "&".join("=".join(quote(unquote(part), safe="") for part in pair.split("=", 1))
+        for pair in parts.query.split("&") if pair and not pair.startswith("x-oss-signature="))
+    plain = parts._replace(query=kept).geturl()
+    context = SigningContext(bucket=bucket, key=key or None, region="cn-hangzhou", product="oss", signing_time=time,
+        credentials=credentials.Credentials("AKEY", "SKEY"), request=HttpRequest(method, plain, headers=headers),
+        additional_headers=set(filter(None, more.split(";"))))
+    context.auth_method_query = signed
+    if signed:
+        context.expiration_time = time + datetime.timedelta(seconds=int(query["x-oss-expires"][0]))
+    SignerV4().sign(context)
+    ours = context.request.url.split("x-oss-signature=")[1] if signed else context.request.headers["Authorization"].split("Signature=")[1]
+    print("same" if ours == theirs else f"differs: {method} {target} {headers} {auth}: {ours}")
+"#;
+
+/// A Python that has the SDK.
+fn python() -> Option<PathBuf> {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oss-venv");
+    let python = venv.join("bin/python");
+    let run = |program: &Path, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let has = || run(&python, &["-c", "import alibabacloud_oss_v2"]);
+    let install =
+        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "alibabacloud-oss-v2>=1.2"];
+    (has()
+        || run(Path::new("python3"), &["-m", "venv", &venv.to_string_lossy()])
+            && run(&python, &install)
+            && has())
+    .then_some(python)
+}
+
+#[test]
+fn signatures_are_those_of_the_sdk() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let heard = asked.clone();
+    let server = Server::start(move |_, head, socket| {
+        heard.lock().unwrap().push(head.to_string());
+        say(socket, "HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
+    });
+    let options = [
+        ("fs.oss.endpoint", &*server.endpoint),
+        ("fs.oss.accessKeyId", "AKEY"),
+        ("fs.oss.accessKeySecret", "SKEY"),
+        ("region", "oss-cn-hangzhou"),
+    ];
+    for way in WAYS {
+        let bucket = open("oss://data/a b", &[&options[..], &[("http_client", way)]].concat());
+        for key in ["file", "dir/ä+%20 &=.txt"] {
+            let version = Version {
+                key: key.to_string(),
+                size: 9,
+                etag: Some("\"e\"".to_string()),
+                modified: UNIX_EPOCH,
+            };
+            assert!(matches!(bucket.head(key), Err(StoreError::Unavailable(_))));
+            assert!(matches!(read(&*bucket, &version, 0..9), Err(StoreError::Unavailable(_))));
+            assert!(matches!(bucket.delete(key), Err(StoreError::Unavailable(_))));
+        }
+        assert!(matches!(super::list(&*bucket, "dir x/"), Err(StoreError::Unavailable(_))));
+    }
+    let requests: Vec<_> = asked.lock().unwrap().iter().map(|head| parse(head)).collect();
+    assert_eq!(requests.len(), 14);
+
+    let Some(python) = python() else {
+        eprintln!("skipped: alibabacloud-oss-v2 cannot be installed, so no signature was compared");
+        return;
+    };
+    let script = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oss.py");
+    fs::write(&script, CHECK).unwrap();
+    let mut check =
+        Command::new(python).arg(&script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    check.stdin.take().unwrap().write_all(serde_json::to_string(&requests).unwrap().as_bytes()).unwrap();
+    let output = String::from_utf8(check.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(output.lines().filter(|line| *line == "same").count(), requests.len(), "{output}");
+}
+
+type Request = (String, String, Vec<(String, String)>);
+
+fn parse(head: &str) -> Request {
+    let mut lines = head.lines();
+    let mut first = lines.next().unwrap().split(' ').map(str::to_string);
+    let headers = lines.filter_map(|line| line.split_once(": "));
+    let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_string()));
+    (first.next().unwrap(), first.next().unwrap(), headers.collect())
+}

@@ -1,0 +1,202 @@
+//! S3 with signatures that are checked.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use fluid_fuse::remote::{Bucket, Item, Version};
+use fluid_fuse::store::StoreError;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use super::{WAYS, bytes, elsewhere, list, open, read};
+
+const KEY: &str = "access-key";
+const SECRET: &str = "secret-that-nobody-sees";
+
+/// A server with an empty bucket `data`.
+struct Server {
+    root: TempDir,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start() -> Self {
+        let root = TempDir::new().unwrap();
+        fs::create_dir(root.path().join("data")).unwrap();
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
+        builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let service = builder.build();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                while let Ok((socket, _)) = listener.accept().await {
+                    let service = service.clone();
+                    tokio::spawn(async move {
+                        let http = Builder::new(TokioExecutor::new());
+                        let _ = http.serve_connection(TokioIo::new(socket), service).await;
+                    });
+                }
+            });
+        });
+        Self { root, address }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn bucket(&self, url: &str, way: &str) -> std::sync::Arc<dyn Bucket> {
+        let endpoint = self.endpoint();
+        let options = [
+            ("endpoint", &*endpoint),
+            ("access-key-id", KEY),
+            ("secret_access_key", SECRET),
+            ("http_client", way),
+        ];
+        open(url, &options)
+    }
+}
+
+fn put(bucket: &dyn Bucket, key: &str, content: &[u8]) -> Version {
+    let mut upload = bucket.put(key).unwrap();
+    for part in content.chunks(1_000_003) {
+        upload.write(part).unwrap();
+    }
+    upload.finish().unwrap()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let server = Server::start();
+    let content = bytes(20 * 1024 * 1024 + 17);
+    for way in WAYS {
+        let bucket = server.bucket("s3://data/deep/er", way);
+        let version = put(&*bucket, "big", &content);
+        assert_eq!((version.size, version.etag.is_some()), (content.len() as u64, true));
+        assert!(version.modified > SystemTime::now() - Duration::from_secs(60));
+        for range in [0..1, 0..version.size, 8_388_600..8_388_700, version.size - 1..version.size] {
+            let expected = &content[range.start as usize..range.end as usize];
+            assert!(read(&*bucket, &version, range.clone()).unwrap() == expected, "{way} {range:?}");
+        }
+        for key in ["small", "a b+c%20ä?&#.txt", "dir/x", "dir/y/z"] {
+            let small = put(&*bucket, key, key.as_bytes());
+            assert_eq!(read(&*bucket, &small, 0..small.size).unwrap(), key.as_bytes(), "{way} {key}");
+        }
+        assert_eq!(put(&*bucket, "empty", b"").size, 0);
+        bucket.delete("empty").unwrap();
+        bucket.copy("small", "copied").unwrap();
+        assert_eq!(bucket.head("copied").unwrap().size, 5);
+
+        let names = |prefix| {
+            let items = list(&*bucket, prefix).unwrap();
+            let mut names: Vec<_> = items
+                .into_iter()
+                .map(|item| match item {
+                    Item::Prefix(prefix) => prefix,
+                    Item::Object(version) => {
+                        // This server's listings have no ETags.
+                        let now = Version { etag: None, ..bucket.head(&version.key).unwrap() };
+                        assert_eq!(now, version);
+                        read(&*bucket, &version, 0..version.size.min(9)).unwrap();
+                        version.key
+                    }
+                })
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(""), ["a b+c%20ä?&#.txt", "big", "copied", "dir/", "small"]);
+        assert_eq!(names("dir/"), ["dir/x", "dir/y/"]);
+        assert_eq!(names("none/"), [""; 0]);
+
+        bucket.delete("small").unwrap();
+        assert!(matches!(bucket.head("small"), Err(StoreError::NotFound)));
+        assert!(matches!(bucket.head("a//b"), Err(StoreError::Unsupported(_))));
+        drop(bucket.put("dropped").unwrap());
+        let mut upload = bucket.put("dropped").unwrap();
+        upload.write(&content).unwrap();
+        drop(upload);
+        assert!(matches!(bucket.head("dropped"), Err(StoreError::NotFound)));
+    }
+}
+
+#[test]
+fn another_version_is_not_read() {
+    let server = Server::start();
+    for way in WAYS {
+        let bucket = server.bucket("s3://data", way);
+        let old = put(&*bucket, "file", b"old content");
+        let new = put(&*bucket, "file", b"new content");
+        assert_ne!(old.etag, new.etag);
+        assert!(matches!(read(&*bucket, &old, 0..3), Err(StoreError::Stale)), "{way}");
+        assert_eq!(read(&*bucket, &new, 0..3).unwrap(), b"new");
+        bucket.delete("file").unwrap();
+        assert!(matches!(read(&*bucket, &new, 0..3), Err(StoreError::NotFound)), "{way}");
+        let missing = server.bucket("s3://missing", way);
+        assert!(matches!(list(&*missing, ""), Err(StoreError::NotFound)));
+    }
+}
+
+#[test]
+fn credentials_are_loaded_again_when_their_file_changes() {
+    let server = Server::start();
+    fs::write(server.root.path().join("data/file"), "content").unwrap();
+    let (endpoint, secrets) = (server.endpoint(), TempDir::new().unwrap());
+    let secret = secrets.path().join("minio-access-secret");
+    fs::write(secrets.path().join("minio-access-key"), KEY).unwrap();
+    let file = secret.to_str().unwrap();
+    let key = secrets.path().join("minio-access-key");
+    let key = key.to_str().unwrap();
+    let directory = secrets.path().to_str().unwrap();
+    let ways: [&[(&str, &str)]; 3] = [
+        &[("credentials_dir", directory)],
+        &[("aws.accessKeyId", KEY), ("aws.secretKey_file", file)],
+        // As Fluid hands encrypted options to a ThinRuntime.
+        &[("minio-access-key", key), ("minio-access-secret", file)],
+    ];
+    for (at, options) in ways.into_iter().enumerate() {
+        fs::write(&secret, "wrong").unwrap();
+        let bucket = open("s3://data", &[&[("minio-url", &*endpoint)], options].concat());
+        assert!(matches!(bucket.head("file"), Err(StoreError::Denied)), "{at}");
+        assert!(matches!(list(&*bucket, ""), Err(StoreError::Denied)), "{at}");
+        fs::write(&secret, format!("{SECRET}\n")).unwrap();
+        let version = bucket.head("file").unwrap();
+        assert_eq!(read(&*bucket, &version, 0..7).unwrap(), b"content");
+    }
+}
+
+#[test]
+fn credentials_of_the_environment() {
+    let server = Server::start();
+    fs::write(server.root.path().join("data/file"), "content").unwrap();
+    let home = TempDir::new().unwrap();
+    let profile = home.path().join("credentials");
+    fs::write(&profile, format!("[other]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n"))
+        .unwrap();
+    let common = [("AWS_ENDPOINT_URL", &*server.endpoint()), ("AWS_EC2_METADATA_DISABLED", "true")]
+        .map(|(n, v)| (n.to_string(), v.to_string()));
+    for environment in [
+        vec![("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)],
+        vec![("AWS_SHARED_CREDENTIALS_FILE", profile.to_str().unwrap()), ("AWS_PROFILE", "other")],
+    ] {
+        let common = common.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        elsewhere("s3::reads_with_the_environment", &common.chain(environment).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+#[ignore = "run by credentials_of_the_environment"]
+fn reads_with_the_environment() {
+    let bucket = open("s3://data", &[]);
+    let version = bucket.head("file").unwrap();
+    assert_eq!(read(&*bucket, &version, 0..7).unwrap(), b"content");
+}
