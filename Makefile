@@ -1,7 +1,7 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm cc tools bench fuzz lint fmt clean
+.PHONY: help demo test e2e wasm cc tools bench bench-fuse fuzz lint fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -38,6 +38,11 @@ bench: wasm tools ## what a review costs: natively, and through the compiled pol
 	cargo bench --bench review
 	@for case in target/tmp/bench/*; do echo "$${case##*/}:"; \
 	  $(EVALUATE) --pod $$case/pod.json --objects $$case/objects.json --settings $$case/settings.json --bench 1000; done
+
+bench-fuse: cc ## what reading through the sidecar costs, beside its peers and the limits (as root; 20 minutes)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse --target $(HOST)
+	cargo build --locked --release -p fuse-bench
+	@bench/run.sh $(BENCH_FUSE)
 
 fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each (with cargo-fuzz and a nightly toolchain)
 	@fuzz/run.sh

