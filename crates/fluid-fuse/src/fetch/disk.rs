@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -125,7 +125,12 @@ impl DiskCache {
                 }
                 None => {
                     debug!("removing {}", path.display());
-                    fs::remove_file(&path)?;
+                    for path in [path.with_extension(DATA), path] {
+                        match fs::remove_file(&path) {
+                            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                            _ => {}
+                        }
+                    }
                 }
             }
         }
@@ -499,11 +504,7 @@ mod tests {
         let torn = fs::read(&map).unwrap();
         fs::write(&map, &torn[..torn.len() - 1]).unwrap();
         assert_eq!(DiskCache::open(place.path(), 1 << 30).unwrap().bytes().0, 0);
-        assert_eq!(
-            fs::read_dir(place.path()).unwrap().count(),
-            2,
-            "the lock, and the data until the next life"
-        );
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "only the lock is left");
     }
 
     #[test]

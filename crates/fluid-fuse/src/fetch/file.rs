@@ -238,7 +238,9 @@ impl RemoteFile {
                     self.promote(&mut state, &mut runs);
                 }
             }
-            self.read_ahead(&mut state, advice.ahead, advice.part, &mut runs);
+            for ahead in std::iter::once(advice.ahead).chain(advice.stride) {
+                self.read_ahead(&mut state, ahead, advice.part, &mut runs);
+            }
             outcome
         };
         self.settle(outcome);

@@ -385,3 +385,127 @@ impl Fetcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+    use std::ops::ControlFlow;
+    use std::sync::mpsc;
+    use std::time::SystemTime;
+
+    use crate::remote::{Item, Upload};
+
+    /// Bytes that tell their place, from a store that fails in every way it may.
+    struct Flaky;
+
+    fn byte(at: u64) -> u8 {
+        (at ^ (at >> 8) ^ (at >> 16).wrapping_mul(31)) as u8
+    }
+
+    impl Bucket for Flaky {
+        fn get(&self, _: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+            thread::sleep(Duration::from_micros(fastrand::u64(..2000)));
+            let end = match fastrand::u8(..10) {
+                0 => return Err(StoreError::Unavailable("503".into())),
+                1 => fastrand::u64(range.clone()),
+                _ => range.end,
+            };
+            Ok(Box::new(Cursor::new((range.start..end).map(byte).collect::<Vec<_>>())))
+        }
+
+        fn head(&self, _: &str) -> Result<Version, StoreError> {
+            Err(StoreError::NotFound)
+        }
+
+        fn list(&self, _: &str, _: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>) -> Result<bool, StoreError> {
+            Ok(true)
+        }
+
+        fn put(&self, _: &str) -> Result<Box<dyn Upload>, StoreError> {
+            Err(StoreError::Unsupported("put"))
+        }
+
+        fn delete(&self, _: &str) -> Result<(), StoreError> {
+            Err(StoreError::Unsupported("delete"))
+        }
+
+        fn copy(&self, _: &str, _: &str) -> Result<(), StoreError> {
+            Err(StoreError::Unsupported("copy"))
+        }
+    }
+
+    /// One reader's way through a file: in sequence, at random, backwards or at a stride.
+    fn read_somehow(file: &Arc<RemoteFile>, seed: u64) {
+        let size = file.version().size;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut at = if seed % 4 == 2 { size } else { random.u64(..size / 2) };
+        for _ in 0..60 {
+            let length = random.u32(1..300_000);
+            at = match seed % 4 {
+                0 => at,
+                1 => random.u64(..size),
+                2 => at.saturating_sub(u64::from(length)),
+                _ => at + 700_000,
+            };
+            let (sender, answer) = mpsc::channel();
+            let answered =
+                move |read: Result<&[u8], StoreError>| sender.send(read.map(<[u8]>::to_vec)).unwrap();
+            file.read(at, length, Box::new(answered));
+            let bytes = answer.recv_timeout(Duration::from_secs(30)).expect("an answer").unwrap();
+            assert_eq!(bytes.len() as u64, u64::from(length).min(size.saturating_sub(at)), "{at}+{length}");
+            assert!(bytes.iter().zip(at..).all(|(read, at)| *read == byte(at)), "{at}+{length}");
+            if seed % 4 == 0 {
+                at += u64::from(length);
+            }
+        }
+    }
+
+    #[test]
+    fn readers_get_their_bytes_and_leave_nothing_behind() {
+        let place = tempfile::tempdir().unwrap();
+        for disk in [None, Some(DiskCache::open(place.path(), 40 << 20).unwrap())] {
+            let budget = Budget { memory: 8 << 20, requests: 16, deadline: Duration::from_secs(60) };
+            let shared = Shared::new(budget, disk).unwrap();
+            let fetcher = Fetcher::new("s3://flaky", Arc::new(Flaky), Arc::clone(&shared));
+            let files: Vec<_> = [30 << 20, 3_333_333, 999_999, 1]
+                .map(|size| Version {
+                    key: size.to_string(),
+                    size,
+                    etag: None,
+                    modified: SystemTime::UNIX_EPOCH,
+                })
+                .iter()
+                .map(|version| fetcher.file(version))
+                .collect();
+            thread::scope(|scope| {
+                for seed in 0..12 {
+                    let file = &files[seed as usize % 3];
+                    scope.spawn(move || {
+                        file.open();
+                        read_somehow(file, seed);
+                        file.close();
+                    });
+                }
+            });
+            let (used, cap) = shared.memory();
+            assert!(used <= cap, "{used} of {cap}");
+            for file in &files {
+                file.make_room(usize::MAX, true);
+            }
+            // What is under way ends by itself.
+            let rest = || (shared.ahead.load(Ordering::Relaxed), shared.active.load(Ordering::Relaxed));
+            for _ in 0..1000 {
+                if rest() == (0, 0) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+                for file in &files {
+                    file.make_room(usize::MAX, true);
+                }
+            }
+            assert_eq!(rest(), (0, 0));
+            assert_eq!(shared.memory().0, 0);
+        }
+    }
+}

@@ -4,7 +4,8 @@
 //! descriptor, several processes. A file has up to [`STREAMS`] at a time. A stream that has shown that it
 //! goes on is read ahead of, by a multiple of what it has read; other reads get what they asked for and no
 //! more. Streams that were left before they used what was fetched for them make the file's next ones wait
-//! longer for that trust. This module knows neither memory nor requests nor time.
+//! longer for that trust. Short reads at even distances are a stride: the next of them are fetched, too. This
+//! module knows neither memory nor requests nor time.
 
 use std::ops::Range;
 
@@ -28,6 +29,12 @@ const OPENING: u64 = 4 * 1024 * 1024;
 /// The read-ahead of a trusted stream, in multiples of what it has read.
 const GROWTH: u64 = 4;
 
+/// Reads at one distance from each other that make a stride.
+const STRIDE: u32 = 3;
+
+/// Reads of a stride that are fetched ahead at most.
+const STRIDES_AHEAD: u64 = 16;
+
 /// How much may be fetched, as far as the rest of the process is concerned.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -50,7 +57,9 @@ pub(crate) struct Advice {
     pub(crate) part: u64,
     /// What was fetched ahead for a stream that is followed no longer.
     pub(crate) left: Range<u64>,
-    /// The read is not known to continue a stream.
+    /// Reads of a stride that are expected next.
+    pub(crate) stride: Vec<Range<u64>>,
+    /// The read is not known to continue anything.
     pub(crate) random: bool,
 }
 
@@ -61,6 +70,20 @@ pub(crate) struct Streams {
     patience: u64,
     clock: u64,
     streams: Vec<Stream>,
+    stride: Stride,
+}
+
+/// Where the last streams began.
+#[derive(Debug, Default)]
+struct Stride {
+    start: u64,
+    distance: u64,
+    /// Bytes of a read.
+    length: u64,
+    /// Reads that were so far apart.
+    count: u32,
+    /// The end of what was advised.
+    ahead: u64,
 }
 
 #[derive(Debug)]
@@ -79,20 +102,31 @@ struct Stream {
 impl Streams {
     /// The streams of a file that was not read yet.
     pub(crate) fn new(size: u64) -> Self {
-        Streams { size, patience: PATIENCE, clock: 0, streams: Vec::new() }
+        Streams { size, patience: PATIENCE, clock: 0, streams: Vec::new(), stride: Stride::default() }
     }
 
     /// Follows a read (not empty, within the file).
     pub(crate) fn read(&mut self, read: Range<u64>, limits: &Limits) -> Advice {
         self.clock += 1;
-        let (index, left) = match self.find(&read) {
-            Some(index) => (index, 0..0),
-            None => self.begin(&read),
+        let (index, left, stride) = match self.find(&read) {
+            Some(index) => (index, 0..0, Vec::new()),
+            None => {
+                let stride = self.follow_stride(&read, limits);
+                let (index, left) = self.begin(&read);
+                (index, left, stride)
+            }
         };
         let size = self.size;
         let (clock, patience) = (self.clock, self.patience);
         let Some(stream) = self.streams.get_mut(index) else {
-            return Advice { demand_end: read.end, ahead: 0..0, part: limits.part, left, random: true };
+            return Advice {
+                demand_end: read.end,
+                ahead: 0..0,
+                part: limits.part,
+                left,
+                stride,
+                random: true,
+            };
         };
         stream.used = clock;
         if read.end > stream.next {
@@ -112,10 +146,15 @@ impl Streams {
         if window == 0 {
             let demand_end = read.end.max(read.start + LEAST).min(size);
             stream.ahead = stream.ahead.max(demand_end);
-            return Advice { demand_end, ahead: 0..0, part, left, random: true };
+            let random = self.stride.count < STRIDE;
+            return Advice { demand_end, ahead: 0..0, part, left, stride, random };
         }
         let demand_end = read.end.max(read.start + part.min(window)).next_multiple_of(GRANULE).min(size);
-        let begin = if stream.ahead < read.end { demand_end } else { stream.ahead / GRANULE * GRANULE };
+        let begin = match stream.ahead {
+            ahead if ahead < read.end => demand_end,
+            ahead if ahead == size => size,
+            ahead => ahead / GRANULE * GRANULE,
+        };
         let target = (stream.next + window).min(size);
         // Whole requests only, but for the file's last.
         let end = match target == size {
@@ -124,7 +163,7 @@ impl Streams {
         };
         let ahead = begin..end.max(begin);
         stream.ahead = ahead.end;
-        Advice { demand_end, ahead, part, left, random: false }
+        Advice { demand_end, ahead, part, left, stride, random: false }
     }
 
     /// What was advised ahead and could not be had after all: the stream asks for it again.
@@ -152,6 +191,32 @@ impl Streams {
             })
     }
 
+    /// The next reads of a stride, if the read that begins is one of it.
+    fn follow_stride(&mut self, read: &Range<u64>, limits: &Limits) -> Vec<Range<u64>> {
+        let stride = &mut self.stride;
+        let distance = read.start.saturating_sub(stride.start);
+        let seen = self.streams.iter().find(|stream| stream.next.wrapping_sub(stream.seen) == stride.start);
+        let length = seen.map_or(read.end - read.start, |stream| stream.seen.max(read.end - read.start));
+        match distance > 0 && distance == stride.distance {
+            true => stride.count += 1,
+            false => *stride = Stride { distance, count: 1, ..Stride::default() },
+        }
+        (stride.start, stride.length) = (read.start, length);
+        if stride.count < STRIDE || length >= PATIENCE {
+            return Vec::new();
+        }
+        let most = (u64::from(stride.count)).min(STRIDES_AHEAD).min(limits.window / length.max(1));
+        let next = (1..=most).map(|step| read.start.saturating_add(step.saturating_mul(distance)));
+        let size = self.size;
+        let ahead = stride.ahead;
+        let reads: Vec<_> = next
+            .filter(|start| *start >= ahead && *start < size)
+            .map(|start| start..start.saturating_add(length).min(size))
+            .collect();
+        stride.ahead = reads.last().map_or(ahead, |last| last.end);
+        reads
+    }
+
     fn begin(&mut self, read: &Range<u64>) -> (usize, Range<u64>) {
         let stream = Stream {
             next: read.start,
@@ -164,12 +229,130 @@ impl Streams {
             self.streams.push(stream);
             return (self.streams.len() - 1, 0..0);
         }
-        let oldest = (0..self.streams.len()).min_by_key(|&index| self.streams[index].used).unwrap_or(0);
+        // What was never more than a read goes first.
+        let value = |&index: &usize| (self.streams[index].seen >= PATIENCE, self.streams[index].used);
+        let oldest = (0..self.streams.len()).min_by_key(value).unwrap_or(0);
         let old = std::mem::replace(&mut self.streams[oldest], stream);
         let left = old.next..old.ahead.max(old.next);
         if left.end - left.start > LEAST {
             self.patience = self.patience.max(2 * old.seen);
         }
         (oldest, left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const LIMITS: Limits = Limits { window: 64 * MIB, part: 8 * MIB, requests: 32 };
+
+    /// What is advised in all for reads of 128 KiB, one after the other.
+    fn sequence(streams: &mut Streams, reads: impl Iterator<Item = u64>) -> Vec<Advice> {
+        reads.map(|at| streams.read(at * GRANULE..(at + 1) * GRANULE, &LIMITS)).collect()
+    }
+
+    #[test]
+    fn a_file_that_is_read_through_is_asked_for_once() {
+        let size = 300 * MIB + 5;
+        let mut streams = Streams::new(size);
+        let mut asked = 0;
+        for at in 0..size.div_ceil(GRANULE) {
+            let read = at * GRANULE..((at + 1) * GRANULE).min(size);
+            let advice = streams.read(read.clone(), &LIMITS);
+            if read.end > asked {
+                asked = advice.demand_end;
+            }
+            if !advice.ahead.is_empty() {
+                assert_eq!(advice.ahead.start, asked);
+                asked = advice.ahead.end;
+            }
+            assert!(asked >= read.end && asked <= read.end + LIMITS.window + advice.part);
+        }
+        assert_eq!(asked, size);
+    }
+
+    #[test]
+    fn random_reads_bring_what_they_asked_for() {
+        let mut streams = Streams::new(1 << 40);
+        for at in [77, 3, 500, 90, 4000, 12, 65000, 8, 999, 31] {
+            let advice = streams.read(at * MIB..at * MIB + 4096, &LIMITS);
+            assert_eq!((advice.demand_end, advice.random), (at * MIB + LEAST, true));
+            assert!(advice.ahead.is_empty() && advice.stride.is_empty());
+        }
+    }
+
+    #[test]
+    fn several_streams_on_one_file_are_all_read_ahead_of() {
+        let mut streams = Streams::new(1 << 40);
+        let begins = [0, 8000, 16000, 24000];
+        let rounds = (0..100).flat_map(|round| begins.map(|begin| begin + round));
+        let advices = sequence(&mut streams, rounds);
+        for (index, begin) in begins.iter().enumerate() {
+            let last =
+                advices.iter().skip(index).step_by(4).filter(|advice| !advice.ahead.is_empty()).next_back();
+            assert!(last.unwrap().ahead.end >= (begin + 100) * GRANULE + 32 * MIB);
+        }
+        // Random reads between them do not drive them out.
+        for at in 0..50 {
+            streams.read((100 + 7 * at * at) * 31 * MIB..(100 + 7 * at * at) * 31 * MIB + 4096, &LIMITS);
+        }
+        assert!(!sequence(&mut streams, 100..164).iter().all(|advice| advice.ahead.is_empty()));
+    }
+
+    #[test]
+    fn disorder_does_not_end_a_stream() {
+        let mut streams = Streams::new(1 << 40);
+        sequence(&mut streams, [0, 1, 3, 2, 5, 4, 7, 6, 8, 10, 9].into_iter());
+        assert_eq!(streams.streams.len(), 1);
+        assert_eq!(streams.streams[0].next, 11 * GRANULE);
+    }
+
+    #[test]
+    fn trust_that_was_disappointed_has_to_be_earned() {
+        let mut streams = Streams::new(1 << 40);
+        // Records of 1 MiB at random places: each is read ahead of, for nothing.
+        let record = |streams: &mut Streams, at: u64| {
+            let advices = sequence(streams, (0..8).map(|read| at * 8 + read));
+            advices.iter().map(|advice| advice.ahead.end - advice.ahead.start).sum::<u64>()
+        };
+        assert!(record(&mut streams, 1000) > 0);
+        for at in 1..30_u64 {
+            record(&mut streams, at * at * 7919 % 100_000);
+        }
+        assert_eq!(record(&mut streams, 200_000), 0);
+        assert!(
+            !sequence(&mut streams, (200_000 * 8 + 8)..(200_000 * 8 + 200))
+                .iter()
+                .all(|a| a.ahead.is_empty())
+        );
+    }
+
+    #[test]
+    fn a_stride_is_followed() {
+        let mut streams = Streams::new(100 * MIB);
+        let mut coming: Vec<Range<u64>> = Vec::new();
+        let mut hits = 0;
+        for row in 0..33 {
+            let read = row * 3 * MIB..row * 3 * MIB + GRANULE;
+            hits +=
+                usize::from(coming.iter().any(|known| known.start <= read.start && read.end <= known.end));
+            let advice = streams.read(read, &LIMITS);
+            for next in advice.stride {
+                assert!(!coming.contains(&next) && next.end <= 100 * MIB);
+                coming.push(next);
+            }
+        }
+        assert!(hits >= 33 - STRIDE as usize - 1, "{hits}");
+    }
+
+    #[test]
+    fn what_was_refused_is_asked_for_again() {
+        let mut streams = Streams::new(1 << 40);
+        let first = &sequence(&mut streams, 0..1)[0];
+        streams.refused(first.ahead.start);
+        let second = &sequence(&mut streams, 1..2)[0];
+        assert_eq!(second.ahead.start, first.ahead.start);
     }
 }
