@@ -221,7 +221,7 @@ impl RemoteFile {
         self.touch();
         let limits = self.shared.limits();
         let mut runs = Vec::new();
-        let outcome = {
+        let (outcome, random) = {
             let mut state = lock(&self.state);
             let advice = state.streams.read(offset..end, &limits);
             if !advice.left.is_empty() {
@@ -241,11 +241,14 @@ impl RemoteFile {
             for ahead in std::iter::once(advice.ahead).chain(advice.stride) {
                 self.read_ahead(&mut state, ahead, advice.part, &mut runs);
             }
-            outcome
+            (outcome, advice.random)
         };
-        self.settle(outcome);
         for run in runs {
             self.shared.begin(run);
+        }
+        match outcome {
+            Outcome::Waits(Some(run)) if random => self.shared.begin_here(run),
+            outcome => self.settle(outcome),
         }
     }
 

@@ -77,6 +77,8 @@ pub struct Shared {
     memory: Arc<Memory>,
     queue: Arc<Queue>,
     disk: Option<Arc<DiskCache>>,
+    /// Held by who fetches in a thread that takes the kernel's requests.
+    here: Mutex<()>,
     started: Instant,
     /// Granules that were read ahead, or are.
     ahead: AtomicUsize,
@@ -96,6 +98,7 @@ impl Shared {
             // A request needs a granule at a time, and what it brings needs to go somewhere.
             queue: Queue::new(budget.requests.min(granules / 8).max(1)),
             disk,
+            here: Mutex::default(),
             started: Instant::now(),
             ahead: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
@@ -204,16 +207,38 @@ impl Shared {
         self.queue.urgent(Box::new(move || shared.carry_out(&run)));
     }
 
+    /// Begins a short run in the thread of the one who waits, which saves two changes of threads. Only one may
+    /// do so at a time, and only try once: there are others to be served by its like.
+    fn begin_here(self: &Arc<Self>, run: Arc<Run>) {
+        let Ok(_turn) = self.here.try_lock() else { return self.begin_urgent(run) };
+        if run.begun.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut done = run.range.start;
+        match self.stream(&run, &mut done) {
+            Ok(()) => {}
+            Err(StoreError::Unavailable(_)) => {
+                let shared = Arc::clone(self);
+                self.queue.urgent(Box::new(move || shared.persist(&run, done)));
+            }
+            Err(error) => self.give_up(&run, done, &error),
+        }
+    }
+
     /// Fetches a run, unless somebody does already.
     fn carry_out(&self, run: &Run) {
         if run.begun.swap(true, Ordering::AcqRel) {
             return;
         }
-        let waited_for = || run.awaited.load(Ordering::Relaxed);
-        let mut done = run.range.start;
-        if run.ahead && !waited_for() && run.file.is_left() {
-            return run.file.failed(run, done, &StoreError::Unavailable("nobody reads it".into()));
+        let begin = run.range.start;
+        if run.ahead && !run.awaited.load(Ordering::Relaxed) && run.file.is_left() {
+            return run.file.failed(run, begin, &StoreError::Unavailable("nobody reads it".into()));
         }
+        self.persist(run, begin);
+    }
+
+    /// Fetches the rest of a run, again and again if need be.
+    fn persist(&self, run: &Run, mut done: u64) {
         let deadline = Instant::now() + self.budget.deadline;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -230,21 +255,26 @@ impl Shared {
                     self.queue.ended(false);
                     debug!("{}: {reason}", run.file.version.key);
                     // What nobody waits for is asked for again by who will.
-                    (waited_for() || done > begun_at) && Instant::now() + pause < deadline
+                    (run.awaited.load(Ordering::Relaxed) || done > begun_at)
+                        && Instant::now() + pause < deadline
                 }
                 _ => false,
             };
             if !again {
-                self.counts.failures.fetch_add(1, Ordering::Relaxed);
-                if waited_for() {
-                    warn!("{}: {error}", run.file.version.key);
-                }
-                return run.file.failed(run, done, &error);
+                return self.give_up(run, done, &error);
             }
             self.counts.retries.fetch_add(1, Ordering::Relaxed);
             thread::sleep(jittered(pause));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    fn give_up(&self, run: &Run, done: u64, error: &StoreError) {
+        self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        if run.awaited.load(Ordering::Relaxed) {
+            warn!("{}: {error}", run.file.version.key);
+        }
+        run.file.failed(run, done, error);
     }
 
     /// The rest of a run, from the disk and by requests; `done` moves on with what has come.

@@ -20,9 +20,6 @@ const DISORDER: u64 = 512 * 1024;
 /// What a stream has to read before it is read ahead of, unless it began at the file's start.
 const PATIENCE: u64 = 512 * 1024;
 
-/// What a read brings at least: a page cache that is read at random reads near again.
-const LEAST: u64 = 64 * 1024;
-
 /// What is fetched at once when a file is read from its start.
 const OPENING: u64 = 4 * 1024 * 1024;
 
@@ -144,7 +141,8 @@ impl Streams {
         let part = (window / limits.requests.max(1)).clamp(limits.part.min(1 << 20), limits.part);
         let part = part.next_multiple_of(GRANULE);
         if window == 0 {
-            let demand_end = read.end.max(read.start + LEAST).min(size);
+            // The kernel asks for more than it was asked for where that pays.
+            let demand_end = read.end;
             stream.ahead = stream.ahead.max(demand_end);
             let random = self.stride.count < STRIDE;
             return Advice { demand_end, ahead: 0..0, part, left, stride, random };
@@ -234,7 +232,7 @@ impl Streams {
         let oldest = (0..self.streams.len()).min_by_key(value).unwrap_or(0);
         let old = std::mem::replace(&mut self.streams[oldest], stream);
         let left = old.next..old.ahead.max(old.next);
-        if left.end - left.start > LEAST {
+        if left.end - left.start > GRANULE {
             self.patience = self.patience.max(2 * old.seen);
         }
         (oldest, left)
@@ -278,7 +276,7 @@ mod tests {
         let mut streams = Streams::new(1 << 40);
         for at in [77, 3, 500, 90, 4000, 12, 65000, 8, 999, 31] {
             let advice = streams.read(at * MIB..at * MIB + 4096, &LIMITS);
-            assert_eq!((advice.demand_end, advice.random), (at * MIB + LEAST, true));
+            assert_eq!((advice.demand_end, advice.random), (at * MIB + 4096, true));
             assert!(advice.ahead.is_empty() && advice.stride.is_empty());
         }
     }
