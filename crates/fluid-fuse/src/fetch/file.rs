@@ -223,7 +223,7 @@ impl RemoteFile {
         let mut runs = Vec::new();
         let (outcome, random) = {
             let mut state = lock(&self.state);
-            let advice = state.streams.read(offset..end, &limits);
+            let advice = state.streams.read(offset..end, &limits, self.shared.started.elapsed());
             if !advice.left.is_empty() {
                 let left = granules(&advice.left);
                 self.give_up(&mut state, usize::MAX, |granule, slot| {
@@ -232,6 +232,9 @@ impl RemoteFile {
             }
             let read = Read { offset, length: end - offset, answer };
             let outcome = self.attempt(&mut state, read, advice.demand_end);
+            if matches!(outcome, Outcome::Waits(None)) {
+                state.streams.waited(&(offset..end));
+            }
             if advice.random && matches!(outcome, Outcome::Waits(_)) {
                 state.misses += 1;
                 if state.misses == PROMOTED {

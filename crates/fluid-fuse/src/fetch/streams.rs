@@ -2,12 +2,15 @@
 //!
 //! Reads that follow each other are a stream, whoever makes them: one descriptor, several threads on one
 //! descriptor, several processes. A file has up to [`STREAMS`] at a time. A stream that has shown that it
-//! goes on is read ahead of, by a multiple of what it has read; other reads get what they asked for and no
-//! more. Streams that were left before they used what was fetched for them make the file's next ones wait
+//! goes on is read ahead of; other reads get what they asked for and no more. How far ahead is found out: when
+//! reads had to wait although their bytes were under way, the window is doubled, and halved again if that made
+//! the stream no faster. So a store with a long way gets the window it needs, and bytes that come as fast as
+//! they are read stay in the processor's caches. Streams that were left before they used what was fetched for them make the file's next ones wait
 //! longer for that trust. Short reads at even distances are a stride: the next of them are fetched, too. This
-//! module knows neither memory nor requests nor time.
+//! module knows neither memory nor requests, and time as a number.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::memory::GRANULE;
 
@@ -23,8 +26,11 @@ const PATIENCE: u64 = 512 * 1024;
 /// What is fetched at once when a file is read from its start.
 const OPENING: u64 = 4 * 1024 * 1024;
 
-/// The read-ahead of a trusted stream, in multiples of what it has read.
-const GROWTH: u64 = 4;
+/// A window that was doubled for this much more speed was doubled for nothing if it got less.
+const WORTH: f64 = 1.15;
+
+/// Windows read before one that was doubled for nothing is doubled again.
+const HOLD: u32 = 8;
 
 /// Reads at one distance from each other that make a stride.
 const STRIDE: u32 = 3;
@@ -94,6 +100,50 @@ struct Stream {
     /// It began at the file's start.
     from_start: bool,
     used: u64,
+    window: Window,
+}
+
+/// How far ahead of a stream is fetched.
+#[derive(Debug)]
+struct Window {
+    bytes: u64,
+    /// What the stream had read when it began to be measured, and when.
+    from: u64,
+    since: Duration,
+    /// A read had to wait since.
+    waited: bool,
+    /// Bytes a second before the window was doubled; nothing if it was not.
+    before: Option<f64>,
+    hold: u32,
+}
+
+impl Window {
+    fn new(now: Duration) -> Self {
+        Window { bytes: OPENING, from: 0, since: now, waited: false, before: None, hold: 0 }
+    }
+
+    /// Measures a window's worth of reading, and decides on the next.
+    fn adapt(&mut self, seen: u64, now: Duration, most: u64) {
+        let read = seen - self.from;
+        if read < self.bytes {
+            return;
+        }
+        let speed = read as f64 / now.saturating_sub(self.since).as_secs_f64().max(1e-9);
+        (self.from, self.since) = (seen, now);
+        self.hold = self.hold.saturating_sub(1);
+        match self.before.take() {
+            Some(before) if speed < WORTH * before => {
+                self.bytes = (self.bytes / 2).max(OPENING);
+                self.hold = HOLD;
+            }
+            _ if self.waited && self.hold == 0 && self.bytes < most => {
+                self.bytes = (self.bytes * 2).min(most).max(OPENING);
+                self.before = Some(speed);
+            }
+            _ => {}
+        }
+        self.waited = false;
+    }
 }
 
 impl Streams {
@@ -103,13 +153,13 @@ impl Streams {
     }
 
     /// Follows a read (not empty, within the file).
-    pub(crate) fn read(&mut self, read: Range<u64>, limits: &Limits) -> Advice {
+    pub(crate) fn read(&mut self, read: Range<u64>, limits: &Limits, now: Duration) -> Advice {
         self.clock += 1;
         let (index, left, stride) = match self.find(&read) {
             Some(index) => (index, 0..0, Vec::new()),
             None => {
                 let stride = self.follow_stride(&read, limits);
-                let (index, left) = self.begin(&read);
+                let (index, left) = self.begin(&read, now);
                 (index, left, stride)
             }
         };
@@ -130,13 +180,9 @@ impl Streams {
             stream.seen += read.end - stream.next.max(read.start);
             stream.next = read.end;
         }
-        let opening = stream.from_start && patience == PATIENCE;
-        let window = match stream.seen >= patience {
-            true => (GROWTH * stream.seen).max(OPENING),
-            false if opening => OPENING,
-            false => 0,
-        };
-        let window = window.min(limits.window);
+        stream.window.adapt(stream.seen, now, limits.window);
+        let trusted = stream.seen >= patience || (stream.from_start && patience == PATIENCE);
+        let window = if trusted { stream.window.bytes.min(limits.window) } else { 0 };
         // Whole granules, so that none is brought in two pieces.
         let part = (window / limits.requests.max(1)).clamp(limits.part.min(1 << 20), limits.part);
         let part = part.next_multiple_of(GRANULE);
@@ -162,6 +208,13 @@ impl Streams {
         let ahead = begin..end.max(begin);
         stream.ahead = ahead.end;
         Advice { demand_end, ahead, part, left, stride, random: false }
+    }
+
+    /// A read had to wait for bytes that were under way.
+    pub(crate) fn waited(&mut self, read: &Range<u64>) {
+        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.next == read.end) {
+            stream.window.waited = true;
+        }
     }
 
     /// What was advised ahead and could not be had after all: the stream asks for it again.
@@ -215,13 +268,14 @@ impl Streams {
         reads
     }
 
-    fn begin(&mut self, read: &Range<u64>) -> (usize, Range<u64>) {
+    fn begin(&mut self, read: &Range<u64>, now: Duration) -> (usize, Range<u64>) {
         let stream = Stream {
             next: read.start,
             seen: 0,
             ahead: read.start,
             from_start: read.start == 0,
             used: self.clock,
+            window: Window::new(now),
         };
         if self.streams.len() < STREAMS {
             self.streams.push(stream);
@@ -248,7 +302,7 @@ mod tests {
 
     /// What is advised in all for reads of 128 KiB, one after the other.
     fn sequence(streams: &mut Streams, reads: impl Iterator<Item = u64>) -> Vec<Advice> {
-        reads.map(|at| streams.read(at * GRANULE..(at + 1) * GRANULE, &LIMITS)).collect()
+        reads.map(|at| streams.read(at * GRANULE..(at + 1) * GRANULE, &LIMITS, Duration::ZERO)).collect()
     }
 
     #[test]
@@ -258,7 +312,7 @@ mod tests {
         let mut asked = 0;
         for at in 0..size.div_ceil(GRANULE) {
             let read = at * GRANULE..((at + 1) * GRANULE).min(size);
-            let advice = streams.read(read.clone(), &LIMITS);
+            let advice = streams.read(read.clone(), &LIMITS, Duration::ZERO);
             if read.end > asked {
                 asked = advice.demand_end;
             }
@@ -275,7 +329,7 @@ mod tests {
     fn random_reads_bring_what_they_asked_for() {
         let mut streams = Streams::new(1 << 40);
         for at in [77, 3, 500, 90, 4000, 12, 65000, 8, 999, 31] {
-            let advice = streams.read(at * MIB..at * MIB + 4096, &LIMITS);
+            let advice = streams.read(at * MIB..at * MIB + 4096, &LIMITS, Duration::ZERO);
             assert_eq!((advice.demand_end, advice.random), (at * MIB + 4096, true));
             assert!(advice.ahead.is_empty() && advice.stride.is_empty());
         }
@@ -290,11 +344,15 @@ mod tests {
         for (index, begin) in begins.iter().enumerate() {
             let last =
                 advices.iter().skip(index).step_by(4).filter(|advice| !advice.ahead.is_empty()).next_back();
-            assert!(last.unwrap().ahead.end >= (begin + 100) * GRANULE + 32 * MIB);
+            assert!(last.unwrap().ahead.end >= (begin + 100) * GRANULE + OPENING / 2);
         }
         // Random reads between them do not drive them out.
         for at in 0..50 {
-            streams.read((100 + 7 * at * at) * 31 * MIB..(100 + 7 * at * at) * 31 * MIB + 4096, &LIMITS);
+            streams.read(
+                (100 + 7 * at * at) * 31 * MIB..(100 + 7 * at * at) * 31 * MIB + 4096,
+                &LIMITS,
+                Duration::ZERO,
+            );
         }
         assert!(!sequence(&mut streams, 100..164).iter().all(|advice| advice.ahead.is_empty()));
     }
@@ -336,13 +394,35 @@ mod tests {
             let read = row * 3 * MIB..row * 3 * MIB + GRANULE;
             hits +=
                 usize::from(coming.iter().any(|known| known.start <= read.start && read.end <= known.end));
-            let advice = streams.read(read, &LIMITS);
+            let advice = streams.read(read, &LIMITS, Duration::ZERO);
             for next in advice.stride {
                 assert!(!coming.contains(&next) && next.end <= 100 * MIB);
                 coming.push(next);
             }
         }
         assert!(hits >= 33 - STRIDE as usize - 1, "{hits}");
+    }
+
+    /// The window after a GiB from a store that brings it at this speed, given how much is under way.
+    fn settled(speed: impl Fn(u64) -> f64) -> u64 {
+        let mut streams = Streams::new(1 << 40);
+        let mut now = Duration::ZERO;
+        for at in 0..8192 {
+            let read = at * GRANULE..(at + 1) * GRANULE;
+            streams.read(read.clone(), &LIMITS, now);
+            streams.waited(&read);
+            now += Duration::from_secs_f64(GRANULE as f64 / speed(streams.streams[0].window.bytes));
+        }
+        streams.streams[0].window.bytes
+    }
+
+    #[test]
+    fn a_window_is_as_large_as_it_pays() {
+        // As much as is under way, every 20 ms.
+        assert_eq!(settled(|window| window as f64 / 0.02), LIMITS.window);
+        assert_eq!(settled(|window| window.min(16 * MIB) as f64 / 0.02), 16 * MIB);
+        // As fast as it is, whatever is under way.
+        assert!(settled(|_| 2e9) <= 2 * OPENING);
     }
 
     #[test]
