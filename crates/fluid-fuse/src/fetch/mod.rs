@@ -42,6 +42,9 @@ const RECENT: usize = 256;
 /// A file that was not read for so long does not need what was read ahead for it.
 const FORSAKEN: Duration = Duration::from_secs(2);
 
+/// Milliseconds between two looks for files that were forsaken.
+const RECLAIM: u64 = 100;
+
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -84,6 +87,8 @@ pub struct Shared {
     ahead: AtomicUsize,
     /// Files that are read ahead of.
     active: AtomicUsize,
+    /// When forsaken files were looked for, by [`Shared::now`].
+    reclaimed: AtomicU64,
     files: Mutex<Vec<Weak<RemoteFile>>>,
     counts: Counts,
 }
@@ -102,13 +107,14 @@ impl Shared {
             started: Instant::now(),
             ahead: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
+            reclaimed: AtomicU64::new(0),
             files: Mutex::default(),
             counts: Counts::default(),
         });
         let weak = Arc::downgrade(&shared);
         thread::Builder::new()
             .name("tidy".into())
-            .stack_size(64 * 1024)
+            .stack_size(256 * 1024)
             .spawn(move || {
                 while let Some(shared) = weak.upgrade() {
                     shared.memory.trim();
@@ -157,12 +163,25 @@ impl Shared {
         let fits = || self.ahead.load(Ordering::Relaxed) + granules <= self.most_ahead();
         fits() || {
             let now = self.now();
+            if self.reclaimed.load(Ordering::Relaxed) + RECLAIM > now {
+                return false;
+            }
+            self.reclaimed.store(now, Ordering::Relaxed);
             let forsaken = |file: &RemoteFile| file.used() + (FORSAKEN.as_millis() as u64) < now;
             for file in self.files().into_iter().filter(|file| forsaken(file)) {
                 file.make_room(usize::MAX, true);
             }
             fits()
         }
+    }
+
+    fn know(&self, file: &Arc<RemoteFile>) {
+        let mut known = lock(&self.files);
+        // Before it grows: what is gone keeps its room as long as it is known.
+        if known.len() == known.capacity() {
+            known.retain(|file| file.strong_count() > 0);
+        }
+        known.push(Arc::downgrade(file));
     }
 
     /// The files, the longest unused first.
@@ -393,7 +412,7 @@ impl Fetcher {
             Arc::clone(&self.shared),
         ));
         files.known.insert(version.clone(), Arc::downgrade(&file));
-        lock(&self.shared.files).push(Arc::downgrade(&file));
+        self.shared.know(&file);
         files.recent.push_back(Arc::clone(&file));
         if files.recent.len() > RECENT {
             files.recent.pop_front();

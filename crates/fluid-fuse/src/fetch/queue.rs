@@ -27,7 +27,8 @@ const TOGETHER: Duration = Duration::from_millis(500);
 /// How long a thread waits for something to do before it ends.
 const IDLE: Duration = Duration::from_secs(5);
 
-const STACK: usize = 256 * 1024;
+/// A store's future, with a TLS handshake in it, lies on the stack.
+const STACK: usize = 1024 * 1024;
 
 /// A piece of work.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
