@@ -52,7 +52,7 @@ lint: cc ## formatting, clippy with warnings denied, shell scripts, dependencies
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	@scripts/need.sh shellcheck
-	shellcheck scripts/*.sh demo/*.sh fuzz/*.sh .ci/run
+	shellcheck scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh .ci/run
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi
 

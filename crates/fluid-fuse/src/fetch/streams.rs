@@ -3,7 +3,7 @@
 //! Reads that follow each other are a stream, whoever makes them: one descriptor, several threads on one
 //! descriptor, several processes. A file has up to [`STREAMS`] at a time. A stream that has shown that it
 //! goes on is read ahead of; other reads get what they asked for and no more. How far ahead is found out: when
-//! reads had to wait although their bytes were under way, the window is doubled, and halved again if that made
+//! reads had to wait although their bytes were under way, the window is widened, and narrowed again if that made
 //! the stream no faster. So a store with a long way gets the window it needs, and bytes that come as fast as
 //! they are read stay in the processor's caches. Streams that were left before they used what was fetched for them make the file's next ones wait
 //! longer for that trust. Short reads at even distances are a stride: the next of them are fetched, too. This
@@ -26,11 +26,14 @@ const PATIENCE: u64 = 512 * 1024;
 /// What is fetched at once when a file is read from its start.
 const OPENING: u64 = 4 * 1024 * 1024;
 
-/// A window that was doubled for this much more speed was doubled for nothing if it got less.
+/// By how much a window is widened at a time.
+const WIDER: u64 = 4;
+
+/// A window that was widened for less gain in speed was widened for nothing.
 const WORTH: f64 = 1.15;
 
-/// Windows read before one that was doubled for nothing is doubled again.
-const HOLD: u32 = 8;
+/// Measurements until one that was widened for nothing is widened again.
+const HOLD: u32 = 16;
 
 /// Reads at one distance from each other that make a stride.
 const STRIDE: u32 = 3;
@@ -107,42 +110,51 @@ struct Stream {
 #[derive(Debug)]
 struct Window {
     bytes: u64,
-    /// What the stream had read when it began to be measured, and when.
-    from: u64,
-    since: Duration,
+    /// Before this was read, what is read was still asked for by the window as it was before.
+    settled: u64,
+    /// What had been read when the measurement began, and when that was.
+    begun: Option<(u64, Duration)>,
     /// A read had to wait since.
     waited: bool,
-    /// Bytes a second before the window was doubled; nothing if it was not.
-    before: Option<f64>,
+    /// Bytes a second before the window was widened, and its width.
+    before: Option<(f64, u64)>,
     hold: u32,
 }
 
 impl Window {
     fn new(now: Duration) -> Self {
-        Window { bytes: OPENING, from: 0, since: now, waited: false, before: None, hold: 0 }
+        Window { bytes: OPENING, settled: 0, begun: Some((0, now)), waited: false, before: None, hold: 0 }
     }
 
-    /// Measures a window's worth of reading, and decides on the next.
+    /// Measures some reading, and decides on the width.
     fn adapt(&mut self, seen: u64, now: Duration, most: u64) {
-        let read = seen - self.from;
-        if read < self.bytes {
+        let Some((from, since)) = self.begun else {
+            if seen >= self.settled {
+                (self.begun, self.waited) = (Some((seen, now)), false);
+            }
+            return;
+        };
+        let read = seen - from;
+        if read < (self.bytes / 2).max(OPENING) {
             return;
         }
-        let speed = read as f64 / now.saturating_sub(self.since).as_secs_f64().max(1e-9);
-        (self.from, self.since) = (seen, now);
+        let speed = read as f64 / now.saturating_sub(since).as_secs_f64().max(1e-9);
         self.hold = self.hold.saturating_sub(1);
+        let width = self.bytes;
         match self.before.take() {
-            Some(before) if speed < WORTH * before => {
-                self.bytes = (self.bytes / 2).max(OPENING);
+            Some((before, narrower)) if speed < WORTH * before => {
+                self.bytes = narrower;
                 self.hold = HOLD;
             }
-            _ if self.waited && self.hold == 0 && self.bytes < most => {
-                self.bytes = (self.bytes * 2).min(most).max(OPENING);
-                self.before = Some(speed);
+            _ if self.waited && self.hold == 0 && width < most => {
+                self.bytes = (width * WIDER).min(most).max(OPENING);
+                self.before = Some((speed, width));
             }
             _ => {}
         }
         self.waited = false;
+        self.settled = seen + width;
+        self.begun = (self.bytes == width).then_some((seen, now));
     }
 }
 
@@ -403,26 +415,30 @@ mod tests {
         assert!(hits >= 33 - STRIDE as usize - 1, "{hits}");
     }
 
-    /// The window after a GiB from a store that brings it at this speed, given how much is under way.
+    /// The window after 2 GiB from a store that brings it at this speed, given how much is under way.
     fn settled(speed: impl Fn(u64) -> f64) -> u64 {
         let mut streams = Streams::new(1 << 40);
         let mut now = Duration::ZERO;
-        for at in 0..8192 {
+        // The window by which each granule was asked for.
+        let mut asked = Vec::new();
+        for at in 0..16384 {
             let read = at * GRANULE..(at + 1) * GRANULE;
             streams.read(read.clone(), &LIMITS, now);
             streams.waited(&read);
-            now += Duration::from_secs_f64(GRANULE as f64 / speed(streams.streams[0].window.bytes));
+            let window = streams.streams[0].window.bytes;
+            asked.resize(asked.len().max((at + window / GRANULE) as usize), window);
+            now += Duration::from_secs_f64(GRANULE as f64 / speed(asked[at as usize]));
         }
         streams.streams[0].window.bytes
     }
 
     #[test]
-    fn a_window_is_as_large_as_it_pays() {
+    fn a_window_is_as_wide_as_it_pays() {
         // As much as is under way, every 20 ms.
         assert_eq!(settled(|window| window as f64 / 0.02), LIMITS.window);
         assert_eq!(settled(|window| window.min(16 * MIB) as f64 / 0.02), 16 * MIB);
         // As fast as it is, whatever is under way.
-        assert!(settled(|_| 2e9) <= 2 * OPENING);
+        assert_eq!(settled(|_| 2e9), OPENING);
     }
 
     #[test]
