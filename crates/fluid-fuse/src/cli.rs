@@ -1,10 +1,10 @@
 //! What was asked: the options as they were written ([`Cli`]) and as they are meant ([`Settings`]).
 //!
-//! A setting has up to four places: the flag, its `FLUID_FUSE_*` variable, the variable that Fluid sets
-//! (`MOUNT_POINT`) and Fluid's `config.json`. The first that has it wins; the file is not read when nothing
-//! is left to find. The definitions here are the one table of options: `--help`, the variables' names and the
-//! reference in docs/ come from them. Whether a source exists or the directory can be mounted on is not known
-//! here.
+//! A setting has up to four places: the flag, its `FLUID_FUSE_*` variable, the variables that Fluid sets
+//! (`MOUNT_POINT`, `MOUNT_OPTIONS`) and Fluid's `config.json`. The first that has it wins; the file is not read
+//! when nothing is left to find. The definitions here are the one table of options: `--help`, the variables'
+//! names and docs/fluid-fuse.md come from them. Secrets are not taken from arguments, which other processes see.
+//! Whether a source exists or the directory can be mounted on is not known here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,14 +14,24 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use fluid_sidecar_layout::FLUID_FUSE;
 use rustix::process::{getgid, getuid};
 
 use crate::config::{FluidConfig, MountSpec, Options, below};
+use crate::remote::options::is_secret;
+use crate::watch::Address;
 
 /// The variable in which Fluid tells a ThinRuntime image where to mount.
 pub const MOUNT_POINT: &str = "MOUNT_POINT";
+
+/// The variable in which Fluid tells it the options of that mount, as mount(8) takes them.
+pub const MOUNT_OPTIONS: &str = "MOUNT_OPTIONS";
+
+/// What Fluid says of the Dataset: its namespace and its name.
+const RUNTIME: [&str; 2] = ["FLUID_RUNTIME_NS", "FLUID_RUNTIME_NAME"];
 
 /// Where Fluid puts the configuration of a ThinRuntime image.
 pub const FLUID_CONFIG: &str = "/etc/fluid/config/config.json";
@@ -34,9 +44,11 @@ Examples:
   fluid-fuse wait --mountpoint /runtime-mnt/thin/ns/name/thin-fuse --timeout 30s   (postStart)
   fluid-fuse check --mountpoint /runtime-mnt/thin/ns/name/thin-fuse                (livenessProbe)
   fluid-fuse unmount --mountpoint /runtime-mnt/thin/ns/name/thin-fuse              (preStop)
+  fluid-fuse warm --source s3://one/a --cache-dir /cache --cache-size 100GiB
+  fluid-fuse bench --source s3://one/a --mountpoint DIR
 
 As the image of a Fluid ThinRuntime, `fluid-fuse mount` needs no options: the mount point comes from
-MOUNT_POINT and the source from /etc/fluid/config/config.json.
+MOUNT_POINT and the source from /etc/fluid/config/config.json. Of MOUNT_OPTIONS, uid= and gid= count.
 
 Environment: each option names its variable; a flag wins over its variable, and both over Fluid's own.
 FLUID_FUSE_LOG (or RUST_LOG) sets the level of the log on stderr: error, warn, info, debug.";
@@ -62,14 +74,21 @@ pub enum Command {
     Check(Target),
     /// Detach whatever FUSE mount is there, also a dead one; having nothing to do is a success
     Unmount(Target),
+    /// Fetch a Dataset, or some of its files, before it is read; exit code 1 when a file could not be had
+    ///
+    /// With the options of the mount that comes later, into its cache directory, while nothing is mounted with it.
+    /// With --mountpoint alone, by reading through a mount: into its cache directory and the kernel's page cache.
+    Warm(WarmOptions),
+    /// Measure a mount against its own source: the same bytes, with as many requests, without the mount
+    Bench(BenchOptions),
     /// Ask the file system at a path for an answer; the exit code is the error number
     #[command(hide = true)]
     Probe(ProbeOptions),
 }
 
-/// `mount`, as written.
+/// Where the files come from, as written.
 #[derive(Debug, Args)]
-pub struct MountOptions {
+pub struct SourceOptions {
     /// What to mount, percent-encoded: s3://, oss://, gs://, az://, http(s)://, webhdfs://, file://; as
     /// PATH=URL at a path of its own [otherwise: Fluid's config.json]
     #[arg(long = "source", value_name = "[PATH=]URL", env = "FLUID_FUSE_SOURCE", value_delimiter = ' ')]
@@ -81,10 +100,6 @@ pub struct MountOptions {
     #[arg(value_delimiter = ' ')]
     pub options: Vec<String>,
 
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "a documentation here would replace that of the command")]
-    pub target: Target,
-
     /// Fluid's configuration of a ThinRuntime, read for what is not given otherwise
     #[arg(long, value_name = "FILE", env = "FLUID_FUSE_CONFIG", default_value = FLUID_CONFIG)]
     pub config: PathBuf,
@@ -92,6 +107,35 @@ pub struct MountOptions {
     /// The same configuration itself, instead of a file
     #[arg(long, value_name = "JSON", env = "FLUID_FUSE_CONFIG_JSON")]
     pub config_json: Option<String>,
+}
+
+/// Where what is fetched is kept, as written.
+#[derive(Debug, Args)]
+pub struct CacheOptions {
+    /// Keep what is fetched in this directory, which no other process uses
+    #[arg(long, value_name = "DIR", env = "FLUID_FUSE_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// How much is kept there
+    #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_CACHE_SIZE", default_value = "10GiB", value_parser = size)]
+    pub cache_size: u64,
+
+    /// How long a read is tried for before it fails with an input/output error
+    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_IO_TIMEOUT", default_value = "60s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub io_timeout: Duration,
+}
+
+/// `mount`, as written.
+#[derive(Debug, Args)]
+pub struct MountOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a documentation here would replace that of the command")]
+    pub source: SourceOptions,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub target: Target,
 
     /// X in the type `fuse.X` that the mount shows in /proc/self/mountinfo
     #[arg(long, value_name = "X", env = "FLUID_FUSE_SUBTYPE", default_value = FLUID_FUSE)]
@@ -106,23 +150,14 @@ pub struct MountOptions {
     #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_MEMORY", value_parser = size)]
     pub memory: Option<u64>,
 
-    /// Keep what is fetched in this directory, which no other process uses
-    #[arg(long, value_name = "DIR", env = "FLUID_FUSE_CACHE_DIR")]
-    pub cache_dir: Option<PathBuf>,
-
-    /// How much is kept there
-    #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_CACHE_SIZE", default_value = "10GiB", value_parser = size)]
-    pub cache_size: u64,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub cache: CacheOptions,
 
     /// Requests to the sources at a time
     #[arg(long, value_name = "N", env = "FLUID_FUSE_REQUESTS", default_value = "64")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub requests: u16,
-
-    /// How long a read is tried for before it fails with an input/output error
-    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_IO_TIMEOUT", default_value = "60s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub io_timeout: Duration,
 
     /// How long names and attributes of far sources are trusted
     #[arg(long, value_name = "TIME", env = "FLUID_FUSE_METADATA_TTL", default_value = "60s")]
@@ -141,6 +176,65 @@ pub struct MountOptions {
     #[arg(long, value_name = "TIME", env = "FLUID_FUSE_LINGER", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub linger: Duration,
+
+    /// Where Prometheus finds the metrics, at /metrics: an address such as 127.0.0.1:9400, or unix:/PATH
+    #[arg(long, value_name = "ADDR", env = "FLUID_FUSE_METRICS")]
+    pub metrics: Option<Address>,
+
+    /// Log reads that take longer
+    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_SLOW_READ", default_value = "5s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub slow_read: Duration,
+}
+
+/// `warm`, as written.
+#[derive(Debug, Args)]
+pub struct WarmOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub source: SourceOptions,
+
+    /// Read through the mount at this directory, instead of fetching from its sources
+    #[arg(long, value_name = "DIR")]
+    pub mountpoint: Option<PathBuf>,
+
+    /// The files and directories to fetch, as they are named below the mount point [otherwise: all]
+    #[arg(value_name = "PATH", value_parser = sub_path)]
+    pub paths: Vec<PathBuf>,
+
+    /// A file with further such paths, one a line; `-` is the standard input
+    #[arg(long, value_name = "FILE")]
+    pub files: Option<PathBuf>,
+
+    /// Requests, or files being read, at a time
+    #[arg(long, value_name = "N", env = "FLUID_FUSE_WORKERS", default_value = "16")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub cache: CacheOptions,
+}
+
+/// `bench`, as written.
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub source: SourceOptions,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub target: Target,
+
+    /// The large file to read, as it is named below the mount point [otherwise: the largest]
+    #[arg(long, value_name = "PATH", value_parser = sub_path)]
+    pub file: Option<PathBuf>,
+
+    /// Requests to the source at a time, as many as the mount makes
+    #[arg(long, value_name = "N", env = "FLUID_FUSE_REQUESTS", default_value = "64")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub requests: u16,
 }
 
 /// The directory that a command is about, as written.
@@ -204,6 +298,38 @@ pub struct Settings {
     pub metadata_ttl: Duration,
     /// User and group that own what has no owner.
     pub owner: (u32, u32),
+    /// Where the metrics are.
+    pub metrics: Option<Address>,
+    /// Reads that take longer are logged.
+    pub slow_read: Duration,
+    /// Namespace and name of the Dataset, if Fluid says so.
+    pub dataset: Option<String>,
+}
+
+impl Cli {
+    /// Reads the arguments; the error is for [`clap::Error::exit`].
+    pub fn read<T: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        let shown = matches.subcommand().and_then(|(_, given)| {
+            let source = given.try_contains_id("options").ok().and_then(|_| given.value_source("options"))?;
+            let options =
+                given.get_many::<String>("options").filter(|_| source == ValueSource::CommandLine)?;
+            options.filter_map(|option| option.split_once('=')).find(|(name, value)| is_secret(name, value))
+        });
+        match shown {
+            Some((name, _)) => Err(command.error(
+                ErrorKind::ValueValidation,
+                format!(
+                    "--option {name}=… is a secret, and every process sees the arguments of others: give \
+                     {name}_file=PATH, credentials_dir=DIR, or {name}=… in the variable FLUID_FUSE_OPTION"
+                ),
+            )),
+            None => Self::from_arg_matches(&matches),
+        }
+    }
 }
 
 impl Target {
@@ -213,19 +339,56 @@ impl Target {
             .context("no mount point: give --mountpoint, FLUID_FUSE_MOUNTPOINT or MOUNT_POINT")
     }
 
-    fn or_fluid(self, mount_point: Option<OsString>) -> Option<PathBuf> {
+    fn or_fluid(&self, mount_point: Option<OsString>) -> Option<PathBuf> {
         let fluid = mount_point.filter(|path| !path.is_empty()).map(PathBuf::from);
-        self.mountpoint.or(fluid)
+        self.mountpoint.clone().or(fluid)
+    }
+}
+
+impl SourceOptions {
+    /// What to mount where: from here, and what is missing from Fluid's configuration.
+    fn resolve(&self, target: Option<PathBuf>) -> anyhow::Result<(Vec<MountSpec>, PathBuf)> {
+        let given = sources(&self.sources, &self.options)?;
+        let (none, target) = match (given.is_empty(), target) {
+            (false, Some(mountpoint)) => return Ok((given, mountpoint)),
+            other => other,
+        };
+        let (place, config) = match &self.config_json {
+            Some(json) => {
+                ("--config-json".to_string(), FluidConfig::parse("--config-json", json.as_bytes())?)
+            }
+            None => {
+                let missing = if none { "--source" } else { "--mountpoint" };
+                (self.config.display().to_string(), FluidConfig::read(&self.config, missing)?)
+            }
+        };
+        let mountpoint = target
+            .or_else(|| config.target_path.clone())
+            .with_context(|| format!("no mount point: {place} has no targetPath; give --mountpoint"))?;
+        let mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
+        Ok((mounts, mountpoint))
+    }
+
+    /// The same for commands that need no mount point.
+    pub fn mounts(&self) -> anyhow::Result<Vec<MountSpec>> {
+        Ok(self.resolve(Some(PathBuf::new()))?.0)
+    }
+}
+
+impl BenchOptions {
+    /// The sources, and where they are mounted.
+    pub fn resolve(&self) -> anyhow::Result<(Vec<MountSpec>, PathBuf)> {
+        self.source.resolve(self.target.or_fluid(std::env::var_os(MOUNT_POINT)))
     }
 }
 
 impl MountOptions {
     /// The settings, with what the environment and Fluid's configuration add.
     pub fn resolve(self) -> anyhow::Result<Settings> {
-        self.with(std::env::var_os(MOUNT_POINT))
+        self.with(|name| std::env::var_os(name))
     }
 
-    fn with(self, mount_point: Option<OsString>) -> anyhow::Result<Settings> {
+    fn with(self, environment: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Settings> {
         ensure!(
             self.read_only,
             "a writable mount was asked for, but files can only be read: drop --read-only=false"
@@ -234,45 +397,69 @@ impl MountOptions {
         if self.subtype.is_empty() || !self.subtype.chars().all(plain) {
             bail!("{:?} is no subtype: letters, digits, '-', '_' and '.' only", self.subtype);
         }
-        let target = self.target.or_fluid(mount_point);
-        let given = sources(&self.sources, &self.options)?;
-        let (mounts, mountpoint) = match (given.is_empty(), target) {
-            (false, Some(mountpoint)) => (given, mountpoint),
-            (none, target) => {
-                let (place, config) = match &self.config_json {
-                    Some(json) => {
-                        ("--config-json".to_string(), FluidConfig::parse("--config-json", json.as_bytes())?)
-                    }
-                    None => {
-                        let missing = if none { "--source" } else { "--mountpoint" };
-                        (self.config.display().to_string(), FluidConfig::read(&self.config, missing)?)
-                    }
-                };
-                let mountpoint = target.or_else(|| config.target_path.clone()).with_context(|| {
-                    format!("no mount point: {place} has no targetPath; give --mountpoint")
-                })?;
-                let mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
-                (mounts, mountpoint)
-            }
-        };
+        let text =
+            |name| environment(name).and_then(|value| value.into_string().ok()).filter(|it| !it.is_empty());
+        let fluid = MountWords::read(&text(MOUNT_OPTIONS).unwrap_or_default())?;
+        if fluid.writable {
+            log::warn!("{MOUNT_OPTIONS} has rw, but files can only be read");
+        }
+        if !fluid.unused.is_empty() {
+            log::warn!("not used of {MOUNT_OPTIONS}: {}", fluid.unused.join(","));
+        }
+        let (mounts, mountpoint) = self.source.resolve(self.target.or_fluid(environment(MOUNT_POINT)))?;
         let memory = self.memory.unwrap_or_else(|| default_memory(cgroup_limit()));
         ensure!(memory >= LEAST_MEMORY, "--memory must be at least 8MiB");
+        let [namespace, name] = RUNTIME.map(text);
         Ok(Settings {
             mounts,
             mountpoint,
             subtype: self.subtype,
             linger: self.linger,
             memory,
-            cache_dir: self.cache_dir,
-            cache_size: self.cache_size,
+            cache_dir: self.cache.cache_dir,
+            cache_size: self.cache.cache_size,
             requests: self.requests.into(),
-            io_timeout: self.io_timeout,
+            io_timeout: self.cache.io_timeout,
             metadata_ttl: self.metadata_ttl,
             owner: (
-                self.uid.unwrap_or_else(|| getuid().as_raw()),
-                self.gid.unwrap_or_else(|| getgid().as_raw()),
+                self.uid.or(fluid.uid).unwrap_or_else(|| getuid().as_raw()),
+                self.gid.or(fluid.gid).unwrap_or_else(|| getgid().as_raw()),
             ),
+            metrics: self.metrics,
+            slow_read: self.slow_read,
+            dataset: namespace.zip(name).map(|(namespace, name)| format!("{namespace}/{name}")),
         })
+    }
+}
+
+/// [`MOUNT_OPTIONS`], as far as it is meant for us.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct MountWords {
+    writable: bool,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    /// Names only: a value may be a secret.
+    unused: Vec<String>,
+}
+
+impl MountWords {
+    fn read(text: &str) -> anyhow::Result<Self> {
+        let mut words = Self::default();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            let number =
+                || value.parse().with_context(|| format!("{MOUNT_OPTIONS}: {name} must be a number"));
+            match name {
+                "ro" => words.writable = false,
+                "rw" => words.writable = true,
+                "uid" => words.uid = Some(number()?),
+                "gid" => words.gid = Some(number()?),
+                // So it is in any case.
+                "allow_other" | "default_permissions" | "nosuid" | "nodev" | "kernel_cache" => {}
+                _ => words.unused.push(name.to_string()),
+            }
+        }
+        Ok(words)
     }
 }
 
@@ -345,8 +532,9 @@ mod tests {
     use super::*;
 
     fn settings(arguments: &[&str], mount_point: Option<&str>) -> anyhow::Result<Settings> {
-        match Cli::try_parse_from([&["fluid-fuse", "mount"], arguments].concat())?.command {
-            Command::Mount(options) => options.with(mount_point.map(OsString::from)),
+        let environment = |name: &str| mount_point.filter(|_| name == MOUNT_POINT).map(OsString::from);
+        match Cli::read([&["fluid-fuse", "mount"], arguments].concat())?.command {
+            Command::Mount(options) => options.with(environment),
             other => panic!("{other:?}"),
         }
     }
@@ -419,6 +607,41 @@ mod tests {
         assert_eq!(found[0].options.0["k_file"], "/etc/fluid/secrets/s/k");
         assert_eq!(found[1].options.0["id"], std::env::var("HOME").unwrap());
         assert_eq!(format!("{:?}", found[0].options), r#"{"k_file", "o"}"#);
+    }
+
+    #[test]
+    fn secrets_are_no_arguments() {
+        for option in ["fs.oss.accessKeySecret=s3cr3t", "session-token=s3cr3t", "password=s3cr3t"] {
+            let refused =
+                Cli::read(["fluid-fuse", "warm", "-o", "region=r", "-o", option]).unwrap_err().to_string();
+            assert!(refused.contains("_file=PATH") && !refused.contains("s3cr3t"), "{refused}");
+        }
+        for option in ["secret_key_file=/x", "access_key_id=id", "unknown=x", "endpoint=e"] {
+            assert!(Cli::read(["fluid-fuse", "mount", "-o", option]).is_ok(), "{option}");
+        }
+        assert!(Cli::read(["fluid-fuse", "check"]).is_ok());
+    }
+
+    #[test]
+    fn fluids_variables() {
+        let found = |arguments: &[&str], options: &str| {
+            let environment = |name: &str| match name {
+                MOUNT_OPTIONS => Some(OsString::from(options)),
+                "FLUID_RUNTIME_NS" => Some("ns".into()),
+                "FLUID_RUNTIME_NAME" => Some("data".into()),
+                _ => Some("/m".into()),
+            };
+            let source = ["fluid-fuse", "mount", "--source", "s3://b"];
+            match Cli::read([&source, arguments].concat()).unwrap().command {
+                Command::Mount(options) => options.with(environment),
+                other => panic!("{other:?}"),
+            }
+        };
+        let settings = found(&["--gid", "8"], "ro,allow_other,uid=5,gid=6,attr_timeout=7200").unwrap();
+        assert_eq!((settings.owner, settings.dataset.as_deref()), ((5, 8), Some("ns/data")));
+        assert!(found(&[], "uid=x").is_err());
+        let words = MountWords::read("rw, kernel_cache ,token=s3cr3t,x").unwrap();
+        assert!(words.writable && words.unused == ["token", "x"]);
     }
 
     #[test]

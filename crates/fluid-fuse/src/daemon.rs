@@ -25,6 +25,7 @@ use crate::object_store::{ObjectStore, Presentation};
 use crate::remote;
 use crate::store::{LocalStore, Store, local_directory};
 use crate::union::Union;
+use crate::watch::{self, Mounted, shown};
 
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
@@ -39,21 +40,38 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // Before the mount: a signal that comes early must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
     let path = mount::canonical(&settings.mountpoint);
-    let budget =
-        Budget { memory: settings.memory, requests: settings.requests, deadline: settings.io_timeout };
+    let budget = Budget {
+        memory: settings.memory,
+        requests: settings.requests,
+        deadline: settings.io_timeout,
+        slow: settings.slow_read,
+    };
     let disk = settings.cache_dir.as_deref().map(|directory| DiskCache::open(directory, settings.cache_size));
     let shared = Shared::new(budget, disk.transpose()?)?;
     let store = open(settings, &path, &shared)?;
     mount::prepare(&path)?;
     let place = path.display().to_string();
-    let source = settings.mounts.iter().map(|mount| mount.url.as_str()).collect::<Vec<_>>().join(" ");
+    let mounted = Mounted {
+        subtype: settings.subtype.clone(),
+        sources: settings.mounts.iter().map(|mount| (mount.path.clone(), shown(&mount.url))).collect(),
+        dataset: settings.dataset.clone().unwrap_or_default(),
+    };
+    let source = mounted.sources.iter().map(|(_, source)| source.as_str()).collect::<Vec<_>>().join(" ");
+    let view = View::new(store);
+    if let Some(address) = &settings.metrics {
+        watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
+    }
     let (mount, descriptor) = Mount::new(path, &source, &settings.subtype)?;
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
-    let session = Session::from_fd(View::new(store), descriptor, SessionACL::All, config)
+    let session = Session::from_fd(view, descriptor, SessionACL::All, config)
         .context("the kernel and the file system do not agree")?;
-    info!("mounted {source} at {place}");
+    info!(
+        "mounted source={source:?} mountpoint={place:?} subtype={} dataset={:?}",
+        settings.subtype,
+        settings.dataset.as_deref().unwrap_or_default()
+    );
 
     let (sender, events) = mpsc::channel();
     let ended = sender.clone();

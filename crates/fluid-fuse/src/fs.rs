@@ -27,6 +27,7 @@ use crate::fetch::queue::Queue;
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
 use crate::store::{Kind, Object, Stat, Store, StoreError};
+use crate::watch::Answers;
 
 /// A path is never reused for another file under the same number ([`crate::inodes`]).
 const GENERATION: Generation = Generation(0);
@@ -70,6 +71,7 @@ struct Core {
     /// When the kernel was given the listing that it keeps.
     listed: Mutex<HashMap<u64, Instant>>,
     asking: Arc<Queue>,
+    answers: Arc<Answers>,
 }
 
 struct OpenFile {
@@ -99,7 +101,13 @@ impl View {
             directories: Handles::default(),
             listed: Mutex::default(),
             asking: Queue::new(ASKING),
+            answers: Arc::default(),
         }))
+    }
+
+    /// What is counted.
+    pub fn answers(&self) -> Arc<Answers> {
+        Arc::clone(&self.0.answers)
     }
 
     /// Does what may have to wait for a store that is far away, unless `known` says that it need not.
@@ -160,6 +168,7 @@ impl Core {
         mode.handles += 1;
         let past_us = mode.past_us.clone();
         drop(modes);
+        self.answers.opened();
         let handle = self.files.add(OpenFile { object, ino: ino.0 });
         match past_us {
             Some(backing) => reply.opened_passthrough(handle, FopenFlags::empty(), &backing),
@@ -228,7 +237,7 @@ fn errno(error: StoreError) -> Errno {
         StoreError::Stale => Errno::ESTALE,
         StoreError::Unsupported(_) => Errno::ENOTSUP,
         StoreError::Unavailable(reason) | StoreError::Failed(reason) => {
-            warn!("the source failed: {reason}");
+            warn!("the source failed errno=EIO error={reason:?}");
             Errno::EIO
         }
     }
@@ -357,11 +366,19 @@ impl Filesystem for View {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let answers = self.answers();
         match self.0.files.get(handle) {
             Some(file) => file.object.read(
                 offset,
                 size,
-                Box::new(move |read| answer!(reply, read, bytes => reply.data(bytes))),
+                Box::new(move |read| {
+                    let read = read.map_err(errno);
+                    answers.read(read.as_ref().map(|bytes| bytes.len()).map_err(|errno| errno.code()));
+                    match read {
+                        Ok(bytes) => reply.data(bytes),
+                        Err(errno) => reply.error(errno),
+                    }
+                }),
             ),
             None => reply.error(Errno::EBADF),
         }

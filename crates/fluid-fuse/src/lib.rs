@@ -2,11 +2,13 @@
 //!
 //! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
 //! bytes). The way of the process: [`cli`] (what was asked) → [`daemon`] (mount, serve, end) with [`mount`]
-//! for everything that touches the mount table, and [`probe`] for the commands that look from outside.
+//! for everything that touches the mount table. [`probe`] is for the commands that look from outside, [`warm`]
+//! and [`mod@bench`] for those that read, and [`watch`] tells how it goes.
 //!
 //! The crate knows nothing of Kubernetes, and of Fluid only the `config.json` and the variable with which it
 //! starts the image of a ThinRuntime.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -20,3 +22,5 @@ pub mod probe;
 pub mod remote;
 pub mod store;
 pub mod union;
+pub mod warm;
+pub mod watch;

@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use fluid_fuse::cli::{Cli, Command};
-use fluid_fuse::{daemon, mount, probe};
+use fluid_fuse::{bench, daemon, mount, probe, warm};
 use log::LevelFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     env_logger::Builder::new()
         // It warns of every operation that a read-only file system does without.
         .filter_module("fuser", LevelFilter::Error)
+        // They log credentials, whole answers and signed URLs.
+        .filter_module("reqsign", LevelFilter::Off)
+        .filter_module("opendal", LevelFilter::Off)
+        .filter_module("ureq", LevelFilter::Warn)
         .parse_env(env_logger::Env::new().filter_or(log_variable(), "info"))
         .init();
     match run(cli.command) {
@@ -35,6 +38,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Check(target) => probe::check(&target.resolve()?)?,
         Command::Unmount(target) => mount::unmount(&target.resolve()?)?,
+        Command::Warm(options) => return warm::run(&options),
+        Command::Bench(options) => bench::run(&options)?,
         Command::Probe(options) => return Ok(probe::report(&options.path, options.list)),
     }
     Ok(ExitCode::SUCCESS)

@@ -111,6 +111,14 @@ impl ObjectStore {
         }
     }
 
+    /// The file at a path, not opened.
+    pub fn file(&self, path: &Path) -> Result<Arc<RemoteFile>, StoreError> {
+        match self.child(key(path)?)? {
+            Child::File(version) => Ok(self.fetcher.file(&version)),
+            Child::Directory => Err(StoreError::Failed("a directory".into())),
+        }
+    }
+
     fn directory_stat(&self) -> Stat {
         Stat {
             identity: 0,

@@ -11,6 +11,9 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use log::warn;
 
 use super::disk::CachedFile;
 use super::memory::{GRANULE, Granule};
@@ -91,12 +94,21 @@ struct Read {
     offset: u64,
     length: u64,
     answer: Answer,
+    /// Since when it waits.
+    parked: Option<Instant>,
+}
+
+impl Read {
+    fn park(mut self) -> Self {
+        self.parked.get_or_insert_with(Instant::now);
+        self
+    }
 }
 
 /// What became of a read.
 enum Outcome {
     /// The bytes are in these granules.
-    Here(Answer, Vec<(Arc<Granule>, Range<usize>)>),
+    Here(Read, Vec<(Arc<Granule>, Range<usize>)>),
     /// It waits for a request, which must be begun if it is given.
     Waits(Option<Arc<Run>>),
 }
@@ -159,6 +171,42 @@ impl RemoteFile {
             drop(state);
             // What is not open may be driven out.
             *lock(&self.disk) = None;
+        }
+    }
+
+    /// A handle more, for which nothing is fetched: whether the disk can [keep](RemoteFile::keep) the file.
+    pub fn hold(&self) -> bool {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        self.find_on_disk();
+        self.disk().is_some()
+    }
+
+    /// Brings a part of the file, which begins and ends where granules do, to the disk. Whether it is there then
+    /// is told by [`RemoteFile::is_whole`] when all parts are.
+    pub fn keep(self: &Arc<Self>, range: Range<u64>) -> Result<(), StoreError> {
+        let begin = range.start;
+        self.shared.persist(&self.fill(range, true), begin)
+    }
+
+    /// Whether the disk has all of it for sure.
+    pub fn is_whole(&self) -> bool {
+        self.disk().is_some_and(|disk| {
+            if disk.is_unsealed() {
+                disk.seal();
+            }
+            disk.whole().is_some()
+        })
+    }
+
+    fn fill(self: &Arc<Self>, range: Range<u64>, awaited: bool) -> Run {
+        Run {
+            file: Arc::clone(self),
+            range,
+            ahead: true,
+            fill: true,
+            begun: AtomicBool::new(false),
+            awaited: AtomicBool::new(awaited),
         }
     }
 
@@ -230,7 +278,7 @@ impl RemoteFile {
                     left.contains(granule) && matches!(slot.content, Content::Here(_))
                 });
             }
-            let read = Read { offset, length: end - offset, answer };
+            let read = Read { offset, length: end - offset, answer, parked: None };
             let outcome = self.attempt(&mut state, read, advice.demand_end);
             if matches!(outcome, Outcome::Waits(None)) {
                 state.streams.waited(&(offset..end));
@@ -295,14 +343,8 @@ impl RemoteFile {
             }
             None => {}
             Some(_) => runs.extend((0..self.version.size.div_ceil(PART)).map(|part| {
-                Arc::new(Run {
-                    file: Arc::clone(self),
-                    range: part * PART..((part + 1) * PART).min(self.version.size),
-                    ahead: true,
-                    fill: true,
-                    begun: AtomicBool::new(false),
-                    awaited: AtomicBool::new(false),
-                })
+                let range = part * PART..((part + 1) * PART).min(self.version.size);
+                Arc::new(self.fill(range, false))
             })),
         }
     }
@@ -318,7 +360,7 @@ impl RemoteFile {
             match state.slots.get_mut(&granule) {
                 Some(slot) if slot.range.start <= wanted.start && wanted.end <= slot.range.end => {
                     if let Content::Coming { run, waiting } = &mut slot.content {
-                        waiting.push(read);
+                        waiting.push(read.park());
                         run.awaited.store(true, Ordering::Relaxed);
                         let pending = !run.begun.load(Ordering::Relaxed);
                         return Outcome::Waits(pending.then(|| Arc::clone(run)));
@@ -326,7 +368,7 @@ impl RemoteFile {
                 }
                 // Other bytes of the granule are coming: what it has then is looked at again.
                 Some(Slot { content: Content::Coming { waiting, .. }, .. }) => {
-                    waiting.push(read);
+                    waiting.push(read.park());
                     return Outcome::Waits(None);
                 }
                 Some(_) | None => {
@@ -340,7 +382,7 @@ impl RemoteFile {
                         None => at..demand_end.max(end),
                     };
                     let gap = self.missing(state, &range).next().unwrap_or(range);
-                    return Outcome::Waits(Some(self.plan(state, gap, false, Some(read))));
+                    return Outcome::Waits(Some(self.plan(state, gap, false, Some(read.park()))));
                 }
             }
             at = granule * GRANULE + wanted.end;
@@ -359,7 +401,7 @@ impl RemoteFile {
                 Some(piece)
             })
             .collect();
-        Outcome::Here(read.answer, pieces)
+        Outcome::Here(read, pieces)
     }
 
     /// The gaps of a range: what is neither here nor coming.
@@ -507,7 +549,7 @@ impl RemoteFile {
             }
         }
         for read in failed {
-            (read.answer)(Err(error.clone()));
+            self.answer(read, Err(error.clone()));
         }
     }
 
@@ -515,18 +557,34 @@ impl RemoteFile {
         match outcome {
             Outcome::Waits(Some(run)) => self.shared.begin_urgent(run),
             Outcome::Waits(None) => {}
-            Outcome::Here(answer, pieces) => match pieces.as_slice() {
-                [(bytes, range)] => answer(Ok(&bytes[range.clone()])),
+            Outcome::Here(read, pieces) => match pieces.as_slice() {
+                [(bytes, range)] => self.answer(read, Ok(&bytes[range.clone()])),
                 pieces => {
                     let length = pieces.iter().map(|(_, range)| range.len()).sum();
                     let mut whole = Vec::with_capacity(length);
                     for (bytes, range) in pieces {
                         whole.extend_from_slice(&bytes[range.clone()]);
                     }
-                    answer(Ok(&whole));
+                    self.answer(read, Ok(&whole));
                 }
             },
         }
+    }
+
+    fn answer(&self, read: Read, bytes: Result<&[u8], StoreError>) {
+        let waited = read.parked.map(|since| since.elapsed()).unwrap_or_default();
+        self.shared.counts.waits.add(waited);
+        if waited > self.shared.budget.slow {
+            warn!(
+                "slow read path={:?} offset={} length={} milliseconds={} outcome={:?}",
+                self.version.key,
+                read.offset,
+                read.length,
+                waited.as_millis(),
+                bytes.as_ref().map_or_else(StoreError::to_string, |_| "ok".to_string())
+            );
+        }
+        (read.answer)(bytes);
     }
 }
 

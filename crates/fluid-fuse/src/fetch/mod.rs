@@ -32,9 +32,10 @@ use self::streams::Limits;
 use crate::inodes::lock;
 use crate::remote::{Bucket, Version};
 use crate::store::StoreError;
+use crate::watch::Histogram;
 
 /// Bytes of the largest request.
-const PART: u64 = 8 * 1024 * 1024;
+pub(crate) const PART: u64 = 8 * 1024 * 1024;
 
 /// Files that are remembered after they were closed, or before they are opened.
 const RECENT: usize = 256;
@@ -57,6 +58,8 @@ pub struct Budget {
     pub requests: usize,
     /// How long a read is tried for before it fails.
     pub deadline: Duration,
+    /// Reads that take longer are logged.
+    pub slow: Duration,
 }
 
 /// What happened so far.
@@ -72,6 +75,8 @@ pub struct Counts {
     pub retries: AtomicU64,
     /// Requests that were given up.
     pub failures: AtomicU64,
+    /// How long reads waited; nothing for those whose bytes were here.
+    pub waits: Histogram,
 }
 
 /// What all fetchers of the process have in common.
@@ -142,6 +147,11 @@ impl Shared {
     /// Bytes of memory in use, and at most.
     pub fn memory(&self) -> (u64, u64) {
         (self.memory.used() as u64 * GRANULE, self.memory.cap() as u64 * GRANULE)
+    }
+
+    /// Bytes in the disk cache, and at most, if there is one.
+    pub fn disk_bytes(&self) -> Option<(u64, u64)> {
+        self.disk.as_ref().map(|disk| disk.bytes())
     }
 
     fn now(&self) -> u64 {
@@ -238,7 +248,7 @@ impl Shared {
             Ok(()) => {}
             Err(StoreError::Unavailable(_)) => {
                 let shared = Arc::clone(self);
-                self.queue.urgent(Box::new(move || shared.persist(&run, done)));
+                self.queue.urgent(Box::new(move || drop(shared.persist(&run, done))));
             }
             Err(error) => self.give_up(&run, done, &error),
         }
@@ -253,17 +263,17 @@ impl Shared {
         if run.ahead && !run.awaited.load(Ordering::Relaxed) && run.file.is_left() {
             return run.file.failed(run, begin, &StoreError::Unavailable("nobody reads it".into()));
         }
-        self.persist(run, begin);
+        let _ = self.persist(run, begin);
     }
 
-    /// Fetches the rest of a run, again and again if need be.
-    fn persist(&self, run: &Run, mut done: u64) {
+    /// Fetches the rest of a run, again and again if need be. Who waits for it is told by [`RemoteFile::failed`].
+    fn persist(&self, run: &Run, mut done: u64) -> Result<(), StoreError> {
         let deadline = Instant::now() + self.budget.deadline;
         let mut pause = FIRST_PAUSE;
         loop {
             let begun_at = done;
             let error = match self.stream(run, &mut done) {
-                Ok(()) => return,
+                Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             if done > begun_at {
@@ -280,7 +290,8 @@ impl Shared {
                 _ => false,
             };
             if !again {
-                return self.give_up(run, done, &error);
+                self.give_up(run, done, &error);
+                return Err(error);
             }
             self.counts.retries.fetch_add(1, Ordering::Relaxed);
             thread::sleep(jittered(pause));
@@ -291,7 +302,7 @@ impl Shared {
     fn give_up(&self, run: &Run, done: u64, error: &StoreError) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
         if run.awaited.load(Ordering::Relaxed) {
-            warn!("{}: {error}", run.file.version.key);
+            warn!("cannot fetch path={:?} offset={done} error={:?}", run.file.version.key, error.to_string());
         }
         run.file.failed(run, done, error);
     }
@@ -514,7 +525,12 @@ mod tests {
     fn readers_get_their_bytes_and_leave_nothing_behind() {
         let place = tempfile::tempdir().unwrap();
         for disk in [None, Some(DiskCache::open(place.path(), 40 << 20).unwrap())] {
-            let budget = Budget { memory: 8 << 20, requests: 16, deadline: Duration::from_secs(60) };
+            let budget = Budget {
+                memory: 8 << 20,
+                requests: 16,
+                deadline: Duration::from_secs(60),
+                slow: Duration::MAX,
+            };
             let shared = Shared::new(budget, disk).unwrap();
             let fetcher = Fetcher::new("s3://flaky", Arc::new(Flaky), Arc::clone(&shared));
             let files: Vec<_> = [30 << 20, 3_333_333, 999_999, 1]

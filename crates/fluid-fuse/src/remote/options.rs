@@ -568,6 +568,14 @@ fn name(meaning: Meaning) -> &'static str {
     OPTIONS.iter().find(|row| row.meaning == meaning).map_or("", |row| row.names[0])
 }
 
+/// Whether an option is itself something that nobody else may see, neither a file's path nor a mere name.
+pub fn is_secret(name: &str, value: &str) -> bool {
+    let asked = plain(name);
+    let row = OPTIONS.iter().find(|row| row.names.iter().any(|name| plain(name) == asked));
+    row.is_some_and(|row| row.meaning.secret() && !matches!(row.meaning, AccessKey | User))
+        && !(value.starts_with('/') && Path::new(value).is_file())
+}
+
 fn plain(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "_")
 }

@@ -1,0 +1,160 @@
+//! Warming a cache from a real server, and what a mount that has it tells of itself when the server is gone.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[allow(dead_code, reason = "what other tests need")]
+#[path = "mount/place.rs"]
+mod place;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use place::{bytes, place, words};
+
+const KEY: &str = "access-key";
+const SECRET: &str = "secret-that-nobody-sees";
+
+/// Serves the directories of a directory as buckets until it is dropped; the endpoint.
+fn serve(root: &Path) -> (Runtime, String) {
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
+    builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
+    let service = builder.build();
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    runtime.spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let http = Builder::new(TokioExecutor::new());
+                let _ = http.serve_connection(TokioIo::new(socket), service).await;
+            });
+        }
+    });
+    (runtime, endpoint)
+}
+
+fn metrics(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn value(metrics: &str, name: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &words(output)
+}
+
+#[test]
+fn what_was_warmed_is_read_without_its_server() {
+    let Some(mut place) = place() else { return };
+    let files = [("a/large", (9 << 20) + 17), ("a/small", 1000), ("b/other", 300_000), ("empty", 0)];
+    let data = place.source().join("data");
+    for directory in ["a", "b"] {
+        fs::create_dir_all(data.join(directory)).unwrap();
+    }
+    for (name, size) in files.iter().chain(&[("late", 2 << 20)]) {
+        fs::write(data.join(name), bytes(*size)).unwrap();
+    }
+    let (server, endpoint) = serve(&place.source());
+    let cache = place.root.path().join("cache");
+    let options = format!("endpoint={endpoint} access_key_id={KEY} secret_access_key={SECRET}");
+    let program = |command: &str| {
+        let mut program = place.program(command);
+        program.env("FLUID_FUSE_SOURCE", "s3://data").env("FLUID_FUSE_OPTION", &options);
+        program.env_remove("FLUID_FUSE_LOG").stdin(Stdio::null());
+        program
+    };
+    let warm = |arguments: &[&str]| {
+        let mut program = program("warm");
+        program.arg("--cache-dir").arg(&cache).args(arguments).output().unwrap()
+    };
+
+    let refused = program("warm").args(["-o", &format!("secret_access_key={SECRET}")]).output().unwrap();
+    assert!(
+        refused.status.code() == Some(2) && words(&refused).contains("_file=PATH"),
+        "{}",
+        words(&refused)
+    );
+    assert!(!said(&refused).contains(SECRET));
+
+    let some = warm(&["--workers", "4", "a", "empty"]);
+    assert!(
+        some.status.success() && said(&some).starts_with("3 files, 9438201 bytes, 0 failed"),
+        "{}",
+        said(&some)
+    );
+    let list = place.root.path().join("list");
+    fs::write(&list, "/b/other\na/large\nnone\n").unwrap();
+    let listed = warm(&["--files", list.to_str().unwrap()]);
+    assert_eq!(listed.status.code(), Some(1));
+    assert!(
+        said(&listed).starts_with("2 files, 9737201 bytes (9 MB were there), 1 failed"),
+        "{}",
+        said(&listed)
+    );
+    assert!(words(&listed).contains("none: not found"), "{}", words(&listed));
+
+    let socket = place.root.path().join("metrics");
+    let log = place.root.path().join("log");
+    let mut mount = program("mount");
+    mount.arg("--cache-dir").arg(&cache).args(["--io-timeout", "1s", "--slow-read", "100ms"]);
+    mount.arg("--metrics").arg(format!("unix:{}", socket.display())).stderr(File::create(&log).unwrap());
+    let bench = program("bench");
+    let taken = {
+        let mut program = program("warm");
+        program.arg("--cache-dir").arg(&cache);
+        program
+    };
+    place.spawn(&mut mount);
+    let refused = { taken }.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(words(&refused).contains("another process") && words(&refused).contains("--mountpoint"));
+    let measured = { bench }.output().unwrap();
+    assert!(measured.status.success() && said(&measured).contains("random 128 KiB"), "{}", said(&measured));
+
+    let requests = value(&metrics(&socket), "fluid_fuse_requests_total");
+    for (name, _) in files.iter().chain(&[("late", 0)]) {
+        place.mountpoint().join(name).metadata().unwrap();
+    }
+    server.shutdown_background();
+    for (name, size) in files {
+        assert!(fs::read(place.mountpoint().join(name)).unwrap() == bytes(size), "{name}");
+    }
+    let before = metrics(&socket);
+    assert_eq!(value(&before, "fluid_fuse_requests_total"), requests);
+    assert!(value(&before, "fluid_fuse_opens_total").unwrap() >= 4.0, "{before}");
+    assert!(value(&before, "fluid_fuse_disk_bytes").unwrap() > 9e6, "{before}");
+    assert!(before.contains("source=\"s3://data\"") && !before.contains(SECRET), "{before}");
+    assert_eq!(value(&before, "fluid_fuse_read_errors_total{errno=\"EIO\"}"), None);
+
+    let through = |path: &str| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
+        program.arg("warm").arg("--mountpoint").arg(place.mountpoint()).arg(path).output().unwrap()
+    };
+    let again = through("a");
+    assert!(again.status.success() && said(&again).starts_with("2 files"), "{}", said(&again));
+    let failed = through("late");
+    assert!(failed.status.code() == Some(1) && words(&failed).contains("late: "), "{}", words(&failed));
+    let after = metrics(&socket);
+    assert!(value(&after, "fluid_fuse_read_errors_total{errno=\"EIO\"}") >= Some(1.0), "{after}");
+    assert!(value(&after, "fluid_fuse_failures_total") >= Some(1.0), "{after}");
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(log.contains("mounted source=\"s3://data\" mountpoint=") && !log.contains(SECRET), "{log}");
+    assert!(log.contains("slow read path=\"late\" offset=0 length="), "{log}");
+}
