@@ -524,13 +524,15 @@ impl RemoteFile {
     }
 
     /// A request has failed from an offset on: whoever waits is told so.
-    pub(crate) fn failed(&self, run: &Run, from: u64, error: &StoreError) {
+    pub(crate) fn failed(self: &Arc<Self>, run: &Run, from: u64, error: &StoreError) {
         if matches!(error, StoreError::Stale) {
             self.stale.store(true, Ordering::Relaxed);
         }
         let mut failed = Vec::new();
+        let mut again = Vec::new();
         {
             let mut state = lock(&self.state);
+            let state = &mut *state;
             for granule in granules(&(from..run.range.end)) {
                 let ours = state.slots.get(&granule).is_some_and(|slot| {
                     matches!(&slot.content, Content::Coming { run: other, .. } if std::ptr::eq(&**other, run))
@@ -539,7 +541,7 @@ impl RemoteFile {
                     continue;
                 }
                 if let Some(Slot { content: Content::Coming { waiting, .. }, .. }) =
-                    self.remove(&mut state, granule)
+                    self.remove(state, granule)
                 {
                     failed.extend(waiting);
                 }
@@ -547,6 +549,14 @@ impl RemoteFile {
             if !run.fill {
                 state.streams.refused(from);
             }
+            // What was read ahead was given up as something that nobody waits for, or after a time that was
+            // not theirs.
+            if run.ahead && matches!(error, StoreError::Unavailable(_)) {
+                again.extend(failed.drain(..).map(|read| self.attempt(state, read, 0)));
+            }
+        }
+        for outcome in again {
+            self.settle(outcome);
         }
         for read in failed {
             self.answer(read, Err(error.clone()));

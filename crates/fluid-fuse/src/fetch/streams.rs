@@ -354,8 +354,7 @@ mod tests {
         let rounds = (0..100).flat_map(|round| begins.map(|begin| begin + round));
         let advices = sequence(&mut streams, rounds);
         for (index, begin) in begins.iter().enumerate() {
-            let last =
-                advices.iter().skip(index).step_by(4).filter(|advice| !advice.ahead.is_empty()).next_back();
+            let last = advices.iter().skip(index).step_by(4).rfind(|advice| !advice.ahead.is_empty());
             assert!(last.unwrap().ahead.end >= (begin + 100) * GRANULE + OPENING / 2);
         }
         // Random reads between them do not drive them out.
