@@ -53,7 +53,7 @@ MOUNT_POINT and the source from /etc/fluid/config/config.json. Of MOUNT_OPTIONS,
 Environment: each option names its variable; a flag wins over its variable, and both over Fluid's own.
 FLUID_FUSE_LOG (or RUST_LOG) sets the level of the log on stderr: error, warn, info, debug.";
 
-/// Mounts a Dataset read-only with FUSE, for the containers of one Pod.
+/// Mounts a Dataset with FUSE, for the containers of one Pod.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -141,10 +141,10 @@ pub struct MountOptions {
     #[arg(long, value_name = "X", env = "FLUID_FUSE_SUBTYPE", default_value = FLUID_FUSE)]
     pub subtype: String,
 
-    /// Mount read-only, the only way there is: `--read-only=false` is refused
+    /// Whether nothing can be written [default: as the accessModes of Fluid's config.json have it, otherwise true]
     #[arg(long, value_name = "BOOL", env = "FLUID_FUSE_READ_ONLY", action = ArgAction::Set)]
-    #[arg(default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub read_only: bool,
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub read_only: Option<bool>,
 
     /// Memory for what is read, at least 8MiB [default: 128MiB, or 40% of the container's limit if that is less]
     #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_MEMORY", value_parser = size)]
@@ -346,9 +346,14 @@ impl Target {
 }
 
 impl SourceOptions {
-    /// What to mount where: from here, and what is missing from Fluid's configuration.
-    fn resolve(&self, target: Option<PathBuf>) -> anyhow::Result<(Vec<MountSpec>, PathBuf)> {
-        let given = sources(&self.sources, &self.options)?;
+    /// What to mount where: from here, and what is missing from Fluid's configuration, which also tells
+    /// whether it may be written to if that is not known.
+    fn resolve(
+        &self,
+        target: Option<PathBuf>,
+        read_only: Option<bool>,
+    ) -> anyhow::Result<(Vec<MountSpec>, PathBuf)> {
+        let given = sources(&self.sources, &self.options, read_only.unwrap_or(true))?;
         let (none, target) = match (given.is_empty(), target) {
             (false, Some(mountpoint)) => return Ok((given, mountpoint)),
             other => other,
@@ -365,20 +370,22 @@ impl SourceOptions {
         let mountpoint = target
             .or_else(|| config.target_path.clone())
             .with_context(|| format!("no mount point: {place} has no targetPath; give --mountpoint"))?;
-        let mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
+        let read_only = read_only.unwrap_or(!config.is_writable());
+        let mut mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
+        mounts.iter_mut().for_each(|mount| mount.read_only |= read_only);
         Ok((mounts, mountpoint))
     }
 
     /// The same for commands that need no mount point.
     pub fn mounts(&self) -> anyhow::Result<Vec<MountSpec>> {
-        Ok(self.resolve(Some(PathBuf::new()))?.0)
+        Ok(self.resolve(Some(PathBuf::new()), None)?.0)
     }
 }
 
 impl BenchOptions {
     /// The sources, and where they are mounted.
     pub fn resolve(&self) -> anyhow::Result<(Vec<MountSpec>, PathBuf)> {
-        self.source.resolve(self.target.or_fluid(std::env::var_os(MOUNT_POINT)))
+        self.source.resolve(self.target.or_fluid(std::env::var_os(MOUNT_POINT)), None)
     }
 }
 
@@ -389,10 +396,6 @@ impl MountOptions {
     }
 
     fn with(self, environment: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Settings> {
-        ensure!(
-            self.read_only,
-            "a writable mount was asked for, but files can only be read: drop --read-only=false"
-        );
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
         if self.subtype.is_empty() || !self.subtype.chars().all(plain) {
             bail!("{:?} is no subtype: letters, digits, '-', '_' and '.' only", self.subtype);
@@ -400,13 +403,12 @@ impl MountOptions {
         let text =
             |name| environment(name).and_then(|value| value.into_string().ok()).filter(|it| !it.is_empty());
         let fluid = MountWords::read(&text(MOUNT_OPTIONS).unwrap_or_default())?;
-        if fluid.writable {
-            log::warn!("{MOUNT_OPTIONS} has rw, but files can only be read");
-        }
         if !fluid.unused.is_empty() {
             log::warn!("not used of {MOUNT_OPTIONS}: {}", fluid.unused.join(","));
         }
-        let (mounts, mountpoint) = self.source.resolve(self.target.or_fluid(environment(MOUNT_POINT)))?;
+        let target = self.target.or_fluid(environment(MOUNT_POINT));
+        let read_only = self.read_only.or(fluid.writable.then_some(false));
+        let (mounts, mountpoint) = self.source.resolve(target, read_only)?;
         let memory = self.memory.unwrap_or_else(|| default_memory(cgroup_limit()));
         ensure!(memory >= LEAST_MEMORY, "--memory must be at least 8MiB");
         let [namespace, name] = RUNTIME.map(text);
@@ -477,7 +479,7 @@ fn cgroup_limit() -> Option<u64> {
         .find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
-fn sources(sources: &[String], options: &[String]) -> anyhow::Result<Vec<MountSpec>> {
+fn sources(sources: &[String], options: &[String], read_only: bool) -> anyhow::Result<Vec<MountSpec>> {
     let mut shared = BTreeMap::new();
     for option in options {
         let (name, value) =
@@ -493,7 +495,7 @@ fn sources(sources: &[String], options: &[String]) -> anyhow::Result<Vec<MountSp
                 _ => (PathBuf::new(), source.as_str()),
             };
             let options = Options(shared.clone());
-            Ok(MountSpec { path, url: url.to_string(), options, read_only: true })
+            Ok(MountSpec { path, url: url.to_string(), options, read_only })
         })
         .collect()
 }
@@ -565,7 +567,6 @@ mod tests {
     fn what_cannot_be_is_refused_in_words() {
         let refused = |arguments: &[&str]| format!("{:#}", settings(arguments, Some("/m")).unwrap_err());
         assert!(refused(&["--config", "/none.json"]).contains("--source is not given"));
-        assert!(refused(&["--source", "file:///x", "--read-only=false"]).contains("only be read"));
         assert!(refused(&["--source", "file:///x", "--subtype", "a,b"]).contains("subtype"));
         for (json, words) in [
             (
@@ -597,7 +598,7 @@ mod tests {
             found.iter().map(|mount| (mount.path.to_str().unwrap(), mount.url.as_str())).collect();
         assert_eq!(seen, [("x/y", "s3://b?c=d"), ("", "file:///a=b")]);
         assert_eq!(found[1].options.0.get("endpoint").map(String::as_str), Some("e=f"));
-        let json = r#"{"mounts":[
+        let json = r#"{"accessModes":["ReadWriteMany"],"mounts":[
             {"mountPoint":"oss://a","name":"n","options":{"k":"/etc/fluid/secrets/s/k","o":"v"}},
             {"mountPoint":"oss://b","name":"x","path":"/p/q","readOnly":true,"secretOptions":{"id":"HOME"}}]}"#;
         let found = settings(&["--config-json", json], Some("/m")).unwrap().mounts;
@@ -607,6 +608,16 @@ mod tests {
         assert_eq!(found[0].options.0["k_file"], "/etc/fluid/secrets/s/k");
         assert_eq!(found[1].options.0["id"], std::env::var("HOME").unwrap());
         assert_eq!(format!("{:?}", found[0].options), r#"{"k_file", "o"}"#);
+        let read_only = |arguments: &[&str]| {
+            let found = settings(arguments, Some("/m")).unwrap().mounts;
+            found.iter().map(|mount| mount.read_only).collect::<Vec<_>>()
+        };
+        assert_eq!(read_only(&["--config-json", json, "--read-only"]), [true, true]);
+        let reading = json.replace("ReadWriteMany", "ReadOnlyMany");
+        assert_eq!(read_only(&["--config-json", &reading]), [true, true]);
+        assert_eq!(read_only(&["--config-json", &reading, "--read-only=false"]), [false, true]);
+        assert_eq!(read_only(&flags), [true, true]);
+        assert_eq!(read_only(&[&flags[..], &["--read-only=false"]].concat()), [false, false]);
     }
 
     #[test]

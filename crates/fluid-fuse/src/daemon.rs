@@ -8,7 +8,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 
 use anyhow::{Context, bail};
@@ -26,6 +26,7 @@ use crate::remote;
 use crate::store::{LocalStore, Store, local_directory};
 use crate::union::Union;
 use crate::watch::{self, Mounted, shown};
+use crate::writing::Writes;
 
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
@@ -57,11 +58,14 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         dataset: settings.dataset.clone().unwrap_or_default(),
     };
     let source = mounted.sources.iter().map(|(_, source)| source.as_str()).collect::<Vec<_>>().join(" ");
-    let view = View::new(store);
+    let writes = Writes::new(settings.memory, settings.io_timeout);
+    let view = View::new(store, Arc::clone(&writes));
     if let Some(address) = &settings.metrics {
         watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
-    let (mount, descriptor) = Mount::new(path, &source, &settings.subtype)?;
+    let local = |url: &str| matches!(local_directory(url), Ok(Some(_)));
+    let read_only = settings.mounts.iter().all(|mount| mount.read_only || local(&mount.url));
+    let (mount, descriptor) = Mount::new(path, &source, &settings.subtype, read_only)?;
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
@@ -80,6 +84,22 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
     let first = events.recv()?;
     shared.flush();
+    let end = serve(first, &events, settings, &mount, &place);
+    match writes.wait(settings.linger) {
+        0 => {}
+        lost => error!("ending although {lost} files are still being written: they stay as they were"),
+    }
+    end
+}
+
+/// What is left to do when the end begins.
+fn serve(
+    first: Event,
+    events: &Receiver<Event>,
+    settings: &Settings,
+    mount: &Mount,
+    place: &str,
+) -> anyhow::Result<()> {
     if let Event::Ended(result) = first {
         result.with_context(|| format!("serving {place} failed"))?;
         info!("{place} was unmounted: ending");
@@ -102,15 +122,21 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 /// The stores of all mounts as one.
 fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow::Result<Box<dyn Store>> {
     let (uid, gid) = settings.owner;
-    let show = Presentation { uid, gid, directory_mode: 0o755, file_mode: 0o644, ttl: settings.metadata_ttl };
     let mut stores = Vec::new();
     for mount in &settings.mounts {
         let store: Box<dyn Store> = match local_directory(&mount.url)? {
             Some(directory) => {
                 refuse_recursion(&directory, mountpoint)?;
+                if !mount.read_only {
+                    warn!("{} is read-only: only object stores are written to", mount.url);
+                }
                 Box::new(LocalStore::new(&directory)?)
             }
             None => {
+                let (directory_mode, file_mode) =
+                    if mount.read_only { (0o555, 0o444) } else { (0o755, 0o644) };
+                let ttl = settings.metadata_ttl;
+                let show = Presentation { uid, gid, directory_mode, file_mode, ttl };
                 let bucket = remote::open(&mount.url, &mount.options.0)?;
                 Box::new(ObjectStore::new(&mount.url, bucket, Arc::clone(shared), show))
             }

@@ -1,8 +1,9 @@
 //! The file system that the kernel sees: a [`Store`] behind inode numbers and handles.
 //!
 //! It decides how long the kernel may trust an answer, which error number an error becomes, who waits where,
-//! and that nothing is ever written: the mount is read-only, and each operation that changes something says
-//! so again here. The threads that take the kernel's requests never wait for a store that is far away: what
+//! and what of writing there is: a file is written as a whole, by one at a time, while nobody reads it, and the
+//! kernel keeps no pages of what is written. Where a store is read-only, each operation that changes something
+//! says so. The threads that take the kernel's requests never wait for a store that is far away: what
 //! it must be asked for is done by threads of their own. It knows neither where the bytes come from nor where
 //! it is mounted.
 
@@ -10,24 +11,27 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use log::{debug, info, warn};
+use log::{debug, error, info, warn};
+use rustix::fs::OFlags;
 
 use crate::fetch::queue::Queue;
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
 use crate::store::{Kind, Object, Stat, Store, StoreError};
 use crate::watch::Answers;
+use crate::writing::{Done, Writes, Writing};
 
 /// A path is never reused for another file under the same number ([`crate::inodes`]).
 const GENERATION: Generation = Generation(0);
@@ -46,16 +50,24 @@ const STACKED: u32 = 2;
 /// Directories whose listing the kernel is known to have.
 const LISTED: usize = 4096;
 
-/// What makes a read-only file system cheap, each where the kernel offers it. `AUTO_INVAL_DATA`: the pages of
-/// a file that changed are dropped, although they are kept from one open to the next (`FOPEN_KEEP_CACHE`).
+/// How long a file that the kernel has not quite closed yet is waited for.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What makes the file system cheap, each where the kernel offers it. `AUTO_INVAL_DATA`: the pages of a file that
+/// changed are dropped, although they are kept from one open to the next (`FOPEN_KEEP_CACHE`).
+/// `ATOMIC_O_TRUNC`: an open tells that the file will be written anew.
 const WANTED: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA
     .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
-    .union(InitFlags::FUSE_MAX_PAGES);
+    .union(InitFlags::FUSE_MAX_PAGES)
+    .union(InitFlags::FUSE_ATOMIC_O_TRUNC);
 
-/// A store as a read-only file system.
+/// A store as a file system.
 pub struct View(Arc<Core>);
 
 struct Core {
@@ -70,13 +82,18 @@ struct Core {
     directories: Handles<Mutex<Option<Arc<Listing>>>>,
     /// When the kernel was given the listing that it keeps.
     listed: Mutex<HashMap<u64, Instant>>,
+    /// When a name was last changed here: no listing from before is kept.
+    last_change: Mutex<Option<Instant>>,
     asking: Arc<Queue>,
     answers: Arc<Answers>,
+    writes: Arc<Writes>,
+    /// The files that are being written, with the identities that they have meanwhile.
+    writing: Mutex<HashMap<PathBuf, (u64, Arc<Writing>)>>,
 }
 
-struct OpenFile {
-    object: Box<dyn Object>,
-    ino: u64,
+enum OpenFile {
+    Read { object: Box<dyn Object>, ino: u64 },
+    Write { path: PathBuf, file: Arc<Writing> },
 }
 
 /// An inode is read through us or past us, never both at a time: the kernel insists.
@@ -90,7 +107,7 @@ const DOTS: u64 = 2;
 
 impl View {
     /// A view of the store.
-    pub fn new(store: Box<dyn Store>) -> Self {
+    pub fn new(store: Box<dyn Store>, writes: Arc<Writes>) -> Self {
         View(Arc::new(Core {
             ttl: store.ttl(),
             store,
@@ -100,8 +117,11 @@ impl View {
             passthrough: AtomicBool::new(false),
             directories: Handles::default(),
             listed: Mutex::default(),
+            last_change: Mutex::default(),
             asking: Queue::new(ASKING),
             answers: Arc::default(),
+            writes,
+            writing: Mutex::default(),
         }))
     }
 
@@ -118,11 +138,38 @@ impl View {
         let core = Arc::clone(&self.0);
         self.0.asking.urgent(Box::new(move || work(&core)));
     }
+
+    /// Changes something at a path.
+    fn change(
+        &self,
+        path: Result<PathBuf, StoreError>,
+        work: impl FnOnce(&Arc<Core>, Result<PathBuf, Errno>) + Send + 'static,
+    ) {
+        let path = path.map_err(errno).and_then(|path| match self.0.store.is_writable(&path) {
+            true => Ok(path),
+            false => Err(Errno::EROFS),
+        });
+        let core = Arc::clone(&self.0);
+        match path {
+            Ok(path) => self.0.asking.urgent(Box::new(move || work(&core, Ok(path)))),
+            refused => work(&core, refused),
+        }
+    }
+
+    /// What the store does not have, unless it has nothing of the kind.
+    fn missing(&self, parent: INodeNo, name: &OsStr, errno: Errno) -> Errno {
+        let path = self.0.below(parent, name);
+        if path.is_ok_and(|path| self.0.store.is_writable(&path)) { errno } else { Errno::EROFS }
+    }
 }
 
 impl Core {
     fn path(&self, ino: INodeNo) -> Result<Arc<Path>, StoreError> {
         self.inodes.get(ino.0).map(|node| node.path).ok_or(StoreError::Stale)
+    }
+
+    fn below(&self, parent: INodeNo, name: &OsStr) -> Result<PathBuf, StoreError> {
+        self.path(parent).map(|parent| parent.join(name))
     }
 
     /// Whether the attributes of the number need not be asked for.
@@ -138,7 +185,167 @@ impl Core {
         }
     }
 
+    /// The file that the path names while it is being written.
+    fn being_written(&self, path: &Path) -> Option<(u64, Arc<Writing>)> {
+        lock(&self.writing).get(path).cloned()
+    }
+
+    fn writing_of(&self, ino: INodeNo) -> Option<Arc<Writing>> {
+        if lock(&self.writing).is_empty() {
+            return None;
+        }
+        let node = self.inodes.get(ino.0)?;
+        let (identity, file) = self.being_written(&node.path)?;
+        (identity == node.identity).then_some(file)
+    }
+
+    fn is_free(&self, path: &Path) -> Result<(), Errno> {
+        if lock(&self.writing).contains_key(path) { Err(Errno::EBUSY) } else { Ok(()) }
+    }
+
+    /// Begins to write a file anew, `old` being the one that is there.
+    fn begin_writing(
+        self: &Arc<Self>,
+        path: &Path,
+        ino: Option<INodeNo>,
+        old: Option<Stat>,
+        pid: u32,
+    ) -> Result<(FileHandle, u64, Stat), Errno> {
+        let writer = self.store.create(path).map_err(errno)?;
+        let stat = match old {
+            Some(stat) => Stat { size: 0, ..stat },
+            None => Stat { identity: fastrand::u64(..), ..self.new_file(path)? },
+        };
+        let (core, place) = (Arc::downgrade(self), path.to_path_buf());
+        let finished = move |new: Stat| {
+            let Some(core) = core.upgrade() else { return };
+            core.inodes.became((&place, stat.identity), (&place, new.identity));
+            lock(&core.writing).remove(&place);
+            core.changed();
+        };
+        let since = Instant::now();
+        loop {
+            let mut writing = lock(&self.writing);
+            let written = writing.get(path).map(|(_, file)| file.is_closed());
+            let is_read = ino.is_some_and(|ino| lock(&self.modes).contains_key(&ino.0));
+            match written {
+                // Its end comes, however long the store takes.
+                Some(true) => {}
+                // The kernel tells of a close a little later.
+                None if is_read && since.elapsed() < CLOSING => {}
+                None if !is_read => {
+                    let file = Writing::begin(&self.writes, writer, stat, pid, finished)?;
+                    writing.insert(path.to_path_buf(), (stat.identity, Arc::clone(&file)));
+                    drop(writing);
+                    let open = OpenFile::Write { path: path.to_path_buf(), file };
+                    return Ok((self.files.add(open), stat.identity, stat));
+                }
+                _ => return Err(Errno::EBUSY),
+            }
+            drop(writing);
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// A file that is not there yet belongs to whom its directory belongs to.
+    fn new_file(&self, path: &Path) -> Result<Stat, Errno> {
+        let directory = self.store.stat(path.parent().unwrap_or(path)).map_err(errno)?;
+        Ok(Stat {
+            kind: Kind::File,
+            size: 0,
+            modified: SystemTime::now(),
+            mode: directory.mode & 0o666,
+            links: 1,
+            ..directory
+        })
+    }
+
+    /// Opens a file that is there to be written anew.
+    fn overwrite(
+        self: &Arc<Self>,
+        path: &Path,
+        ino: INodeNo,
+        stat: Stat,
+        flags: i32,
+        pid: u32,
+    ) -> Result<(FileHandle, u64, Stat), Errno> {
+        match stat.kind {
+            Kind::File if is_set(flags, OFlags::TRUNC) || stat.size == 0 => {
+                self.begin_writing(path, Some(ino), Some(stat), pid)
+            }
+            Kind::File => Err(Errno::EOPNOTSUPP),
+            _ => Err(Errno::EISDIR),
+        }
+    }
+
+    fn create(self: &Arc<Self>, path: &Path, flags: i32, pid: u32) -> Result<(FileHandle, u64, Stat), Errno> {
+        match self.store.stat(path) {
+            Ok(_) if is_set(flags, OFlags::EXCL) => Err(Errno::EEXIST),
+            Ok(stat) => {
+                let ino = INodeNo(Inodes::number(path, stat.identity));
+                self.overwrite(path, ino, stat, flags, pid)
+            }
+            Err(StoreError::NotFound) => self.begin_writing(path, None, None, pid),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    /// Sets the size of a file that nobody is writing: all of it or nothing.
+    fn truncate(self: &Arc<Self>, ino: INodeNo, size: u64) -> Result<Stat, Errno> {
+        let (path, stat) = (self.path(ino).map_err(errno)?, self.stat(ino).map_err(errno)?);
+        if size == stat.size {
+            return Ok(stat);
+        }
+        if size > 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.is_free(&path)?;
+        if lock(&self.modes).contains_key(&ino.0) {
+            return Err(Errno::EBUSY);
+        }
+        let mut writer = self.store.create(&path).map_err(errno)?;
+        let new = writer.finish().map_err(errno)?;
+        self.inodes.became((&path, stat.identity), (&path, new.identity));
+        self.changed();
+        Ok(new)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), Errno> {
+        self.is_free(path)?;
+        self.store.remove(path).map_err(errno)?;
+        self.changed();
+        Ok(())
+    }
+
+    fn remove_directory(&self, path: &Path) -> Result<(), Errno> {
+        if lock(&self.writing).keys().any(|file| file.starts_with(path)) {
+            return Err(Errno::ENOTEMPTY);
+        }
+        self.store.remove_directory(path).map_err(errno)?;
+        self.changed();
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> {
+        if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
+            return Err(Errno::EINVAL);
+        }
+        self.is_free(from)?;
+        self.is_free(to)?;
+        if flags.contains(RenameFlags::RENAME_NOREPLACE) && self.store.stat(to).is_ok() {
+            return Err(Errno::EEXIST);
+        }
+        let old = self.store.stat(from).map_err(errno)?;
+        let new = self.store.rename(from, to).map_err(errno)?;
+        self.inodes.became((from, old.identity), (to, new.identity));
+        self.changed();
+        Ok(())
+    }
+
     fn stat(&self, ino: INodeNo) -> Result<Stat, StoreError> {
+        if let Some(file) = self.writing_of(ino) {
+            return Ok(file.stat());
+        }
         self.checked(ino, self.store.stat(&self.path(ino)?)?)
     }
 
@@ -148,8 +355,19 @@ impl Core {
         Ok(object)
     }
 
+    /// Waits for the end of a file that was written and closed.
+    fn awaited(&self, ino: INodeNo) {
+        while self.writing_of(ino).is_some_and(|file| file.is_closed()) {
+            thread::sleep(LOOK);
+        }
+    }
+
     /// Makes the kernel read the file past us if it can.
     fn opened(&self, ino: INodeNo, object: Box<dyn Object>, reply: ReplyOpen) {
+        let writing = lock(&self.writing);
+        if !writing.is_empty() && self.path(ino).is_ok_and(|path| writing.contains_key(&*path)) {
+            return reply.error(Errno::EBUSY);
+        }
         let mut modes = lock(&self.modes);
         let mode = modes.entry(ino.0).or_insert_with(|| Mode { handles: 0, past_us: None });
         if mode.handles == 0 && self.passthrough.load(Ordering::Relaxed) {
@@ -168,24 +386,64 @@ impl Core {
         mode.handles += 1;
         let past_us = mode.past_us.clone();
         drop(modes);
+        drop(writing);
         self.answers.opened();
-        let handle = self.files.add(OpenFile { object, ino: ino.0 });
+        let handle = self.files.add(OpenFile::Read { object, ino: ino.0 });
         match past_us {
-            Some(backing) => reply.opened_passthrough(handle, FopenFlags::empty(), &backing),
-            None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE),
+            Some(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
+            None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
         }
     }
 
-    fn closed(&self, handle: FileHandle) {
-        let Some(file) = self.files.get(handle) else { return };
+    fn closed(self: &Arc<Self>, handle: FileHandle) {
+        let Some(open) = self.files.get(handle) else { return };
         self.files.remove(handle);
-        let mut modes = lock(&self.modes);
-        if let Some(mode) = modes.get_mut(&file.ino) {
-            mode.handles -= 1;
-            if mode.handles == 0 {
-                modes.remove(&file.ino);
+        match &*open {
+            OpenFile::Read { ino, .. } => {
+                let mut modes = lock(&self.modes);
+                if let Some(mode) = modes.get_mut(ino) {
+                    mode.handles -= 1;
+                    if mode.handles == 0 {
+                        modes.remove(ino);
+                    }
+                }
+            }
+            OpenFile::Write { path, file } => {
+                let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
+                file.release(Box::new(move |result| {
+                    if result.is_err() {
+                        error!("{}: what was written is lost", path.display());
+                    }
+                    core.left(&path, &ours);
+                }));
             }
         }
+    }
+
+    /// The file is not going to be what its path names, or is already.
+    fn left(&self, path: &Path, ours: &Arc<Writing>) {
+        let mut writing = lock(&self.writing);
+        if writing.get(path).is_some_and(|(_, file)| Arc::ptr_eq(file, ours)) {
+            writing.remove(path);
+        }
+    }
+
+    /// Answers whoever waits for the end of a file. One that failed is not in the way of the next.
+    fn answer_end(self: &Arc<Self>, path: &Path, file: &Arc<Writing>, reply: ReplyEmpty) -> Done {
+        let (core, path, file) = (Arc::clone(self), path.to_path_buf(), Arc::clone(file));
+        Box::new(move |result| {
+            if result.is_err() {
+                core.left(&path, &file);
+            }
+            done(reply)(result);
+        })
+    }
+
+    /// Names were changed: the listings that the kernel has are not true any more.
+    fn changed(&self) {
+        let mut listed = lock(&self.listed);
+        *lock(&self.last_change) = Some(Instant::now());
+        listed.clear();
     }
 
     /// Whether the kernel has a listing that is still true.
@@ -214,7 +472,9 @@ impl Core {
                 if listed.len() >= LISTED {
                     listed.clear();
                 }
-                listed.insert(ino.0, fresh.taken);
+                if lock(&self.last_change).is_none_or(|changed| changed < fresh.taken) {
+                    listed.insert(ino.0, fresh.taken);
+                }
                 fresh
             }
         };
@@ -230,11 +490,14 @@ impl Core {
 }
 
 /// The one place where errors become error numbers.
-fn errno(error: StoreError) -> Errno {
+pub(crate) fn errno(error: StoreError) -> Errno {
     match error {
         StoreError::NotFound => Errno::ENOENT,
         StoreError::Denied => Errno::EACCES,
         StoreError::Stale => Errno::ESTALE,
+        StoreError::ReadOnly => Errno::EROFS,
+        StoreError::NotEmpty => Errno::ENOTEMPTY,
+        StoreError::NotMovable => Errno::EXDEV,
         StoreError::Unsupported(_) => Errno::ENOTSUP,
         StoreError::Unavailable(reason) | StoreError::Failed(reason) => {
             warn!("the source failed errno=EIO error={reason:?}");
@@ -261,7 +524,7 @@ fn attributes(ino: INodeNo, stat: &Stat) -> FileAttr {
         ctime: stat.modified,
         crtime: stat.modified,
         kind: kind(stat.kind),
-        perm: stat.mode & !0o222,
+        perm: stat.mode,
         nlink: stat.links,
         uid: stat.uid,
         gid: stat.gid,
@@ -271,13 +534,15 @@ fn attributes(ino: INodeNo, stat: &Stat) -> FileAttr {
     }
 }
 
-/// The operations that would change something.
-macro_rules! refuse {
-    ($($operation:ident($($argument:ty),*) -> $reply:ty;)*) => {
-        $(fn $operation(&self, _: &Request, $(_: $argument,)* reply: $reply) {
-            reply.error(Errno::EROFS);
-        })*
-    };
+fn is_set(flags: i32, flag: OFlags) -> bool {
+    OFlags::from_bits_retain(flags.cast_unsigned()).contains(flag)
+}
+
+fn done(reply: ReplyEmpty) -> Done {
+    Box::new(move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    })
 }
 
 /// Answers the request with the value, or with the error's number.
@@ -307,17 +572,31 @@ impl Filesystem for View {
         Ok(())
     }
 
+    fn destroy(&mut self) {
+        for (path, (_, file)) in lock(&self.0.writing).drain().filter(|(_, (_, file))| !file.is_closed()) {
+            error!("{}: the mount ended before the file was closed, so it stays as it was", path.display());
+            file.abandon();
+        }
+    }
+
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let path = self.0.path(parent).map(|parent| parent.join(name));
+        let path = self.0.below(parent, name);
         let known = path.clone().ok();
         self.ask(
             |core| known.is_none_or(|path| core.store.known(&path).is_some()),
-            move |core| match path.and_then(|path| core.store.stat(&path).map(|stat| (path, stat))) {
-                Ok((path, stat)) => {
+            move |core| {
+                let path = match path {
+                    Ok(path) => path,
+                    Err(error) => return reply.error(errno(error)),
+                };
+                let (stat, ttl) = match core.being_written(&path) {
+                    Some((_, file)) => (Ok(file.stat()), Duration::ZERO),
+                    None => (core.store.stat(&path), core.ttl),
+                };
+                answer!(reply, stat, stat => {
                     let ino = INodeNo(core.inodes.remember(&path, stat.identity));
-                    reply.entry(&core.ttl, &attributes(ino, &stat), GENERATION);
-                }
-                Err(error) => reply.error(errno(error)),
+                    reply.entry(&ttl, &attributes(ino, &stat), GENERATION);
+                });
             },
         );
     }
@@ -328,12 +607,15 @@ impl Filesystem for View {
 
     fn getattr(&self, _: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         let file = handle.and_then(|handle| self.0.files.get(handle));
+        if let Some(file) = self.0.writing_of(ino) {
+            return reply.attr(&Duration::ZERO, &attributes(ino, &file.stat()));
+        }
         self.ask(|core| file.is_some() || core.knows(ino), {
             let file = file.clone();
             move |core| {
-                let stat = match file {
-                    Some(file) => file.object.stat(),
-                    None => core.stat(ino),
+                let stat = match file.as_deref() {
+                    Some(OpenFile::Read { object, .. }) => object.stat(),
+                    _ => core.stat(ino),
                 };
                 answer!(reply, stat, stat => reply.attr(&core.ttl, &attributes(ino, &stat)));
             }
@@ -345,14 +627,196 @@ impl Filesystem for View {
         answer!(reply, target, target => reply.data(target.as_bytes()));
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return reply.error(Errno::EROFS);
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() == OpenAccMode::O_RDONLY {
+            if is_set(flags.0, OFlags::TRUNC) {
+                return reply.error(Errno::EINVAL);
+            }
+            return self.ask(
+                |core| core.knows(ino) && core.writing_of(ino).is_none(),
+                move |core| {
+                    core.awaited(ino);
+                    if core.writing_of(ino).is_some() {
+                        return reply.error(Errno::EBUSY);
+                    }
+                    answer!(reply, core.open(ino), object => core.opened(ino, object, reply));
+                },
+            );
         }
-        self.ask(
-            |core| core.knows(ino),
-            move |core| answer!(reply, core.open(ino), object => core.opened(ino, object, reply)),
-        );
+        let pid = request.pid();
+        self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
+            let opened = path.and_then(|path| {
+                core.awaited(ino);
+                if core.writing_of(ino).is_some() {
+                    return Err(Errno::EBUSY);
+                }
+                let stat = core.stat(ino).map_err(errno)?;
+                core.overwrite(&path, ino, stat, flags.0, pid)
+            });
+            match opened {
+                Ok((handle, ..)) => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO),
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _: u32,
+        _: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let pid = request.pid();
+        self.change(self.0.below(parent, name), move |core, path| {
+            match path.and_then(|path| Ok((core.create(&path, flags, pid)?, path))) {
+                Ok(((handle, identity, stat), path)) => {
+                    let ino = INodeNo(core.inodes.remember(&path, identity));
+                    let attributes = attributes(ino, &stat);
+                    let flags = FopenFlags::FOPEN_DIRECT_IO;
+                    reply.created(&Duration::ZERO, &attributes, GENERATION, handle, flags);
+                }
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.0.files.get(handle).as_deref() {
+            Some(OpenFile::Write { file, .. }) => {
+                let length = data.len() as u32;
+                file.write(
+                    offset,
+                    data,
+                    owner,
+                    Box::new(move |result| match result {
+                        Ok(()) => reply.written(length),
+                        Err(error) => reply.error(error),
+                    }),
+                );
+            }
+            _ => reply.error(Errno::EBADF),
+        }
+    }
+
+    fn flush(&self, request: &Request, _: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        match self.0.files.get(handle).as_deref() {
+            Some(OpenFile::Write { path, file }) => {
+                file.flush(request.pid(), owner, self.0.answer_end(path, file, reply));
+            }
+            _ => reply.ok(),
+        }
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+        match self.0.files.get(handle).as_deref() {
+            Some(OpenFile::Write { path, file }) => file.finish(self.0.answer_end(path, file, reply)),
+            _ => reply.ok(),
+        }
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
+            let changed = path.and_then(|_| match (core.writing_of(ino), size) {
+                (Some(file), Some(size)) => file.truncate(size).map(|()| file.stat()),
+                (None, Some(size)) => core.truncate(ino, size),
+                // Owner, permissions and times are the store's matter.
+                (_, None) => core.stat(ino).map_err(errno),
+            });
+            match changed {
+                Ok(stat) => reply.attr(&Duration::ZERO, &attributes(ino, &stat)),
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        self.change(self.0.below(parent, name), move |core, path| {
+            let made = path.and_then(|path| Ok((core.store.make_directory(&path).map_err(errno)?, path)));
+            match made {
+                Ok((stat, path)) => {
+                    core.changed();
+                    let ino = INodeNo(core.inodes.remember(&path, stat.identity));
+                    reply.entry(&core.ttl, &attributes(ino, &stat), GENERATION);
+                }
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.change(self.0.below(parent, name), |core, path| {
+            done(reply)(path.and_then(|path| core.remove(&path)))
+        });
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.change(self.0.below(parent, name), |core, path| {
+            done(reply)(path.and_then(|path| core.remove_directory(&path)));
+        });
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let to = self.0.below(new_parent, new_name).map_err(errno);
+        self.change(self.0.below(parent, name), move |core, from| {
+            done(reply)(from.and_then(|from| core.rename(&from, &to?, flags)));
+        });
+    }
+
+    fn mknod(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(self.missing(parent, name, Errno::EPERM));
+    }
+
+    fn symlink(&self, _: &Request, parent: INodeNo, name: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(self.missing(parent, name, Errno::EPERM));
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        reply.error(self.missing(parent, name, Errno::EPERM));
     }
 
     fn read(
@@ -367,8 +831,8 @@ impl Filesystem for View {
         reply: ReplyData,
     ) {
         let answers = self.answers();
-        match self.0.files.get(handle) {
-            Some(file) => file.object.read(
+        match self.0.files.get(handle).as_deref() {
+            Some(OpenFile::Read { object, .. }) => object.read(
                 offset,
                 size,
                 Box::new(move |read| {
@@ -380,7 +844,7 @@ impl Filesystem for View {
                     }
                 }),
             ),
-            None => reply.error(Errno::EBADF),
+            _ => reply.error(Errno::EBADF),
         }
     }
 
@@ -447,9 +911,14 @@ impl Filesystem for View {
                         true => core.inodes.remember(&line.path, line.stat.identity),
                         false => Inodes::number(&line.path, line.stat.identity),
                     };
-                    let attributes = attributes(INodeNo(number), &line.stat);
-                    // What the listing says was true when it was taken.
-                    let ttl = core.ttl.saturating_sub(listing.taken.elapsed());
+                    let (stat, ttl) = match core.being_written(&line.path) {
+                        Some((identity, file)) if identity == line.stat.identity => {
+                            (file.stat(), Duration::ZERO)
+                        }
+                        // What the listing says was true when it was taken.
+                        _ => (line.stat, core.ttl.saturating_sub(listing.taken.elapsed())),
+                    };
+                    let attributes = attributes(INodeNo(number), &stat);
                     let full = reply.add(attributes.ino, next, &line.name, &ttl, &attributes, GENERATION);
                     if full && counted {
                         core.inodes.forget(number, 1);
@@ -478,30 +947,10 @@ impl Filesystem for View {
     }
 
     fn access(&self, _: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        if mask.contains(AccessFlags::W_OK) {
+        let writable = self.0.path(ino).is_ok_and(|path| self.0.store.is_writable(&path));
+        if mask.contains(AccessFlags::W_OK) && !writable {
             return reply.error(Errno::EROFS);
         }
         self.ask(|core| core.knows(ino), move |core| answer!(reply, core.stat(ino), _ => reply.ok()));
-    }
-
-    refuse! {
-        setattr(
-            INodeNo, Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<TimeOrNow>, Option<TimeOrNow>,
-            Option<std::time::SystemTime>, Option<FileHandle>, Option<std::time::SystemTime>,
-            Option<std::time::SystemTime>, Option<std::time::SystemTime>, Option<BsdFileFlags>
-        ) -> ReplyAttr;
-        mknod(INodeNo, &OsStr, u32, u32, u32) -> ReplyEntry;
-        mkdir(INodeNo, &OsStr, u32, u32) -> ReplyEntry;
-        unlink(INodeNo, &OsStr) -> ReplyEmpty;
-        rmdir(INodeNo, &OsStr) -> ReplyEmpty;
-        symlink(INodeNo, &OsStr, &Path) -> ReplyEntry;
-        rename(INodeNo, &OsStr, INodeNo, &OsStr, RenameFlags) -> ReplyEmpty;
-        link(INodeNo, INodeNo, &OsStr) -> ReplyEntry;
-        create(INodeNo, &OsStr, u32, u32, i32) -> ReplyCreate;
-        write(INodeNo, FileHandle, u64, &[u8], WriteFlags, OpenFlags, Option<LockOwner>) -> ReplyWrite;
-        fallocate(INodeNo, FileHandle, u64, u64, i32) -> ReplyEmpty;
-        copy_file_range(INodeNo, FileHandle, u64, INodeNo, FileHandle, u64, u64, CopyFileRangeFlags) -> ReplyWrite;
-        setxattr(INodeNo, &OsStr, &[u8], i32, u32) -> ReplyEmpty;
-        removexattr(INodeNo, &OsStr) -> ReplyEmpty;
     }
 }

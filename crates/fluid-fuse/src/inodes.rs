@@ -70,6 +70,16 @@ impl Inodes {
         }
     }
 
+    /// The file of a path is another one from now on, or has another path: its numbers stay.
+    pub fn became(&self, (path, identity): (&Path, u64), (new_path, new_identity): (&Path, u64)) {
+        for node in lock(&self.nodes).values_mut() {
+            if node.identity == identity && *node.path == *path {
+                node.path = new_path.into();
+                node.identity = new_identity;
+            }
+        }
+    }
+
     /// What a number stands for.
     pub fn get(&self, number: u64) -> Option<Node> {
         if number == ROOT {
@@ -102,6 +112,11 @@ mod tests {
         inodes.forget(number, 9);
         inodes.forget(ROOT, 9);
         assert_eq!(*inodes.get(ROOT).unwrap().path, *Path::new(""));
+        let number = inodes.remember(Path::new("a"), 1);
+        inodes.became((Path::new("a"), 1), (Path::new("b"), 2));
+        let node = inodes.get(number).unwrap();
+        assert_eq!((&*node.path, node.identity), (Path::new("b"), 2));
+        assert_ne!(inodes.remember(Path::new("a"), 1), number);
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! A FUSE sidecar: one Dataset as a read-only directory, for the containers of one Pod.
+//! A FUSE sidecar: one Dataset as a directory, for the containers of one Pod.
 //!
 //! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
-//! bytes). The way of the process: [`cli`] (what was asked) → [`daemon`] (mount, serve, end) with [`mount`]
-//! for everything that touches the mount table. [`probe`] is for the commands that look from outside, [`warm`]
-//! and [`mod@bench`] for those that read, and [`watch`] tells how it goes.
+//! bytes); what is written goes by way of [`writing`]. The way of the process: [`cli`] (what was asked) →
+//! [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount table. [`probe`] is for
+//! the commands that look from outside, [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how
+//! it goes.
 //!
 //! The crate knows nothing of Kubernetes, and of Fluid only the `config.json` and the variable with which it
 //! starts the image of a ThinRuntime.
@@ -24,3 +25,4 @@ pub mod store;
 pub mod union;
 pub mod warm;
 pub mod watch;
+pub mod writing;

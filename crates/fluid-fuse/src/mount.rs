@@ -112,7 +112,12 @@ pub struct Mount {
 impl Mount {
     /// Mounts on a directory that was [prepared](prepare), given as [`canonical`] has it. Until somebody
     /// answers the requests of the descriptor, whoever touches the directory waits.
-    pub fn new(path: PathBuf, source: &str, subtype: &str) -> anyhow::Result<(Self, OwnedFd)> {
+    pub fn new(
+        path: PathBuf,
+        source: &str,
+        subtype: &str,
+        read_only: bool,
+    ) -> anyhow::Result<(Self, OwnedFd)> {
         let fuse = File::options().read(true).write(true).open(DEVICE);
         let fuse = fuse.map_err(|error| explain(error, format!("cannot open {DEVICE}"), device_needs))?;
         let options = format!(
@@ -122,7 +127,8 @@ impl Mount {
             getgid().as_raw(),
         );
         let options = CString::new(options)?;
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        flags.set(MountFlags::RDONLY, read_only);
         rustix::mount::mount(source, &path, format!("fuse.{subtype}"), flags, options.as_c_str()).map_err(
             |errno| explain(errno.into(), format!("cannot mount on {}", path.display()), mount_needs),
         )?;

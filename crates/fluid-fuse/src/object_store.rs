@@ -3,7 +3,8 @@
 //! It decides which keys can be seen ([`name`]), how long a listing is trusted, when a directory is listed
 //! instead of asked about name by name, and which files are likely to be opened next. A directory is what
 //! keys have in common up to a `/`, or an object whose key ends with one; where both `a` and `a/…` exist the
-//! directory is seen. It knows neither inode numbers nor how bytes are fetched.
+//! directory is seen. What is changed here is seen here at once: it is remembered name by name, and of a name
+//! and a listing the later one is right. It knows neither inode numbers nor how bytes are fetched.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -18,8 +19,8 @@ use log::{debug, warn};
 
 use crate::fetch::{Fetcher, RemoteFile, Shared};
 use crate::inodes::lock;
-use crate::remote::{Bucket, Item, Version};
-use crate::store::{Answer, Entry, Kind, Object, Space, Stat, Store, StoreError};
+use crate::remote::{Bucket, Item, Upload, Version};
+use crate::store::{Answer, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
 
 /// The longest name that Linux has.
 const LONGEST_NAME: usize = 255;
@@ -39,6 +40,9 @@ const ABREAST: usize = 16;
 /// Files fetched ahead of a walk at most.
 const STRIDE: usize = 32;
 
+/// The largest object that S3 copies in one request.
+const LARGEST_COPY: u64 = 5 << 30;
+
 /// How a mount shows what object stores do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presentation {
@@ -48,7 +52,7 @@ pub struct Presentation {
     pub gid: u32,
     /// Permission bits of directories.
     pub directory_mode: u16,
-    /// Permission bits of files.
+    /// Permission bits of files. Nothing is written if nobody may.
     pub file_mode: u16,
     /// How long names and attributes are trusted.
     pub ttl: Duration,
@@ -58,15 +62,22 @@ pub struct Presentation {
 pub struct ObjectStore {
     bucket: Arc<dyn Bucket>,
     fetcher: Fetcher,
-    show: Presentation,
-    mounted: SystemTime,
-    directories: Mutex<HashMap<String, Arc<Directory>>>,
-    /// Answers for names of directories that are too large to list for one.
-    singles: Mutex<HashMap<String, Single>>,
+    shared: Arc<Shared>,
+    names: Arc<Names>,
     /// Who lists which directory, so that nobody lists it twice at a time.
     listing: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
+/// What is known of the names, and how they are shown.
+struct Names {
+    show: Presentation,
+    mounted: SystemTime,
+    directories: Mutex<HashMap<String, Arc<Directory>>>,
+    /// Answers for names of directories that are too large to list for one, and what was changed here.
+    singles: Mutex<HashMap<String, Single>>,
+}
+
+#[derive(Clone)]
 struct Single {
     taken: Instant,
     child: Option<Child>,
@@ -101,12 +112,15 @@ impl ObjectStore {
     /// A view of the bucket that the URL names; nothing is asked of it yet.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>, show: Presentation) -> Self {
         ObjectStore {
-            fetcher: Fetcher::new(source, Arc::clone(&bucket), shared),
+            fetcher: Fetcher::new(source, Arc::clone(&bucket), Arc::clone(&shared)),
             bucket,
-            show,
-            mounted: SystemTime::now(),
-            directories: Mutex::default(),
-            singles: Mutex::default(),
+            shared,
+            names: Arc::new(Names {
+                show,
+                mounted: SystemTime::now(),
+                directories: Mutex::default(),
+                singles: Mutex::default(),
+            }),
             listing: Mutex::default(),
         }
     }
@@ -119,72 +133,14 @@ impl ObjectStore {
         }
     }
 
-    fn directory_stat(&self) -> Stat {
-        Stat {
-            identity: 0,
-            kind: Kind::Directory,
-            size: 0,
-            modified: self.mounted,
-            mode: self.show.directory_mode,
-            links: 2,
-            uid: self.show.uid,
-            gid: self.show.gid,
-        }
-    }
-
-    fn stat_of(&self, child: &Child) -> Stat {
-        match child {
-            Child::Directory => self.directory_stat(),
-            Child::File(version) => {
-                let mut identity = DefaultHasher::new();
-                // Not every store tells the time with the same precision everywhere.
-                let time = version.etag.is_none().then_some(version.modified);
-                (version.size, &version.etag, time).hash(&mut identity);
-                Stat {
-                    identity: identity.finish(),
-                    kind: Kind::File,
-                    size: version.size,
-                    modified: version.modified,
-                    mode: self.show.file_mode,
-                    links: 1,
-                    ..self.directory_stat()
-                }
-            }
-        }
-    }
-
-    /// The listing of a directory (`""`, or ending with `/`), if there is one that can be trusted.
-    fn fresh(&self, prefix: &str) -> Option<Arc<Directory>> {
-        let directories = lock(&self.directories);
-        directories.get(prefix).filter(|directory| directory.taken.elapsed() < self.show.ttl).cloned()
-    }
-
-    /// What is known of a key without asking; `Some(None)`: that there is nothing.
-    fn remembered(&self, key: &str) -> Option<Option<Child>> {
-        let (prefix, name) = split(key);
-        if let Some(directory) = self.fresh(prefix) {
-            if let Some(child) = directory.child(name) {
-                return Some(Some(child.clone()));
-            }
-            if directory.covers(key) {
-                return Some(None);
-            }
-        }
-        let singles = lock(&self.singles);
-        singles
-            .get(key)
-            .filter(|single| single.taken.elapsed() < self.show.ttl)
-            .map(|single| single.child.clone())
-    }
-
     /// Asks about a key: the start of its directory's listing tells of all its neighbours, too; only where
     /// that does not reach, the key itself is asked about.
     fn find(&self, key: &str) -> Result<Option<Child>, StoreError> {
         let (prefix, _) = split(key);
-        if self.fresh(prefix).is_none() {
+        if self.names.fresh(prefix).is_none() {
             self.read_listing(prefix, false)?;
         }
-        if let Some(child) = self.remembered(key) {
+        if let Some(child) = self.names.remembered(key) {
             return Ok(child);
         }
         let taken = Instant::now();
@@ -200,11 +156,7 @@ impl ObjectStore {
             ControlFlow::Break(())
         })?;
         let child = if inhabited { Some(Child::Directory) } else { child };
-        let mut singles = lock(&self.singles);
-        if singles.len() >= SINGLES {
-            singles.clear();
-        }
-        singles.insert(key.to_string(), Single { taken, child: child.clone() });
+        self.names.note(key, taken, child.clone());
         Ok(child)
     }
 
@@ -213,9 +165,9 @@ impl ObjectStore {
         let turn = Arc::clone(lock(&self.listing).entry(prefix.to_string()).or_default());
         let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let enough = |directory: &Arc<Directory>| !all || directory.more_after.is_none();
-        let result = match self.fresh(prefix).filter(enough) {
+        let result = match self.names.fresh(prefix).filter(enough) {
             Some(directory) => Ok(directory),
-            None => self.list_now(prefix, all).map(|directory| self.keep(prefix, directory)),
+            None => self.list_now(prefix, all).map(|directory| self.names.keep(prefix, directory)),
         };
         drop(ours);
         lock(&self.listing).remove(prefix);
@@ -268,35 +220,8 @@ impl ObjectStore {
         Ok(Directory { taken, children, more_after, walk: Mutex::default() })
     }
 
-    fn keep(&self, prefix: &str, directory: Directory) -> Arc<Directory> {
-        let directory = Arc::new(directory);
-        let mut directories = lock(&self.directories);
-        directories.retain(|_, directory| directory.taken.elapsed() < self.show.ttl);
-        directories.insert(prefix.to_string(), Arc::clone(&directory));
-        while directories.len() > 1
-            && directories.values().map(|directory| directory.children.len() + 1).sum::<usize>() > REMEMBERED
-        {
-            let oldest = directories
-                .iter()
-                .filter(|(key, _)| *key != prefix)
-                .min_by_key(|(_, directory)| directory.taken)
-                .map(|(key, _)| key.clone());
-            match oldest {
-                Some(key) => directories.remove(&key),
-                None => break,
-            };
-        }
-        directory
-    }
-
-    /// What was known of a key turned out to be wrong.
-    fn forget(&self, key: &str) {
-        lock(&self.directories).remove(split(key).0);
-        lock(&self.singles).remove(key);
-    }
-
     fn child(&self, key: &str) -> Result<Child, StoreError> {
-        match self.remembered(key) {
+        match self.names.remembered(key) {
             Some(child) => child,
             None => self.find(key)?,
         }
@@ -306,7 +231,7 @@ impl ObjectStore {
     /// Notes that a file is opened, and fetches those that are likely to be next.
     fn step(&self, key: &str) {
         let (prefix, name) = split(key);
-        let Some(directory) = self.fresh(prefix) else { return };
+        let Some(directory) = self.names.fresh(prefix) else { return };
         let Ok(index) = directory.index(name) else { return };
         let next = {
             let mut walk = lock(&directory.walk);
@@ -340,6 +265,126 @@ impl ObjectStore {
             })
             .collect();
         self.fetcher.expect(&versions);
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        match self.names.show.file_mode & 0o222 {
+            0 => Err(StoreError::ReadOnly),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Names {
+    fn directory_stat(&self) -> Stat {
+        Stat {
+            identity: 0,
+            kind: Kind::Directory,
+            size: 0,
+            modified: self.mounted,
+            mode: self.show.directory_mode,
+            links: 2,
+            uid: self.show.uid,
+            gid: self.show.gid,
+        }
+    }
+
+    fn stat_of(&self, child: &Child) -> Stat {
+        match child {
+            Child::Directory => self.directory_stat(),
+            Child::File(version) => {
+                let mut identity = DefaultHasher::new();
+                // Not every store tells the time with the same precision everywhere.
+                let time = version.etag.is_none().then_some(version.modified);
+                (version.size, &version.etag, time).hash(&mut identity);
+                Stat {
+                    identity: identity.finish(),
+                    kind: Kind::File,
+                    size: version.size,
+                    modified: version.modified,
+                    mode: self.show.file_mode,
+                    links: 1,
+                    ..self.directory_stat()
+                }
+            }
+        }
+    }
+
+    /// The listing of a directory (`""`, or ending with `/`), if there is one that can be trusted.
+    fn fresh(&self, prefix: &str) -> Option<Arc<Directory>> {
+        let directories = lock(&self.directories);
+        directories.get(prefix).filter(|directory| directory.taken.elapsed() < self.show.ttl).cloned()
+    }
+
+    /// What is known of a key without asking; `Some(None)`: that there is nothing.
+    fn remembered(&self, key: &str) -> Option<Option<Child>> {
+        let (prefix, name) = split(key);
+        let single = lock(&self.singles).get(key).filter(|single| self.is_fresh(single)).cloned();
+        let later =
+            |directory: &Arc<Directory>| single.as_ref().is_none_or(|single| single.taken < directory.taken);
+        if let Some(directory) = self.fresh(prefix).filter(later) {
+            if let Some(child) = directory.child(name) {
+                return Some(Some(child.clone()));
+            }
+            if directory.covers(key) {
+                return Some(None);
+            }
+        }
+        single.map(|single| single.child)
+    }
+
+    fn is_fresh(&self, single: &Single) -> bool {
+        single.taken.elapsed() < self.show.ttl
+    }
+
+    /// Remembers what a key is since the moment.
+    fn note(&self, key: &str, taken: Instant, child: Option<Child>) {
+        let mut singles = lock(&self.singles);
+        if singles.len() >= SINGLES {
+            // The listings may be older than what was changed here.
+            singles.clear();
+            lock(&self.directories).clear();
+        }
+        singles.insert(key.to_string(), Single { taken, child });
+    }
+
+    /// What is known of the names in a directory since it was listed.
+    fn since(&self, prefix: &str, taken: Instant) -> HashMap<Box<str>, Option<Child>> {
+        let mut changes = HashMap::new();
+        for (key, single) in lock(&self.singles).iter() {
+            let (directory, name) = split(key);
+            if directory == prefix && single.taken > taken && self.is_fresh(single) {
+                changes.insert(name.into(), single.child.clone());
+            }
+        }
+        changes
+    }
+
+    fn keep(&self, prefix: &str, directory: Directory) -> Arc<Directory> {
+        let directory = Arc::new(directory);
+        let mut directories = lock(&self.directories);
+        directories.retain(|_, directory| directory.taken.elapsed() < self.show.ttl);
+        directories.insert(prefix.to_string(), Arc::clone(&directory));
+        while directories.len() > 1
+            && directories.values().map(|directory| directory.children.len() + 1).sum::<usize>() > REMEMBERED
+        {
+            let oldest = directories
+                .iter()
+                .filter(|(key, _)| *key != prefix)
+                .min_by_key(|(_, directory)| directory.taken)
+                .map(|(key, _)| key.clone());
+            match oldest {
+                Some(key) => directories.remove(&key),
+                None => break,
+            };
+        }
+        directory
+    }
+
+    /// What was known of a key turned out to be wrong.
+    fn forget(&self, key: &str) {
+        lock(&self.directories).remove(split(key).0);
+        lock(&self.singles).remove(key);
     }
 }
 
@@ -376,17 +421,18 @@ fn key(path: &Path) -> Result<&str, StoreError> {
 impl Store for ObjectStore {
     fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
         match key(path)? {
-            "" => Ok(self.directory_stat()),
-            key => self.child(key).map(|child| self.stat_of(&child)),
+            "" => Ok(self.names.directory_stat()),
+            key => self.child(key).map(|child| self.names.stat_of(&child)),
         }
     }
 
     fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         match key(path) {
-            Ok("") => Some(Ok(self.directory_stat())),
+            Ok("") => Some(Ok(self.names.directory_stat())),
             Ok(key) => self
+                .names
                 .remembered(key)
-                .map(|child| child.map(|child| self.stat_of(&child)).ok_or(StoreError::NotFound)),
+                .map(|child| child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)),
             Err(error) => Some(Err(error)),
         }
     }
@@ -397,11 +443,15 @@ impl Store for ObjectStore {
             key => format!("{key}/"),
         };
         let listing = self.read_listing(&prefix, true)?;
-        let entry = |(name, child): &(Box<str>, Child)| Entry {
-            name: OsString::from(name.as_ref()),
-            stat: self.stat_of(child),
+        let changes = self.names.since(&prefix, listing.taken);
+        let entry = |(name, child): (&str, &Child)| Entry {
+            name: OsString::from(name),
+            stat: self.names.stat_of(child),
         };
-        Ok(listing.children.iter().map(entry).collect())
+        let listed = listing.children.iter().map(|(name, child)| (&**name, child));
+        let unchanged = listed.filter(|(name, _)| !changes.contains_key(*name));
+        let changed = changes.iter().filter_map(|(name, child)| Some((&**name, child.as_ref()?)));
+        Ok(unchanged.chain(changed).map(entry).collect())
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Object>, StoreError> {
@@ -409,12 +459,16 @@ impl Store for ObjectStore {
         let Child::File(version) = self.child(key)? else { return Err(StoreError::Stale) };
         let file = self.fetcher.file(&version);
         if file.is_stale() {
-            self.forget(key);
+            self.names.forget(key);
             return Err(StoreError::Stale);
         }
         file.open();
         self.step(key);
-        Ok(Box::new(OpenObject { stat: self.stat_of(&Child::File(version)), whole: file.whole(), file }))
+        Ok(Box::new(OpenObject {
+            stat: self.names.stat_of(&Child::File(version)),
+            whole: file.whole(),
+            file,
+        }))
     }
 
     fn read_link(&self, _: &Path) -> Result<OsString, StoreError> {
@@ -428,11 +482,116 @@ impl Store for ObjectStore {
     }
 
     fn ttl(&self) -> Duration {
-        self.show.ttl
+        self.names.show.ttl
     }
 
     fn is_far(&self) -> bool {
         true
+    }
+
+    fn is_writable(&self, _: &Path) -> bool {
+        self.may_write().is_ok()
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn Writer>, StoreError> {
+        self.may_write()?;
+        let key = new_key(path)?;
+        Ok(Box::new(ObjectWriter {
+            upload: self.shared.insist(|| self.bucket.put(key))?,
+            key: key.to_string(),
+            names: Arc::clone(&self.names),
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        self.shared.insist(|| self.bucket.delete(key))?;
+        self.names.note(key, Instant::now(), None);
+        Ok(())
+    }
+
+    fn make_directory(&self, path: &Path) -> Result<Stat, StoreError> {
+        self.may_write()?;
+        let key = new_key(path)?;
+        self.shared.insist(|| self.bucket.make_directory(&format!("{key}/")))?;
+        self.names.note(key, Instant::now(), Some(Child::Directory));
+        Ok(self.names.directory_stat())
+    }
+
+    fn remove_directory(&self, path: &Path) -> Result<(), StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let marker = format!("{key}/");
+        let mut inhabited = false;
+        self.shared.insist(|| {
+            self.bucket.list(&marker, &mut |items| {
+                inhabited = items.iter().any(|item| !matches!(item, Item::Object(it) if it.key == marker));
+                if inhabited { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        })?;
+        if inhabited {
+            return Err(StoreError::NotEmpty);
+        }
+        match self.shared.insist(|| self.bucket.delete(&marker)) {
+            Ok(()) | Err(StoreError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        lock(&self.names.directories).remove(&marker);
+        self.names.note(key, Instant::now(), None);
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<Stat, StoreError> {
+        self.may_write()?;
+        let (from, to) = (key(from)?, new_key(to)?);
+        match self.child(from)? {
+            Child::File(version) if version.size <= LARGEST_COPY => {}
+            _ => return Err(StoreError::NotMovable),
+        }
+        self.shared.insist(|| self.bucket.copy(from, to))?;
+        let child = Child::File(Arc::new(self.shared.insist(|| self.bucket.head(to))?));
+        self.names.note(to, Instant::now(), Some(child.clone()));
+        self.shared.insist(|| self.bucket.delete(from))?;
+        self.names.note(from, Instant::now(), None);
+        Ok(self.names.stat_of(&child))
+    }
+}
+
+/// The key of something new, which must be seen afterwards.
+fn new_key(path: &Path) -> Result<&str, StoreError> {
+    let key = path.to_str().ok_or(StoreError::Unsupported("a name that is not UTF-8"))?;
+    match name(split(key).1) {
+        true => Ok(key),
+        false => Err(StoreError::Unsupported("a name of that length")),
+    }
+}
+
+/// What is not found is what was written: removed by others, or finished although the answer was lost.
+fn gone(error: StoreError) -> StoreError {
+    match error {
+        StoreError::NotFound => StoreError::Failed("what was written is not there any more".into()),
+        error => error,
+    }
+}
+
+struct ObjectWriter {
+    upload: Box<dyn Upload>,
+    key: String,
+    names: Arc<Names>,
+    shared: Arc<Shared>,
+}
+
+impl Writer for ObjectWriter {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        self.shared.insist(|| self.upload.write(std::mem::take(&mut bytes))).map_err(gone)
+    }
+
+    fn finish(&mut self) -> Result<Stat, StoreError> {
+        let child = Child::File(Arc::new(self.shared.insist(|| self.upload.finish()).map_err(gone)?));
+        self.names.note(&self.key, Instant::now(), Some(child.clone()));
+        Ok(self.names.stat_of(&child))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] answers for paths below its root, `""` being the root itself; it knows neither inode numbers
 //! nor handles nor the kernel. It is called by several threads at once, and a call may take its time. Which
-//! error number an error becomes is decided in [`crate::fs`] alone.
+//! error number an error becomes is decided in [`crate::fs`] alone. A store that says nothing else is read-only.
 
 mod local;
 
@@ -56,6 +56,46 @@ pub trait Store: Send + Sync {
     /// Whether somebody far away is asked: what is not [known](Store::known) must not be waited for by a
     /// thread that others need.
     fn is_far(&self) -> bool;
+
+    /// Whether anything at or below the path can be changed.
+    fn is_writable(&self, _: &Path) -> bool {
+        false
+    }
+
+    /// Begins to write a file. What its path names stays as it is until [`Writer::finish`].
+    fn create(&self, _: &Path) -> Result<Box<dyn Writer>, StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+
+    /// Removes a file.
+    fn remove(&self, _: &Path) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+
+    /// Makes a directory; its attributes.
+    fn make_directory(&self, _: &Path) -> Result<Stat, StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+
+    /// Removes a directory that holds nothing.
+    fn remove_directory(&self, _: &Path) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+
+    /// Gives a file another path, in place of what is there; its attributes.
+    fn rename(&self, _from: &Path, _to: &Path) -> Result<Stat, StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+}
+
+/// A file that is being written from its beginning to its end. Dropped before it is finished, it leaves nothing
+/// behind.
+pub trait Writer: Send {
+    /// The next bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Makes the path name what was written; its attributes.
+    fn finish(&mut self) -> Result<Stat, StoreError>;
 }
 
 /// Called once with the bytes, fewer than asked for at the file's end, or with the reason why there are none.
@@ -141,6 +181,15 @@ pub enum StoreError {
     /// The path names another file by now.
     #[error("the file was replaced")]
     Stale,
+    /// Nothing is changed here.
+    #[error("it is read-only")]
+    ReadOnly,
+    /// The directory holds something.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// It cannot be moved there, but it can be copied.
+    #[error("it cannot be moved there")]
+    NotMovable,
     /// The store does not have this operation.
     #[error("{0} is not supported")]
     Unsupported(&'static str),

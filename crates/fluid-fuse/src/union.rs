@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{bail, ensure};
 
-use crate::store::{Entry, Kind, Object, Space, Stat, Store, StoreError};
+use crate::store::{Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
 
 /// Stores by their paths, `""` being the root.
 pub struct Union {
@@ -57,13 +57,23 @@ impl Union {
         !self.mounts.contains_key(path) && self.mounts.keys().any(|mount| mount.starts_with(path))
     }
 
+    /// The store of a path that is neither made up nor a mount's own: these stay what they are.
+    fn inside<'u, 'p>(&'u self, path: &'p Path) -> Result<(&'u dyn Store, &'p Path), StoreError> {
+        match self.find(path) {
+            Some((store, rest)) if !rest.as_os_str().is_empty() && !self.is_made_up(path) => {
+                Ok((store, rest))
+            }
+            _ => Err(StoreError::ReadOnly),
+        }
+    }
+
     fn directory(&self) -> Stat {
         Stat {
             identity: 0,
             kind: Kind::Directory,
             size: 0,
             modified: self.mounted,
-            mode: 0o755,
+            mode: 0o555,
             links: 2,
             uid: self.uid,
             gid: self.gid,
@@ -131,6 +141,39 @@ impl Store for Union {
 
     fn is_far(&self) -> bool {
         self.mounts.values().any(|store| store.is_far())
+    }
+
+    fn is_writable(&self, path: &Path) -> bool {
+        self.find(path).is_some_and(|(store, rest)| store.is_writable(rest))
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn Writer>, StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.create(rest)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.remove(rest)
+    }
+
+    fn make_directory(&self, path: &Path) -> Result<Stat, StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.make_directory(rest)
+    }
+
+    fn remove_directory(&self, path: &Path) -> Result<(), StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.remove_directory(rest)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<Stat, StoreError> {
+        let ((store, from), (other, to)) = (self.inside(from)?, self.inside(to)?);
+        match std::ptr::addr_eq(store, other) {
+            true => store.rename(from, to),
+            false if store.is_writable(from) && other.is_writable(to) => Err(StoreError::NotMovable),
+            false => Err(StoreError::ReadOnly),
+        }
     }
 }
 

@@ -154,6 +154,26 @@ impl Shared {
         self.disk.as_ref().map(|disk| disk.bytes())
     }
 
+    /// Asks for what is not read, and again while it may go better, until the deadline.
+    pub(crate) fn insist<T>(
+        &self,
+        mut question: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let deadline = Instant::now() + self.budget.deadline;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match question() {
+                Err(StoreError::Unavailable(reason)) if Instant::now() + pause < deadline => {
+                    debug!("asking again: {reason}");
+                    self.counts.retries.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(jittered(pause));
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     fn now(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
@@ -484,6 +504,10 @@ mod tests {
 
         fn put(&self, _: &str) -> Result<Box<dyn Upload>, StoreError> {
             Err(StoreError::Unsupported("put"))
+        }
+
+        fn make_directory(&self, _: &str) -> Result<(), StoreError> {
+            Err(StoreError::Unsupported("make_directory"))
         }
 
         fn delete(&self, _: &str) -> Result<(), StoreError> {

@@ -173,6 +173,10 @@ impl Bucket for Remote {
         Ok(Box::new(begun))
     }
 
+    fn make_directory(&self, key: &str) -> Result<(), StoreError> {
+        self.ask(|session| session.run(key, |path| session.operator.create_dir(path)))
+    }
+
     fn delete(&self, key: &str) -> Result<(), StoreError> {
         self.ask(|session| session.run(key, |path| session.operator.delete(path)))
     }
@@ -426,8 +430,15 @@ impl Session {
     fn put(self: &Arc<Self>, key: &str) -> Result<Writing, StoreError> {
         let options = WriteOptions::default();
         let writer = self.run(key, |path| self.operator.writer_options(path, options))?;
-        let part = Vec::new();
-        Ok(Writing { session: self.clone(), key: key.to_string(), writer, part, parts: 0, done: false })
+        Ok(Writing {
+            session: self.clone(),
+            key: key.to_string(),
+            writer,
+            part: Vec::new(),
+            full: None,
+            parts: 0,
+            done: false,
+        })
     }
 }
 
@@ -438,6 +449,8 @@ struct Writing {
     writer: opendal::Writer,
     /// The part that is being filled.
     part: Vec<u8>,
+    /// The part before, until it is sent.
+    full: Option<Buffer>,
     parts: usize,
     done: bool,
 }
@@ -447,33 +460,41 @@ impl Writing {
         PART << (self.parts / 1000).min(8)
     }
 
+    /// Sends what is full.
     fn send(&mut self) -> Result<(), StoreError> {
-        let part = Buffer::from(std::mem::take(&mut self.part));
-        self.parts += 1;
-        block_on(|| self.session.asked(&self.key), self.writer.write(part))
+        loop {
+            if let Some(full) = &self.full {
+                // Of a part that fails it keeps the one before: the same can be written again.
+                block_on(|| self.session.asked(&self.key), self.writer.write(full.clone()))?;
+                self.parts += 1;
+                self.full = None;
+            }
+            let size = self.part_size();
+            if self.part.len() < size {
+                return Ok(());
+            }
+            let rest = self.part.split_off(size);
+            self.full = Some(Buffer::from(std::mem::replace(&mut self.part, rest)));
+        }
     }
 }
 
 impl Upload for Writing {
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
-        while !bytes.is_empty() {
-            let room = self.part_size() - self.part.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.part.extend_from_slice(now);
-            bytes = later;
-            if self.part.len() == self.part_size() {
-                self.send()?;
-            }
-        }
-        Ok(())
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.part.extend_from_slice(bytes);
+        self.send()
     }
 
-    fn finish(mut self: Box<Self>) -> Result<Version, StoreError> {
+    fn finish(&mut self) -> Result<Version, StoreError> {
+        self.send()?;
         if !self.part.is_empty() {
+            self.full = Some(Buffer::from(std::mem::take(&mut self.part)));
             self.send()?;
         }
-        block_on(|| self.session.asked(&self.key), self.writer.close())?;
-        self.done = true;
+        if !self.done {
+            block_on(|| self.session.asked(&self.key), self.writer.close())?;
+            self.done = true;
+        }
         self.session.head(&self.key)
     }
 }

@@ -82,6 +82,9 @@ pub trait Bucket: Send + Sync {
     /// Begins to replace an object. Nothing is seen of it before [`Upload::finish`].
     fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError>;
 
+    /// Makes a directory of a key that ends with `/`, as an empty object where the store has no other.
+    fn make_directory(&self, key: &str) -> Result<(), StoreError>;
+
     /// Removes an object; one that is not there is [`StoreError::NotFound`] where the store tells.
     fn delete(&self, key: &str) -> Result<(), StoreError>;
 
@@ -92,9 +95,10 @@ pub trait Bucket: Send + Sync {
 /// An object that is being written from its beginning to its end. Dropped before it is finished, it leaves
 /// nothing behind.
 pub trait Upload: Send {
-    /// The next bytes.
+    /// The next bytes. They are taken in any case: after [`StoreError::Unavailable`], writing no further ones
+    /// tries again.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// Makes the object what was written, checked by the store; its new version.
-    fn finish(self: Box<Self>) -> Result<Version, StoreError>;
+    /// Makes the object what was written, checked by the store; its new version. It may be tried again.
+    fn finish(&mut self) -> Result<Version, StoreError>;
 }

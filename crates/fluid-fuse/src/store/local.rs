@@ -189,7 +189,8 @@ fn shown(stat: &rustix::fs::Stat) -> Option<Stat> {
         kind,
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified: time(stat.st_mtime, stat.st_mtime_nsec),
-        mode: (stat.st_mode & 0o7777) as u16,
+        // Nothing is written here.
+        mode: (stat.st_mode & 0o7777 & !0o222) as u16,
         links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
         uid: stat.st_uid,
         gid: stat.st_gid,

@@ -124,7 +124,8 @@ impl Filesystem for Silent {
 fn a_mount_that_hangs_does_not_stop_the_clock() {
     let Some(place) = place() else { return };
     fs::create_dir_all(place.mountpoint()).unwrap();
-    let (mount, descriptor) = Mount::new(place.mountpoint().canonicalize().unwrap(), "silent", "x").unwrap();
+    let (mount, descriptor) =
+        Mount::new(place.mountpoint().canonicalize().unwrap(), "silent", "x", true).unwrap();
     let (answer, silence) = mpsc::channel();
     let silent = Silent(Mutex::new(silence));
     let session = Session::from_fd(silent, descriptor, SessionACL::All, Config::default()).unwrap();

@@ -1,0 +1,95 @@
+//! What is left, and who is told, when a file does not get to its end.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::Mounted;
+use crate::place::{bytes, eventually, words};
+use crate::server::Wire;
+
+/// `dd` onto the old file, which is held up until something happened.
+fn write(mounted: &Mounted, size: usize, happens: impl FnOnce(&Mounted)) -> (Option<i32>, String) {
+    let path = mounted.path("old");
+    let mut dd = Command::new("dd");
+    dd.args(["bs=64K", "iflag=fullblock", "status=none"]).arg(format!("of={}", path.display()));
+    let mut dd = dd.env("LC_ALL", "C").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = dd.stdin.take().unwrap();
+    let written = 256 * 1024;
+    input.write_all(&bytes(written)).unwrap();
+    eventually(|| (fs::metadata(&path).ok()?.len() == written as u64).then_some(()));
+    happens(mounted);
+    // It may give up before the end.
+    let _ = input.write_all(&bytes(size - written));
+    drop(input);
+    let output = dd.wait_with_output().unwrap();
+    (output.status.code(), words(&output))
+}
+
+fn is_as_it_was(mounted: &Mounted) {
+    mounted.server.wire(Wire::Carries);
+    assert_eq!(fs::read(mounted.stored("old")).unwrap(), b"old content");
+    eventually(|| (fs::read(mounted.path("old")).ok()? == b"old content").then_some(()));
+}
+
+#[test]
+fn close_tells_of_a_failure() {
+    let Some(mounted) = Mounted::writable() else { return };
+    for (wire, reason) in [
+        (Wire::Answers(403), "Permission denied"),
+        (Wire::Answers(503), "Input/output error"),
+        (Wire::Resets, "Input/output error"),
+    ] {
+        let (code, words) = write(&mounted, 1 << 20, |mounted| mounted.server.wire(wire));
+        assert_eq!(code, Some(1));
+        assert!(words.contains("closing output file") && words.contains(reason), "{words}");
+        is_as_it_was(&mounted);
+        // The same between the parts of a large file.
+        let (code, words) = write(&mounted, 24 << 20, |mounted| mounted.server.wire(wire));
+        assert_eq!(code, Some(1));
+        assert!(words.contains(reason), "{words}");
+        is_as_it_was(&mounted);
+    }
+    assert_eq!(write(&mounted, 24 << 20, |_| {}), (Some(0), String::new()));
+    assert!(fs::read(mounted.stored("old")).unwrap().len() == 24 << 20);
+}
+
+#[test]
+fn a_cut_that_is_mended_is_not_noticed() {
+    let Some(mounted) = Mounted::new(&["--read-only=false", "--io-timeout=20s"]) else { return };
+    let cut = |mounted: &Mounted| {
+        mounted.server.wire(Wire::Answers(503));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                mounted.server.wire(Wire::Carries);
+            });
+        });
+    };
+    assert_eq!(write(&mounted, 24 << 20, cut), (Some(0), String::new()));
+    let content = [bytes(256 << 10), bytes((24 << 20) - (256 << 10))].concat();
+    assert!(fs::read(mounted.stored("old")).unwrap() == content);
+}
+
+#[test]
+fn a_daemon_that_dies_leaves_the_old_file() {
+    let Some(mut mounted) = Mounted::writable() else { return };
+    let (code, _) = write(&mounted, 24 << 20, |mounted| mounted.place.signal(Signal::KILL));
+    assert_eq!(code, Some(1));
+    assert_eq!(mounted.place.ended().code(), None);
+    assert_eq!(fs::read(mounted.stored("old")).unwrap(), b"old content");
+}
+
+#[test]
+fn a_signal_waits_for_what_is_open() {
+    let Some(mut mounted) = Mounted::new(&["--read-only=false", "--linger=1h"]) else { return };
+    let (code, words) = write(&mounted, 24 << 20, |mounted| {
+        mounted.place.signal(Signal::TERM);
+        eventually(|| mounted.place.kind().is_none().then_some(()));
+    });
+    assert_eq!((code, words.as_str()), (Some(0), ""));
+    assert_eq!(mounted.place.ended().code(), Some(0));
+    assert_eq!(fs::metadata(mounted.stored("old")).unwrap().len(), 24 << 20);
+}

@@ -1,0 +1,55 @@
+//! Writing through a real mount to a real S3 server, and what is on its disk then. Without root or `/dev/fuse`
+//! each test says that it was skipped.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod faults;
+mod files;
+#[path = "../mount/place.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
+mod place;
+mod server;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use place::Place;
+use server::Server;
+
+/// A place where the server's bucket `data` is mounted.
+struct Mounted {
+    place: Place,
+    server: Server,
+}
+
+impl Mounted {
+    /// With a file `old` in the bucket.
+    fn new(arguments: &[&str]) -> Option<Self> {
+        Self::by(Command::new(env!("CARGO_BIN_EXE_fluid-fuse")), arguments)
+    }
+
+    /// By another program that starts ours.
+    fn by(mut program: Command, arguments: &[&str]) -> Option<Self> {
+        let mut mounted = Mounted { place: place::place()?, server: Server::start() };
+        std::fs::write(mounted.stored("old"), "old content").unwrap();
+        program.arg("mount").env("FLUID_FUSE_MOUNTPOINT", mounted.place.mountpoint());
+        program.args(["--source", "s3://data"]).env("AWS_ACCESS_KEY_ID", "key");
+        program.env("AWS_SECRET_ACCESS_KEY", "secret").args(["-o", "region=us-east-1"]);
+        program.args(["-o", &format!("endpoint={}", mounted.server.endpoint())]).args(arguments);
+        mounted.place.spawn(&mut program);
+        Some(mounted)
+    }
+
+    fn writable() -> Option<Self> {
+        Self::new(&["--read-only=false", "--io-timeout=500ms"])
+    }
+
+    /// A path in the mount.
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.mountpoint().join(name)
+    }
+
+    /// Where the server keeps the object.
+    fn stored(&self, name: &str) -> PathBuf {
+        self.server.root.path().join("data").join(name)
+    }
+}
