@@ -1,6 +1,6 @@
 //! A [`Bucket`] as a [`Store`]: keys become paths, listings become directories.
 //!
-//! It decides which keys can be seen ([`name`]), how long a listing is trusted, when a directory is listed
+//! It decides which keys can be seen (`name`), how long a listing is trusted, when a directory is listed
 //! instead of asked about name by name, and which files are likely to be opened next. A directory is what
 //! keys have in common up to a `/`, or an object whose key ends with one; where both `a` and `a/…` exist the
 //! directory is seen. What is changed here is seen here at once: it is remembered name by name, and of a name

@@ -1,10 +1,10 @@
 //! Files that are open for writing: what was written, what of it is on its way, and what went wrong.
 //!
 //! Each has a thread of its own, which alone waits for the store. What is written is taken ahead of it up to
-//! [`AHEAD`] bytes; further writes are answered when there is room again. A file is written from its beginning
+//! `AHEAD` bytes; further writes are answered when there is room again. A file is written from its beginning
 //! to its end: what is skipped is zeros, and nothing that was written can be written again. The first failure
 //! is every later answer. It knows neither paths nor how a store keeps a file; it decides how much memory
-//! writing takes: up to [`SMALL`] bytes each file has as it needs them, for more it needs one of the [`Writes`]'
+//! writing takes: up to `SMALL` bytes each file has as it needs them, for more it needs one of the [`Writes`]'
 //! few places, and waits until there is one.
 
 use std::fs;

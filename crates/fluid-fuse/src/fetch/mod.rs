@@ -2,8 +2,8 @@
 //!
 //! A [`Fetcher`] belongs to one [`Bucket`]; what they [share](Shared) is the process's memory and its
 //! threads. This module carries requests out: it retries what may go better, until the deadline, and goes on
-//! where the bytes ended. [`mod@file`] knows which bytes are where, [`streams`] what to read ahead, [`queue`] how
-//! many requests pay, [`memory`] what it all may cost.
+//! where the bytes ended. `file` knows which bytes are where, `streams` what to read ahead, `queue` how
+//! many requests pay, `memory` what it all may cost.
 
 mod disk;
 mod file;
