@@ -3,8 +3,9 @@
 //! It decides which keys can be seen (`name`), how long a listing is trusted, when a directory is listed
 //! instead of asked about name by name, and which files are likely to be opened next. A directory is what
 //! keys have in common up to a `/`, or an object whose key ends with one; where both `a` and `a/…` exist the
-//! directory is seen. What is changed here is seen here at once: it is remembered name by name, and of a name
-//! and a listing the later one is right. It knows neither inode numbers nor how bytes are fetched.
+//! directory is seen. Keys that begin or end with a blank cannot be asked for (`reachable`) and are not shown.
+//! What is changed here is seen here at once: it is remembered name by name, and of a name and a listing the
+//! later one is right. It knows neither inode numbers nor how bytes are fetched.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -64,8 +65,9 @@ pub struct ObjectStore {
     fetcher: Fetcher,
     shared: Arc<Shared>,
     names: Arc<Names>,
-    /// Who lists which directory, so that nobody lists it twice at a time.
-    listing: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// Who lists which directory, so that nobody lists it twice at a time; why it could not be listed, for
+    /// those who have waited for it.
+    listing: Mutex<HashMap<String, Arc<Mutex<Option<StoreError>>>>>,
 }
 
 /// What is known of the names, and how they are shown.
@@ -94,7 +96,7 @@ struct Directory {
     taken: Instant,
     /// By name, without repetition.
     children: Vec<(Box<str>, Child)>,
-    /// The last key that was listed, if there are more.
+    /// The key up to which all is listed, if there are more.
     more_after: Option<String>,
     walk: Mutex<Walk>,
 }
@@ -144,17 +146,22 @@ impl ObjectStore {
             return Ok(child);
         }
         let taken = Instant::now();
-        let child = match self.bucket.head(key) {
-            Ok(version) => Some(Child::File(Arc::new(version))),
-            Err(StoreError::NotFound) => None,
-            Err(error) => return Err(error),
+        let head = || self.shared.insist(|| self.bucket.head(key));
+        let child = match reachable(key).then(head) {
+            Some(Ok(version)) => Some(Child::File(Arc::new(version))),
+            Some(Err(StoreError::NotFound)) | None => None,
+            Some(Err(error)) => return Err(error),
         };
         let below = format!("{key}/");
-        let mut inhabited = false;
-        self.bucket.list(&below, &mut |items| {
-            inhabited = !items.is_empty();
-            ControlFlow::Break(())
-        })?;
+        let inhabited = reachable(&below)
+            && self.shared.insist(|| {
+                let mut inhabited = false;
+                self.bucket.list(&below, &mut |items| {
+                    inhabited = !items.is_empty();
+                    ControlFlow::Break(())
+                })?;
+                Ok(inhabited)
+            })?;
         let child = if inhabited { Some(Child::Directory) } else { child };
         self.names.note(key, taken, child.clone());
         Ok(child)
@@ -163,12 +170,19 @@ impl ObjectStore {
     /// Lists a directory, or the first page of it, unless somebody just did.
     fn read_listing(&self, prefix: &str, all: bool) -> Result<Arc<Directory>, StoreError> {
         let turn = Arc::clone(lock(&self.listing).entry(prefix.to_string()).or_default());
-        let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = &*ours {
+            return Err(error.clone());
+        }
         let enough = |directory: &Arc<Directory>| !all || directory.more_after.is_none();
         let result = match self.names.fresh(prefix).filter(enough) {
             Some(directory) => Ok(directory),
-            None => self.list_now(prefix, all).map(|directory| self.names.keep(prefix, directory)),
+            None => self
+                .shared
+                .insist(|| self.list_now(prefix, all))
+                .map(|directory| self.names.keep(prefix, directory)),
         };
+        *ours = result.as_ref().err().cloned();
         drop(ours);
         lock(&self.listing).remove(prefix);
         result
@@ -177,12 +191,16 @@ impl ObjectStore {
     fn list_now(&self, prefix: &str, all: bool) -> Result<Directory, StoreError> {
         let taken = Instant::now();
         let mut children: Vec<(Box<str>, Child)> = Vec::new();
-        let mut last = None;
+        // Of a page, the prefixes come first: before its last object there is nothing more.
+        let mut last = String::new();
         let mut hidden = 0_usize;
         let complete = self.bucket.list(prefix, &mut |items| {
             for item in items {
                 let (key, child) = match item {
-                    Item::Object(version) => (version.key.clone(), Child::File(Arc::new(version))),
+                    Item::Object(version) => {
+                        last.clone_from(&version.key);
+                        (version.key.clone(), Child::File(Arc::new(version)))
+                    }
                     Item::Prefix(key) => (key, Child::Directory),
                 };
                 match key.strip_prefix(prefix) {
@@ -191,14 +209,13 @@ impl ObjectStore {
                     Some(rest) => {
                         let rest =
                             if matches!(child, Child::Directory) { rest.trim_end_matches('/') } else { rest };
-                        match name(rest) {
+                        match name(rest) && reachable(&key) {
                             true => children.push((rest.into(), child)),
                             false => hidden += 1,
                         }
                     }
                     None => hidden += 1,
                 }
-                last = Some(key);
             }
             if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -211,7 +228,7 @@ impl ObjectStore {
         });
         children.dedup_by(|later, kept| later.0 == kept.0);
         children.shrink_to_fit();
-        let more_after = last.filter(|_| !complete);
+        let more_after = (!complete).then_some(last);
         debug!(
             "listed {prefix:?}: {} names{}",
             children.len(),
@@ -323,11 +340,14 @@ impl Names {
         let later =
             |directory: &Arc<Directory>| single.as_ref().is_none_or(|single| single.taken < directory.taken);
         if let Some(directory) = self.fresh(prefix).filter(later) {
-            if let Some(child) = directory.child(name) {
-                return Some(Some(child.clone()));
-            }
-            if directory.covers(key) {
-                return Some(None);
+            // What is listed as an object may still turn out to be a directory, too.
+            let covered = directory.covers(key);
+            match directory.child(name) {
+                Some(child) if covered || matches!(child, Child::Directory) => {
+                    return Some(Some(child.clone()));
+                }
+                None if covered => return Some(None),
+                _ => {}
             }
         }
         single.map(|single| single.child)
@@ -406,6 +426,11 @@ impl Directory {
 /// Whether what follows a prefix can be the name of a file.
 fn name(rest: &str) -> bool {
     !matches!(rest, "" | "." | "..") && rest.len() <= LONGEST_NAME && !rest.contains(['/', '\0'])
+}
+
+/// Whether the library can ask for a key: it drops blanks at the ends.
+fn reachable(key: &str) -> bool {
+    key.trim() == key
 }
 
 /// The directory's prefix and the name.

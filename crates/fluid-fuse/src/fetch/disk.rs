@@ -103,8 +103,11 @@ impl DiskCache {
             bail!("the cache directory {place} is used by another process");
         }
         let mut state = State::default();
-        for entry in fs::read_dir(directory)? {
-            let path = entry?.path();
+        let mut paths =
+            fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        // A map before its data: when it goes, they go.
+        paths.sort_unstable_by(|one, other| other.cmp(one));
+        for path in paths {
             let (Some(name), Some(kind)) = (
                 path.file_stem().and_then(|name| name.to_str()),
                 path.extension().and_then(|kind| kind.to_str()),

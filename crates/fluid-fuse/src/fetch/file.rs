@@ -18,7 +18,7 @@ use log::warn;
 use super::disk::CachedFile;
 use super::memory::{GRANULE, Granule};
 use super::streams::Streams;
-use super::{PART, Shared};
+use super::{PART, Progress, Shared};
 use crate::inodes::lock;
 use crate::remote::{Bucket, Version};
 use crate::store::{Answer, StoreError};
@@ -186,7 +186,7 @@ impl RemoteFile {
     /// is told by [`RemoteFile::is_whole`] when all parts are.
     pub fn keep(self: &Arc<Self>, range: Range<u64>) -> Result<(), StoreError> {
         let begin = range.start;
-        self.shared.persist(&self.fill(range, true), begin)
+        self.shared.persist(&self.fill(range, true), Progress::from(begin))
     }
 
     /// Whether the disk has all of it for sure.

@@ -40,6 +40,9 @@ pub(crate) const PART: u64 = 8 * 1024 * 1024;
 /// Files that are remembered after they were closed, or before they are opened.
 const RECENT: usize = 256;
 
+/// Threads that read from the disk what somebody waits for.
+const LOADING: usize = 4;
+
 /// A file that was not read for so long does not need what was read ahead for it.
 const FORSAKEN: Duration = Duration::from_secs(2);
 
@@ -84,6 +87,8 @@ pub struct Shared {
     budget: Budget,
     memory: Arc<Memory>,
     queue: Arc<Queue>,
+    /// For what is on the disk, which need not wait for a store that hangs.
+    local: Arc<Queue>,
     disk: Option<Arc<DiskCache>>,
     /// Held by who fetches in a thread that takes the kernel's requests.
     here: Mutex<()>,
@@ -107,6 +112,7 @@ impl Shared {
             memory: Memory::new(granules),
             // A request needs a granule at a time, and what it brings needs to go somewhere.
             queue: Queue::new(budget.requests.min(granules / 8).max(1)),
+            local: Queue::new(LOADING),
             disk,
             here: Mutex::default(),
             started: Instant::now(),
@@ -253,7 +259,9 @@ impl Shared {
 
     fn begin_urgent(self: &Arc<Self>, run: Arc<Run>) {
         let shared = Arc::clone(self);
-        self.queue.urgent(Box::new(move || shared.carry_out(&run)));
+        let is_here = run.file.disk().is_some_and(|disk| disk.gap(&run.range).is_none());
+        let queue = if is_here { &self.local } else { &self.queue };
+        queue.urgent(Box::new(move || shared.carry_out(&run)));
     }
 
     /// Begins a short run in the thread of the one who waits, which saves two changes of threads. Only one may
@@ -263,14 +271,14 @@ impl Shared {
         if run.begun.swap(true, Ordering::AcqRel) {
             return;
         }
-        let mut done = run.range.start;
-        match self.stream(&run, &mut done) {
+        let mut progress = Progress::from(run.range.start);
+        match self.stream(&run, &mut progress) {
             Ok(()) => {}
             Err(StoreError::Unavailable(_)) => {
                 let shared = Arc::clone(self);
-                self.queue.urgent(Box::new(move || drop(shared.persist(&run, done))));
+                self.queue.urgent(Box::new(move || drop(shared.persist(&run, progress))));
             }
-            Err(error) => self.give_up(&run, done, &error),
+            Err(error) => self.give_up(&run, progress.done, &error),
         }
     }
 
@@ -279,23 +287,23 @@ impl Shared {
         if run.begun.swap(true, Ordering::AcqRel) {
             return;
         }
-        let begin = run.range.start;
         if run.ahead && !run.awaited.load(Ordering::Relaxed) && run.file.is_left() {
-            return run.file.failed(run, begin, &StoreError::Unavailable("nobody reads it".into()));
+            let error = StoreError::Unavailable("nobody reads it".into());
+            return run.file.failed(run, run.range.start, &error);
         }
-        let _ = self.persist(run, begin);
+        let _ = self.persist(run, Progress::from(run.range.start));
     }
 
     /// Fetches the rest of a run, again and again if need be. Who waits for it is told by [`RemoteFile::failed`].
-    fn persist(&self, run: &Run, mut done: u64) -> Result<(), StoreError> {
-        let deadline = Instant::now() + self.budget.deadline;
+    fn persist(&self, run: &Run, mut progress: Progress) -> Result<(), StoreError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let begun_at = done;
-            let error = match self.stream(run, &mut done) {
+            let begun_at = progress.done;
+            let error = match self.stream(run, &mut progress) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
+            let done = progress.done;
             if done > begun_at {
                 pause = FIRST_PAUSE;
             }
@@ -305,7 +313,7 @@ impl Shared {
                     debug!("{}: {reason}", run.file.version.key);
                     // What nobody waits for is asked for again by who will.
                     (run.awaited.load(Ordering::Relaxed) || done > begun_at)
-                        && Instant::now() + pause < deadline
+                        && progress.at.elapsed() + pause < self.budget.deadline
                 }
                 _ => false,
             };
@@ -327,17 +335,19 @@ impl Shared {
         run.file.failed(run, done, error);
     }
 
-    /// The rest of a run, from the disk and by requests; `done` moves on with what has come.
-    fn stream(&self, run: &Run, done: &mut u64) -> Result<(), StoreError> {
+    /// The rest of a run, from the disk and by requests.
+    fn stream(&self, run: &Run, progress: &mut Progress) -> Result<(), StoreError> {
         let file = &run.file;
         let disk = file.disk();
-        while *done < run.range.end {
-            let rest = *done..run.range.end;
+        while progress.done < run.range.end {
+            let rest = progress.done..run.range.end;
             match disk.as_ref().map(|disk| (disk, disk.gap(&rest))) {
-                None => self.request(run, None, rest, done)?,
-                Some((disk, Some(gap))) if gap.start == *done => self.request(run, Some(disk), gap, done)?,
-                Some((_, gap)) if run.fill => *done = gap.map_or(rest.end, |gap| gap.start),
-                Some((disk, _)) => self.load(run, disk, done)?,
+                None => self.request(run, None, rest, progress)?,
+                Some((disk, Some(gap))) if gap.start == rest.start => {
+                    self.request(run, Some(disk), gap, progress)?;
+                }
+                Some((_, gap)) if run.fill => progress.to(gap.map_or(rest.end, |gap| gap.start)),
+                Some((disk, _)) => self.load(run, disk, progress)?,
             }
         }
         Ok(())
@@ -347,15 +357,15 @@ impl Shared {
         self.memory.take(|| self.make_room(!run.ahead || run.awaited.load(Ordering::Relaxed)))
     }
 
-    /// The granule at `done` from the disk; nothing if it turns out to be damaged.
-    fn load(&self, run: &Run, disk: &CachedFile, done: &mut u64) -> Result<(), StoreError> {
-        let granule = *done / GRANULE;
+    /// The next granule from the disk; nothing if it turns out to be damaged.
+    fn load(&self, run: &Run, disk: &CachedFile, progress: &mut Progress) -> Result<(), StoreError> {
+        let granule = progress.done / GRANULE;
         let begin = granule * GRANULE;
         let length = (run.file.version.size - begin).min(GRANULE);
         let mut bytes = self.room(run)?;
         if disk.load(granule, &mut bytes[..length as usize]) {
             self.counts.disk_bytes.fetch_add(length, Ordering::Relaxed);
-            *done = (begin + length).min(run.range.end);
+            progress.to((begin + length).min(run.range.end));
             run.file.arrived(granule, 0..length, Arc::new(bytes));
         }
         Ok(())
@@ -367,19 +377,20 @@ impl Shared {
         run: &Run,
         disk: Option<&Arc<CachedFile>>,
         range: Range<u64>,
-        done: &mut u64,
+        progress: &mut Progress,
     ) -> Result<(), StoreError> {
         let file = &run.file;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
         let mut body = file.bucket.get(&file.version, range.clone())?;
-        while *done < range.end {
-            let granule = *done / GRANULE;
+        while progress.done < range.end {
+            let granule = progress.done / GRANULE;
             let begin = granule * GRANULE;
-            let within = *done - begin..(range.end - begin).min(GRANULE);
+            let within = progress.done - begin..(range.end - begin).min(GRANULE);
             let mut bytes = self.room(run)?;
-            fill(&mut body, &mut bytes[within.start as usize..within.end as usize])?;
+            let room = &mut bytes[within.start as usize..within.end as usize];
+            fill(&mut body, room, progress.at + self.budget.deadline)?;
             self.counts.bytes.fetch_add(within.end - within.start, Ordering::Relaxed);
-            *done = begin + within.end;
+            progress.to(begin + within.end);
             let bytes = Arc::new(bytes);
             let whole = 0..(file.version.size - begin).min(GRANULE);
             let keep = disk.filter(|_| within == whole).map(|disk| (disk, Arc::clone(&bytes)));
@@ -393,8 +404,28 @@ impl Shared {
     }
 }
 
-fn fill(body: &mut dyn Read, mut room: &mut [u8]) -> Result<(), StoreError> {
+/// How far a run has come, and when.
+struct Progress {
+    done: u64,
+    at: Instant,
+}
+
+impl Progress {
+    fn from(done: u64) -> Self {
+        Progress { done, at: Instant::now() }
+    }
+
+    fn to(&mut self, done: u64) {
+        *self = Progress::from(done);
+    }
+}
+
+/// Fills the room. Some servers never keep silent for long, and never come to an end.
+fn fill(body: &mut dyn Read, mut room: &mut [u8], deadline: Instant) -> Result<(), StoreError> {
     while !room.is_empty() {
+        if Instant::now() > deadline {
+            return Err(StoreError::Unavailable("the bytes come too slowly".into()));
+        }
         match body.read(room) {
             Ok(0) => return Err(StoreError::Unavailable("the answer ended too early".into())),
             Ok(read) => room = &mut room[read..],

@@ -87,12 +87,10 @@ impl Queue {
     }
 
     fn wake(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>) {
-        if state.idle > 0 {
-            drop(state);
-            self.work.notify_one();
-            return;
-        }
-        if state.threads < self.most {
+        self.work.notify_one();
+        // A thread that was woken before counts as idle until it runs.
+        let ahead = state.pace.requests.saturating_sub(state.ahead_running).min(state.ahead.len());
+        if state.idle < state.urgent.len() + ahead && state.threads < self.most {
             state.threads += 1;
             drop(state);
             let queue = Arc::clone(self);

@@ -89,6 +89,11 @@ impl Place {
         kill_process(Pid::from_child(daemon), signal).unwrap();
     }
 
+    #[allow(dead_code, reason = "for other test programs")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemons.last().unwrap().0.id()
+    }
+
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let daemon = &mut self.daemons.last_mut().unwrap().0;
         eventually(|| daemon.try_wait().unwrap())

@@ -5,6 +5,8 @@
 mod faults;
 mod oss;
 mod s3;
+#[path = "../support/s3s.rs"]
+mod s3s;
 mod tls;
 mod web;
 

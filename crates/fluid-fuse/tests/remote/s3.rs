@@ -1,57 +1,31 @@
 //! S3 with signatures that are checked.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use fluid_fuse::remote::{Bucket, Item, Version};
 use fluid_fuse::store::StoreError;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 
+use super::s3s::{self, KEY, SECRET};
 use super::{WAYS, bytes, elsewhere, list, open, read};
-
-const KEY: &str = "access-key";
-const SECRET: &str = "secret-that-nobody-sees";
 
 /// A server with an empty bucket `data`.
 struct Server {
     root: TempDir,
-    address: SocketAddr,
+    endpoint: String,
 }
 
 impl Server {
     fn start() -> Self {
         let root = TempDir::new().unwrap();
         fs::create_dir(root.path().join("data")).unwrap();
-        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
-        builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let service = builder.build();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let listener = TcpListener::from_std(listener).unwrap();
-                while let Ok((socket, _)) = listener.accept().await {
-                    let service = service.clone();
-                    tokio::spawn(async move {
-                        let http = Builder::new(TokioExecutor::new());
-                        let _ = http.serve_connection(TokioIo::new(socket), service).await;
-                    });
-                }
-            });
-        });
-        Self { root, address }
+        let endpoint = s3s::serve(root.path());
+        Self { root, endpoint }
     }
 
     fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.endpoint.clone()
     }
 
     fn bucket(&self, url: &str, way: &str) -> std::sync::Arc<dyn Bucket> {
