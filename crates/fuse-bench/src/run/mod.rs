@@ -400,11 +400,17 @@ impl Bench {
     }
 
     fn cached(&self, contender: Contender) -> Figures {
-        let Contender::Peer(peer) = contender else { return Ok(vec![]) };
-        if !peer.keeps_files() {
-            return Ok(vec![]);
-        }
         let cache = self.place.fresh_cache()?;
+        let peer = match contender {
+            Contender::Raw => {
+                // A file that was written as the caches write theirs: just now.
+                fs::copy(self.data.bucket.join(BIG), cache.join(BIG))?;
+                File::open(cache.join(BIG))?.sync_data()?;
+                return Ok(vec![(Metric::Cached, self.read_big(&cache, 1, CUT)?)]);
+            }
+            Contender::Peer(peer) if peer.keeps_files() => peer,
+            _ => return Ok(vec![]),
+        };
         let mounted = self.mount(peer, &self.a, MEMORY, &cache, true)?;
         self.with(&mounted, peer, MEMORY, |mounted| {
             self.read_big(mounted.root(), 1, LIMIT)?;

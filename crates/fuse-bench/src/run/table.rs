@@ -141,7 +141,7 @@ pub(super) const TABLE: &[Line] = {
             &[Goal { factor: 0.95, yardstick: Yardstick::Own(SequentialB) }],
         ),
         more(4, "second open and read", Reopened, "MB/s", &[of(0.6, RAW, Reopened)]),
-        more(5, "whole in the disk cache", Cached, "MB/s", &[of(0.95, RAW, Reopened)]),
+        more(5, "whole in the disk cache", Cached, "MB/s", &[of(0.95, RAW, Cached)]),
         less(6, "random 128 KiB, cold, B: median", RandomCold, "ms", &[of(1.1, DIRECT, RandomCold)]),
         more(7, "1,000 random 128 KiB, disk cache, B", RandomWarming, "/s", &[fixed(650.0)]),
         more(8, "random 4 KiB, A", RandomSmall, "/s", &[of(0.5, DIRECT, RandomSmall)]),
