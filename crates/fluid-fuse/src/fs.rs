@@ -26,9 +26,9 @@ use fuser::{
 use log::{debug, error, info, warn};
 use rustix::fs::OFlags;
 
-use crate::fetch::queue::Queue;
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
+use crate::queue::Queue;
 use crate::store::{Kind, Object, Stat, Store, StoreError};
 use crate::watch::Answers;
 use crate::writing::{Done, Writes, Writing};

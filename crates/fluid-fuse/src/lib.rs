@@ -20,6 +20,7 @@ pub mod inodes;
 pub mod mount;
 pub mod object_store;
 pub mod probe;
+mod queue;
 pub mod remote;
 pub mod store;
 pub mod union;

@@ -23,8 +23,7 @@ use log::{debug, warn};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::file::granules;
-use super::memory::GRANULE;
+use super::memory::{GRANULE, granules};
 use crate::inodes::lock;
 use crate::remote::Version;
 

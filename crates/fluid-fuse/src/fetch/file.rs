@@ -16,7 +16,7 @@ use std::time::Instant;
 use log::warn;
 
 use super::disk::CachedFile;
-use super::memory::{GRANULE, Granule};
+use super::memory::{GRANULE, Granule, granules};
 use super::streams::Streams;
 use super::{PART, Progress, Shared};
 use crate::inodes::lock;
@@ -596,9 +596,4 @@ impl RemoteFile {
         }
         (read.answer)(bytes);
     }
-}
-
-/// The granules that have bytes of the range.
-pub(crate) fn granules(range: &Range<u64>) -> Range<u64> {
-    range.start / GRANULE..range.end.div_ceil(GRANULE)
 }

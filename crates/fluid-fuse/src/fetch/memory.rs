@@ -4,7 +4,7 @@
 //! anonymous mapping, so that what is not needed any more is the system's again at once, whatever the
 //! allocator thinks. Who has to give one up when there are none left is decided by the caller.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -18,6 +18,11 @@ pub(crate) const GRANULE: u64 = 128 * 1024;
 
 /// How long a full memory is waited for before the caller is asked again for something to give up.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The granules of a file that have bytes of the range.
+pub(crate) fn granules(range: &Range<u64>) -> Range<u64> {
+    range.start / GRANULE..range.end.div_ceil(GRANULE)
+}
 
 /// The granules of a process.
 #[derive(Debug)]

@@ -2,13 +2,12 @@
 //!
 //! A [`Fetcher`] belongs to one [`Bucket`]; what they [share](Shared) is the process's memory and its
 //! threads. This module carries requests out: it retries what may go better, until the deadline, and goes on
-//! where the bytes ended. `file` knows which bytes are where, `streams` what to read ahead, `queue` how
-//! many requests pay, `memory` what it all may cost.
+//! where the bytes ended. `file` knows which bytes are where, `streams` what to read ahead, `memory` what
+//! it all may cost, and `queue` how many requests the store bears.
 
 mod disk;
 mod file;
 mod memory;
-pub(crate) mod queue;
 mod streams;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,9 +26,9 @@ pub use self::disk::DiskCache;
 pub use self::file::RemoteFile;
 use self::file::Run;
 use self::memory::{GRANULE, Granule, Memory};
-use self::queue::Queue;
 use self::streams::Limits;
 use crate::inodes::lock;
+use crate::queue::Queue;
 use crate::remote::{Bucket, Version};
 use crate::store::StoreError;
 use crate::watch::Histogram;
