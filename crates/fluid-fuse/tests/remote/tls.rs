@@ -67,7 +67,8 @@ fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
                     count.fetch_add(1, Ordering::SeqCst);
                 }
                 let answer = format!(
-                    "HTTP/1.1 206 X\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\nETag: \"a\"\r\n\r\n",
+                    "HTTP/1.1 206 X\r\nConnection: close\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\n\
+                     ETag: \"a\"\r\n\r\n",
                     SIZE - 1
                 );
                 // One answer a connection, so that there are handshakes.
