@@ -21,6 +21,7 @@ use crate::fetch::PART;
 use crate::inodes::lock;
 use crate::remote::{self, Bucket, Version};
 use crate::store::local_directory;
+use crate::union::innermost;
 use crate::warm::{files_below, read_whole};
 use crate::watch::shown;
 
@@ -113,10 +114,9 @@ type Remote = (Arc<dyn Bucket>, Version);
 
 impl Direct {
     fn file(&self, path: &Path) -> anyhow::Result<Remote> {
-        let owner = self.buckets.iter().filter(|(at, _)| path.starts_with(at));
-        let owner = owner.max_by_key(|(at, _)| at.components().count());
-        let (at, bucket) = owner.with_context(|| format!("no source has {}", path.display()))?;
-        let key = path.strip_prefix(at)?.to_str().context("a name that is not UTF-8")?;
+        let owner = innermost(&self.buckets, path);
+        let (_, bucket, key) = owner.with_context(|| format!("no source has {}", path.display()))?;
+        let key = key.to_str().context("a name that is not UTF-8")?;
         let version =
             bucket.head(key).with_context(|| format!("the source of {} does not answer", path.display()))?;
         Ok((Arc::clone(bucket), version))

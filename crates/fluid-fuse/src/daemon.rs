@@ -19,14 +19,13 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::Settings;
 use crate::fetch::{Budget, DiskCache, Shared};
-use crate::fs::View;
+use crate::fs::{View, Writes};
 use crate::mount::{self, Mount};
 use crate::object_store::{ObjectStore, Presentation};
 use crate::remote;
 use crate::store::{LocalStore, Store, local_directory};
 use crate::union::Union;
 use crate::watch::{self, Mounted, shown};
-use crate::writing::Writes;
 
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
@@ -58,13 +57,12 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         dataset: settings.dataset.clone().unwrap_or_default(),
     };
     let source = mounted.sources.iter().map(|(_, source)| source.as_str()).collect::<Vec<_>>().join(" ");
+    let read_only = settings.mounts.iter().all(|mount| !store.is_writable(&mount.path));
     let writes = Writes::new(settings.memory, settings.io_timeout);
     let view = View::new(store, Arc::clone(&writes));
     if let Some(address) = &settings.metrics {
         watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
-    let local = |url: &str| matches!(local_directory(url), Ok(Some(_)));
-    let read_only = settings.mounts.iter().all(|mount| mount.read_only || local(&mount.url));
     let (mount, descriptor) = Mount::new(path, &source, &settings.subtype, read_only)?;
     let mut config = Config::default();
     config.n_threads = Some(THREADS);

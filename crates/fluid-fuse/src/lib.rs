@@ -1,7 +1,7 @@
 //! A FUSE sidecar: one Dataset as a directory, for the containers of one Pod.
 //!
 //! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
-//! bytes); what is written goes by way of [`writing`]. The way of the process: [`cli`] (what was asked) →
+//! bytes). The way of the process: [`cli`] (what was asked) →
 //! [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount table. [`probe`] is for
 //! the commands that look from outside, [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how
 //! it goes.
@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod fetch;
 pub mod fs;
 mod handles;
+mod histogram;
 pub mod inodes;
 pub mod mount;
 pub mod object_store;
@@ -26,4 +27,3 @@ pub mod store;
 pub mod union;
 pub mod warm;
 pub mod watch;
-pub mod writing;

@@ -153,18 +153,22 @@ impl ObjectStore {
             Some(Err(error)) => return Err(error),
         };
         let below = format!("{key}/");
-        let inhabited = reachable(&below)
-            && self.shared.insist(|| {
-                let mut inhabited = false;
-                self.bucket.list(&below, &mut |items| {
-                    inhabited = !items.is_empty();
-                    ControlFlow::Break(())
-                })?;
-                Ok(inhabited)
-            })?;
+        let inhabited = reachable(&below) && self.lists(&below, |_| true)?;
         let child = if inhabited { Some(Child::Directory) } else { child };
         self.names.note(key, taken, child.clone());
         Ok(child)
+    }
+
+    /// Whether there is such an item below a prefix.
+    fn lists(&self, prefix: &str, which: impl Fn(&Item) -> bool) -> Result<bool, StoreError> {
+        let mut found = false;
+        self.shared.insist(|| {
+            self.bucket.list(prefix, &mut |items| {
+                found = items.iter().any(&which);
+                if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        })?;
+        Ok(found)
     }
 
     /// Lists a directory, or the first page of it, unless somebody just did.
@@ -294,16 +298,7 @@ impl ObjectStore {
 
 impl Names {
     fn directory_stat(&self) -> Stat {
-        Stat {
-            identity: 0,
-            kind: Kind::Directory,
-            size: 0,
-            modified: self.mounted,
-            mode: self.show.directory_mode,
-            links: 2,
-            uid: self.show.uid,
-            gid: self.show.gid,
-        }
+        Stat::directory(self.show.directory_mode, (self.show.uid, self.show.gid), self.mounted)
     }
 
     fn stat_of(&self, child: &Child) -> Stat {
@@ -549,14 +544,7 @@ impl Store for ObjectStore {
         self.may_write()?;
         let key = key(path)?;
         let marker = format!("{key}/");
-        let mut inhabited = false;
-        self.shared.insist(|| {
-            self.bucket.list(&marker, &mut |items| {
-                inhabited = items.iter().any(|item| !matches!(item, Item::Object(it) if it.key == marker));
-                if inhabited { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-        })?;
-        if inhabited {
+        if self.lists(&marker, |item| !matches!(item, Item::Object(it) if it.key == marker))? {
             return Err(StoreError::NotEmpty);
         }
         match self.shared.insist(|| self.bucket.delete(&marker)) {

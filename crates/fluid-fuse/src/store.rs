@@ -156,6 +156,13 @@ pub struct Stat {
     pub gid: u32,
 }
 
+impl Stat {
+    /// A directory that no store tells the attributes of.
+    pub fn directory(mode: u16, (uid, gid): (u32, u32), modified: SystemTime) -> Self {
+        Stat { identity: 0, kind: Kind::Directory, size: 0, modified, mode, links: 2, uid, gid }
+    }
+}
+
 /// How full a store is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Space {

@@ -11,21 +11,20 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{bail, ensure};
 
-use crate::store::{Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
+use crate::store::{Entry, Object, Space, Stat, Store, StoreError, Writer};
 
 /// Stores by their paths, `""` being the root.
 pub struct Union {
     mounts: BTreeMap<PathBuf, Box<dyn Store>>,
     mounted: SystemTime,
-    uid: u32,
-    gid: u32,
+    owner: (u32, u32),
 }
 
 impl Union {
     /// The stores at their paths, which are relative; directories that are made up have the given owner.
     pub fn new(
         stores: impl IntoIterator<Item = (PathBuf, Box<dyn Store>)>,
-        (uid, gid): (u32, u32),
+        owner: (u32, u32),
     ) -> anyhow::Result<Self> {
         let mut mounts = BTreeMap::new();
         for (path, store) in stores {
@@ -35,7 +34,7 @@ impl Union {
             mounts.insert(path, store);
         }
         ensure!(!mounts.is_empty(), "there is nothing to mount");
-        Ok(Union { mounts, mounted: SystemTime::now(), uid, gid })
+        Ok(Union { mounts, mounted: SystemTime::now(), owner })
     }
 
     /// The store of a path, and the path there; nothing for a directory that is made up.
@@ -68,17 +67,18 @@ impl Union {
     }
 
     fn directory(&self) -> Stat {
-        Stat {
-            identity: 0,
-            kind: Kind::Directory,
-            size: 0,
-            modified: self.mounted,
-            mode: 0o555,
-            links: 2,
-            uid: self.uid,
-            gid: self.gid,
-        }
+        Stat::directory(0o555, self.owner, self.mounted)
     }
+}
+
+/// Of what is mounted at the paths, that with the longest path that this one begins with; and the path there.
+pub(crate) fn innermost<'m, 'p, T>(
+    mounts: &'m [(PathBuf, T)],
+    path: &'p Path,
+) -> Option<(&'m Path, &'m T, &'p Path)> {
+    let around = mounts.iter().filter(|(at, _)| path.starts_with(at));
+    let (at, mounted) = around.max_by_key(|(at, _)| at.components().count())?;
+    Some((at, mounted, path.strip_prefix(at).ok()?))
 }
 
 impl Store for Union {

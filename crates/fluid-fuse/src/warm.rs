@@ -28,6 +28,7 @@ use crate::mount::mounted_at;
 use crate::object_store::{ObjectStore, Presentation};
 use crate::remote;
 use crate::store::{Kind, Store, StoreError, local_directory};
+use crate::union::innermost;
 use crate::watch::shown;
 
 /// Memory for the parts that a worker has in its hands.
@@ -236,13 +237,9 @@ fn list<'a>(
     items: &mut Vec<Item<'a>>,
     progress: &Progress,
 ) {
-    let owner = stores
-        .iter()
-        .filter(|(at, _)| path.starts_with(at))
-        .max_by_key(|(at, _)| at.components().count())
-        .and_then(|(at, store)| Some((at, store, path.strip_prefix(at).ok()?)));
+    let owner = innermost(stores, path);
     let below = stores.iter().filter(|(at, _)| at.starts_with(path) && at != path);
-    let below: Vec<_> = below.map(|(at, store)| (at, store, Path::new(""))).collect();
+    let below: Vec<_> = below.map(|(at, store)| (at.as_path(), store, Path::new(""))).collect();
     if owner.is_none() && below.is_empty() {
         progress.ended(path, Err("no source has this path".to_string()));
     }

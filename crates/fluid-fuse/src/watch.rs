@@ -25,9 +25,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::fetch::Shared;
-
-/// Upper ends of the histogram's buckets. The first is for what did not wait.
-const MILLISECONDS: [u64; 9] = [0, 5, 20, 50, 100, 250, 1000, 5000, 20_000];
+use crate::histogram::MILLISECONDS;
 
 /// Error numbers that are counted by themselves; Linux has no others.
 const ERRNOS: usize = 134;
@@ -43,24 +41,6 @@ fn add(counter: &AtomicU64, number: u64) {
 
 fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
-}
-
-/// Times, by size.
-#[derive(Debug, Default)]
-pub struct Histogram {
-    buckets: [AtomicU64; MILLISECONDS.len() + 1],
-    microseconds: AtomicU64,
-}
-
-impl Histogram {
-    /// Counts a time.
-    pub fn add(&self, time: Duration) {
-        let longer = |limit: &&u64| time > Duration::from_millis(**limit);
-        add(&self.buckets[MILLISECONDS.iter().take_while(longer).count()], 1);
-        if !time.is_zero() {
-            add(&self.microseconds, time.as_micros() as u64);
-        }
-    }
 }
 
 /// What the kernel asked for and was told.
@@ -175,12 +155,12 @@ pub fn render(mounted: &Mounted, answers: &Answers, shared: &Shared) -> String {
     text.family(name, "histogram", "How long reads of far sources waited; le=\"0\": the bytes were here.");
     let limits = MILLISECONDS.map(|limit| (limit as f64 / 1000.0).to_string());
     let mut count = 0;
-    for (bucket, limit) in counts.waits.buckets.iter().zip(limits.iter().map(String::as_str).chain(["+Inf"]))
-    {
-        count += get(bucket);
+    let (buckets, sum) = counts.waits.read();
+    for (bucket, limit) in buckets.into_iter().zip(limits.iter().map(String::as_str).chain(["+Inf"])) {
+        count += bucket;
         text.sample("read_wait_seconds_bucket", &[("le", limit)], count);
     }
-    text.sample("read_wait_seconds_sum", &[], get(&counts.waits.microseconds) as f64 / 1e6);
+    text.sample("read_wait_seconds_sum", &[], sum.as_secs_f64());
     text.sample("read_wait_seconds_count", &[], count);
     text.0
 }

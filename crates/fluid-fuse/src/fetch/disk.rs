@@ -23,7 +23,7 @@ use log::{debug, warn};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::memory::{GRANULE, granules};
+use super::memory::{GRANULE, granules, within};
 use crate::inodes::lock;
 use crate::remote::Version;
 
@@ -345,8 +345,8 @@ impl CachedFile {
         if inherited {
             let mut bytes = vec![0; GRANULE as usize];
             for granule in granules(&(0..size)) {
-                let length = (size - granule * GRANULE).min(GRANULE) as usize;
-                if !self.load(granule, &mut bytes[..length]) {
+                let length = within(granule, &(0..size)).end;
+                if !self.load(granule, &mut bytes[..length as usize]) {
                     return;
                 }
             }

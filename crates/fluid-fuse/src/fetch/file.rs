@@ -16,7 +16,7 @@ use std::time::Instant;
 use log::warn;
 
 use super::disk::CachedFile;
-use super::memory::{GRANULE, Granule, granules};
+use super::memory::{GRANULE, Granule, granules, within};
 use super::streams::Streams;
 use super::{PART, Progress, Shared};
 use crate::inodes::lock;
@@ -185,8 +185,8 @@ impl RemoteFile {
     /// Brings a part of the file, which begins and ends where granules do, to the disk. Whether it is there then
     /// is told by [`RemoteFile::is_whole`] when all parts are.
     pub fn keep(self: &Arc<Self>, range: Range<u64>) -> Result<(), StoreError> {
-        let begin = range.start;
-        self.shared.persist(&self.fill(range, true), Progress::from(begin))
+        let begun = Progress::from(range.start);
+        self.shared.persist(&self.run(range, true, true, true), begun)
     }
 
     /// Whether the disk has all of it for sure.
@@ -199,15 +199,10 @@ impl RemoteFile {
         })
     }
 
-    fn fill(self: &Arc<Self>, range: Range<u64>, awaited: bool) -> Run {
-        Run {
-            file: Arc::clone(self),
-            range,
-            ahead: true,
-            fill: true,
-            begun: AtomicBool::new(false),
-            awaited: AtomicBool::new(awaited),
-        }
+    fn run(self: &Arc<Self>, range: Range<u64>, ahead: bool, fill: bool, awaited: bool) -> Run {
+        let file = Arc::clone(self);
+        let (begun, awaited) = (AtomicBool::new(false), AtomicBool::new(awaited));
+        Run { file, range, ahead, fill, begun, awaited }
     }
 
     fn find_on_disk(&self) {
@@ -321,9 +316,7 @@ impl RemoteFile {
     ) {
         let mut from = ahead.start;
         while from < ahead.end {
-            // Requests end where granules do, so that no granule is brought in two pieces.
-            let to =
-                ((from + part) / GRANULE * GRANULE).max(from / GRANULE * GRANULE + GRANULE).min(ahead.end);
+            let to = (from + part).min(ahead.end);
             if !self.shared.may_read_ahead(granules(&(from..to)).count()) {
                 state.streams.refused(from);
                 return;
@@ -344,7 +337,7 @@ impl RemoteFile {
             None => {}
             Some(_) => runs.extend((0..self.version.size.div_ceil(PART)).map(|part| {
                 let range = part * PART..((part + 1) * PART).min(self.version.size);
-                Arc::new(self.fill(range, false))
+                Arc::new(self.run(range, true, true, false))
             })),
         }
     }
@@ -355,8 +348,7 @@ impl RemoteFile {
         let mut at = read.offset;
         while at < end {
             let granule = at / GRANULE;
-            let within = at % GRANULE;
-            let wanted = within..(end - granule * GRANULE).min(GRANULE);
+            let wanted = within(granule, &(at..end));
             match state.slots.get_mut(&granule) {
                 Some(slot) if slot.range.start <= wanted.start && wanted.end <= slot.range.end => {
                     if let Content::Coming { run, waiting } = &mut slot.content {
@@ -389,8 +381,7 @@ impl RemoteFile {
         }
         let pieces = granules(&(read.offset..end))
             .filter_map(|granule| {
-                let begin = granule * GRANULE;
-                let wanted = read.offset.max(begin) - begin..end.min(begin + GRANULE) - begin;
+                let wanted = within(granule, &(read.offset..end));
                 let slot = state.slots.get_mut(&granule)?;
                 let Content::Here(bytes) = &slot.content else { return None };
                 let piece = (Arc::clone(bytes), wanted.start as usize..wanted.end as usize);
@@ -427,20 +418,11 @@ impl RemoteFile {
         ahead: bool,
         read: Option<Read>,
     ) -> Arc<Run> {
-        let run = Arc::new(Run {
-            file: Arc::clone(self),
-            range: gap.clone(),
-            ahead,
-            fill: false,
-            begun: AtomicBool::new(false),
-            awaited: AtomicBool::new(read.is_some()),
-        });
+        let run = Arc::new(self.run(gap.clone(), ahead, false, read.is_some()));
         let mut waiting = Vec::from_iter(read);
         for granule in granules(&gap) {
-            let begin = granule * GRANULE;
             let content = Content::Coming { run: Arc::clone(&run), waiting: std::mem::take(&mut waiting) };
-            let range = gap.start.max(begin) - begin..gap.end.min(begin + GRANULE) - begin;
-            state.slots.insert(granule, Slot { range, ahead, taken: 0, content });
+            state.slots.insert(granule, Slot { range: within(granule, &gap), ahead, taken: 0, content });
         }
         if ahead {
             self.reserve(state, granules(&gap).count());

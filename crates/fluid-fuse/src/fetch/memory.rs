@@ -24,6 +24,12 @@ pub(crate) fn granules(range: &Range<u64>) -> Range<u64> {
     range.start / GRANULE..range.end.div_ceil(GRANULE)
 }
 
+/// What of a range lies in a granule, counted from the granule's beginning.
+pub(crate) fn within(granule: u64, range: &Range<u64>) -> Range<u64> {
+    let begin = granule * GRANULE;
+    range.start.max(begin) - begin..range.end.min(begin + GRANULE) - begin
+}
+
 /// The granules of a process.
 #[derive(Debug)]
 pub(crate) struct Memory {

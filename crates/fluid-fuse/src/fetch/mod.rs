@@ -25,13 +25,13 @@ use self::disk::CachedFile;
 pub use self::disk::DiskCache;
 pub use self::file::RemoteFile;
 use self::file::Run;
-use self::memory::{GRANULE, Granule, Memory};
+use self::memory::{GRANULE, Granule, Memory, within};
 use self::streams::Limits;
+use crate::histogram::Histogram;
 use crate::inodes::lock;
 use crate::queue::Queue;
 use crate::remote::{Bucket, Version};
 use crate::store::StoreError;
-use crate::watch::Histogram;
 
 /// Bytes of the largest request.
 pub(crate) const PART: u64 = 8 * 1024 * 1024;
@@ -170,9 +170,7 @@ impl Shared {
             match question() {
                 Err(StoreError::Unavailable(reason)) if Instant::now() + pause < deadline => {
                     debug!("asking again: {reason}");
-                    self.counts.retries.fetch_add(1, Ordering::Relaxed);
-                    thread::sleep(jittered(pause));
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.wait(&mut pause);
                 }
                 answer => return answer,
             }
@@ -320,10 +318,16 @@ impl Shared {
                 self.give_up(run, done, &error);
                 return Err(error);
             }
-            self.counts.retries.fetch_add(1, Ordering::Relaxed);
-            thread::sleep(jittered(pause));
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            self.wait(&mut pause);
         }
+    }
+
+    /// Waits before something is asked for again: between half of the pause and all of it, so that many that
+    /// fail together do not come back together. The next pause is longer.
+    fn wait(&self, pause: &mut Duration) {
+        self.counts.retries.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
     }
 
     fn give_up(&self, run: &Run, done: u64, error: &StoreError) {
@@ -359,13 +363,12 @@ impl Shared {
     /// The next granule from the disk; nothing if it turns out to be damaged.
     fn load(&self, run: &Run, disk: &CachedFile, progress: &mut Progress) -> Result<(), StoreError> {
         let granule = progress.done / GRANULE;
-        let begin = granule * GRANULE;
-        let length = (run.file.version.size - begin).min(GRANULE);
+        let whole = within(granule, &(0..run.file.version.size));
         let mut bytes = self.room(run)?;
-        if disk.load(granule, &mut bytes[..length as usize]) {
-            self.counts.disk_bytes.fetch_add(length, Ordering::Relaxed);
-            progress.to((begin + length).min(run.range.end));
-            run.file.arrived(granule, 0..length, Arc::new(bytes));
+        if disk.load(granule, &mut bytes[..whole.end as usize]) {
+            self.counts.disk_bytes.fetch_add(whole.end, Ordering::Relaxed);
+            progress.to((granule * GRANULE + whole.end).min(run.range.end));
+            run.file.arrived(granule, whole, Arc::new(bytes));
         }
         Ok(())
     }
@@ -383,17 +386,16 @@ impl Shared {
         let mut body = file.bucket.get(&file.version, range.clone())?;
         while progress.done < range.end {
             let granule = progress.done / GRANULE;
-            let begin = granule * GRANULE;
-            let within = progress.done - begin..(range.end - begin).min(GRANULE);
+            let piece = within(granule, &(progress.done..range.end));
             let mut bytes = self.room(run)?;
-            let room = &mut bytes[within.start as usize..within.end as usize];
+            let room = &mut bytes[piece.start as usize..piece.end as usize];
             fill(&mut body, room, progress.at + self.budget.deadline)?;
-            self.counts.bytes.fetch_add(within.end - within.start, Ordering::Relaxed);
-            progress.to(begin + within.end);
+            self.counts.bytes.fetch_add(piece.end - piece.start, Ordering::Relaxed);
+            progress.to(granule * GRANULE + piece.end);
             let bytes = Arc::new(bytes);
-            let whole = 0..(file.version.size - begin).min(GRANULE);
-            let keep = disk.filter(|_| within == whole).map(|disk| (disk, Arc::clone(&bytes)));
-            file.arrived(granule, within, bytes);
+            let whole = within(granule, &(0..file.version.size));
+            let keep = disk.filter(|_| piece == whole).map(|disk| (disk, Arc::clone(&bytes)));
+            file.arrived(granule, piece, bytes);
             if let Some((disk, bytes)) = keep {
                 disk.store(granule, &bytes[..whole.end as usize]);
             }
@@ -433,11 +435,6 @@ fn fill(body: &mut dyn Read, mut room: &mut [u8], deadline: Instant) -> Result<(
         }
     }
     Ok(())
-}
-
-/// Between half of the pause and all of it, so that many that fail together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// Reads the objects of one bucket.

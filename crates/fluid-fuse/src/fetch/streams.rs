@@ -84,8 +84,6 @@ pub(crate) struct Streams {
 struct Stride {
     start: u64,
     distance: u64,
-    /// Bytes of a read.
-    length: u64,
     /// Reads that were so far apart.
     count: u32,
     /// The end of what was advised.
@@ -177,16 +175,7 @@ impl Streams {
         };
         let size = self.size;
         let (clock, patience) = (self.clock, self.patience);
-        let Some(stream) = self.streams.get_mut(index) else {
-            return Advice {
-                demand_end: read.end,
-                ahead: 0..0,
-                part: limits.part,
-                left,
-                stride,
-                random: true,
-            };
-        };
+        let stream = &mut self.streams[index];
         stream.used = clock;
         if read.end > stream.next {
             stream.seen += read.end - stream.next.max(read.start);
@@ -264,7 +253,7 @@ impl Streams {
             true => stride.count += 1,
             false => *stride = Stride { distance, count: 1, ..Stride::default() },
         }
-        (stride.start, stride.length) = (read.start, length);
+        stride.start = read.start;
         if stride.count < STRIDE || length >= PATIENCE {
             return Vec::new();
         }

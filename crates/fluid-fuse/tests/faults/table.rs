@@ -1,7 +1,7 @@
 //! Each fault with a mount and a store of its own, all at once: most of the time is waiting.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -154,10 +154,7 @@ fn credentials_row() -> Row {
         true => Fault::Fine,
         false => Fault::Status(403, "ExpiredToken"),
     });
-    let read = || {
-        let mut bytes = vec![0; OLD.size as usize];
-        outcome(file.read_exact_at(&mut bytes, 0).map(|()| bytes), &[("the bytes", OLD)])
-    };
+    let read = || read_old(&file);
     let denied = read();
     fs::write(secrets.join("access_key_id"), KEY).unwrap();
     Row {
@@ -167,16 +164,19 @@ fn credentials_row() -> Row {
     }
 }
 
+/// What a descriptor of the old content gives.
+fn read_old(file: &File) -> String {
+    let mut bytes = vec![0; OLD.size as usize];
+    outcome(file.read_exact_at(&mut bytes, 0).map(|()| bytes), &[("the bytes", OLD)])
+}
+
 fn refused_row() -> Row {
     let s3 = S3::start();
     s3.put("file", OLD);
     let mut mounted = Mounted::with(s3, &["--io-timeout", DEADLINE]).unwrap();
     let file = mounted.open("file").unwrap();
     mounted.s3.stop();
-    let read = || {
-        let mut bytes = vec![0; OLD.size as usize];
-        outcome(file.read_exact_at(&mut bytes, 0).map(|()| bytes), &[("the bytes", OLD)])
-    };
+    let read = || read_old(&file);
     let refused = read();
     mounted.s3.listen();
     Row {
@@ -192,10 +192,7 @@ fn short_outage_row() -> Row {
     let mut mounted = Mounted::with(s3, &["--io-timeout", DEADLINE]).unwrap();
     let file = mounted.open("file").unwrap();
     mounted.s3.stop();
-    let reader = thread::spawn(move || {
-        let mut bytes = vec![0; OLD.size as usize];
-        outcome(file.read_exact_at(&mut bytes, 0).map(|()| bytes), &[("the bytes", OLD)])
-    });
+    let reader = thread::spawn(move || read_old(&file));
     thread::sleep(Duration::from_millis(400));
     mounted.s3.listen();
     Row { what: "bytes", fault: "connection refused for 400 ms", result: reader.join().unwrap() }

@@ -1,6 +1,6 @@
 //! What a reader gets when a server does what it should not.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use fluid_fuse::remote::{Bucket, Version};
 use fluid_fuse::store::StoreError;
 
+use super::head::read_head;
 use super::{WAYS, open, read};
 
 /// Answers a request; whether the connection stays.
@@ -51,14 +52,7 @@ impl Server {
 
 fn serve(mut socket: TcpStream, requested: &AtomicUsize, answer: &Answer) {
     let mut reader = BufReader::new(socket.try_clone().unwrap());
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            match reader.read_line(&mut head) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
+    while let Some(head) = read_head(&mut reader) {
         let number = requested.fetch_add(1, Ordering::SeqCst);
         if !answer(number, &head, &mut socket) {
             let _ = socket.shutdown(std::net::Shutdown::Both);

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod faults;
+#[path = "../support/head.rs"]
+mod head;
 mod oss;
 mod s3;
 #[path = "../support/s3s.rs"]

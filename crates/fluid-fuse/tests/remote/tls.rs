@@ -40,6 +40,12 @@ fn certificate(directory: &Path) -> bool {
     command.current_dir(directory).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
+/// The object of the server.
+fn version() -> Version {
+    let etag = Some("\"a\"".to_string());
+    Version { key: "file".to_string(), size: SIZE as u64, etag, modified: UNIX_EPOCH }
+}
+
 /// A server of one object; the number of its handshakes that resumed a session.
 fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
     let certificate = CertificateDer::from_pem_file(directory.join("cert.pem")).unwrap();
@@ -90,12 +96,7 @@ fn the_servers_certificate_is_checked() {
     }
     let (port, resumed) = serve(directory.path());
     let url = format!("https://localhost:{port}/data");
-    let version = Version {
-        key: "file".to_string(),
-        size: SIZE as u64,
-        etag: Some("\"a\"".to_string()),
-        modified: UNIX_EPOCH,
-    };
+    let version = version();
     for way in WAYS {
         let bucket = open(&url, &[("http_client", way)]);
         assert!(
@@ -116,12 +117,7 @@ fn the_servers_certificate_is_checked() {
 #[ignore = "run by the_servers_certificate_is_checked"]
 fn reads_with_the_authority() {
     let url = fs::read_to_string(std::env::var_os("TEST_URL_FILE").unwrap()).unwrap();
-    let version = Version {
-        key: "file".to_string(),
-        size: SIZE as u64,
-        etag: Some("\"a\"".to_string()),
-        modified: UNIX_EPOCH,
-    };
+    let version = version();
     for way in WAYS {
         let bucket = open(&url, &[("http_client", way)]);
         for _ in 0..3 {

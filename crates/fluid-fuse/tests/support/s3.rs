@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,6 +16,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 
 use super::content::Content;
+use super::head::read_head;
 pub(crate) use super::s3s::{KEY, SECRET};
 
 const ISO: &str = "2024-02-03T04:05:06.000Z";
@@ -184,14 +185,7 @@ impl State {
     fn serve(&self, socket: &TcpStream) {
         let _ = socket.set_nodelay(true);
         let mut reader = BufReader::new(socket);
-        loop {
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                match reader.read_line(&mut head) {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
-                }
-            }
+        while let Some(head) = read_head(&mut reader) {
             let request = Request::parse(&head, self.requests.fetch_add(1, Ordering::SeqCst));
             let manners = self.manners.read().unwrap().clone();
             if self.answer(&request, manners(&request), socket).is_none() {

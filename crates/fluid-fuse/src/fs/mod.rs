@@ -7,6 +7,9 @@
 //! it must be asked for is done by threads of their own. It knows neither where the bytes come from nor where
 //! it is mounted.
 
+mod changes;
+mod writing;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
@@ -14,7 +17,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -26,12 +28,13 @@ use fuser::{
 use log::{debug, error, info, warn};
 use rustix::fs::OFlags;
 
+pub use self::writing::Writes;
+use self::writing::{Done, Writing};
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
 use crate::queue::Queue;
 use crate::store::{Kind, Object, Stat, Store, StoreError};
 use crate::watch::Answers;
-use crate::writing::{Done, Writes, Writing};
 
 /// A path is never reused for another file under the same number ([`crate::inodes`]).
 const GENERATION: Generation = Generation(0);
@@ -49,12 +52,6 @@ const STACKED: u32 = 2;
 
 /// Directories whose listing the kernel is known to have.
 const LISTED: usize = 4096;
-
-/// How long a file that the kernel has not quite closed yet is waited for.
-const CLOSING: Duration = Duration::from_secs(1);
-
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// What makes the file system cheap, each where the kernel offers it. `AUTO_INVAL_DATA`: the pages of a file that
 /// changed are dropped, although they are kept from one open to the next (`FOPEN_KEEP_CACHE`).
@@ -185,163 +182,6 @@ impl Core {
         }
     }
 
-    /// The file that the path names while it is being written.
-    fn being_written(&self, path: &Path) -> Option<(u64, Arc<Writing>)> {
-        lock(&self.writing).get(path).cloned()
-    }
-
-    fn writing_of(&self, ino: INodeNo) -> Option<Arc<Writing>> {
-        if lock(&self.writing).is_empty() {
-            return None;
-        }
-        let node = self.inodes.get(ino.0)?;
-        let (identity, file) = self.being_written(&node.path)?;
-        (identity == node.identity).then_some(file)
-    }
-
-    fn is_free(&self, path: &Path) -> Result<(), Errno> {
-        if lock(&self.writing).contains_key(path) { Err(Errno::EBUSY) } else { Ok(()) }
-    }
-
-    /// Begins to write a file anew, `old` being the one that is there.
-    fn begin_writing(
-        self: &Arc<Self>,
-        path: &Path,
-        ino: Option<INodeNo>,
-        old: Option<Stat>,
-        pid: u32,
-    ) -> Result<(FileHandle, u64, Stat), Errno> {
-        let writer = self.store.create(path).map_err(errno)?;
-        let stat = match old {
-            Some(stat) => Stat { size: 0, ..stat },
-            None => Stat { identity: fastrand::u64(..), ..self.new_file(path)? },
-        };
-        let (core, place) = (Arc::downgrade(self), path.to_path_buf());
-        let finished = move |new: Stat| {
-            let Some(core) = core.upgrade() else { return };
-            core.inodes.became((&place, stat.identity), (&place, new.identity));
-            lock(&core.writing).remove(&place);
-            core.changed();
-        };
-        let since = Instant::now();
-        loop {
-            let mut writing = lock(&self.writing);
-            let written = writing.get(path).map(|(_, file)| file.is_closed());
-            let is_read = ino.is_some_and(|ino| lock(&self.modes).contains_key(&ino.0));
-            match written {
-                // Its end comes, however long the store takes.
-                Some(true) => {}
-                // The kernel tells of a close a little later.
-                None if is_read && since.elapsed() < CLOSING => {}
-                None if !is_read => {
-                    let file = Writing::begin(&self.writes, writer, stat, pid, finished)?;
-                    writing.insert(path.to_path_buf(), (stat.identity, Arc::clone(&file)));
-                    drop(writing);
-                    let open = OpenFile::Write { path: path.to_path_buf(), file };
-                    return Ok((self.files.add(open), stat.identity, stat));
-                }
-                _ => return Err(Errno::EBUSY),
-            }
-            drop(writing);
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// A file that is not there yet belongs to whom its directory belongs to.
-    fn new_file(&self, path: &Path) -> Result<Stat, Errno> {
-        let directory = self.store.stat(path.parent().unwrap_or(path)).map_err(errno)?;
-        Ok(Stat {
-            kind: Kind::File,
-            size: 0,
-            modified: SystemTime::now(),
-            mode: directory.mode & 0o666,
-            links: 1,
-            ..directory
-        })
-    }
-
-    /// Opens a file that is there to be written anew.
-    fn overwrite(
-        self: &Arc<Self>,
-        path: &Path,
-        ino: INodeNo,
-        stat: Stat,
-        flags: i32,
-        pid: u32,
-    ) -> Result<(FileHandle, u64, Stat), Errno> {
-        match stat.kind {
-            Kind::File if is_set(flags, OFlags::TRUNC) || stat.size == 0 => {
-                self.begin_writing(path, Some(ino), Some(stat), pid)
-            }
-            Kind::File => Err(Errno::EOPNOTSUPP),
-            _ => Err(Errno::EISDIR),
-        }
-    }
-
-    fn create(self: &Arc<Self>, path: &Path, flags: i32, pid: u32) -> Result<(FileHandle, u64, Stat), Errno> {
-        match self.store.stat(path) {
-            Ok(_) if is_set(flags, OFlags::EXCL) => Err(Errno::EEXIST),
-            Ok(stat) => {
-                let ino = INodeNo(Inodes::number(path, stat.identity));
-                self.overwrite(path, ino, stat, flags, pid)
-            }
-            Err(StoreError::NotFound) => self.begin_writing(path, None, None, pid),
-            Err(error) => Err(errno(error)),
-        }
-    }
-
-    /// Sets the size of a file that nobody is writing: all of it or nothing.
-    fn truncate(self: &Arc<Self>, ino: INodeNo, size: u64) -> Result<Stat, Errno> {
-        let (path, stat) = (self.path(ino).map_err(errno)?, self.stat(ino).map_err(errno)?);
-        if size == stat.size {
-            return Ok(stat);
-        }
-        if size > 0 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        self.is_free(&path)?;
-        if lock(&self.modes).contains_key(&ino.0) {
-            return Err(Errno::EBUSY);
-        }
-        let mut writer = self.store.create(&path).map_err(errno)?;
-        let new = writer.finish().map_err(errno)?;
-        self.inodes.became((&path, stat.identity), (&path, new.identity));
-        self.changed();
-        Ok(new)
-    }
-
-    fn remove(&self, path: &Path) -> Result<(), Errno> {
-        self.is_free(path)?;
-        self.store.remove(path).map_err(errno)?;
-        self.changed();
-        Ok(())
-    }
-
-    fn remove_directory(&self, path: &Path) -> Result<(), Errno> {
-        if lock(&self.writing).keys().any(|file| file.starts_with(path)) {
-            return Err(Errno::ENOTEMPTY);
-        }
-        self.store.remove_directory(path).map_err(errno)?;
-        self.changed();
-        Ok(())
-    }
-
-    fn rename(&self, from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> {
-        if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
-            return Err(Errno::EINVAL);
-        }
-        self.is_free(from)?;
-        self.is_free(to)?;
-        if flags.contains(RenameFlags::RENAME_NOREPLACE) && self.store.stat(to).is_ok() {
-            return Err(Errno::EEXIST);
-        }
-        let old = self.store.stat(from).map_err(errno)?;
-        let new = self.store.rename(from, to).map_err(errno)?;
-        self.inodes.became((from, old.identity), (to, new.identity));
-        self.changed();
-        Ok(())
-    }
-
     fn stat(&self, ino: INodeNo) -> Result<Stat, StoreError> {
         if let Some(file) = self.writing_of(ino) {
             return Ok(file.stat());
@@ -353,13 +193,6 @@ impl Core {
         let object = self.store.open(&self.path(ino)?)?;
         self.checked(ino, object.stat()?)?;
         Ok(object)
-    }
-
-    /// Waits for the end of a file that was written and closed.
-    fn awaited(&self, ino: INodeNo) {
-        while self.writing_of(ino).is_some_and(|file| file.is_closed()) {
-            thread::sleep(LOOK);
-        }
     }
 
     /// Makes the kernel read the file past us if it can.
@@ -420,25 +253,6 @@ impl Core {
         }
     }
 
-    /// The file is not going to be what its path names, or is already.
-    fn left(&self, path: &Path, ours: &Arc<Writing>) {
-        let mut writing = lock(&self.writing);
-        if writing.get(path).is_some_and(|(_, file)| Arc::ptr_eq(file, ours)) {
-            writing.remove(path);
-        }
-    }
-
-    /// Answers whoever waits for the end of a file. One that failed is not in the way of the next.
-    fn answer_end(self: &Arc<Self>, path: &Path, file: &Arc<Writing>, reply: ReplyEmpty) -> Done {
-        let (core, path, file) = (Arc::clone(self), path.to_path_buf(), Arc::clone(file));
-        Box::new(move |result| {
-            if result.is_err() {
-                core.left(&path, &file);
-            }
-            done(reply)(result);
-        })
-    }
-
     /// Names were changed: the listings that the kernel has are not true any more.
     fn changed(&self) {
         let mut listed = lock(&self.listed);
@@ -490,7 +304,7 @@ impl Core {
 }
 
 /// The one place where errors become error numbers.
-pub(crate) fn errno(error: StoreError) -> Errno {
+fn errno(error: StoreError) -> Errno {
     match error {
         StoreError::NotFound => Errno::ENOENT,
         StoreError::Denied => Errno::EACCES,
@@ -606,20 +420,21 @@ impl Filesystem for View {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        let file = handle.and_then(|handle| self.0.files.get(handle));
         if let Some(file) = self.0.writing_of(ino) {
             return reply.attr(&Duration::ZERO, &attributes(ino, &file.stat()));
         }
-        self.ask(|core| file.is_some() || core.knows(ino), {
-            let file = file.clone();
+        let file = handle.and_then(|handle| self.0.files.get(handle));
+        let is_open = file.is_some();
+        self.ask(
+            |core| is_open || core.knows(ino),
             move |core| {
                 let stat = match file.as_deref() {
                     Some(OpenFile::Read { object, .. }) => object.stat(),
                     _ => core.stat(ino),
                 };
                 answer!(reply, stat, stat => reply.attr(&core.ttl, &attributes(ino, &stat)));
-            }
-        });
+            },
+        );
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {

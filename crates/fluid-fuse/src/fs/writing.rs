@@ -16,7 +16,7 @@ use std::time::Duration;
 use fuser::{Errno, LockOwner};
 use log::warn;
 
-use crate::fs::errno;
+use super::errno;
 use crate::inodes::lock;
 use crate::store::{Stat, StoreError, Writer};
 
