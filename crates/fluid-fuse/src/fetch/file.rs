@@ -151,13 +151,14 @@ impl RemoteFile {
         self.stale.load(Ordering::Relaxed)
     }
 
-    /// A handle more. A small file is fetched now: whoever opens it will read it.
+    /// A handle more. A small file is fetched now, unless the disk has it: whoever opens it will read it.
     pub fn open(self: &Arc<Self>) {
         self.opened.fetch_add(1, Ordering::Relaxed);
         self.expected.store(false, Ordering::Relaxed);
         self.touch();
         self.find_on_disk();
-        if self.version.size <= SMALL {
+        let whole = 0..self.version.size;
+        if whole.end <= SMALL && self.disk().is_none_or(|disk| disk.gap(&whole).is_some()) {
             self.fetch_whole(false);
         }
     }
