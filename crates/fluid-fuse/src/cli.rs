@@ -271,6 +271,10 @@ pub struct ProbeOptions {
     /// Read a directory's first entry too
     #[arg(long)]
     pub list: bool,
+
+    /// `major:minor` of the file system that must be the one that answers
+    #[arg(long)]
+    pub device: String,
 }
 
 /// `mount`, as meant.

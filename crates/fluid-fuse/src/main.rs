@@ -40,7 +40,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Unmount(target) => mount::unmount(&target.resolve()?)?,
         Command::Warm(options) => return warm::run(&options),
         Command::Bench(options) => bench::run(&options)?,
-        Command::Probe(options) => return Ok(probe::report(&options.path, options.list)),
+        Command::Probe(options) => return Ok(probe::report(&options)),
     }
     Ok(ExitCode::SUCCESS)
 }

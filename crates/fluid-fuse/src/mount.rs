@@ -88,7 +88,7 @@ pub fn canonical(path: &Path) -> PathBuf {
 /// process left is taken away.
 pub fn prepare(path: &Path) -> anyhow::Result<()> {
     while let Some(entry) = mounted_at(path)? {
-        match probe::stat(path) {
+        match probe::stat(path, &entry.device) {
             Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
                 warn!("detaching the {} that a dead process left at {}", entry.kind, path.display());
                 detach(path)?;

@@ -13,8 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use rustix::fs::{AtFlags, CWD, FileType, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
 
+use crate::cli::ProbeOptions;
 use crate::mount;
 
 /// How long a living file system may take for the attributes of its root.
@@ -48,10 +50,10 @@ pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> any
 }
 
 fn ready(directory: &Path, sub_path: Option<&Path>, end: Instant) -> anyhow::Result<()> {
-    require_mount(directory)?;
+    let device = require_mount(directory)?;
     let below = sub_path.map(|path| directory.join(path));
     for path in [Some(directory), below.as_deref()].into_iter().flatten() {
-        if let Err(error) = ask(path, true, end) {
+        if let Err(error) = ask(path, &device, true, end) {
             bail!("{} does not answer: {error}", path.display());
         }
     }
@@ -60,31 +62,32 @@ fn ready(directory: &Path, sub_path: Option<&Path>, end: Instant) -> anyhow::Res
 
 /// Succeeds if a FUSE file system is mounted on the directory and its root answers promptly.
 pub fn check(directory: &Path) -> anyhow::Result<()> {
-    require_mount(directory)?;
-    match stat(directory) {
+    let device = require_mount(directory)?;
+    match stat(directory, &device) {
         Ok(()) => Ok(()),
         Err(error) => bail!("the mount at {} does not answer: {error}", directory.display()),
     }
 }
 
-fn require_mount(directory: &Path) -> anyhow::Result<()> {
+/// The device of the FUSE file system that is mounted on the directory.
+fn require_mount(directory: &Path) -> anyhow::Result<String> {
     match mount::mounted_at(directory)? {
         None => bail!("{} is not a mount", directory.display()),
         Some(entry) if !entry.is_fuse() => {
             bail!("{} is a mount of {}, not of FUSE", directory.display(), entry.kind)
         }
-        Some(_) => Ok(()),
+        Some(entry) => Ok(entry.device),
     }
 }
 
 /// Asks for a path's attributes; [`io::ErrorKind::TimedOut`] if the answer is not prompt.
-pub(crate) fn stat(path: &Path) -> io::Result<()> {
-    ask(path, false, Instant::now() + PROMPT)
+pub(crate) fn stat(path: &Path, device: &str) -> io::Result<()> {
+    ask(path, device, false, Instant::now() + PROMPT)
 }
 
-fn ask(path: &Path, list: bool, end: Instant) -> io::Result<()> {
+fn ask(path: &Path, device: &str, list: bool, end: Instant) -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("probe").args(list.then_some("--list")).arg("--").arg(path);
+    command.args(["probe", "--device", device]).args(list.then_some("--list")).arg("--").arg(path);
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     loop {
@@ -104,19 +107,28 @@ fn ask(path: &Path, list: bool, end: Instant) -> io::Result<()> {
 }
 
 /// The command `probe`: asks, and tells the outcome by the exit code.
-pub fn report(path: &Path, list: bool) -> ExitCode {
-    // FORCE_SYNC: the kernel must not answer from its cache for a file system that is dead.
-    let stat = rustix::fs::statx(CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
-    let answer = stat.map_err(io::Error::from).and_then(|stat| {
-        match list && FileType::from_raw_mode(stat.stx_mode.into()).is_dir() {
-            true => fs::read_dir(path)?.next().transpose().map(drop),
-            false => Ok(()),
-        }
-    });
-    match answer {
+pub fn report(options: &ProbeOptions) -> ExitCode {
+    match answer(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             ExitCode::from(error.raw_os_error().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
         }
+    }
+}
+
+fn answer(options: &ProbeOptions) -> io::Result<()> {
+    if options.list {
+        match fs::read_dir(&options.path) {
+            Ok(mut entries) => drop(entries.next().transpose()?),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // FORCE_SYNC: the kernel must not answer from its cache for a file system that is dead.
+    let stat = statx(CWD, &options.path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS)?;
+    // While a dead mount is replaced, the directory below it answers for a moment.
+    match format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == options.device {
+        true => Ok(()),
+        false => Err(Errno::STALE.into()),
     }
 }

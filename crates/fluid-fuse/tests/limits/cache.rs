@@ -149,8 +149,7 @@ fn a_life_after_being_killed() {
             true => Fault::Late(Duration::from_millis(3)),
             false => Fault::Fine,
         });
-        // The dead mount of the life before is there until the new one is.
-        let mut file = eventually(|| mounted.open("file").ok());
+        let mut file = mounted.open("file").unwrap();
         let reader = thread::spawn(move || std::io::copy(&mut file, &mut std::io::sink()));
         // Somewhere in the middle, with some of the maps written and some not.
         eventually(|| {
@@ -165,8 +164,8 @@ fn a_life_after_being_killed() {
         let _ = reader.join().unwrap();
     }
     mounted.start(&arguments);
-    let middle = eventually(|| mounted.open("file").ok());
     check(&mounted.path("file"), &content);
+    let middle = mounted.open("file").unwrap();
     let mut buffer = vec![0; 70_000];
     middle.read_exact_at(&mut buffer, 11 * MIB).unwrap();
     assert_eq!(content.difference(11 * MIB, &buffer), None);
