@@ -5,9 +5,10 @@
 //! goes on is read ahead of; other reads get what they asked for and no more. How far ahead is found out: when
 //! reads had to wait although their bytes were under way, the window is widened, and narrowed again if that made
 //! the stream no faster. So a store with a long way gets the window it needs, and bytes that come as fast as
-//! they are read stay in the processor's caches. Streams that were left before they used what was fetched for them make the file's next ones wait
-//! longer for that trust. Short reads at even distances are a stride: the next of them are fetched, too. This
-//! module knows neither memory nor requests, and time as a number.
+//! they are read stay in the processor's caches. No stream is read ahead of into what another has read. Streams
+//! that were left before they used most of what was fetched for them make the file's next ones wait longer for
+//! that trust. Short reads at even distances are a stride: the next of them are fetched, too. This module knows
+//! neither memory nor requests, and time as a number.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -32,8 +33,9 @@ const WIDER: u64 = 4;
 /// A window that was widened for less gain in speed was widened for nothing.
 const WORTH: f64 = 1.15;
 
-/// Measurements until one that was widened for nothing is widened again.
-const HOLD: u32 = 16;
+/// Measurements until one that was widened for nothing is widened again: twice as many each time, since it may
+/// have been chance.
+const HOLD: Range<u32> = 4..64;
 
 /// Reads at one distance from each other that make a stride.
 const STRIDE: u32 = 3;
@@ -104,6 +106,12 @@ struct Stream {
     window: Window,
 }
 
+impl Stream {
+    fn begin(&self) -> u64 {
+        self.next.saturating_sub(self.seen)
+    }
+}
+
 /// How far ahead of a stream is fetched.
 #[derive(Debug)]
 struct Window {
@@ -116,12 +124,22 @@ struct Window {
     waited: bool,
     /// Bytes a second before the window was widened, and its width.
     before: Option<(f64, u64)>,
+    /// Measurements that are left until it may be widened, and how many there will be the next time.
     hold: u32,
+    next_hold: u32,
 }
 
 impl Window {
     fn new(now: Duration) -> Self {
-        Window { bytes: OPENING, settled: 0, begun: Some((0, now)), waited: false, before: None, hold: 0 }
+        Window {
+            bytes: OPENING,
+            settled: 0,
+            begun: Some((0, now)),
+            waited: false,
+            before: None,
+            hold: 0,
+            next_hold: HOLD.start,
+        }
     }
 
     /// Measures some reading, and decides on the width.
@@ -133,7 +151,8 @@ impl Window {
             return;
         };
         let read = seen - from;
-        if read < (self.bytes / 2).max(OPENING) {
+        // What was asked for together comes together: one window alone would tell nothing.
+        if read < 2 * self.bytes {
             return;
         }
         let speed = read as f64 / now.saturating_sub(since).as_secs_f64().max(1e-9);
@@ -142,7 +161,8 @@ impl Window {
         match self.before.take() {
             Some((before, narrower)) if speed < WORTH * before => {
                 self.bytes = narrower;
-                self.hold = HOLD;
+                self.hold = self.next_hold;
+                self.next_hold = (2 * self.next_hold).min(HOLD.end);
             }
             _ if self.waited && self.hold == 0 && width < most => {
                 self.bytes = (width * WIDER).min(most).max(OPENING);
@@ -173,8 +193,11 @@ impl Streams {
                 (index, left, stride)
             }
         };
-        let size = self.size;
-        let (clock, patience) = (self.clock, self.patience);
+        let (size, clock, patience) = (self.size, self.clock, self.patience);
+        let next = self.streams[index].next.max(read.end);
+        let begins = self.streams.iter().filter(|other| other.seen >= PATIENCE).map(Stream::begin);
+        let others = begins.filter(|begin| *begin >= next).min().unwrap_or(size);
+        let end = others.next_multiple_of(GRANULE).min(size);
         let stream = &mut self.streams[index];
         stream.used = clock;
         if read.end > stream.next {
@@ -194,16 +217,16 @@ impl Streams {
             let random = self.stride.count < STRIDE;
             return Advice { demand_end, ahead: 0..0, part, left, stride, random };
         }
-        let demand_end = read.end.max(read.start + part.min(window)).next_multiple_of(GRANULE).min(size);
+        let demand_end = read.end.max(read.start + part.min(window)).next_multiple_of(GRANULE).min(end);
         let begin = match stream.ahead {
             ahead if ahead < read.end => demand_end,
             ahead if ahead == size => size,
             ahead => ahead / GRANULE * GRANULE,
         };
-        let target = (stream.next + window).min(size);
-        // Whole requests only, but for the file's last.
-        let end = match target == size {
-            true => size,
+        let target = (stream.next + window).min(end);
+        // Whole requests only, but for the last.
+        let end = match target == end {
+            true => end,
             false => begin + target.saturating_sub(begin) / part * part,
         };
         let ahead = begin..end.max(begin);
@@ -247,7 +270,7 @@ impl Streams {
     fn follow_stride(&mut self, read: &Range<u64>, limits: &Limits) -> Vec<Range<u64>> {
         let stride = &mut self.stride;
         let distance = read.start.saturating_sub(stride.start);
-        let seen = self.streams.iter().find(|stream| stream.next.wrapping_sub(stream.seen) == stride.start);
+        let seen = self.streams.iter().find(|stream| stream.begin() == stride.start);
         let length = seen.map_or(read.end - read.start, |stream| stream.seen.max(read.end - read.start));
         match distance > 0 && distance == stride.distance {
             true => stride.count += 1,
@@ -287,7 +310,7 @@ impl Streams {
         let oldest = (0..self.streams.len()).min_by_key(value).unwrap_or(0);
         let old = std::mem::replace(&mut self.streams[oldest], stream);
         let left = old.next..old.ahead.max(old.next);
-        if left.end - left.start > GRANULE {
+        if left.end - left.start > old.seen.max(GRANULE) {
             self.patience = self.patience.max(2 * old.seen);
         }
         (oldest, left)
@@ -403,30 +426,65 @@ mod tests {
         assert!(hits >= 33 - STRIDE as usize - 1, "{hits}");
     }
 
-    /// The window after 2 GiB from a store that brings it at this speed, given how much is under way.
-    fn settled(speed: impl Fn(u64) -> f64) -> u64 {
+    #[test]
+    fn what_another_stream_has_read_is_not_read_ahead() {
         let mut streams = Streams::new(1 << 40);
+        sequence(&mut streams, 1000..1100);
+        let advices = sequence(&mut streams, 0..1000);
+        let most = advices.iter().map(|advice| advice.ahead.end.max(advice.demand_end)).max();
+        assert_eq!(most, Some(1000 * GRANULE));
+        // It may go on all the same.
+        let ahead = sequence(&mut streams, 1000..1008).iter().map(|advice| advice.ahead.end).max();
+        assert!(ahead > Some(1020 * GRANULE));
+    }
+
+    #[test]
+    fn a_stream_that_used_what_it_got_costs_no_trust() {
+        let mut streams = Streams::new(1 << 40);
+        sequence(&mut streams, 0..1000);
+        for at in 0..STREAMS as u64 {
+            sequence(&mut streams, 100_000 * (at + 1)..100_000 * (at + 1) + 8);
+        }
+        assert_eq!(streams.patience, PATIENCE);
+    }
+
+    /// In how many of a hundred looks at 2 GiB being read the window was at least so wide, if the store brings
+    /// them at this speed, given how much is under way, and given chance, between 0 and 1.
+    fn share(wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
+        let mut streams = Streams::new(1 << 40);
+        let mut chance = fastrand::Rng::with_seed(7);
         let mut now = Duration::ZERO;
         // The window by which each granule was asked for.
         let mut asked = Vec::new();
+        let mut looks = 0;
+        let mut luck = 0.0;
         for at in 0..16384 {
             let read = at * GRANULE..(at + 1) * GRANULE;
             streams.read(read.clone(), &LIMITS, now);
             streams.waited(&read);
             let window = streams.streams[0].window.bytes;
             asked.resize(asked.len().max((at + window / GRANULE) as usize), window);
-            now += Duration::from_secs_f64(GRANULE as f64 / speed(asked[at as usize]));
+            if at % 32 == 0 {
+                luck = chance.f64();
+            }
+            now += Duration::from_secs_f64(GRANULE as f64 / speed(asked[at as usize], luck));
+            looks += usize::from(at % 164 == 0 && window >= wide);
         }
-        streams.streams[0].window.bytes
+        looks
     }
 
     #[test]
     fn a_window_is_as_wide_as_it_pays() {
-        // As much as is under way, every 20 ms.
-        assert_eq!(settled(|window| window as f64 / 0.02), LIMITS.window);
-        assert_eq!(settled(|window| window.min(16 * MIB) as f64 / 0.02), 16 * MIB);
-        // As fast as it is, whatever is under way.
-        assert_eq!(settled(|_| 2e9), OPENING);
+        // As much as is under way, every 20 ms, or as fast as it is, whatever is under way.
+        let far = |window: u64| window as f64 / 0.02;
+        assert!(share(LIMITS.window, |window, _| far(window)) > 90);
+        assert!(share(16 * MIB, |window, _| far(window.min(16 * MIB))) > 90);
+        assert!(share(4 * OPENING, |_, _| 2e9) < 25);
+        // The same where nothing is certain.
+        for noise in [0.5, 1.0, 1.5] {
+            assert!(share(LIMITS.window, |window, luck| far(window) * (0.3 + noise * luck)) > 80, "{noise}");
+            assert!(share(4 * OPENING, |_, luck| 2e9 * (0.3 + noise * luck)) < 40, "{noise}");
+        }
     }
 
     #[test]
