@@ -1,9 +1,9 @@
 //! Listings, in both versions of the request. It decides which names a page holds: those below the prefix, in
 //! the order of their bytes, rolled up at the delimiter, after the marker.
 //!
-//! With the usual delimiter only one directory is read. Its names are kept, sorted, as long as the directory
-//! has not changed; sizes and times are asked anew for each page. It does not know of versions of objects, and
-//! names that are not UTF-8 are not objects.
+//! With the usual delimiter only one directory is read. Its names are kept, sorted, and the answers that were made
+//! of them, as long as the directory has not changed: stores have an index, too. So files must be replaced, not
+//! changed in place. It does not know of versions of objects, and names that are not UTF-8 are not objects.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -32,6 +32,7 @@ type Names = Arc<Vec<String>>;
 #[derive(Debug, Default)]
 pub(super) struct Directories {
     known: Mutex<HashMap<PathBuf, (SystemTime, Names)>>,
+    answers: Mutex<HashMap<Query, (SystemTime, Arc<str>)>>,
 }
 
 impl Directories {
@@ -92,7 +93,7 @@ pub(super) fn buckets(names: &[String]) -> String {
 }
 
 /// What is to be listed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Query {
     bucket: String,
     prefix: String,
@@ -136,17 +137,31 @@ impl Query {
     }
 
     /// The answer, from the bucket's directory.
-    pub(super) fn answer(&self, directories: &Directories, bucket: &Path) -> String {
+    pub(super) fn answer(&self, directories: &Directories, bucket: &Path) -> Arc<str> {
         // Up to the last slash the prefix is a directory.
         let (base, rest) = self.prefix.split_at(self.prefix.rfind('/').map_or(0, |slash| slash + 1));
         let directory = bucket.join(base);
+        let modified = fs::metadata(&directory).and_then(|metadata| metadata.modified()).ok();
+        let modified = modified.filter(|_| self.delimiter == "/");
+        let answers = || directories.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, answer)) = answers().get(self).filter(|(then, _)| Some(*then) == modified) {
+            return Arc::clone(answer);
+        }
+        let answer: Arc<str> = self.compose(directories, base, rest, &directory).into();
+        if let Some(modified) = modified {
+            answers().insert(self.clone(), (modified, Arc::clone(&answer)));
+        }
+        answer
+    }
+
+    fn compose(&self, directories: &Directories, base: &str, rest: &str, directory: &Path) -> String {
         let mut names = Names::default();
         if base.is_empty() || is_plain(base.trim_end_matches('/')) && !base.ends_with("//") {
             if self.delimiter == "/" {
-                names = directories.names(&directory).unwrap_or_default();
+                names = directories.names(directory).unwrap_or_default();
             } else {
                 let mut found = Vec::new();
-                directories.below(&directory, "", &mut found);
+                directories.below(directory, "", &mut found);
                 found.sort_unstable();
                 names = Arc::new(found);
             }
@@ -160,7 +175,7 @@ impl Query {
             }
         };
         let page = page(&names, rest, &self.delimiter, after, self.limit);
-        self.write(&page, base, &directory)
+        self.write(&page, base, directory)
     }
 
     fn write(&self, page: &Page, base: &str, directory: &Path) -> String {

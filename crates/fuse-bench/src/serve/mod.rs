@@ -94,7 +94,7 @@ impl Server {
 }
 
 enum Body {
-    Text(String),
+    Text(Arc<str>),
     File(File, Range<u64>),
 }
 
@@ -105,11 +105,11 @@ struct Response {
 }
 
 impl Response {
-    fn xml(text: String) -> Self {
+    fn xml(text: impl Into<Arc<str>>) -> Self {
         Response {
             status: "200 OK",
             headers: "Content-Type: application/xml\r\n".into(),
-            body: Body::Text(text),
+            body: Body::Text(text.into()),
         }
     }
 
