@@ -16,12 +16,14 @@ use anyhow::{Context, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use fluid_sidecar_layout::FLUID_FUSE;
 use rustix::process::{getgid, getuid};
 
 use crate::config::{FluidConfig, MountSpec, Options, below};
+use crate::descriptor::FuseFd;
 use crate::remote::options::is_secret;
+use crate::users::Expected;
 use crate::watch::Address;
 
 /// The variable in which Fluid tells a ThinRuntime image where to mount.
@@ -65,7 +67,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Mount the source and serve it until SIGTERM, SIGINT or an unmount; each ends with exit code 0
+    /// Mount the source and serve it until SIGTERM, SIGINT, an unmount or the end of its users: exit code 0
     #[command(after_help = EXAMPLES)]
     Mount(MountOptions),
     /// Wait until the mount is there and answers; exit code 1 when the time is up
@@ -126,6 +128,15 @@ pub struct CacheOptions {
     pub io_timeout: Duration,
 }
 
+/// What ends a mount beside signals and unmounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExitWithPod {
+    /// Nothing: for native sidecars and platforms that end sidecars
+    Signal,
+    /// The end of the containers that use it: for Pods with shareProcessNamespace
+    ProcessNamespace,
+}
+
 /// `mount`, as written.
 #[derive(Debug, Args)]
 pub struct MountOptions {
@@ -176,6 +187,25 @@ pub struct MountOptions {
     #[arg(long, value_name = "TIME", env = "FLUID_FUSE_LINGER", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub linger: Duration,
+
+    /// What ends it beside signals and unmounts
+    #[arg(long, value_name = "MODE", env = "FLUID_FUSE_EXIT_WITH_POD", default_value = "signal")]
+    pub exit_with_pod: ExitWithPod,
+
+    /// With process-namespace: how many containers use the mount, which must all have been there
+    #[arg(long, value_name = "N", env = "FLUID_FUSE_EXIT_CONTAINERS", default_value = "1")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub exit_containers: u16,
+
+    /// With process-namespace: how long none of them runs before they have ended for good
+    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_EXIT_SETTLE", default_value = "1s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub exit_settle: Duration,
+
+    /// The descriptor of /dev/fuse of who has mounted already: its number in this process, or unix:/PATH of a socket
+    /// on which it is sent
+    #[arg(long, value_name = "FD", env = "FLUID_FUSE_FD")]
+    pub fuse_fd: Option<FuseFd>,
 
     /// Where Prometheus finds the metrics, at /metrics: an address such as 127.0.0.1:9400, or unix:/PATH
     #[arg(long, value_name = "ADDR", env = "FLUID_FUSE_METRICS")]
@@ -288,6 +318,10 @@ pub struct Settings {
     pub subtype: String,
     /// How long open files are served after the mount was taken away.
     pub linger: Duration,
+    /// The containers whose end ends it.
+    pub users: Option<Expected>,
+    /// The descriptor of who has mounted already.
+    pub fuse_fd: Option<FuseFd>,
     /// Bytes of memory for what is read.
     pub memory: u64,
     /// Where what is fetched is kept.
@@ -421,6 +455,9 @@ impl MountOptions {
             mountpoint,
             subtype: self.subtype,
             linger: self.linger,
+            users: (self.exit_with_pod == ExitWithPod::ProcessNamespace)
+                .then_some(Expected { containers: self.exit_containers.into(), settle: self.exit_settle }),
+            fuse_fd: self.fuse_fd,
             memory,
             cache_dir: self.cache.cache_dir,
             cache_size: self.cache.cache_size,

@@ -1,9 +1,9 @@
 //! The life of the mounted process: mount, serve, end.
 //!
-//! It ends well, with exit code 0, on SIGTERM, on SIGINT, and when somebody else unmounts: a sidecar must not
-//! make a finished Job look failed. A signal takes the mount away first; files that are open then are served
-//! until they are closed, the time to linger is over or a second signal comes. It does not know who uses the
-//! mount, and an error of the store never ends it.
+//! It ends well, with exit code 0, on SIGTERM, on SIGINT, when somebody else unmounts and, if asked for, when the
+//! containers that use the mount have ended: a sidecar must not make a finished Job look failed. It takes the
+//! mount away first; files that are open then are served until they are closed, the time to linger is over or
+//! a second signal comes. An error of the store never ends it.
 
 use std::io;
 use std::path::Path;
@@ -13,7 +13,8 @@ use std::thread;
 
 use anyhow::{Context, bail};
 use fuser::{Config, Session, SessionACL};
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -25,6 +26,7 @@ use crate::object_store::{ObjectStore, Presentation};
 use crate::remote;
 use crate::store::{LocalStore, Store, local_directory};
 use crate::union::Union;
+use crate::users;
 use crate::watch::{self, Mounted, shown};
 
 /// Threads that answer requests, each with a descriptor of its own.
@@ -32,6 +34,8 @@ const THREADS: usize = 2;
 
 enum Event {
     Signal,
+    /// The containers that used the mount have ended.
+    Unused,
     Ended(io::Result<()>),
 }
 
@@ -39,6 +43,10 @@ enum Event {
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // Before the mount: a signal that comes early must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    if settings.users.is_some() {
+        users::require_shared_namespace()?;
+    }
+    raise_open_files();
     let path = mount::canonical(&settings.mountpoint);
     let budget = Budget {
         memory: settings.memory,
@@ -49,7 +57,6 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let disk = settings.cache_dir.as_deref().map(|directory| DiskCache::open(directory, settings.cache_size));
     let shared = Shared::new(budget, disk.transpose()?)?;
     let store = open(settings, &path, &shared)?;
-    mount::prepare(&path)?;
     let place = path.display().to_string();
     let mounted = Mounted {
         subtype: settings.subtype.clone(),
@@ -63,7 +70,17 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     if let Some(address) = &settings.metrics {
         watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
-    let (mount, descriptor) = Mount::new(path, &source, &settings.subtype, read_only)?;
+    let (mount, descriptor) = match &settings.fuse_fd {
+        Some(from) => Mount::handed_over(path, from)?,
+        None => {
+            mount::prepare(&path)?;
+            // A directory of the node that other containers have, and that is nobody else's.
+            if settings.dataset.is_some() {
+                mount::guard(&path);
+            }
+            Mount::new(path, &source, &settings.subtype, read_only)?
+        }
+    };
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
@@ -76,9 +93,18 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     );
 
     let (sender, events) = mpsc::channel();
-    let ended = sender.clone();
+    let (ended, unused) = (sender.clone(), sender.clone());
     thread::spawn(move || signals.forever().try_for_each(|_| sender.send(Event::Signal)));
     thread::spawn(move || ended.send(Event::Ended(session.run())));
+    if let Some(expected) = settings.users {
+        let device = mount.device().map(str::to_string);
+        let device = device
+            .context("--exit-with-pod=process-namespace: the mount cannot be seen in this container")?;
+        thread::spawn(move || {
+            users::wait_until_gone(&device, expected);
+            unused.send(Event::Unused)
+        });
+    }
 
     let first = events.recv()?;
     shared.flush();
@@ -103,18 +129,33 @@ fn serve(
         info!("{place} was unmounted: ending");
         return Ok(());
     }
-    info!("signal: unmounting {place}");
-    if let Err(error) = mount.detach() {
-        error!("{error:#}");
+    let reason = if let Event::Unused = first { "the containers that used it have ended" } else { "signal" };
+    info!("{reason}: unmounting {place}");
+    match mount.detach() {
+        Ok(true) => {}
+        Ok(false) => {
+            info!("{place} is not ours to unmount: ending");
+            return Ok(());
+        }
+        Err(error) => error!("{error:#}"),
     }
     match events.recv_timeout(settings.linger) {
-        Ok(Event::Ended(Ok(()))) => info!("unmounted {place}: ending"),
+        Ok(Event::Ended(Ok(())) | Event::Unused) => info!("unmounted {place}: ending"),
         Ok(Event::Ended(Err(error))) => warn!("unmounted {place}: ending, with {error}"),
         Ok(Event::Signal) => warn!("second signal: ending at once"),
         Err(RecvTimeoutError::Timeout) => warn!("files of {place} are still open: ending nevertheless"),
         Err(error) => bail!(error),
     }
     Ok(())
+}
+
+/// Every open file may cost a descriptor.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        debug!("the limit of open files stays as it is: {error}");
+    }
 }
 
 /// The stores of all mounts as one.

@@ -2,9 +2,9 @@
 //!
 //! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
 //! bytes). The way of the process: [`cli`] (what was asked) →
-//! [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount table. [`probe`] is for
-//! the commands that look from outside, [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how
-//! it goes.
+//! [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount table, [`descriptor`] for
+//! mounts that others make, and [`users`] for who uses it. [`probe`] is for the commands that look from outside,
+//! [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how it goes.
 //!
 //! The crate knows nothing of Kubernetes, and of Fluid only the `config.json` and the variable with which it
 //! starts the image of a ThinRuntime.
@@ -13,6 +13,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod descriptor;
 pub mod fetch;
 pub mod fs;
 mod handles;
@@ -25,5 +26,6 @@ mod queue;
 pub mod remote;
 pub mod store;
 pub mod union;
+pub mod users;
 pub mod warm;
 pub mod watch;

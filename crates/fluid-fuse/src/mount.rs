@@ -1,23 +1,27 @@
 //! The mount table: what is mounted where, and how our file system gets there and away again.
 //!
-//! It mounts with mount(2) on a descriptor of `/dev/fuse` of its own, so that no helper program is needed,
-//! the type is `fuse.<subtype>`, and what fails has an error number that can be explained. It detaches only
-//! what it mounted itself, dead FUSE mounts, and what `unmount` was told to. It does not know what is served.
+//! There are three ways to a descriptor that the file system is served on ([`crate::descriptor`]): somebody
+//! mounted and hands it over, mount(2), `fusermount3`. The second needs no helper program, has the type
+//! `fuse.<subtype>`, and what fails has an error number that can be explained; the third is tried where it is
+//! forbidden. It detaches only what it mounted itself, dead FUSE mounts, and what `unmount` was told to. It does
+//! not know what is served.
 
 use std::ffi::{CString, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use fluid_sidecar_layout::VFUSE_RESOURCE;
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
+use crate::descriptor::{self, FuseFd, HELPER};
 use crate::probe;
 
 const DEVICE: &str = "/dev/fuse";
@@ -44,6 +48,11 @@ impl MountEntry {
         Some(MountEntry { device, path, kind: text(fields.next()?) })
     }
 
+    /// The lines of a mount table that can be understood.
+    pub fn all(mountinfo: &[u8]) -> impl Iterator<Item = MountEntry> {
+        mountinfo.split(|byte| *byte == b'\n').filter_map(MountEntry::parse)
+    }
+
     /// Whether a FUSE file system is mounted.
     pub fn is_fuse(&self) -> bool {
         self.kind == "fuse" || self.kind.starts_with("fuse.")
@@ -65,7 +74,7 @@ fn unescape(field: &[u8]) -> OsString {
 
 /// What is mounted on the path, on top if there are several.
 fn topmost(mountinfo: &[u8], path: &Path) -> Option<MountEntry> {
-    mountinfo.split(|byte| *byte == b'\n').filter_map(MountEntry::parse).rfind(|entry| entry.path == path)
+    MountEntry::all(mountinfo).filter(|entry| entry.path == path).last()
 }
 
 /// What is mounted on the directory at this moment.
@@ -102,11 +111,23 @@ pub fn prepare(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))
 }
 
+/// Makes a directory that nothing is mounted on useless to whoever is not root, so that an application that
+/// comes before the mount, or stays after it, gets an error and does not take it for a Dataset without files.
+pub fn guard(path: &Path) {
+    let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if let Err(error) = is_empty.then(|| fs::set_permissions(path, Permissions::from_mode(0))).transpose() {
+        debug!("{} stays open to everybody while nothing is mounted: {error}", path.display());
+    }
+}
+
 /// A mount of ours; it is taken away when this is dropped.
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
-    device: String,
+    /// Nothing if it cannot be seen from here.
+    device: Option<String>,
+    /// Somebody else mounted, and unmounts.
+    is_theirs: bool,
 }
 
 impl Mount {
@@ -118,20 +139,17 @@ impl Mount {
         subtype: &str,
         read_only: bool,
     ) -> anyhow::Result<(Self, OwnedFd)> {
-        let fuse = File::options().read(true).write(true).open(DEVICE);
-        let fuse = fuse.map_err(|error| explain(error, format!("cannot open {DEVICE}"), device_needs))?;
-        let options = format!(
-            "fd={},rootmode=40000,user_id={},group_id={},allow_other,default_permissions",
-            fuse.as_raw_fd(),
-            getuid().as_raw(),
-            getgid().as_raw(),
-        );
-        let options = CString::new(options)?;
-        let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-        flags.set(MountFlags::RDONLY, read_only);
-        rustix::mount::mount(source, &path, format!("fuse.{subtype}"), flags, options.as_c_str()).map_err(
-            |errno| explain(errno.into(), format!("cannot mount on {}", path.display()), mount_needs),
-        )?;
+        let descriptor = match mount(&path, source, subtype, read_only) {
+            Ok(descriptor) => descriptor,
+            Err(refusal) if matches!(refusal.errno, Errno::PERM | Errno::ACCESS) => {
+                descriptor::from_helper(&path, source, subtype, read_only).map_err(|helper| {
+                    anyhow::anyhow!(
+                        "{refusal}; {HELPER}: {helper:#}; and no descriptor was given (--fuse-fd)"
+                    )
+                })?
+            }
+            Err(refusal) => bail!(refusal),
+        };
         let device = match mounted_at(&path) {
             Ok(Some(entry)) => entry.device,
             // Without it the mount cannot be told from another that is there later.
@@ -140,15 +158,32 @@ impl Mount {
                 bail!("{} does not show the mount on {}: {other:?}", MOUNTINFO, path.display());
             }
         };
-        Ok((Mount { path, device }, fuse.into()))
+        Ok((Mount { path, device: Some(device), is_theirs: false }, descriptor))
     }
 
-    /// Takes the mount away, if it is still there.
-    pub fn detach(&self) -> anyhow::Result<()> {
-        match mounted_at(&self.path)? {
-            Some(entry) if entry.device == self.device => detach(&self.path),
-            _ => Ok(()),
+    /// The mount that somebody else made, with the descriptor that it is served on. It need not be visible
+    /// from here.
+    pub fn handed_over(path: PathBuf, from: &FuseFd) -> anyhow::Result<(Self, OwnedFd)> {
+        let descriptor = descriptor::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
+        let device = mounted_at(&path)?.filter(MountEntry::is_fuse).map(|entry| entry.device);
+        Ok((Mount { path, device, is_theirs: true }, descriptor))
+    }
+
+    /// `major:minor` of what is mounted, if it can be seen from here.
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// Takes the mount away, if it is ours and still there. Whether it has gone.
+    pub fn detach(&self) -> anyhow::Result<bool> {
+        if self.is_theirs {
+            return Ok(false);
         }
+        match mounted_at(&self.path)? {
+            Some(entry) if Some(&entry.device) == self.device.as_ref() => detach(&self.path)?,
+            _ => {}
+        }
+        Ok(true)
     }
 }
 
@@ -156,6 +191,27 @@ impl Drop for Mount {
     fn drop(&mut self) {
         if let Err(error) = self.detach() {
             error!("{error:#}");
+        }
+    }
+}
+
+/// Mounts with mount(2).
+fn mount(path: &Path, source: &str, subtype: &str, read_only: bool) -> Result<OwnedFd, Refusal> {
+    let fuse = File::options().read(true).write(true).open(DEVICE);
+    let fuse = fuse.map_err(|error| Refusal::new(&error, format!("cannot open {DEVICE}"), device_needs))?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},allow_other,default_permissions",
+        fuse.as_raw_fd(),
+        getuid().as_raw(),
+        getgid().as_raw(),
+    );
+    let options = CString::new(options).unwrap_or_default();
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, read_only);
+    match rustix::mount::mount(source, path, format!("fuse.{subtype}"), flags, options.as_c_str()) {
+        Ok(()) => Ok(fuse.into()),
+        Err(errno) => {
+            Err(Refusal::new(&errno.into(), format!("cannot mount on {}", path.display()), mount_needs))
         }
     }
 }
@@ -187,13 +243,32 @@ fn detach(path: &Path) -> anyhow::Result<()> {
     }
     match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
-        Err(errno) => Err(explain(errno.into(), format!("cannot unmount {}", path.display()), mount_needs)),
+        Err(errno) => {
+            let what = format!("cannot unmount {}", path.display());
+            let refusal = Refusal::new(&errno.into(), what, mount_needs);
+            match errno == Errno::PERM && descriptor::unmount(path).is_ok() {
+                true => Ok(()),
+                false => bail!(refusal),
+            }
+        }
     }
 }
 
-fn explain(error: io::Error, what: String, needs: fn(Errno) -> String) -> anyhow::Error {
-    let needs = error.raw_os_error().map(|code| needs(Errno::from_raw_os_error(code))).unwrap_or_default();
-    anyhow::anyhow!("{what}: {error}{needs}")
+/// Why the kernel did not let us, and what it would take.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {error}{needs}")]
+struct Refusal {
+    what: String,
+    error: String,
+    errno: Errno,
+    needs: String,
+}
+
+impl Refusal {
+    fn new(error: &io::Error, what: String, needs: fn(Errno) -> String) -> Self {
+        let errno = Errno::from_raw_os_error(error.raw_os_error().unwrap_or_default());
+        Refusal { what, error: error.to_string(), errno, needs: needs(errno) }
+    }
 }
 
 fn device_needs(errno: Errno) -> String {

@@ -1,0 +1,147 @@
+//! Descriptors of `/dev/fuse` that come from somebody else: handed over by who mounted, or by `fusermount3`.
+//!
+//! A node's driver that may mount hands its descriptor to a sidecar that may not (as GKE's and Mountpoint's
+//! do): inherited, or as SCM_RIGHTS over a unix socket. `fusermount3`, which has the set-user-ID bit, mounts
+//! for its caller and answers over a socket as well. What a descriptor is mounted on is not known here.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+
+use anyhow::{Context, bail, ensure};
+use rustix::fs::{FileType, fstat, major, minor};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
+    socketpair,
+};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+/// The program that mounts for who may not.
+pub const HELPER: &str = "fusermount3";
+
+/// The variable that tells it which descriptor of its own leads to us.
+const COMMAND_FD: &str = "_FUSE_COMMFD";
+
+/// The number of the device `/dev/fuse`.
+const FUSE: (u32, u32) = (10, 229);
+
+/// Where a descriptor of a mounted file system comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FuseFd {
+    /// This process was started with it.
+    Inherited(RawFd),
+    /// Whoever listens there sends it.
+    Socket(PathBuf),
+}
+
+impl FromStr for FuseFd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:").filter(|path| path.starts_with('/')) {
+            return Ok(FuseFd::Socket(path.into()));
+        }
+        let number = text.strip_prefix("/dev/fd/").unwrap_or(text).parse().ok().filter(|number| *number > 2);
+        number.map(FuseFd::Inherited).ok_or_else(|| "a number above 2, or unix:/PATH".to_string())
+    }
+}
+
+impl fmt::Display for FuseFd {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FuseFd::Inherited(number) => write!(formatter, "{number}"),
+            FuseFd::Socket(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Takes the descriptor that somebody hands over.
+pub fn handed_over(from: &FuseFd) -> anyhow::Result<OwnedFd> {
+    let descriptor = match from {
+        FuseFd::Inherited(number) => {
+            let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+            pidfd_getfd(this, *number, PidfdGetfdFlags::empty())
+                .context("this process was not started with such a descriptor")?
+        }
+        FuseFd::Socket(path) => {
+            let socket = UnixStream::connect(path).context("nobody listens there")?;
+            receive(&socket)?
+        }
+    };
+    let stat = fstat(&descriptor)?;
+    let is_fuse = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (major(stat.st_rdev), minor(stat.st_rdev)) == FUSE;
+    ensure!(is_fuse, "it is not a descriptor of /dev/fuse");
+    Ok(descriptor)
+}
+
+/// Waits for a message with a descriptor.
+fn receive(socket: impl AsFd) -> anyhow::Result<OwnedFd> {
+    let mut text = [0; 1024];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let rights = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    rights.context("what came had no descriptor with it")
+}
+
+/// Lets [`HELPER`] mount.
+pub fn from_helper(path: &Path, source: &str, subtype: &str, read_only: bool) -> anyhow::Result<OwnedFd> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        // The helper inherits its end.
+        SocketFlags::empty(),
+        None,
+    )?;
+    let escaped = source.replace('\\', "\\\\").replace(',', "\\,");
+    let access = if read_only { "ro" } else { "rw" };
+    let mut options = OsString::from("nosuid,nodev,allow_other,default_permissions,");
+    options.push(format!("{access},subtype={subtype},fsname={escaped}"));
+    let mut command = Command::new(HELPER);
+    command.arg("-o").arg(options).arg("--").arg(path).env(COMMAND_FD, theirs.as_raw_fd().to_string());
+    run(&mut command)?;
+    // Or we would wait for ourselves.
+    drop(theirs);
+    receive(ours).context("it has mounted, and sent no descriptor")
+}
+
+/// Lets [`HELPER`] unmount.
+pub fn unmount(path: &Path) -> anyhow::Result<()> {
+    run(Command::new(HELPER).args(["-u", "-z", "--"]).arg(path))
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = match command.stdin(Stdio::null()).output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("not installed"),
+        output => output.context("cannot be run")?,
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", said.trim());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_descriptors_come_from() {
+        let read = |text: &str| text.parse::<FuseFd>();
+        assert_eq!(read("3"), Ok(FuseFd::Inherited(3)));
+        assert_eq!(read("/dev/fd/12"), Ok(FuseFd::Inherited(12)));
+        assert_eq!(read("unix:/a/b"), Ok(FuseFd::Socket("/a/b".into())));
+        for wrong in ["", "-1", "2", "unix:a", "unix:", "/dev/fuse", "99999999999"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}
