@@ -56,6 +56,9 @@ pub enum Exit {
     Acs,
     /// OpenKruise's SidecarTerminator, likewise.
     Kruise,
+    /// The sidecar itself, which sees the processes of the other containers (`spec.shareProcessNamespace`).
+    /// Only `fluid-fuse` does.
+    ProcessNamespace,
 }
 
 /// How things are done on a destination.
@@ -86,11 +89,21 @@ impl Order {
 
 impl Exit {
     /// As the settings spell them.
-    pub const NAMES: &[(&str, Exit)] =
-        &[("kubelet", Exit::Kubelet), ("eci", Exit::Eci), ("acs", Exit::Acs), ("kruise", Exit::Kruise)];
+    pub const NAMES: &[(&str, Exit)] = &[
+        ("kubelet", Exit::Kubelet),
+        ("eci", Exit::Eci),
+        ("acs", Exit::Acs),
+        ("kruise", Exit::Kruise),
+        ("processNamespace", Exit::ProcessNamespace),
+    ];
+
+    /// The same where the sidecar need not look for itself.
+    pub fn unwatched(self) -> Exit {
+        if self == Exit::ProcessNamespace { Exit::Kubelet } else { self }
+    }
 
     /// Environment variables by which the platform knows that the container is a sidecar: it ends it when the
-    /// other containers have ended, and a failure of it does not fail the Pod.
+    /// other containers have ended, and a failure of it does not fail the Pod. Or by which the sidecar knows.
     ///
     /// ECI starts and stops the containers of a Pod all at once unless priorities say otherwise: the larger
     /// launch priority starts first and is waited for until it is ready, the smaller exit priority ends last
@@ -106,6 +119,7 @@ impl Exit {
             ],
             Exit::Acs => &[("__IS_SIDECAR__", "true")],
             Exit::Kruise => &[("KRUISE_TERMINATE_SIDECAR_WHEN_JOB_EXIT", "true")],
+            Exit::ProcessNamespace => &[("FLUID_FUSE_EXIT_WITH_POD", "process-namespace")],
         }
     }
 }

@@ -14,7 +14,7 @@ use fluid_sidecar_layout::FLUID_FUSE;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::Dataset;
-use crate::destination::{Destination, Order};
+use crate::destination::{Destination, Exit, Order};
 use crate::json::{elements, name_of};
 use crate::limits;
 use crate::reason::{Code, Reason};
@@ -89,7 +89,13 @@ pub fn make(
     settings: &Settings,
 ) -> Result<Plan, Reason> {
     let malformed = |error| Reason::new(Code::Malformed, error);
-    let strategy = settings.strategy(destination);
+    let mut strategy = settings.strategy(destination);
+    let restart_policy = pod.pointer("/spec/restartPolicy").and_then(Value::as_str).unwrap_or("Always");
+    if restart_policy == "Always" || strategy.order == Order::NativeSidecar {
+        // A Pod that ends when it is deleted, where kubelet tells every container, or a sidecar that kubelet ends
+        // and would start again.
+        strategy.exit = strategy.exit.unwatched();
+    }
     let containers = Containers::of(pod).map_err(malformed)?;
     let volumes = list(pod, "volumes").map_err(malformed)?;
     let mut container_names = containers.names();
@@ -102,10 +108,16 @@ pub fn make(
     let mut plan = Plan { edits: Vec::new(), reasons: Vec::new() };
     let mut status = Status::new(destination, settings);
     let mut sidecars = Vec::new();
-    for Use { dataset, volumes } in uses {
+    for one @ Use { dataset, volumes } in uses {
         let name = unused(FLUID_FUSE, &mut container_names);
         let mut sidecar = sidecar::build(dataset, &name, strategy, resource_limits, settings)
             .map_err(|error| Reason::new(Code::Unresolved, error))?;
+        if strategy.exit == Exit::ProcessNamespace {
+            let users = containers.0.iter().filter(|(list, _, container)| {
+                *list == "containers" && reads(container, std::slice::from_ref(one))
+            });
+            sidecar.end_with(users.count(), restart_policy != "Never").map_err(malformed)?;
+        }
         rename_volumes(&mut sidecar, &mut volume_names);
         if host_network {
             // They would be ports of the node, which two Pods cannot share.
@@ -133,6 +145,9 @@ pub fn make(
         let volumes = sidecar.volumes.iter().filter_map(name_of).map(str::to_string).collect();
         status.sidecars.push(InjectedSidecar { container: name, dataset, volumes });
         sidecars.push(sidecar);
+    }
+    if strategy.exit == Exit::ProcessNamespace {
+        plan.share_processes(pod, &mut status)?;
     }
     plan.pull_secrets(pod, &sidecars, &mut status).map_err(malformed)?;
     plan.grace_period(pod, &sidecars, &mut status);
@@ -221,6 +236,34 @@ impl Plan {
         }
         status.claims.push(claim);
         Ok(())
+    }
+
+    /// The containers see each other's processes, unless the Pod's owner has decided otherwise.
+    fn share_processes(&mut self, pod: &Value, status: &mut Status) -> Result<(), Reason> {
+        let key = "shareProcessNamespace";
+        let field = |key: &str| pod.get("spec").and_then(|spec| spec.get(key)).and_then(Value::as_bool);
+        let refused = match (field(key), field("hostPID")) {
+            // All processes of the node would count, and the two exclude each other.
+            (_, Some(true)) => "hostPID: true",
+            (Some(false), _) => "shareProcessNamespace: false",
+            (Some(true), _) => return Ok(()),
+            (None, _) => {
+                self.set(&[Key("spec")], key, true.into());
+                status.share_process_namespace = true;
+                self.reasons.push(Reason::new(
+                    Code::ProcessesShared,
+                    "shareProcessNamespace is set, so that the sidecar ends with the containers that it serves",
+                ));
+                return Ok(());
+            }
+        };
+        Err(Reason::new(
+            Code::Unsupported,
+            format!(
+                "spec.{refused} keeps the sidecar from ending with the Pod; remove it, or let the administrator \
+                 choose another exit than processNamespace"
+            ),
+        ))
     }
 
     /// The sidecar's image may need secrets that the application's does not.

@@ -59,6 +59,8 @@ codes! {
     TemplateReduced = "template-reduced",
     /// The Pod has more time to end than it asked for.
     GracePeriodRaised = "grace-period-raised",
+    /// The sidecar sees the processes of the Pod's containers, and they see each other's.
+    ProcessesShared = "processes-shared",
     /// The Pod asks for something of Fluid's that this policy does not do.
     Ignored = "ignored",
     /// With `mode: verify`: the injection is whole.

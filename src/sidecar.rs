@@ -9,7 +9,7 @@ use fluid_sidecar_layout::FLUID_FUSE;
 use serde_json::{Map, Value, json};
 
 use crate::dataset::{Dataset, SecretVariable, Server, Source};
-use crate::destination::{Device, Order, Strategy};
+use crate::destination::{Device, Exit, Order, Strategy};
 use crate::json::elements;
 use crate::lifecycle::Gate;
 use crate::request::Entries;
@@ -33,7 +33,19 @@ pub struct Sidecar {
     pub left_out: Vec<String>,
 }
 
+/// Longer than the longest pause that kubelet makes before it starts a container again (five minutes).
+const LONGEST_BACKOFF: &str = "310s";
+
 impl Sidecar {
+    /// Tells it how many containers of the Pod it ends with, and to wait for those that kubelet starts again.
+    pub fn end_with(&mut self, containers: usize, restarts: bool) -> Result<(), String> {
+        set_env(&mut self.container, "FLUID_FUSE_EXIT_CONTAINERS", &containers.to_string())?;
+        match restarts {
+            true => set_env(&mut self.container, "FLUID_FUSE_EXIT_SETTLE", LONGEST_BACKOFF),
+            false => Ok(()),
+        }
+    }
+
     /// Gives up its own cpu and memory: the Pod has some for all of its containers, and the API server refuses a
     /// Pod whose containers ask for more than that.
     pub fn share_resources(&mut self) {
@@ -84,6 +96,13 @@ pub fn build(
     }
     override_fields(&mut sidecar, dataset, settings)?;
 
+    if strategy.exit == Exit::ProcessNamespace && !gate.fluid_fuse {
+        let Dataset { namespace, name, .. } = dataset;
+        return Err(format!(
+            "the sidecar of Dataset {namespace}/{name} is not fluid-fuse, which alone knows exit: processNamespace; \
+             set sidecarFrom: fluid-fuse, or another exit in destinations"
+        ));
+    }
     let container = &mut sidecar.container;
     for (key, value) in strategy.exit.sidecar_env() {
         set_env(container, key, value)?;

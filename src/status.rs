@@ -31,6 +31,9 @@ pub struct Status {
     /// The Pod's own grace period, where it was raised; `null` where it had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub termination_grace_period_seconds: Option<Option<i64>>,
+    /// Whether `shareProcessNamespace` was set.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub share_process_namespace: bool,
 }
 
 /// One sidecar.
@@ -94,6 +97,7 @@ impl Status {
             claims: Vec::new(),
             image_pull_secrets: Vec::new(),
             termination_grace_period_seconds: None,
+            share_process_namespace: false,
         }
     }
 
@@ -147,6 +151,7 @@ impl Status {
             })?,
             image_pull_secrets: each(value, "imagePullSecrets", string)?,
             termination_grace_period_seconds: value.get("terminationGracePeriodSeconds").map(Value::as_i64),
+            share_process_namespace: value.get("shareProcessNamespace") == Some(&Value::Bool(true)),
         })
     }
 }
@@ -188,13 +193,15 @@ pub fn uninject(pod: &mut Value) -> Result<bool, String> {
         }
     }
     remove(pod, "imagePullSecrets", |name| status.image_pull_secrets.iter().any(|secret| secret == name));
-    if let (Some(given), Some(spec)) =
-        (status.termination_grace_period_seconds, pod.get_mut("spec").and_then(Value::as_object_mut))
-    {
-        match given {
-            Some(seconds) => spec.insert("terminationGracePeriodSeconds".into(), seconds.into()),
-            None => spec.remove("terminationGracePeriodSeconds"),
-        };
+    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+        match status.termination_grace_period_seconds {
+            Some(Some(seconds)) => drop(spec.insert("terminationGracePeriodSeconds".into(), seconds.into())),
+            Some(None) => drop(spec.remove("terminationGracePeriodSeconds")),
+            None => {}
+        }
+        if status.share_process_namespace {
+            spec.remove("shareProcessNamespace");
+        }
     }
     if let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) {
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::destination::{Device, Order, Strategy};
+use crate::destination::{Device, Exit, Order, Strategy};
 use crate::json::{elements, name_of};
 use crate::settings::Settings;
 use crate::status::{Claim, Status};
@@ -61,6 +61,12 @@ pub fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Sett
         if let Some(early) = early.and_then(|early| early.get("name")).and_then(Value::as_str) {
             damages.push(format!("container {early} now starts before sidecar {name}, whose data it reads"));
         }
+    }
+    if strategy.exit == Exit::ProcessNamespace
+        && status.share_process_namespace
+        && pod.pointer("/spec/shareProcessNamespace") != Some(&Value::Bool(true))
+    {
+        damages.push("spec.shareProcessNamespace is no longer true, so the sidecar would never end".into());
     }
     for Claim { volume, .. } in &status.claims {
         let path = list_of("volumes")

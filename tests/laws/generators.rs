@@ -517,6 +517,7 @@ fn spec_fields() -> impl Strategy<Value = Value> {
         ("imagePullSecrets", one_of(vec![json!([{"name": "push"}]), json!([])])),
         ("os", Just(json!({"name": "linux"})).boxed()),
         ("resources", one_of(pod_resources)),
+        ("shareProcessNamespace", one_of(vec![json!(true), json!(false)])),
         ("restartPolicy", one_of(vec![json!("Never"), json!("OnFailure")])),
         (
             "securityContext",
@@ -583,6 +584,10 @@ pub(crate) fn settings() -> impl Strategy<Value = Value> {
                     "eci": {"device": "privileged"},
                 }),
                 json!({"kubernetes": {"device": "extendedResource"}, "acs": {"exit": "eci"}}),
+                json!({
+                    "eci": {"exit": "processNamespace"},
+                    "kubernetes": {"order": "firstContainer", "exit": "processNamespace"},
+                }),
             ]),
         ),
         ("gateTimeoutSeconds", Just(json!(600)).boxed()),

@@ -373,7 +373,7 @@ fn variable(name: &str, value: &str) -> Value {
 // --- what the sidecar is -----------------------------------------------------------------------------------
 
 impl Request<'_> {
-    fn sidecar(&self, dataset: &Dataset, how: &How, limits: &[(&str, &str)]) -> Sidecar {
+    fn sidecar(&self, dataset: &Dataset, how: &How, limits: &[(&str, &str)]) -> Result<Sidecar, Problem> {
         let ours = matches!(dataset.server, Server::Image(_, Some(_)));
         let image = &self.settings["sidecarImages"][&dataset.runtime];
         let (mut sidecar, gate, fluid_fuse) = match &dataset.server {
@@ -383,6 +383,9 @@ impl Request<'_> {
                 (sidecar, dataset.mount_point.clone(), ours)
             }
         };
+        if how.exit == "processNamespace" && !fluid_fuse {
+            return Err(Problem);
+        }
         let container = &mut sidecar.container;
         if !ours && image.is_string() {
             container["image"] = image.clone();
@@ -420,6 +423,7 @@ impl Request<'_> {
             ],
             "acs" => &[("__IS_SIDECAR__", "true")],
             "kruise" => &[("KRUISE_TERMINATE_SIDECAR_WHEN_JOB_EXIT", "true")],
+            "processNamespace" => &[("FLUID_FUSE_EXIT_WITH_POD", "process-namespace")],
             _ => &[],
         };
         for (name, value) in exit {
@@ -480,7 +484,7 @@ impl Request<'_> {
             .flat_map(|key| list(container, key).iter().map(|entry| entry["name"].clone()))
             .collect();
         sidecar.volumes.retain(|volume| used.contains(&volume["name"]));
-        sidecar
+        Ok(sidecar)
     }
 
     fn of_image(&self, dataset: &Dataset, image: &Value, source: Option<&[Value]>, how: &How) -> Sidecar {
@@ -621,7 +625,11 @@ impl Request<'_> {
             return Ok(None);
         }
         let limits = self.asked_limits()?;
-        let how = how(destination, self.settings);
+        let mut how = how(destination, self.settings);
+        let restart_policy = self.pod["spec"]["restartPolicy"].as_str().unwrap_or("Always");
+        if how.exit == "processNamespace" && (restart_policy == "Always" || how.native) {
+            how.exit = "kubelet".into();
+        }
         let mut pod = self.pod.clone();
         let mut container_names: BTreeSet<String> =
             CONTAINERS.iter().flat_map(|key| names(&pod, key)).collect();
@@ -634,7 +642,23 @@ impl Request<'_> {
         let mut status = json!({"sidecars": [], "claims": []});
         let mut replaced = Vec::new();
         for (dataset, claims) in &datasets {
-            let mut sidecar = self.sidecar(dataset, &how, &limits);
+            let mut sidecar = self.sidecar(dataset, &how, &limits)?;
+            if how.exit == "processNamespace" {
+                let is_claim = |name: &Value| {
+                    let mut volumes = list(&self.pod["spec"], "volumes").iter();
+                    volumes.any(|volume| {
+                        let claim = &volume["persistentVolumeClaim"]["claimName"];
+                        volume["name"] == *name && claims.iter().any(|known| claim == known)
+                    })
+                };
+                let users = list(&self.pod["spec"], "containers").iter().filter(|container| {
+                    list(container, "volumeMounts").iter().any(|mount| is_claim(&mount["name"]))
+                });
+                set_env(&mut sidecar.container, "FLUID_FUSE_EXIT_CONTAINERS", &users.count().to_string());
+                if restart_policy == "OnFailure" {
+                    set_env(&mut sidecar.container, "FLUID_FUSE_EXIT_SETTLE", "310s");
+                }
+            }
             let name = free("fluid-fuse", &mut container_names);
             sidecar.container["name"] = name.as_str().into();
             let mut added = Vec::new();
@@ -709,6 +733,13 @@ impl Request<'_> {
         }
         if grace_seconds > pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30) {
             pod["spec"]["terminationGracePeriodSeconds"] = grace_seconds.into();
+        }
+        if how.exit == "processNamespace" {
+            let spec = &mut pod["spec"];
+            if spec["hostPID"] == true || spec["shareProcessNamespace"] == false {
+                return Err(Problem);
+            }
+            spec["shareProcessNamespace"] = true.into();
         }
         pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"] = status.to_string().into();
 
