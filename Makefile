@@ -29,8 +29,8 @@ wasm: cc ## build the policy: target/policy.wasm
 cc:
 	@command -v cc >/dev/null || scripts/need.sh gcc libc6-dev
 
-tools: cc ## build the evaluator, podrun and the sidecar (static)
-	cargo build --locked -p evaluate -p podrun
+tools: cc ## build the evaluator, podrun, the benchmark's object store and the sidecar (static)
+	cargo build --locked -p evaluate -p podrun -p fuse-bench
 	@# Static, so that it runs in an image with nothing else in it.
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse --target $(HOST)
 

@@ -32,6 +32,12 @@ pub struct Options {
     #[arg(long = "volume", value_name = "NAME=DIR", value_parser = name_and_path)]
     pub volumes: Vec<(String, PathBuf)>,
 
+    /// A Secret for secretKeyRef and volumes of kind secret: a directory with one file per key
+    ///
+    /// As a mounted Secret is on a real node. Without it only what is optional may ask for the Secret.
+    #[arg(long = "secret", value_name = "NAME=DIR", value_parser = name_and_path)]
+    pub secrets: Vec<(String, PathBuf)>,
+
     /// The root of the node for hostPath volumes [default: an empty directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     pub node_root: Option<PathBuf>,
@@ -48,7 +54,7 @@ pub struct Options {
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
 
-    /// How often one container is restarted at most
+    /// How often one container is restarted at most; this ends restartPolicy Always too
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     pub max_restarts: u32,
 
@@ -101,16 +107,28 @@ Example:
   podrun pod.json --image fluid-fuse=target/release/fluid-fuse --format text
 
 What it does as kubelet does:
-  * init containers in order; those with restartPolicy Always (native
-    sidecars) wait for postStart and an exec startupProbe, keep running, and
-    get SIGTERM in reverse order after the main containers;
+  * init containers in order; of those with restartPolicy Always (native
+    sidecars) postStart and an exec startupProbe hold up the next; they keep
+    running, and get SIGTERM in reverse order after the main containers;
   * main containers in order, each start blocked by the postStart hook of the
     one before; a failing hook costs its own container's life, not the next
     one's start;
   * preStop, SIGTERM, terminationGracePeriodSeconds, SIGKILL; SIGTERM or
     SIGINT to podrun deletes the Pod;
-  * emptyDir, hostPath (below --node-root), readOnly, subPath and
-    mountPropagation of volumes.
+  * restartPolicy Never, OnFailure and Always; what has been restarted
+    --max-restarts times ends for good with its last exit code;
+  * exec probes with their delays, periods, timeouts and thresholds: a
+    container whose livenessProbe or startupProbe fails is stopped (preStop,
+    SIGTERM, ...) and, unless the restartPolicy is Never, started again;
+  * shareProcessNamespace: pid 1 is a pause process; a container ends with its
+    first process, and the other processes it has then are killed;
+  * resources.limits.memory, with \"reason\": \"OOMKilled\" where a process was
+    killed for it; the container sees its cgroups in /sys/fs/cgroup;
+  * runAsNonRoot: a container that would run as root is not started;
+  * env from fieldRef (name, namespace, node name) and from secretKeyRef
+    (--secret);
+  * emptyDir, hostPath (below --node-root), secret (--secret, with the modes
+    of the files there), readOnly, subPath and mountPropagation of volumes.
 
 What it does as the serverless platform (Alibaba Cloud ECI) does:
   * a container whose limits name --vfuse-resource gets /dev/fuse,
@@ -119,29 +137,32 @@ What it does as the serverless platform (Alibaba Cloud ECI) does:
   * env ECI_CONTAINER_TYPE=sidecar: SIGTERM once all other containers have
     ended for good;
   * env ECI_CONTAINER_IGNORE_EXIT_CODE=true: the exit code does not fail the
-    Pod.
-    (ECI starts and ends main containers concurrently, or by priorities;
-    podrun keeps to kubelet's order.)
+    Pod;
+  * env ECI_CONTAINER_LAUNCH_PRIORITY (default 0): a main container starts
+    when those of a higher priority are ready (exec readinessProbe; without
+    one, started) or have ended for good.
+    (ECI starts and ends containers of one priority concurrently; podrun keeps
+    to kubelet's order.)
 
 What it does not do:
-  * restartPolicy Always is treated as OnFailure (a demonstration would never
-    end), the backoff between restarts is 0.1 s to 2 s, and --max-restarts
-    ends it;
+  * the backoff between restarts is 0.1 s to 2 s, not 10 s to 5 min, and no
+    container is restarted more often than --max-restarts;
   * no network of its own: containers use the machine's, and its
     /etc/resolv.conf and /etc/hosts;
   * no image is pulled, no image configuration (ENTRYPOINT, ENV, USER) is
     known; an executable given by --image is its image's entrypoint, and sh is
     busybox's;
-  * no resources are enforced (memory, CPU), no seccomp, AppArmor, SELinux,
-    fsGroup or runAsNonRoot;
-  * liveness, readiness and main containers' startup probes are not run; probe
-    timeouts are not enforced;
-  * no shared process namespace, no user namespace, no envFrom and no env from
-    ConfigMaps or Secrets: these are refused, as are hooks that are not exec;
+  * no CPU limits, no seccomp, AppArmor, SELinux or fsGroup;
+  * probes that are not exec are left out, with a note; only as the
+    startupProbe of a native sidecar they are refused, as are hooks that are
+    not exec;
+  * a native sidecar that is restarted once main containers run delays nothing;
+  * no hostPID, no user namespace, no envFrom and no env from ConfigMaps: these
+    are refused;
   * containers do not share an IPC namespace; of the devices a privileged one
     gets only /dev/fuse;
-  * under crun device cgroups are off, so only a missing node keeps a
-    container from a device.
+  * under crun podrun makes the cgroups, without rules for devices: only a
+    missing node keeps a container from a device.
 
 A container that cannot be started counts as one that ended with exit code
 128.

@@ -38,8 +38,8 @@ pub enum Event<'a> {
     Note { message: &'a str },
     /// What the platform gives a container for a resource limit.
     Granted { container: &'a str, resource: &'a str, what: &'a [&'a str] },
-    /// The container's process runs.
-    Started { container: &'a str, restarts: u32 },
+    /// The container's first process runs; its id is the machine's.
+    Started { container: &'a str, restarts: u32, pid: i32 },
     /// The runtime could not start the container.
     StartFailed { container: &'a str, message: &'a str },
     /// One line that the container wrote.
@@ -48,8 +48,14 @@ pub enum Event<'a> {
     Hook { container: &'a str, hook: &'a str, exit_code: i32, took_ms: u128, output: &'a str },
     /// podrun asks the container to end, or forces it to.
     Stopping { container: &'a str, signal: &'a str, reason: &'a str },
-    /// The container's process ended.
-    Exited { container: &'a str, exit_code: i32, ignored: bool },
+    /// The container's first process ended; the reason is kubelet's word for it, where it has one.
+    Exited {
+        container: &'a str,
+        exit_code: i32,
+        ignored: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+    },
     /// The container will be started again.
     Restarting { container: &'a str, delay_ms: u128 },
     /// The Pod is stopped before its end.
@@ -107,8 +113,8 @@ fn timeline(time_ms: u128, event: &Event<'_>) -> String {
         Event::Granted { container, resource, what } => {
             (*container, format!("is granted {} (limit {resource})", what.join(", ")))
         }
-        Event::Started { container, restarts: 0 } => (*container, "started".to_owned()),
-        Event::Started { container, restarts } => (*container, format!("started again ({restarts})")),
+        Event::Started { container, restarts: 0, .. } => (*container, "started".to_owned()),
+        Event::Started { container, restarts, .. } => (*container, format!("started again ({restarts})")),
         Event::StartFailed { container, message } => (*container, format!("cannot start: {message}")),
         Event::Output { container, line, .. } => (*container, format!("| {line}")),
         Event::Hook { container, hook, exit_code: 0, took_ms, .. } => {
@@ -118,9 +124,10 @@ fn timeline(time_ms: u128, event: &Event<'_>) -> String {
             (*container, format!("{hook} failed, exit code {exit_code}: {}", output.trim_end()))
         }
         Event::Stopping { container, signal, reason } => (*container, format!("gets {signal}: {reason}")),
-        Event::Exited { container, exit_code, ignored } => {
+        Event::Exited { container, exit_code, ignored, reason } => {
             let ignored = if *ignored { ", which does not count" } else { "" };
-            (*container, format!("ended, exit code {exit_code}{ignored}"))
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            (*container, format!("ended, exit code {exit_code}{reason}{ignored}"))
         }
         Event::Restarting { container, delay_ms } => (*container, format!("restarts in {delay_ms} ms")),
         Event::Deleting { reason } => ("pod", format!("is deleted: {reason}")),
@@ -138,10 +145,16 @@ mod tests {
 
     #[test]
     fn both_formats() {
-        let event = Event::Started { container: "app", restarts: 0 };
+        let event = Event::Started { container: "app", restarts: 0, pid: 7 };
         let line = serde_json::to_string(&Line { time_ms: 12, event: &event }).unwrap();
-        assert_eq!(line, r#"{"time_ms":12,"event":"started","container":"app","restarts":0}"#);
+        assert_eq!(line, r#"{"time_ms":12,"event":"started","container":"app","restarts":0,"pid":7}"#);
         assert_eq!(timeline(12, &event), "   0.012s  app          started");
+        let exited = |reason| Event::Exited { container: "app", exit_code: 137, ignored: false, reason };
+        assert!(!serde_json::to_string(&exited(None)).unwrap().contains("reason"));
+        assert_eq!(
+            timeline(12, &exited(Some("OOMKilled"))),
+            "   0.012s  app          ended, exit code 137 (OOMKilled)"
+        );
         let output = Event::Output { container: "app", stream: "stdout", line: "hello" };
         assert_eq!(timeline(1234, &output), "   1.234s  app          | hello");
     }

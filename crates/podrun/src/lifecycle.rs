@@ -1,19 +1,20 @@
 //! Which container of the Pod starts, restarts and stops, and when.
 //!
 //! Like kubelet's Pod worker it looks at the state it has, does the next thing, and waits for something to
-//! happen; a hook that blocks kubelet's worker blocks here too. It knows containers only by what is reported
-//! of them. Two rules are the serverless platform's, not kubelet's: [`Role::EciSidecar`] and exit codes that
-//! are ignored.
+//! happen; a hook that blocks kubelet's worker blocks here too, while probes go on beside it. It knows
+//! containers only by what is reported of them. Three rules are the serverless platform's, not kubelet's:
+//! [`Role::EciSidecar`], exit codes that are ignored, and priorities at the start.
 
 use std::ops::RangeBounds;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::cli::Options;
 use crate::event::{Event, Events, Phase};
-use crate::pod::{Container, Plan, Role};
+use crate::pod::{Container, Plan, Restart, Role};
+use crate::probes::{Condemned, Probers};
 use crate::sandbox::{Message, Running, Sandbox};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -37,9 +38,18 @@ enum Status {
     Ended(i32),
 }
 
-struct State {
+struct State<'a> {
     status: Status,
     restarts: u32,
+    probers: Probers<'a>,
+    /// A probe wants it ended.
+    condemned: Option<Condemned>,
+}
+
+impl State<'_> {
+    fn runs(&self) -> bool {
+        matches!(self.status, Status::Running(_))
+    }
 }
 
 /// The life of one Pod.
@@ -51,7 +61,7 @@ pub struct Lifecycle<'a> {
     max_restarts: u32,
     timeout: Duration,
     deadline: Instant,
-    states: Vec<State>,
+    states: Vec<State<'a>>,
     /// The signal that podrun got.
     signal: Option<&'static str>,
     /// Nothing is restarted any more.
@@ -68,8 +78,13 @@ impl<'a> Lifecycle<'a> {
         options: &Options,
     ) -> Self {
         let now = Instant::now();
-        let states =
-            plan.containers.iter().map(|_| State { status: Status::Waiting(now), restarts: 0 }).collect();
+        let state = |_| State {
+            status: Status::Waiting(now),
+            restarts: 0,
+            probers: Probers::default(),
+            condemned: None,
+        };
+        let states = plan.containers.iter().map(state).collect();
         let (max_restarts, timeout) = (options.max_restarts, options.timeout);
         let (deadline, signal, ending) = (now + timeout, None, false);
         Lifecycle { plan, sandbox, messages, events, max_restarts, timeout, deadline, states, signal, ending }
@@ -106,7 +121,7 @@ impl<'a> Lifecycle<'a> {
             }
         }
         loop {
-            self.start_due(..)?;
+            self.sync(..)?;
             let mut main = self.plan.containers.iter().zip(&self.states);
             if main.all(|(container, state)| {
                 container.role != Role::Main || matches!(state.status, Status::Ended(_))
@@ -121,13 +136,13 @@ impl<'a> Lifecycle<'a> {
     fn initialise(&mut self, index: usize) -> Step<bool> {
         let role = self.container(index).role;
         loop {
-            self.start_due(..=index)?;
+            self.sync(..=index)?;
             match self.states[index].status {
                 Status::Ended(code) => return Ok(role == Role::Init && code == 0),
-                Status::Running(_) if role == Role::NativeSidecar => {
-                    if self.has_started_up(index)? {
-                        return Ok(true);
-                    }
+                Status::Running(_)
+                    if role == Role::NativeSidecar && self.states[index].probers.started_up() =>
+                {
+                    return Ok(true);
                 }
                 Status::Running(_) | Status::Waiting(_) => self.wait(..=index)?,
             }
@@ -165,15 +180,51 @@ impl<'a> Lifecycle<'a> {
         &self.plan.containers[index]
     }
 
-    fn start_due(&mut self, range: impl RangeBounds<usize>) -> Step {
+    /// Ends containers whose probes failed, and starts those that are due.
+    fn sync(&mut self, range: impl RangeBounds<usize>) -> Step {
         for index in 0..self.states.len() {
             let state = &self.states[index];
-            let due = matches!(state.status, Status::Waiting(from) if from <= Instant::now());
-            if due && range.contains(&index) {
+            if let Some(condemned) = state.condemned.filter(|_| state.runs() && range.contains(&index)) {
+                let grace = condemned.grace.unwrap_or(self.plan.grace);
+                self.terminate(&[index], Instant::now() + grace, condemned.reason);
+            }
+        }
+        let mut order: Vec<_> = (0..self.states.len()).filter(|index| range.contains(index)).collect();
+        order.sort_by_key(|index| -i64::from(self.launch_priority(*index)));
+        for index in order {
+            let due = matches!(self.states[index].status, Status::Waiting(from) if from <= Instant::now());
+            if due && !self.is_held_up(index) {
                 self.start(index)?;
             }
         }
         Ok(())
+    }
+
+    /// Priorities are of main containers only: these start after all init containers.
+    fn launch_priority(&self, index: usize) -> i32 {
+        let container = self.container(index);
+        match container.role {
+            Role::Main | Role::EciSidecar => container.launch_priority,
+            Role::Init | Role::NativeSidecar => i32::MAX,
+        }
+    }
+
+    /// Whether the first start must wait for a container of a higher priority to be ready. One that ended for
+    /// good will never be: were it waited for, the Pod would not end.
+    fn is_held_up(&self, index: usize) -> bool {
+        if self.states[index].restarts > 0 {
+            return false;
+        }
+        let priority = self.launch_priority(index);
+        self.states.iter().enumerate().any(|(other, state)| {
+            let main = matches!(self.container(other).role, Role::Main | Role::EciSidecar);
+            let settled = match state.status {
+                Status::Waiting(_) => false,
+                Status::Running(_) => state.probers.ready(),
+                Status::Ended(_) => true,
+            };
+            main && self.launch_priority(other) > priority && !settled
+        })
     }
 
     /// Starts a container and, like kubelet, goes on only when its postStart hook is through.
@@ -190,13 +241,16 @@ impl<'a> Lifecycle<'a> {
         }
         match self.sandbox.start(index, restarts) {
             Ok(running) => {
+                let pid = running.pid.as_raw();
+                // Probes begin now, not when the hook is through: this container may wait for its own readiness.
+                self.states[index].probers = Probers::new(container, Instant::now());
                 self.states[index].status = Status::Running(running);
-                self.events.emit(&Event::Started { container: name, restarts });
+                self.events.emit(&Event::Started { container: name, restarts, pid });
             }
             Err(error) => {
                 let message = format!("{error:#}");
                 self.events.emit(&Event::StartFailed { container: name, message: &message });
-                self.ended(index, START_ERROR);
+                self.ended(index, START_ERROR, false);
                 return Ok(());
             }
         }
@@ -210,7 +264,7 @@ impl<'a> Lifecycle<'a> {
 
     /// Runs a hook or probe to its end; whether it succeeded.
     fn hook(&mut self, index: usize, hook: &'static str, command: &[String]) -> Step<bool> {
-        if !self.begin_hook(index, hook, command) {
+        if !self.begin_hook(index, hook, command, None) {
             return Ok(false);
         }
         loop {
@@ -222,37 +276,45 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
-    fn begin_hook(&self, index: usize, hook: &'static str, command: &[String]) -> bool {
+    fn begin_hook(
+        &self,
+        index: usize,
+        hook: &'static str,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> bool {
         let Status::Running(running) = &self.states[index].status else { return false };
-        self.sandbox.hook(index, running, hook, command).is_ok()
+        self.sandbox.hook(index, running, hook, command, timeout).is_ok()
     }
 
-    /// Whether a native sidecar is through with its startup probe, if it has one.
-    fn has_started_up(&mut self, index: usize) -> Step<bool> {
-        let Some(probe) = &self.container(index).startup_probe else { return Ok(true) };
-        let mut pause = probe.initial_delay;
-        for _ in 0..probe.failure_threshold {
-            let until = Instant::now() + pause;
-            while Instant::now() < until {
-                self.next(Some(until))?;
+    /// Begins the probes that are due; gives when the next one is.
+    fn begin_probes(&mut self) -> Option<Instant> {
+        for index in 0..self.states.len() {
+            while let Some((kind, probe)) = self.states[index].probers.take_due(Instant::now()) {
+                if !self.begin_hook(index, kind.field(), &probe.command, Some(probe.timeout)) {
+                    self.judge(index, kind.field(), false);
+                }
             }
-            if self.hook(index, "startupProbe", &probe.command)? {
-                return Ok(true);
-            }
-            if !matches!(self.states[index].status, Status::Running(_)) {
-                return Ok(false);
-            }
-            pause = probe.period;
         }
-        self.terminate(&[index], Instant::now() + self.plan.grace, "its startup probe failed");
-        Ok(false)
+        self.states.iter().filter_map(|state| state.probers.due()).min()
     }
 
-    /// Waits until something happens or a container of the range is due.
+    /// Takes the result of a probe; whether it is worth an event.
+    fn judge(&mut self, index: usize, field: &str, success: bool) -> bool {
+        let state = &mut self.states[index];
+        let verdict = state.probers.result(field, success, Instant::now());
+        state.condemned = state.condemned.or(verdict.and_then(|verdict| verdict.condemned));
+        verdict.is_some_and(|verdict| verdict.tell)
+    }
+
+    /// Waits until something happens or something is due for a container of the range.
     fn wait(&mut self, range: impl RangeBounds<usize>) -> Step {
+        let now = Instant::now();
         let due = self.states.iter().enumerate().filter_map(|(index, state)| match state.status {
-            Status::Waiting(from) if range.contains(&index) => Some(from),
-            _ => None,
+            _ if !range.contains(&index) => None,
+            Status::Waiting(from) => Some(from).filter(|_| !self.is_held_up(index)),
+            Status::Running(_) => state.condemned.map(|_| now),
+            Status::Ended(_) => None,
         });
         self.next(due.min()).map(|_| ())
     }
@@ -272,15 +334,29 @@ impl<'a> Lifecycle<'a> {
     /// Waits for a report, keeps the states, and tells of it. None when the time is up.
     fn receive(&mut self, until: Instant) -> Option<Message> {
         loop {
-            let message = self.messages.recv_timeout(until.saturating_duration_since(Instant::now())).ok()?;
+            let probe = self.begin_probes().filter(|probe| *probe < until);
+            let pause = probe.unwrap_or(until).saturating_duration_since(Instant::now());
+            let message = match self.messages.recv_timeout(pause) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) if probe.is_some() => continue,
+                Err(_) => return None,
+            };
             match &message {
                 Message::Output { container, stream, line } => {
                     let container = &self.container(*container).name;
                     self.events.emit(&Event::Output { container, stream, line });
                     continue;
                 }
-                Message::Exited { container, code } => self.ended(*container, *code),
-                Message::Hook { container, hook, code, took, output } => {
+                Message::Exited { container, code, out_of_memory } => {
+                    self.ended(*container, *code, *out_of_memory);
+                }
+                Message::Hook { container, attempt, hook, code, took, output } => {
+                    // A probe of the container's last run says nothing of this one.
+                    let current = *attempt == self.states[*container].restarts;
+                    let probe = hook.ends_with("Probe");
+                    if probe && !(current && self.judge(*container, hook, *code == 0)) {
+                        return Some(message);
+                    }
                     let (container, took_ms) = (&self.container(*container).name, took.as_millis());
                     self.events.emit(&Event::Hook { container, hook, exit_code: *code, took_ms, output });
                 }
@@ -291,12 +367,14 @@ impl<'a> Lifecycle<'a> {
     }
 
     /// A container's process ended: it is restarted, or ended for good.
-    fn ended(&mut self, index: usize, exit_code: i32) {
+    fn ended(&mut self, index: usize, exit_code: i32, out_of_memory: bool) {
         let container = self.container(index);
         let ignored = exit_code != 0 && (container.ignore_exit_code || container.role == Role::NativeSidecar);
-        self.events.emit(&Event::Exited { container: &container.name, exit_code, ignored });
-        let restart = container.role == Role::NativeSidecar || self.plan.restart && exit_code != 0;
+        let reason = out_of_memory.then_some("OOMKilled");
+        self.events.emit(&Event::Exited { container: &container.name, exit_code, ignored, reason });
+        let restart = self.is_restarted(index, exit_code);
         let state = &mut self.states[index];
+        (state.probers, state.condemned) = (Probers::default(), None);
         let status = if restart && !self.ending && state.restarts < self.max_restarts {
             let delay = (FIRST_BACKOFF * 2u32.pow(state.restarts.min(8))).min(LONGEST_BACKOFF);
             state.restarts += 1;
@@ -310,17 +388,28 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
+    /// Whether the policy has a container started again. One that a probe had ended is, whatever it said.
+    fn is_restarted(&self, index: usize, exit_code: i32) -> bool {
+        let failed = exit_code != 0 || self.states[index].condemned.is_some();
+        match (self.container(index).role, self.plan.restart) {
+            (Role::NativeSidecar, _) => true,
+            (_, Restart::Never) => false,
+            (Role::Init, _) | (_, Restart::OnFailure) => failed,
+            (Role::Main | Role::EciSidecar, Restart::Always) => true,
+        }
+    }
+
     /// Ends containers together: preStop, SIGTERM, and SIGKILL when the time is up or podrun is signalled.
     fn terminate(&mut self, indices: &[usize], mut deadline: Instant, reason: &str) {
         for index in indices {
+            self.states[*index].probers = Probers::default();
             match &self.container(*index).pre_stop {
-                Some(command) if self.begin_hook(*index, "preStop", command) => {}
+                Some(command) if self.begin_hook(*index, "preStop", command, None) => {}
                 _ => self.kill(*index, "SIGTERM", reason),
             }
         }
         let mut killed = false;
-        let runs = |state: &State| matches!(state.status, Status::Running(_));
-        while indices.iter().any(|index| runs(&self.states[*index])) {
+        while indices.iter().any(|index| self.states[*index].runs()) {
             match self.receive(deadline) {
                 Some(Message::Hook { container, hook: "preStop", .. }) if indices.contains(&container) => {
                     self.kill(container, "SIGTERM", reason);
@@ -328,8 +417,8 @@ impl<'a> Lifecycle<'a> {
                 Some(Message::Signal(_)) => deadline = deadline.min(Instant::now()),
                 Some(_) => {}
                 None if killed => {
-                    let still: Vec<_> = indices.iter().filter(|index| runs(&self.states[**index])).collect();
-                    still.into_iter().for_each(|index| self.ended(*index, 137));
+                    let still: Vec<_> = indices.iter().filter(|index| self.states[**index].runs()).collect();
+                    still.into_iter().for_each(|index| self.ended(*index, 137, false));
                 }
                 None => {
                     indices.iter().for_each(|index| self.kill(*index, "SIGKILL", "it did not end in time"));

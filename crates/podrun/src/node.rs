@@ -72,6 +72,12 @@ pub fn bind(source: &Path, target: &Path) -> Result<()> {
         .with_context(|| format!("cannot bind {} on {}", source.display(), target.display()))
 }
 
+/// Moves a mount to another place in podrun's mount namespace.
+pub fn move_mount(source: &Path, target: &Path) -> Result<()> {
+    mount(Some(source), target, NOTHING, MsFlags::MS_MOVE, NOTHING)
+        .with_context(|| format!("cannot move the mount {}", source.display()))
+}
+
 /// An overlay of directories, the topmost first, that can be written to and forgets what was written.
 #[derive(Debug)]
 pub struct Overlay {

@@ -2,7 +2,7 @@
 //!
 //! Pure. Decides what a container may do: namespaces, capabilities, devices, mounts and how these propagate.
 //! It does not know where a root file system or a volume comes from. The defaults are those of containerd;
-//! what podrun leaves out (seccomp, masked paths, resources) no test of a FUSE sidecar needs.
+//! what podrun leaves out (seccomp, masked paths, CPU limits) no test of a FUSE sidecar needs.
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,10 @@ pub struct Machine {
     pub capabilities: Vec<String>,
     /// Major and minor number of `/dev/fuse`.
     pub fuse: Option<(u64, u64)>,
+    /// Whether it can limit the memory of the containers that have a limit.
+    pub memory: bool,
+    /// The pid namespace that the containers share, if they do.
+    pub pid_namespace: Option<PathBuf>,
 }
 
 /// A directory or file of the machine in a container.
@@ -104,12 +108,18 @@ pub fn config(
     });
     let mut mounts = system_mounts();
     mounts.extend(binds.iter().map(bind_mount));
-    let namespaces = ["pid", "mount", "uts", "ipc"].map(|kind| json!({"type": kind}));
+    let mut namespaces = ["pid", "mount", "uts", "ipc"].map(|kind| json!({"type": kind}));
+    if let Some(path) = &machine.pid_namespace {
+        namespaces[0]["path"] = json!(path);
+    }
     let mut linux = json!({
         "namespaces": namespaces,
         "devices": devices.into_iter().collect::<Vec<_>>(),
         "resources": {"devices": allowed},
     });
+    if let Some(bytes) = container.memory.filter(|_| machine.memory) {
+        linux["resources"]["memory"] = json!({"limit": bytes});
+    }
     if let Some(propagation) = root_propagation(binds) {
         linux["rootfsPropagation"] = json!(propagation);
     }
@@ -154,6 +164,8 @@ fn system_mounts() -> Vec<Value> {
         ("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"),
         // Not of type sysfs: that needs a network namespace of the container's own.
         ("/sys", "bind", "/sys", "bind,nosuid,noexec,nodev,ro"),
+        // The container's own cgroups, where programs look for their limits.
+        ("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro"),
     ]
     .map(|(destination, kind, source, options)| {
         let options: Vec<_> = options.split(',').collect();
@@ -171,11 +183,16 @@ mod tests {
         spec.as_object_mut().unwrap().extend(edit.as_object().unwrap().clone());
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [spec]}});
         let pod = serde_json::from_value(pod).unwrap();
-        crate::pod::read(&pod, "vfuse").unwrap().containers.remove(0)
+        crate::pod::read(&pod, "vfuse", Default::default()).unwrap().containers.remove(0)
     }
 
     fn machine() -> Machine {
-        Machine { capabilities: capability_names(u64::MAX >> 23), fuse: Some((10, 229)) }
+        Machine {
+            capabilities: capability_names(u64::MAX >> 23),
+            fuse: Some((10, 229)),
+            memory: true,
+            pid_namespace: None,
+        }
     }
 
     #[test]
@@ -211,6 +228,21 @@ mod tests {
             assert_eq!(config["linux"]["devices"].as_array().unwrap().len(), devices);
             assert_eq!(config["linux"]["resources"]["devices"].as_array().unwrap().len(), devices + 1);
         }
+    }
+
+    #[test]
+    fn memory_and_the_pid_namespace() {
+        let limited = container(json!({"resources": {"limits": {"memory": "64Mi"}}}));
+        let linux = |machine: &Machine| {
+            config(&limited, json!({}), Path::new("/r"), "h", &[], machine)["linux"].clone()
+        };
+        let plain = linux(&machine());
+        assert_eq!(plain["resources"]["memory"], json!({"limit": 64 << 20}));
+        assert_eq!(plain["namespaces"][0], json!({"type": "pid"}));
+        let other = Machine { memory: false, pid_namespace: Some("/proc/7/ns/pid".into()), ..machine() };
+        let other = linux(&other);
+        assert!(other["resources"].get("memory").is_none());
+        assert_eq!(other["namespaces"][0], json!({"type": "pid", "path": "/proc/7/ns/pid"}));
     }
 
     #[test]

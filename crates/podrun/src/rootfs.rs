@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::node::{Node, bind};
+use crate::pause;
 
 /// An image.
 #[derive(Clone, Debug)]
@@ -59,6 +60,14 @@ impl<'a> Images<'a> {
         let inside = format!("/usr/bin/{file_name}");
         install(&path, &layer, &inside)?;
         Ok(Image { layers: vec![layer, self.busybox()?], entrypoint: vec![inside] })
+    }
+
+    /// The image of the Pod's pause process: this program, under that process's name.
+    pub fn pause(&self) -> Result<Image> {
+        let layer = self.node.directory("images/pause")?;
+        let program = std::env::current_exe().context("cannot find podrun's own program")?;
+        install(&program, &layer, pause::PROGRAM)?;
+        Ok(Image { layers: vec![layer], entrypoint: vec![pause::PROGRAM.to_owned()] })
     }
 
     fn busybox(&mut self) -> Result<PathBuf> {
