@@ -115,7 +115,8 @@ pub fn prepare(path: &Path) -> anyhow::Result<()> {
 /// comes before the mount, or stays after it, gets an error and does not take it for a Dataset without files.
 pub fn guard(path: &Path) {
     let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    if let Err(error) = is_empty.then(|| fs::set_permissions(path, Permissions::from_mode(0))).transpose() {
+    if let Err(error) = is_empty.then(|| fs::set_permissions(path, Permissions::from_mode(0o000))).transpose()
+    {
         debug!("{} stays open to everybody while nothing is mounted: {error}", path.display());
     }
 }

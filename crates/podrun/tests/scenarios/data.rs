@@ -81,6 +81,21 @@ fn any_user_can_read() {
 }
 
 #[test]
+fn the_sidecar_needs_no_root_file_system_to_write_to() {
+    for world in worlds() {
+        let admitted = world.admit(&pod("Never", CHECK), ECI);
+        // A policy of the cluster may ask for it.
+        let (as_admitted, hardened) = (
+            "\"allowPrivilegeEscalation\":false",
+            "\"allowPrivilegeEscalation\":false,\"readOnlyRootFilesystem\":true",
+        );
+        assert!(admitted.contains(as_admitted));
+        let run = world.start_admitted(&admitted.replace(as_admitted, hardened), &[]).end();
+        assert!(run.has("app: big.bin: OK") && run.code == 0);
+    }
+}
+
+#[test]
 fn the_gate_holds_the_app_until_the_store_answers() {
     for world in worlds().map(|world| world.slow(&["--first-byte", "1500ms"])) {
         for settings in [ECI, NATIVE] {
