@@ -1,12 +1,13 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm cc tools bench bench-fuse fuzz lint fmt clean
+.PHONY: help demo test e2e wasm cc tools bench bench-fuse fuzz soak lint fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
 PODRUN := target/debug/podrun
 FLUID_FUSE := target/$(HOST)/release/fluid-fuse
+SOAK_MINUTES ?= 10
 export EVALUATE PODRUN FLUID_FUSE
 
 help: ## this list
@@ -46,6 +47,9 @@ bench-fuse: cc ## what reading through the sidecar costs, beside its peers and t
 
 fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each (with cargo-fuzz and a nightly toolchain)
 	@fuzz/run.sh
+
+soak: cc ## read and write through restarts, outages and faults, for SOAK_MINUTES (10; as root; SOAK_SEED repeats a run)
+	SOAK_MINUTES=$(SOAK_MINUTES) cargo test --locked -p fluid-fuse --test soak
 
 lint: cc ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check

@@ -26,8 +26,9 @@ const AHEAD: usize = 2 << 20;
 /// Bytes of a file for which no place is needed.
 const SMALL: u64 = 1 << 20;
 
-/// What a large file takes: a part on its way, one being filled, and what is taken ahead.
-const LARGE: u64 = (16 << 20) + AHEAD as u64;
+/// What a large file takes: a part on its way and one being filled, each with the least that may follow, and what
+/// is taken ahead.
+const LARGE: u64 = (26 << 20) + AHEAD as u64;
 
 /// Files open for writing.
 const MOST: usize = 256;

@@ -19,9 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use bytes::Bytes;
 use futures_core::Stream;
 use http::Method;
 use log::{info, warn};
+use memmap2::MmapMut;
 use opendal::options::{ListOptions, ReaderOptions, StatOptions, WriteOptions};
 use opendal::raw::{Timestamp, percent_encode_path};
 use opendal::{
@@ -58,6 +60,9 @@ const RELOAD: Duration = Duration::from_secs(10);
 
 /// The first parts of an upload; every 1,000 parts they double, so that 10,000 parts are enough for any object.
 const PART: usize = 8 * 1024 * 1024;
+
+/// Bytes that one write may bring beyond a part.
+const SPARE: usize = 2 * 1024 * 1024;
 
 /// A bucket and what was asked to find it.
 pub(super) struct Remote {
@@ -434,7 +439,8 @@ impl Session {
             session: self.clone(),
             key: key.to_string(),
             writer,
-            part: Vec::new(),
+            least: self.operator.info().capability().write_multi_min_size.unwrap_or_default(),
+            part: Part::default(),
             full: None,
             parts: 0,
             done: false,
@@ -447,8 +453,11 @@ struct Writing {
     session: Arc<Session>,
     key: String,
     writer: opendal::Writer,
+    /// Opendal holds back what is less, and loses it when it closes and the part before fails: nothing less is
+    /// given to it after a part.
+    least: usize,
     /// The part that is being filled.
-    part: Vec<u8>,
+    part: Part,
     /// The part before, until it is sent.
     full: Option<Buffer>,
     parts: usize,
@@ -470,25 +479,62 @@ impl Writing {
                 self.full = None;
             }
             let size = self.part_size();
-            if self.part.len() < size {
+            if self.part.filled < size + self.least {
                 return Ok(());
             }
-            let rest = self.part.split_off(size);
-            self.full = Some(Buffer::from(std::mem::replace(&mut self.part, rest)));
+            let mut rest = Part::default();
+            rest.add(&self.part.bytes()[size..], size + self.least)?;
+            self.full = Some(std::mem::replace(&mut self.part, rest).first(size));
         }
+    }
+}
+
+/// Memory of the kernel's own: an allocator would keep what it is given back in pieces of this size.
+#[derive(Default)]
+struct Part {
+    memory: Option<MmapMut>,
+    filled: usize,
+}
+
+impl Part {
+    fn bytes(&self) -> &[u8] {
+        self.memory.as_ref().map_or(&[], |memory| &memory[..self.filled])
+    }
+
+    /// Adds bytes, with room for as many as are expected in all: what is not used costs nothing.
+    fn add(&mut self, bytes: &[u8], expected: usize) -> Result<(), StoreError> {
+        let end = self.filled + bytes.len();
+        if self.memory.as_ref().is_none_or(|memory| memory.len() < end) {
+            let mut memory = MmapMut::map_anon(end.max(expected) + SPARE)
+                .map_err(|error| StoreError::Failed(format!("no memory for a part: {error}")))?;
+            memory[..self.filled].copy_from_slice(self.bytes());
+            self.memory = Some(memory);
+        }
+        if let Some(memory) = &mut self.memory {
+            memory[self.filled..end].copy_from_slice(bytes);
+            self.filled = end;
+        }
+        Ok(())
+    }
+
+    fn first(self, size: usize) -> Buffer {
+        let bytes = self.memory.map(Bytes::from_owner).unwrap_or_default();
+        Buffer::from(bytes.slice(..size))
     }
 }
 
 impl Upload for Writing {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.part.extend_from_slice(bytes);
+        self.part.add(bytes, self.part_size() + self.least)?;
         self.send()
     }
 
     fn finish(&mut self) -> Result<Version, StoreError> {
         self.send()?;
-        if !self.part.is_empty() {
-            self.full = Some(Buffer::from(std::mem::take(&mut self.part)));
+        if self.part.filled > 0 {
+            let part = std::mem::take(&mut self.part);
+            let filled = part.filled;
+            self.full = Some(part.first(filled));
             self.send()?;
         }
         if !self.done {

@@ -74,6 +74,29 @@ fn a_cut_that_is_mended_is_not_noticed() {
 }
 
 #[test]
+fn a_cut_before_a_short_last_part_is_not_noticed() {
+    let Some(mounted) = Mounted::new(&["--read-only=false", "--io-timeout=20s"]) else { return };
+    std::thread::scope(|scope| {
+        let (cut, mended) = std::sync::mpsc::channel();
+        let mounted = &mounted;
+        scope.spawn(move || {
+            let _ = mended.recv();
+            std::thread::sleep(std::time::Duration::from_millis(1500));
+            mounted.server.wire(Wire::Carries);
+        });
+        let cut = |mounted: &Mounted| {
+            mounted.server.wire(Wire::Answers(503));
+            cut.send(()).unwrap();
+        };
+        assert_eq!(write(mounted, 9 << 20, cut), (Some(0), String::new()));
+    });
+    let content = [bytes(256 << 10), bytes((9 << 20) - (256 << 10))].concat();
+    let stored = fs::read(mounted.stored("old")).unwrap();
+    assert_eq!(stored.len(), content.len());
+    assert!(stored == content);
+}
+
+#[test]
 fn a_daemon_that_dies_leaves_the_old_file() {
     let Some(mut mounted) = Mounted::writable() else { return };
     let (code, _) = write(&mounted, 24 << 20, |mounted| mounted.place.signal(Signal::KILL));
