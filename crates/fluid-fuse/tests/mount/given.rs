@@ -97,7 +97,8 @@ const MOUNT_READ_END: &str = r#"
 fn fusermount3_mounts_for_who_may_not() {
     let Some(place) = place() else { return };
     if Command::new("fusermount3").arg("-V").output().is_err() {
-        writeln!(std::io::stderr(), "skipped test: fusermount3 is not installed").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped test: fusermount3 is not installed").unwrap();
         return;
     }
     fs::create_dir_all(place.mountpoint()).unwrap();

@@ -88,7 +88,8 @@ pub(crate) fn worlds() -> impl Iterator<Item = World> {
     });
     if let Some(reason) = missing {
         // Not by println, which the test harness swallows.
-        writeln!(std::io::stderr(), "skipped test: {reason}").unwrap();
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped test: {reason}").unwrap();
     }
     let runtimes = if missing.is_some() { &[] } else { runtimes() };
     runtimes.iter().map(|runtime| World::new(runtime))
@@ -273,8 +274,9 @@ impl Pod {
     pub(crate) fn until(&mut self, what: &str) {
         let until = Instant::now() + EVER;
         loop {
-            let Some(event) = self.next(until) else { panic!("{what:?} never came") };
-            if line(event).as_deref() == Some(what) {
+            let event = self.next(until);
+            assert!(event.is_some(), "{what:?} never came");
+            if event.and_then(line).as_deref() == Some(what) {
                 return;
             }
         }
@@ -326,5 +328,6 @@ impl Drop for Pod {
 #[track_caller]
 pub(crate) fn at(run: &Run, what: &str) -> u64 {
     let event = run.events.iter().find(|event| line(event).as_deref() == Some(what));
-    event.unwrap_or_else(|| panic!("{what:?} never came"))["time_ms"].as_u64().unwrap()
+    assert!(event.is_some(), "{what:?} never came");
+    event.unwrap()["time_ms"].as_u64().unwrap()
 }
