@@ -85,12 +85,10 @@ fn the_sidecar_needs_no_root_file_system_to_write_to() {
     for world in worlds() {
         let admitted = world.admit(&pod("Never", CHECK), ECI);
         // A policy of the cluster may ask for it.
-        let (as_admitted, hardened) = (
-            "\"allowPrivilegeEscalation\":false",
-            "\"allowPrivilegeEscalation\":false,\"readOnlyRootFilesystem\":true",
-        );
-        assert!(admitted.contains(as_admitted));
-        let run = world.start_admitted(&admitted.replace(as_admitted, hardened), &[]).end();
+        let as_admitted = "\"allowPrivilegeEscalation\": false";
+        let hardened = format!("{as_admitted}, \"readOnlyRootFilesystem\": true");
+        assert!(admitted.contains(as_admitted), "{admitted}");
+        let run = world.start_admitted(&admitted.replace(as_admitted, &hardened), &[]).end();
         assert!(run.has("app: big.bin: OK") && run.code == 0);
     }
 }

@@ -234,7 +234,7 @@ impl World {
             let events = stdout.lines().map_while(Result::ok);
             events.map(|event| sender.send(serde_json::from_str(&event).unwrap())).all(|sent| sent.is_ok())
         });
-        Pod { child, events: receiver, seen: Vec::new(), temporary }
+        Pod { child, events: receiver, seen: Vec::new(), node: None, temporary }
     }
 
     /// Admits the Pod and runs it to its end.
@@ -257,6 +257,8 @@ pub(crate) struct Pod {
     child: Child,
     events: Receiver<Value>,
     seen: Vec<Value>,
+    /// The name that podrun gives to what it makes.
+    node: Option<String>,
     temporary: tempfile::TempDir,
 }
 
@@ -265,6 +267,10 @@ impl Pod {
         let event = self.events.recv_timeout(until.saturating_duration_since(Instant::now())).ok()?;
         // Of the test's own thread, so that it is printed if the test fails.
         eprintln!("{event}");
+        if self.node.is_none() {
+            let mut made = fs::read_dir(&self.temporary).unwrap().flatten();
+            self.node = made.next().map(|entry| entry.file_name().into_string().unwrap());
+        }
         self.seen.push(event);
         self.seen.last()
     }
@@ -309,9 +315,21 @@ impl Pod {
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
         eprintln!("exit code {code} {stderr}");
         assert_eq!(fs::read_dir(&self.temporary).unwrap().count(), 0, "podrun left files");
+        let cgroup = self.node.as_deref().and_then(|node| cgroup_of(node, Path::new("/sys/fs/cgroup")));
+        assert_eq!(cgroup, None, "podrun left a cgroup");
         let events = std::mem::take(&mut self.seen);
         Run { code, events, stderr }
     }
+}
+
+/// A cgroup of the Pod's.
+fn cgroup_of(node: &str, directory: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.find_map(|entry| match entry.file_name().to_string_lossy().starts_with(node) {
+        true => Some(entry.path()),
+        false => cgroup_of(node, &entry.path()),
+    })
 }
 
 impl Drop for Pod {
