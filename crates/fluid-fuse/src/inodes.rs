@@ -28,6 +28,7 @@ pub struct Node {
     /// Which file of that path; the root's is never asked for.
     pub identity: u64,
     lookups: u64,
+    opened: bool,
 }
 
 impl Inodes {
@@ -48,7 +49,7 @@ impl Inodes {
         loop {
             match nodes.entry(number) {
                 Entry::Vacant(vacant) => {
-                    vacant.insert(Node { path: path.into(), identity, lookups: 1 });
+                    vacant.insert(Node { path: path.into(), identity, lookups: 1, opened: false });
                     return number;
                 }
                 Entry::Occupied(mut node) if *node.get().path == *path && node.get().identity == identity => {
@@ -70,12 +71,19 @@ impl Inodes {
         }
     }
 
+    /// Notes that a file is opened; whether it was before. So long as the number lives the kernel may have its pages.
+    pub fn opened(&self, number: u64) -> bool {
+        let mut nodes = lock(&self.nodes);
+        nodes.get_mut(&number).is_some_and(|node| std::mem::replace(&mut node.opened, true))
+    }
+
     /// The file of a path is another one from now on, or has another path: its numbers stay.
     pub fn became(&self, (path, identity): (&Path, u64), (new_path, new_identity): (&Path, u64)) {
         for node in lock(&self.nodes).values_mut() {
             if node.identity == identity && *node.path == *path {
                 node.path = new_path.into();
                 node.identity = new_identity;
+                node.opened &= identity == new_identity;
             }
         }
     }
@@ -83,7 +91,7 @@ impl Inodes {
     /// What a number stands for.
     pub fn get(&self, number: u64) -> Option<Node> {
         if number == ROOT {
-            return Some(Node { path: Path::new("").into(), identity: 0, lookups: 1 });
+            return Some(Node { path: Path::new("").into(), identity: 0, lookups: 1, opened: false });
         }
         lock(&self.nodes).get(&number).cloned()
     }
@@ -102,6 +110,7 @@ mod tests {
     fn a_number_lives_as_long_as_its_lookups() {
         let inodes = Inodes::default();
         let number = inodes.remember(Path::new("a/b"), 7);
+        assert_eq!((inodes.opened(number), inodes.opened(number)), (false, true));
         assert_eq!(inodes.remember(Path::new("a/b"), 7), number);
         assert_ne!(inodes.remember(Path::new("a/b"), 8), number);
         assert_eq!(Inodes::number(Path::new("a/b"), 7), number);
@@ -123,7 +132,7 @@ mod tests {
     fn a_clash_moves_on() {
         let inodes = Inodes::default();
         let taken = Inodes::number(Path::new("a"), 1);
-        let other = Node { path: Path::new("b").into(), identity: 1, lookups: 1 };
+        let other = Node { path: Path::new("b").into(), identity: 1, lookups: 1, opened: false };
         lock(&inodes.nodes).insert(taken, other);
         assert_eq!(inodes.remember(Path::new("a"), 1), taken + 1);
         assert_eq!(inodes.remember(Path::new("a"), 1), taken + 1);

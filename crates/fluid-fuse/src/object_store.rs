@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -62,12 +63,18 @@ pub struct Presentation {
 /// A bucket as directories and files.
 pub struct ObjectStore {
     bucket: Arc<dyn Bucket>,
-    fetcher: Fetcher,
+    walker: Arc<Walker>,
     shared: Arc<Shared>,
     names: Arc<Names>,
     /// Who lists which directory, so that nobody lists it twice at a time; why it could not be listed, for
     /// those who have waited for it.
     listing: Mutex<HashMap<String, Arc<Mutex<Option<StoreError>>>>>,
+}
+
+/// Fetches files of directories that are opened in the order of their names before they are opened.
+struct Walker {
+    fetcher: Fetcher,
+    names: Arc<Names>,
 }
 
 /// What is known of the names, and how they are shown.
@@ -113,16 +120,18 @@ struct Walk {
 impl ObjectStore {
     /// A view of the bucket that the URL names; nothing is asked of it yet.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>, show: Presentation) -> Self {
+        let fetcher = Fetcher::new(source, Arc::clone(&bucket), Arc::clone(&shared));
+        let names = Arc::new(Names {
+            show,
+            mounted: SystemTime::now(),
+            directories: Mutex::default(),
+            singles: Mutex::default(),
+        });
         ObjectStore {
-            fetcher: Fetcher::new(source, Arc::clone(&bucket), Arc::clone(&shared)),
+            walker: Arc::new(Walker { fetcher, names: Arc::clone(&names) }),
             bucket,
             shared,
-            names: Arc::new(Names {
-                show,
-                mounted: SystemTime::now(),
-                directories: Mutex::default(),
-                singles: Mutex::default(),
-            }),
+            names,
             listing: Mutex::default(),
         }
     }
@@ -130,7 +139,7 @@ impl ObjectStore {
     /// The file at a path, not opened.
     pub fn file(&self, path: &Path) -> Result<Arc<RemoteFile>, StoreError> {
         match self.child(key(path)?)? {
-            Child::File(version) => Ok(self.fetcher.file(&version)),
+            Child::File(version) => Ok(self.walker.fetcher.file(&version)),
             Child::Directory => Err(StoreError::Failed("a directory".into())),
         }
     }
@@ -249,6 +258,15 @@ impl ObjectStore {
         .ok_or(StoreError::NotFound)
     }
 
+    fn may_write(&self) -> Result<(), StoreError> {
+        match self.names.show.file_mode & 0o222 {
+            0 => Err(StoreError::ReadOnly),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Walker {
     /// Notes that a file is opened, and fetches those that are likely to be next.
     fn step(&self, key: &str) {
         let (prefix, name) = split(key);
@@ -286,13 +304,6 @@ impl ObjectStore {
             })
             .collect();
         self.fetcher.expect(&versions);
-    }
-
-    fn may_write(&self) -> Result<(), StoreError> {
-        match self.names.show.file_mode & 0o222 {
-            0 => Err(StoreError::ReadOnly),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -474,20 +485,26 @@ impl Store for ObjectStore {
         Ok(unchanged.chain(changed).map(entry).collect())
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Object>, StoreError> {
+    fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
         let key = key(path)?;
         let Child::File(version) = self.child(key)? else { return Err(StoreError::Stale) };
-        let file = self.fetcher.file(&version);
+        let file = self.walker.fetcher.file(&version);
         if file.is_stale() {
             self.names.forget(key);
             return Err(StoreError::Stale);
         }
-        file.open();
-        self.step(key);
+        if again {
+            file.hold();
+        } else {
+            file.open();
+            self.walker.step(key);
+        }
         Ok(Box::new(OpenObject {
             stat: self.names.stat_of(&Child::File(version)),
             whole: file.whole(),
             file,
+            walker: Arc::clone(&self.walker),
+            resting: AtomicBool::new(again),
         }))
     }
 
@@ -613,6 +630,9 @@ struct OpenObject {
     /// The file on the disk, if all of it is there.
     whole: Option<OwnedFd>,
     file: Arc<RemoteFile>,
+    walker: Arc<Walker>,
+    /// Nothing has been read yet of what was read before: it was no step of a walk either.
+    resting: AtomicBool,
 }
 
 impl Object for OpenObject {
@@ -622,6 +642,9 @@ impl Object for OpenObject {
 
     fn read(&self, offset: u64, length: u32, answer: Answer) {
         self.file.read(offset, length, answer);
+        if self.resting.swap(false, Ordering::Relaxed) {
+            self.walker.step(&self.file.version().key);
+        }
     }
 
     fn backing(&self) -> Option<BorrowedFd<'_>> {

@@ -41,8 +41,8 @@ pub trait Store: Send + Sync {
     /// What a directory holds, without `.` and `..`.
     fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError>;
 
-    /// Opens a file.
-    fn open(&self, path: &Path) -> Result<Box<dyn Object>, StoreError>;
+    /// Opens a file. Whoever opens it `again` may have all of it still, and read nothing.
+    fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError>;
 
     /// The target of a symbolic link.
     fn read_link(&self, path: &Path) -> Result<OsString, StoreError>;

@@ -114,9 +114,9 @@ impl Store for Union {
         Ok(entries)
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Object>, StoreError> {
+    fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
         let (store, rest) = self.find(path).ok_or(StoreError::NotFound)?;
-        store.open(rest)
+        store.open(rest, again)
     }
 
     fn read_link(&self, path: &Path) -> Result<OsString, StoreError> {
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(names(&apart, "p/a/x"), "hidden");
         assert_eq!(apart.stat(Path::new("p")).unwrap().uid, 1);
         assert!(matches!(apart.stat(Path::new("r")), Err(StoreError::NotFound)));
-        assert!(matches!(apart.open(Path::new("p")).err(), Some(StoreError::NotFound)));
+        assert!(matches!(apart.open(Path::new("p"), false).err(), Some(StoreError::NotFound)));
         let nested = union(&[("", "a"), ("x", "b")]).unwrap();
         assert_eq!([names(&nested, ""), names(&nested, "x")], ["one x", "two"]);
         assert!(union(&[("p", "a"), ("p", "b")]).is_err() && union(&[]).is_err());

@@ -153,10 +153,7 @@ impl RemoteFile {
 
     /// A handle more. A small file is fetched now, unless the disk has it: whoever opens it will read it.
     pub fn open(self: &Arc<Self>) {
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        self.expected.store(false, Ordering::Relaxed);
-        self.touch();
-        self.find_on_disk();
+        self.hold();
         let whole = 0..self.version.size;
         if whole.end <= SMALL && self.disk().is_none_or(|disk| disk.gap(&whole).is_some()) {
             self.fetch_whole(false);
@@ -178,6 +175,7 @@ impl RemoteFile {
     /// A handle more, for which nothing is fetched: whether the disk can [keep](RemoteFile::keep) the file.
     pub fn hold(&self) -> bool {
         self.opened.fetch_add(1, Ordering::Relaxed);
+        self.expected.store(false, Ordering::Relaxed);
         self.touch();
         self.find_on_disk();
         self.disk().is_some()

@@ -190,7 +190,7 @@ impl Core {
     }
 
     fn open(&self, ino: INodeNo) -> Result<Box<dyn Object>, StoreError> {
-        let object = self.store.open(&self.path(ino)?)?;
+        let object = self.store.open(&self.path(ino)?, self.inodes.opened(ino.0))?;
         self.checked(ino, object.stat()?)?;
         Ok(object)
     }

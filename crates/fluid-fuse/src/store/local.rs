@@ -90,7 +90,7 @@ impl Store for LocalStore {
         Ok(entries)
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn Object>, StoreError> {
+    fn open(&self, path: &Path, _: bool) -> Result<Box<dyn Object>, StoreError> {
         // NONBLOCK: should the path have become a FIFO, the open must not wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = LocalFile(self.resolve(path, flags)?.into());
@@ -234,9 +234,9 @@ mod tests {
         let store = LocalStore::new(&root).unwrap();
         for path in ["../secret", "up/secret", "/etc/passwd", "fifo", "none", "file/x", "../root/file"] {
             assert!(store.stat(Path::new(path)).is_err(), "{path}");
-            assert!(store.open(Path::new(path)).is_err(), "{path}");
+            assert!(store.open(Path::new(path), false).is_err(), "{path}");
         }
-        assert!(store.open(Path::new("link")).is_err());
+        assert!(store.open(Path::new("link"), false).is_err());
         assert!(store.list(Path::new("up")).is_err());
         assert_eq!(store.read_link(Path::new("up")).unwrap(), "..");
         let mut names: Vec<_> =
@@ -249,7 +249,7 @@ mod tests {
     fn reads_end_where_the_file_ends() {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), b"0123456789").unwrap();
-        let file = LocalStore::new(place.path()).unwrap().open(Path::new("file")).unwrap();
+        let file = LocalStore::new(place.path()).unwrap().open(Path::new("file"), false).unwrap();
         for (offset, expected) in
             [(0, "01234567"), (6, "6789"), (10, ""), (1 << 40, ""), (i64::MAX as u64, ""), (u64::MAX, "")]
         {

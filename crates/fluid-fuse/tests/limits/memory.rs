@@ -157,3 +157,29 @@ fn small_files_in_order() {
         assert!(asked <= FILES + 40, "{asked} requests by {readers} readers with {memory}");
     }
 }
+
+#[test]
+fn what_the_kernel_has_is_not_fetched_again() {
+    const FILES: u64 = 100;
+    let content = |number: u64| Content::new(number, 100 * KIB + number);
+    let key = |number: u64| format!("walk/{number:03}");
+    let s3 = S3::start();
+    for number in 0..FILES {
+        s3.put(&key(number), content(number));
+    }
+    let Some(mounted) = Mounted::with(s3, &["--metadata-ttl", "1h"]) else { return };
+    let read_all = || {
+        (0..FILES).for_each(|number| check(&mounted.path(&key(number)), &content(number)));
+        mounted.s3.requests() as u64
+    };
+    let once = read_all();
+    assert_eq!(read_all(), once);
+    // What it has no more comes as it did the first time.
+    for number in 0..FILES {
+        let file = mounted.open(&key(number)).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+    assert_eq!(mounted.s3.requests() as u64, once);
+    let again = read_all() - once;
+    assert!((FILES..FILES + 40).contains(&again), "{again} requests");
+}

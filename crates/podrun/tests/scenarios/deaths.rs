@@ -29,6 +29,25 @@ fn a_sidecar_that_is_killed_is_replaced_and_a_restarted_app_reads_again() {
 }
 
 #[test]
+fn an_app_that_was_there_before_the_mount_gets_it_without_a_restart() {
+    // As root it sees the directory below, where the others are refused; what is mounted there comes to it.
+    let script = "until cat /data/hello.txt 2>/dev/null; do sleep 0.1; done; trap 'exit 0' TERM; \
+        while :; do sleep 0.1; done";
+    let settings = and(NATIVE, "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer}}");
+    for mut world in worlds() {
+        world.store().stop();
+        let mut running = world.start(&pod("Always", script), &settings);
+        running.until("fluid-fuse postStart 1");
+        running.until("app started");
+        world.store().resume();
+        running.until("app: hello");
+        let run = running.delete();
+        assert!(run.trace().iter().filter(|line| *line == "app started").count() == 1);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
 fn a_sidecar_that_runs_out_of_memory_is_replaced() {
     // It is told to use more than it has, and what is read ahead of several readers is more.
     let settings =
