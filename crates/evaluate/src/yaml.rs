@@ -21,8 +21,12 @@ pub fn read_file(path: &Path) -> Result<Vec<Value>> {
 pub fn parse(text: &str) -> Result<Vec<Value>> {
     let documents = match serde_json::from_str(text) {
         Ok(document) => vec![document],
-        Err(error) if text.trim_start().starts_with('{') => return Err(error.into()),
-        Err(_) => serde_saphyr::from_multiple::<Value>(text)?,
+        Err(error) => match serde_saphyr::from_multiple::<Value>(text) {
+            Ok(documents) => documents,
+            // YAML in braces is no JSON, but JSON with a mistake is better explained by its own parser.
+            Err(_) if text.trim_start().starts_with('{') => return Err(error.into()),
+            Err(error) => return Err(error.into()),
+        },
     };
     let mut items = Vec::new();
     for mut document in documents {
@@ -39,4 +43,17 @@ pub fn parse(text: &str) -> Result<Vec<Value>> {
 /// As `kubectl get --output yaml` would print it: keys in alphabetical order.
 pub fn print(value: &Value) -> Result<String> {
     Ok(serde_saphyr::to_string(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_are_json_or_yaml() {
+        for text in [r#"{"a": {"b": 1}}"#, "{a: {b: 1}}", "a: {b: 1}"] {
+            assert_eq!(parse(text).unwrap(), [serde_json::json!({"a": {"b": 1}})], "{text}");
+        }
+        assert!(parse("{\"a\": 1,\n\"b\" 2}").unwrap_err().to_string().contains("line 2"));
+    }
 }

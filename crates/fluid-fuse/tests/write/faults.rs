@@ -59,41 +59,27 @@ fn close_tells_of_a_failure() {
 #[test]
 fn a_cut_that_is_mended_is_not_noticed() {
     let Some(mounted) = Mounted::new(&["--read-only=false", "--io-timeout=20s"]) else { return };
-    let cut = |mounted: &Mounted| {
-        mounted.server.wire(Wire::Answers(503));
+    let mounted = &mounted;
+    // Also with a last part that is short: opendal loses it when the one before fails.
+    for size in [24 << 20, 9 << 20] {
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(std::time::Duration::from_millis(300));
+            let (cut, mended) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                let _ = mended.recv();
+                std::thread::sleep(std::time::Duration::from_millis(1500));
                 mounted.server.wire(Wire::Carries);
             });
+            let cut = |mounted: &Mounted| {
+                mounted.server.wire(Wire::Answers(503));
+                cut.send(()).unwrap();
+            };
+            assert_eq!(write(mounted, size, cut), (Some(0), String::new()));
         });
-    };
-    assert_eq!(write(&mounted, 24 << 20, cut), (Some(0), String::new()));
-    let content = [bytes(256 << 10), bytes((24 << 20) - (256 << 10))].concat();
-    assert!(fs::read(mounted.stored("old")).unwrap() == content);
-}
-
-#[test]
-fn a_cut_before_a_short_last_part_is_not_noticed() {
-    let Some(mounted) = Mounted::new(&["--read-only=false", "--io-timeout=20s"]) else { return };
-    std::thread::scope(|scope| {
-        let (cut, mended) = std::sync::mpsc::channel();
-        let mounted = &mounted;
-        scope.spawn(move || {
-            let _ = mended.recv();
-            std::thread::sleep(std::time::Duration::from_millis(1500));
-            mounted.server.wire(Wire::Carries);
-        });
-        let cut = |mounted: &Mounted| {
-            mounted.server.wire(Wire::Answers(503));
-            cut.send(()).unwrap();
-        };
-        assert_eq!(write(mounted, 9 << 20, cut), (Some(0), String::new()));
-    });
-    let content = [bytes(256 << 10), bytes((9 << 20) - (256 << 10))].concat();
-    let stored = fs::read(mounted.stored("old")).unwrap();
-    assert_eq!(stored.len(), content.len());
-    assert!(stored == content);
+        let content = [bytes(256 << 10), bytes(size - (256 << 10))].concat();
+        let stored = fs::read(mounted.stored("old")).unwrap();
+        assert_eq!(stored.len(), content.len());
+        assert!(stored == content);
+    }
 }
 
 #[test]
