@@ -3,8 +3,8 @@
 use crate::world::{ECI, NATIVE, at, pod, worlds};
 
 /// Reads with many processes at a time, on and on.
-const STREAMS: &str = "for i in $(seq 64); do (while :; do cat /data/big.bin >/dev/null; done) & done; \
-    sleep 0.5; echo reading; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+const STREAMS: &str = "trap 'exit 0' TERM; for i in $(seq 64); do (while :; do cat /data/big.bin >/dev/null; done) & done; \
+    sleep 0.5; echo reading; while :; do sleep 0.1; done";
 
 #[test]
 fn a_pod_that_is_deleted_amid_64_streams_ends_in_time() {

@@ -77,7 +77,7 @@ fn a_sidecar_that_sees_processes_waits_for_those_that_are_started_again() {
 
 #[test]
 fn the_pod_of_a_deployment_restarts_its_app_without_losing_the_mount() {
-    let serve = "cat /data/hello.txt; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let serve = "trap 'exit 0' TERM; cat /data/hello.txt; while :; do sleep 0.1; done";
     for world in worlds() {
         for settings in [ECI, NATIVE, &by_processes()] {
             let mut running = world.start(&pod("Always", serve), settings);
