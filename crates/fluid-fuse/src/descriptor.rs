@@ -4,7 +4,6 @@
 //! do): inherited, or as SCM_RIGHTS over a unix socket. `fusermount3`, which has the set-user-ID bit, mounts
 //! for its caller and answers over a socket as well. What a descriptor is mounted on is not known here.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -105,8 +104,8 @@ pub fn from_helper(path: &Path, source: &str, subtype: &str, read_only: bool) ->
     )?;
     let escaped = source.replace('\\', "\\\\").replace(',', "\\,");
     let access = if read_only { "ro" } else { "rw" };
-    let mut options = OsString::from("nosuid,nodev,allow_other,default_permissions,");
-    options.push(format!("{access},subtype={subtype},fsname={escaped}"));
+    let options =
+        format!("nosuid,nodev,allow_other,default_permissions,{access},subtype={subtype},fsname={escaped}");
     let mut command = Command::new(HELPER);
     command.arg("-o").arg(options).arg("--").arg(path).env(COMMAND_FD, theirs.as_raw_fd().to_string());
     run(&mut command)?;

@@ -49,7 +49,7 @@ impl MountEntry {
     }
 
     /// The lines of a mount table that can be understood.
-    pub fn all(mountinfo: &[u8]) -> impl Iterator<Item = MountEntry> {
+    pub fn all(mountinfo: &[u8]) -> impl DoubleEndedIterator<Item = MountEntry> {
         mountinfo.split(|byte| *byte == b'\n').filter_map(MountEntry::parse)
     }
 
@@ -74,7 +74,7 @@ fn unescape(field: &[u8]) -> OsString {
 
 /// What is mounted on the path, on top if there are several.
 fn topmost(mountinfo: &[u8], path: &Path) -> Option<MountEntry> {
-    MountEntry::all(mountinfo).filter(|entry| entry.path == path).last()
+    MountEntry::all(mountinfo).rfind(|entry| entry.path == path)
 }
 
 /// What is mounted on the directory at this moment.
@@ -114,9 +114,10 @@ pub fn prepare(path: &Path) -> anyhow::Result<()> {
 /// Makes a directory that nothing is mounted on useless to whoever is not root, so that an application that
 /// comes before the mount, or stays after it, gets an error and does not take it for a Dataset without files.
 pub fn guard(path: &Path) {
-    let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    if let Err(error) = is_empty.then(|| fs::set_permissions(path, Permissions::from_mode(0o000))).transpose()
-    {
+    if !fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
+        return;
+    }
+    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o000)) {
         debug!("{} stays open to everybody while nothing is mounted: {error}", path.display());
     }
 }
