@@ -192,9 +192,8 @@ pub struct MountOptions {
     #[arg(long, value_name = "MODE", env = "FLUID_FUSE_EXIT_WITH_POD", default_value = "signal")]
     pub exit_with_pod: ExitWithPod,
 
-    /// With process-namespace: how many containers use the mount, which must all have been there
+    /// With process-namespace: how many containers use the mount, which must all have been there; 0 when none does
     #[arg(long, value_name = "N", env = "FLUID_FUSE_EXIT_CONTAINERS", default_value = "1")]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub exit_containers: u16,
 
     /// With process-namespace: how long none of them runs before they have ended for good

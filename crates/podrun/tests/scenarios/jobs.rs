@@ -56,6 +56,19 @@ fn the_sidecar_ends_with_the_containers_that_it_sees() {
 }
 
 #[test]
+fn a_sidecar_that_no_container_uses_ends_by_itself() {
+    let mount = "{name: data, mountPath: /data}, ";
+    let pod = pod("Never", "sleep 0.2");
+    assert!(pod.contains(mount));
+    for world in worlds() {
+        let run = world.run(&pod.replace(mount, ""), &by_processes());
+        run.assert_order(&["fluid-fuse postStart 0", "fluid-fuse exited 0"]);
+        assert!(!run.has("fluid-fuse SIGTERM"));
+        assert_eq!(run.code, 0);
+    }
+}
+
+#[test]
 fn a_sidecar_that_sees_processes_waits_for_those_that_are_started_again() {
     let script =
         "cat /data/hello.txt; sleep 0.2; [ -e /scratch/tried ] && exit 0; touch /scratch/tried; exit 1";
