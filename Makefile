@@ -1,7 +1,7 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm cc tools bench bench-fuse fuzz soak lint fmt clean
+.PHONY: help demo test e2e wasm cc tools bench bench-fuse fuzz soak cluster-up cluster-down lint fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -51,12 +51,18 @@ fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each 
 soak: cc ## read and write through restarts, outages and faults, for SOAK_MINUTES (10; as root; SOAK_SEED repeats a run)
 	SOAK_MINUTES=$(SOAK_MINUTES) cargo test --locked -p fluid-fuse --test soak
 
+cluster-up: tools ## start a real Kubernetes with a serverless and an ordinary node, built from Debian's packages (as root)
+	@e2e/cluster/up.sh
+
+cluster-down: ## end it, and leave nothing but the built programs
+	@e2e/cluster/down.sh
+
 lint: cc ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	@scripts/need.sh shellcheck
-	shellcheck scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh .ci/run
+	shellcheck scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/eci-* .ci/run
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi
 

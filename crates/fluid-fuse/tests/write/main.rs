@@ -7,6 +7,8 @@ mod files;
 #[path = "../mount/place.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod place;
+#[path = "../support/s3s.rs"]
+mod s3s_server;
 mod server;
 
 use std::path::PathBuf;
@@ -32,8 +34,8 @@ impl Mounted {
         let mut mounted = Mounted { place: place::place()?, server: Server::start() };
         std::fs::write(mounted.stored("old"), "old content").unwrap();
         program.arg("mount").env("FLUID_FUSE_MOUNTPOINT", mounted.place.mountpoint());
-        program.args(["--source", "s3://data"]).env("AWS_ACCESS_KEY_ID", "key");
-        program.env("AWS_SECRET_ACCESS_KEY", "secret").args(["-o", "region=us-east-1"]);
+        program.args(["--source", "s3://data"]).env("AWS_ACCESS_KEY_ID", s3s_server::KEY);
+        program.env("AWS_SECRET_ACCESS_KEY", s3s_server::SECRET).args(["-o", "region=us-east-1"]);
         program.args(["-o", &format!("endpoint={}", mounted.server.endpoint())]).args(arguments);
         mounted.place.spawn(&mut program);
         Some(mounted)

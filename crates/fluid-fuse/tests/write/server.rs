@@ -6,10 +6,6 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
 use tempfile::TempDir;
 
 /// What the wire does.
@@ -31,24 +27,8 @@ impl Server {
     pub(crate) fn start() -> Self {
         let root = TempDir::new().unwrap();
         fs::create_dir(root.path().join("data")).unwrap();
-        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
-        builder.set_auth(SimpleAuth::from_single("key", "secret"));
-        let service = builder.build();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let behind = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                while let Ok((socket, _)) = listener.accept().await {
-                    let service = service.clone();
-                    tokio::spawn(async move {
-                        let http = Builder::new(TokioExecutor::new());
-                        let _ = http.serve_connection(TokioIo::new(socket), service).await;
-                    });
-                }
-            });
-        });
+        let behind = crate::s3s_server::serve(root.path());
+        let behind = behind.trim_start_matches("http://").parse().unwrap();
         let front = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = front.local_addr().unwrap();
         let wire = Arc::new(Mutex::new((Wire::Carries, Vec::new())));

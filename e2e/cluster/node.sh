@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# One node: containerd, kubelet and, on the serverless one, what makes it one. up.sh runs it as the first process of
+# mount and pid namespaces of its own. So two nodes can have the same fixed paths, a Pod's mounts reach all of its
+# node but not the machine, and nothing outlives it. It ends when one of its programs does.
+set -euo pipefail
+# shellcheck source=e2e/cluster/common.sh
+source "$(dirname "$0")/common.sh"
+node=$1
+own=$run/$node
+
+# As on a machine of systemd; else no mount would propagate.
+mount --make-rshared /
+for folder in "${node_folders[@]}"; do
+  mkdir -p "$own/${folder%%:*}"
+  mount --bind "$own/${folder%%:*}" "${folder#*:}"
+done
+# A file system of its own, so that a bind of one of its folders tells which it was (see eci-runtime).
+mount -t tmpfs -o mode=0755,size=16m runtime-mnt /runtime-mnt
+
+hierarchies | while read -r hierarchy; do mkdir -p "$hierarchy/$cgroup/$node"; done
+# Of v2 a cgroup has the controllers that its parents hand on.
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  for folder in "" "/$cgroup" "/$cgroup/$node"; do
+    sed 's/[^ ]*/+&/g' "/sys/fs/cgroup$folder/cgroup.controllers" >"/sys/fs/cgroup$folder/cgroup.subtree_control"
+  done
+fi
+
+runtime=$(command -v runc) labels='' taints=''
+if [ "$node" = "$serverless" ]; then
+  runtime=$here/eci-runtime labels=type=virtual-kubelet
+  taints=virtual-kubelet.io/provider=alibabacloud:NoSchedule
+fi
+cat >"$own/containerd.toml" <<EOF
+version = 2
+root = "$own/containerd"
+state = "$own/state"
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[grpc]
+address = "$own/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "docker.io/library/pause:1"
+# Without CAP_SYS_RESOURCE, as in many sandboxes, no score may be lowered.
+restrict_oom_score_adj = true
+# Its profile forbids to mount.
+disable_apparmor = true
+netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "$run/etc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "$runtime"
+Root = "$own/runc"
+EOF
+programs=()
+containerd --config "$own/containerd.toml" >"$run/log/containerd-$node.log" 2>&1 &
+programs+=($!)
+until ctr --address "$own/containerd.sock" version >/dev/null 2>&1; do
+  kill -0 "${programs[0]}" || { echo "containerd ended: $(tail -3 "$run/log/containerd-$node.log")"; exit 1; }
+  sleep 0.1
+done
+
+# No eviction and no collection of images: a full disk is not the tests' business, and no image can be pulled again.
+kubelet --kubeconfig "$KUBECONFIG" --hostname-override "$node" --node-ip "$gateway" --address "$gateway" \
+  --port "${kubelet_port[$node]}" --read-only-port 0 --healthz-port 0 --client-ca-file "$run/pki/ca.crt" \
+  --anonymous-auth=false --container-runtime remote --container-runtime-endpoint "unix://$own/containerd.sock" \
+  --cgroup-driver cgroupfs --cgroup-root "/$cgroup/$node" --enforce-node-allocatable '' --fail-swap-on=false \
+  --eviction-hard '' --image-gc-high-threshold 100 --resolv-conf '' --cluster-dns "$gateway" --make-iptables-util-chains=false \
+  --oom-score-adj 0 --node-status-update-frequency 1s --volume-plugin-dir "$own/volume-plugins" --node-labels "$labels" \
+  --register-with-taints "$taints" >"$run/log/kubelet-$node.log" 2>&1 &
+programs+=($!)
+
+if [ "$node" = "$serverless" ]; then
+  until [ -S /var/lib/kubelet/device-plugins/kubelet.sock ]; do
+    kill -0 "${programs[1]}" || { echo "kubelet ended: $(tail -3 "$run/log/kubelet-$node.log")"; exit 1; }
+    sleep 0.1
+  done
+  vfuse-device-plugin >"$run/log/vfuse-device-plugin.log" 2>&1 &
+  programs+=($!)
+  "$here/eci-sidecars" "$node" "$own/containerd.sock" >"$run/log/eci-sidecars.log" 2>&1 &
+  programs+=($!)
+fi
+wait -n "${programs[@]}" || true
+echo "one of the node's programs ended; see their logs in $run/log"
+exit 1

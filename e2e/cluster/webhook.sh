@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# The policy behind a webhook, as Kubewarden's controller and policy-server would have it from deploy/. Sourced, after
+# common.sh.
+
+policy=$project/deploy/eci.yaml
+webhook_port=18443
+
+# Lets the policy be asked about Pods, and the server read what deploy/ grants it, by an account of its own.
+webhook_register() {
+  local account=fluid-sidecar-policy-server namespace=kubewarden secret='' kubeconfig=$run/webhook/kubeconfig
+  mkdir -p "$run/webhook"
+  kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f -
+  # What Kubewarden's own kinds say is done here.
+  yq -c 'select(.kind != "PolicyServer")' "$project/deploy/policy-server.yaml" | kubectl apply -f -
+  until [ -n "$secret" ]; do
+    secret=$(kubectl -n "$namespace" get serviceaccount "$account" -o 'jsonpath={.secrets[0].name}')
+  done
+  KUBECONFIG=$kubeconfig kubectl config set-cluster cluster --server "https://127.0.0.1:$api_port" \
+    --certificate-authority "$run/pki/ca.crt"
+  # Not as an argument, which everybody sees.
+  kubectl -n "$namespace" get secret "$secret" -o 'jsonpath={.data.token}' | base64 -d >"$run/webhook/token"
+  jq -n --arg file "$run/webhook/token" '{users: [{name: "account", user: {tokenFile: $file}}]}' >"$run/webhook/user"
+  KUBECONFIG=$kubeconfig:$run/webhook/user kubectl config view --flatten >"$kubeconfig.new"
+  mv "$kubeconfig.new" "$kubeconfig"
+  KUBECONFIG=$kubeconfig kubectl config set-context cluster --cluster cluster --user account
+  KUBECONFIG=$kubeconfig kubectl config use-context cluster
+
+  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout "$run/webhook/tls.key" -out "$run/webhook/tls.crt" \
+    -subj /CN=evaluate -addext subjectAltName=IP:127.0.0.1 2>/dev/null
+  # Here no platform ends the sidecars of ECI, so they end by themselves.
+  yq -c '.spec.settings * {destinations: {eci: {exit: "processNamespace"}}}' "$policy" >"$run/webhook/settings.json"
+  webhook_start
+  failure_policy Fail
+}
+
+# failure_policy Fail|Ignore: (re)registers the webhook.
+failure_policy() {
+  yq -c --arg policy "$1" --arg url "https://127.0.0.1:$webhook_port/validate/fluid-sidecar" \
+    --arg authority "$(base64 -w 0 "$run/webhook/tls.crt")" '{
+      apiVersion: "admissionregistration.k8s.io/v1", kind: "MutatingWebhookConfiguration",
+      metadata: {name: .metadata.name},
+      webhooks: [.spec | {
+        name: "fluid-sidecar.kubewarden.admission", sideEffects: "None", admissionReviewVersions: ["v1"],
+        clientConfig: {url: $url, caBundle: $authority}, failurePolicy: $policy,
+        rules, namespaceSelector, objectSelector, timeoutSeconds}]}' "$policy" |
+    kubectl apply -f -
+}
+
+webhook_start() {
+  start evaluate "${EVALUATE:-$project/target/debug/evaluate}" serve --listen "127.0.0.1:$webhook_port" \
+    --tls-cert "$run/webhook/tls.crt" --tls-key "$run/webhook/tls.key" --kubeconfig "$run/webhook/kubeconfig" \
+    --settings "$run/webhook/settings.json" --policy "${POLICY:-$project/target/policy.wasm}" \
+    --metadata "$project/policy-metadata.yml"
+  until curl -sk -o /dev/null "https://127.0.0.1:$webhook_port/readiness"; do
+    kill -0 "$(cat "$run/pid/evaluate")"
+    sleep 0.2
+  done
+}
+
+webhook_stop() {
+  kill "$(cat "$run/pid/evaluate")"
+  while curl -sk -o /dev/null "https://127.0.0.1:$webhook_port/readiness"; do sleep 0.1; done
+}
