@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::engine::{Host, Policy};
+use crate::engine::{Host, Policy, no_reads};
 use crate::input::Request;
 
 /// The policy's answer to `validate`.
@@ -27,22 +27,63 @@ pub struct Answer {
     pub warnings: Option<Vec<String>>,
 }
 
+/// Asks the policy whether it can work with these settings; if not, the error has all their problems.
+pub fn check_settings(policy: &Policy, settings: &Value) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Checked {
+        valid: bool,
+        message: Option<String>,
+    }
+    let checked = policy.call("validate_settings", &serde_json::to_vec(settings)?, &no_reads())?;
+    let checked: Checked = serde_json::from_slice(&checked).context("the answer to validate_settings")?;
+    if !checked.valid {
+        bail!("the settings are not valid:\n{}", checked.message.unwrap_or_default());
+    }
+    Ok(())
+}
+
 impl Answer {
-    /// Asks the policy. Settings that it refuses are an error with all their problems.
+    /// Asks the policy.
     pub fn ask(policy: &Policy, request: &Request, settings: &Value, host: &Host) -> Result<Answer> {
-        #[derive(Deserialize)]
-        struct Checked {
-            valid: bool,
-            message: Option<String>,
-        }
-        let checked = policy.call("validate_settings", &serde_json::to_vec(settings)?, host)?;
-        let checked: Checked = serde_json::from_slice(&checked).context("the answer to validate_settings")?;
-        if !checked.valid {
-            bail!("the settings are not valid:\n{}", checked.message.unwrap_or_default());
-        }
         let payload = json!({"request": request.admission, "settings": settings});
         let answer = policy.call("validate", &serde_json::to_vec(&payload)?, host)?;
         serde_json::from_slice(&answer).context("the answer to validate")
+    }
+
+    /// A rejection that is not the policy's.
+    pub fn rejection(message: String, code: Option<u16>) -> Answer {
+        Answer {
+            accepted: false,
+            message: Some(message),
+            code,
+            mutated_object: None,
+            audit_annotations: None,
+            warnings: None,
+        }
+    }
+
+    /// What becomes of the answer where mutations are not allowed, for this policy or for this request.
+    pub fn constrained(self, request: &Request, mutating: bool) -> Answer {
+        if self.mutated_object.is_none() {
+            return self;
+        }
+        if request.object().is_null() {
+            let text = "Incoming object is null, which happens only with DELETE operations, but the policy is \
+                        attempting a mutation. This is not allowed";
+            return Answer::rejection(text.into(), None);
+        }
+        if !mutating && !self.patch(request).is_empty() {
+            let text = "The policy attempted to mutate the request, but it is currently configured to not allow \
+                        mutations.";
+            return Answer {
+                accepted: false,
+                message: Some(text.into()),
+                code: None,
+                mutated_object: None,
+                ..self
+            };
+        }
+        self
     }
 
     /// The object after admission.
@@ -61,9 +102,10 @@ impl Answer {
             "uid": request.admission.get("uid").cloned().unwrap_or_default(),
             "allowed": self.accepted,
         });
-        if self.mutated_object.is_some() && self.accepted {
+        let patch = self.patch(request);
+        if self.accepted && !patch.is_empty() {
             response["patchType"] = "JSONPatch".into();
-            response["patch"] = json!(self.patch(request));
+            response["patch"] = json!(patch);
         }
         if !self.accepted {
             response["status"] = json!({"message": self.message, "code": self.code});
@@ -75,5 +117,37 @@ impl Answer {
             response["warnings"] = json!(warnings);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_not_be_mutated_is_refused() {
+        let answer = |mutated: Value| Answer {
+            accepted: true,
+            mutated_object: Some(mutated),
+            ..Answer::rejection(String::new(), None)
+        };
+        let request = |key: &str| Request { admission: json!({key: {"a": 1}, "uid": "u"}) };
+        for (key, mutated, mutating, accepted) in [
+            ("object", json!({"a": 2}), true, true),
+            ("object", json!({"a": 2}), false, false),
+            ("object", json!({"a": 1}), false, true),
+            // As for DELETE.
+            ("oldObject", json!({"a": 2}), true, false),
+        ] {
+            let request = request(key);
+            let answer = answer(mutated.clone()).constrained(&request, mutating);
+            assert_eq!(answer.accepted, accepted, "{key} {mutated} {mutating}");
+            let changes = accepted && mutated != *request.object();
+            assert_eq!(
+                answer.response(&request).get("patch").is_some(),
+                changes,
+                "{key} {mutated} {mutating}"
+            );
+        }
     }
 }

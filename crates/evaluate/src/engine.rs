@@ -13,6 +13,11 @@ use wasmtime_provider::{WasmtimeEngineProviderBuilder, WasmtimeEngineProviderPre
 /// Answers the host calls of a policy: namespace, operation, payload; the error is the host's text.
 pub type Host = Arc<dyn Fn(&str, &str, &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
 
+/// Refuses every call: for operations that need no host.
+pub fn no_reads() -> Host {
+    Arc::new(|namespace, operation, _| Err(format!("{namespace}/{operation} was not expected")))
+}
+
 /// A compiled policy.
 pub struct Policy {
     compiled: WasmtimeEngineProviderPre,

@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
 use crate::answer::Answer;
@@ -23,15 +22,13 @@ const STRONG: Style = Style::new().bold();
 /// Explains an answer, with terminal colours; strip them where they do not belong.
 pub fn explain(request: &Request, answer: &Answer) -> Result<String> {
     let mut text = String::new();
-    let field = |pointer: &str| request.admission.pointer(pointer).and_then(Value::as_str);
-    let name = field("/name").or(field("/object/metadata/generateName")).unwrap_or("?");
-    let namespace = field("/namespace").unwrap_or("default");
+    let name = request.full_name();
     let (style, verdict) = match (answer.accepted, &answer.mutated_object) {
         (false, _) => (BAD, "rejected"),
         (true, Some(_)) => (GOOD, "admitted, mutated"),
         (true, None) => (GOOD, "admitted, untouched"),
     };
-    writeln!(text, "{STRONG}Pod {namespace}/{name}: {STRONG:#}{style}{verdict}{style:#}")?;
+    writeln!(text, "{STRONG}Pod {name}: {STRONG:#}{style}{verdict}{style:#}")?;
     let annotations = answer.audit_annotations.iter().flatten();
     for reason in annotations.filter(|(key, _)| *key == "reasons").filter_map(|(_, value)| value.as_str()) {
         for line in reason.lines() {

@@ -20,6 +20,21 @@ impl Request {
     pub fn object(&self) -> &Value {
         self.admission.get("object").unwrap_or(&Value::Null)
     }
+
+    /// `CREATE`, `UPDATE`, …; empty when the request does not say.
+    pub fn operation(&self) -> &str {
+        self.admission.get("operation").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// `namespace/name` of the object; its `generateName` as long as the API server has not made a name of it.
+    pub fn full_name(&self) -> String {
+        let field = |pointer| {
+            self.admission.pointer(pointer).and_then(Value::as_str).filter(|text: &&str| !text.is_empty())
+        };
+        let made = || field("/object/metadata/name").or(field("/object/metadata/generateName"));
+        let name = field("/name").or_else(made).unwrap_or("?");
+        format!("{}/{name}", field("/namespace").unwrap_or("default"))
+    }
 }
 
 /// Makes the request for one manifest. `namespace` overrides the manifest's own.

@@ -5,11 +5,15 @@
 //!  AdmissionReview ──▶ input ──▶ AdmissionRequest ──▶ engine ──▶ answer ──▶ Pod, patch, explanation
 //!                                                       │ ▲
 //!                                          cluster reads▼ │
-//!                                                     objects ◀── YAML files
+//!                                                      reads ◀── objects (YAML files), api_server
 //! ```
 //!
 //! - [`engine`]: WebAssembly under waPC, a new instance for each request.
+//! - [`reads`]: what a policy asks of the cluster, and how it is answered.
 //! - [`objects`]: the cluster, made of YAML files.
+//! - [`api_server`]: the cluster itself.
+//! - [`metadata`]: what the policy may read there.
+//! - [`serve`]: all of it as a webhook server.
 //! - [`session`]: the same, written down for kwctl.
 //! - [`input`]: what the API server would send for a manifest.
 //! - [`answer`]: what the API server would receive.
@@ -21,12 +25,19 @@
 #[cfg(feature = "engine")]
 pub mod answer;
 #[cfg(feature = "engine")]
+pub mod api_server;
+#[cfg(feature = "engine")]
 pub mod bench;
 #[cfg(feature = "engine")]
 pub mod engine;
 #[cfg(feature = "engine")]
 pub mod explain;
 pub mod input;
+#[cfg(feature = "engine")]
+pub mod metadata;
 pub mod objects;
+pub mod reads;
+#[cfg(feature = "engine")]
+pub mod serve;
 pub mod session;
 pub mod yaml;

@@ -1,20 +1,20 @@
 //! `evaluate`: see what the policy does to a Pod, without a cluster.
 
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
-use clap::{Parser, ValueEnum};
-use evaluate::answer::Answer;
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use evaluate::answer::{Answer, check_settings};
 use evaluate::bench::bench;
-use evaluate::engine::{Host, Policy};
+use evaluate::engine::{Host, Policy, no_reads};
 use evaluate::explain::explain;
 use evaluate::input::request;
 use evaluate::objects::Objects;
 use evaluate::session::Session;
-use evaluate::yaml;
+use evaluate::{serve, yaml};
 use serde_json::Value;
 
 /// See what the policy does to a Pod, without a cluster.
@@ -22,8 +22,22 @@ use serde_json::Value;
 /// Runs the compiled policy as Kubewarden's policy-server does, on the Pod of a manifest, and answers the
 /// policy's reads of the cluster from files.
 #[derive(Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    review: Option<Review>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the policy as a webhook for a real API server, for development and tests.
+    Serve(serve::Options),
+}
+
+#[derive(Args)]
+struct Review {
     /// The compiled policy.
     #[arg(long, value_name = "FILE", default_value = "target/policy.wasm")]
     policy: PathBuf,
@@ -73,6 +87,8 @@ enum Output {
 }
 
 const AFTER_HELP: &str = "\
+With a cluster: `evaluate serve --help`.
+
 Exit status: 0 the Pod is allowed, 1 it is denied (the message is on standard error), 2 anything else.
 
 Examples:
@@ -83,7 +99,12 @@ Examples:
   kubectl get pod app -o yaml | evaluate --pod - --uninject  the Pod as its owner wrote it";
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let Arguments { command, review } = Arguments::parse();
+    let outcome = match command {
+        Some(Command::Serve(options)) => serve::serve(&options).map(|()| true),
+        None => review.context("--pod is missing").and_then(|review| run(&review)),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -93,17 +114,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<bool> {
-    let manifest = single(&arguments.pod)?;
+fn run(arguments: &Review) -> Result<bool> {
+    let manifest = yaml::read_single(&arguments.pod)?;
     if arguments.uninject {
         let policy = Policy::load(&arguments.policy)?;
-        let no_reads: Host = Arc::new(|_, operation, _| Err(format!("{operation} was not expected")));
-        let pod = policy.call("uninject", &serde_json::to_vec(&manifest)?, &no_reads)?;
+        let pod = policy.call("uninject", &serde_json::to_vec(&manifest)?, &no_reads())?;
         anstream::print!("{}", pretty(&serde_json::from_slice(&pod)?)?);
         return Ok(true);
     }
-    let settings = arguments.settings.as_deref().map(single).transpose()?;
-    let settings = settings.unwrap_or_else(|| Value::Object(Default::default()));
+    let settings = yaml::read_settings(arguments.settings.as_deref())?;
     let objects = Objects::read(&arguments.objects)?;
     let session = Arc::new(Session::default());
     let recorder = Arc::clone(&session);
@@ -119,6 +138,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         anstream::print!("{}", bench(&policy, &request, &settings, &host, runs)?);
         return Ok(true);
     }
+    check_settings(&policy, &settings)?;
     let answer = Answer::ask(&policy, &request, &settings, &host)?;
     if let Some(file) = &arguments.record {
         std::fs::write(file, session.to_yaml()?)
@@ -145,15 +165,6 @@ fn run(arguments: &Arguments) -> Result<bool> {
         anstream::eprintln!("{}", answer.message.as_deref().unwrap_or("rejected without a message"));
     }
     Ok(answer.accepted)
-}
-
-fn single(path: &Path) -> Result<Value> {
-    let mut documents = yaml::read_file(path)?;
-    match (documents.pop(), documents.len()) {
-        (Some(document), 0) => Ok(document),
-        (None, _) => bail!("{} is empty", path.display()),
-        (_, more) => bail!("{} has {} documents; expected one", path.display(), more + 1),
-    }
 }
 
 fn pretty(value: &Value) -> Result<String> {

@@ -1,9 +1,5 @@
 //! The cluster that a policy sees, made of YAML documents.
 //!
-//! Answers `kubernetes/get_resource` as Kubewarden's host does, with its error texts word for word
-//! (policy-evaluator 1.36, `callback_handler`), because the policy has nothing else to tell errors apart by.
-//! Lists and access reviews are not answered: the policy does not ask for them.
-//!
 //! A document `{error: {kind, name, message}}` makes the read of that object fail with that message, to see
 //! what users get when the API server is slow or RBAC is missing.
 
@@ -12,8 +8,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use crate::reads::Read;
 use crate::yaml;
 
 /// Objects by apiVersion, kind, namespace (empty for none) and name.
@@ -29,15 +26,6 @@ struct InjectedError {
     kind: String,
     name: String,
     message: String,
-}
-
-#[derive(Deserialize)]
-struct GetResource {
-    api_version: String,
-    kind: String,
-    name: String,
-    namespace: Option<String>,
-    field_masks: Option<Vec<String>>,
 }
 
 impl Objects {
@@ -82,88 +70,19 @@ impl Objects {
         Ok(())
     }
 
+    /// The object that is asked for, if there is one; the error is that of an `{error: …}` document.
+    pub fn get(&self, read: &Read) -> Result<Option<&Value>, String> {
+        let Read { api_version, kind, name, namespace, .. } = read;
+        if let Some(error) = self.errors.iter().find(|error| error.kind == *kind && error.name == *name) {
+            return Err(error.message.clone());
+        }
+        let namespace = namespace.as_deref().unwrap_or_default();
+        Ok(self.objects.get(&[api_version, kind, namespace, name].map(str::to_string)))
+    }
+
     /// Answers a host call; the error is the host's text.
     pub fn answer(&self, namespace: &str, operation: &str, payload: &[u8]) -> Result<Vec<u8>, String> {
-        if (namespace, operation) != ("kubernetes", "get_resource") {
-            return Err(format!("unknown operation: {namespace}/{operation}"));
-        }
-        let request: GetResource = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
-        let failure = |text: String| format!("Callback evaluation failure: {text}");
-        let GetResource { api_version, kind, name, namespace, field_masks } = request;
-        if let Some(error) = self.errors.iter().find(|error| error.kind == kind && error.name == name) {
-            return Err(failure(error.message.clone()));
-        }
-        let key = [api_version, kind, namespace.clone().unwrap_or_default(), name];
-        let Some(object) = self.objects.get(&key) else {
-            let [api_version, kind, _, name] = key;
-            return Err(failure(format!(
-                "Cannot find {api_version}/{kind} named '{name}' inside of namespace '{namespace:?}'"
-            )));
-        };
-        let answer = match field_masks {
-            Some(masks) => masked(object, &masks),
-            None => object.clone(),
-        };
-        serde_json::to_vec(&answer).map_err(|error| error.to_string())
-    }
-}
-
-/// Keeps the fields that the masks name; what identifies the object is always kept.
-fn masked(object: &Value, masks: &[String]) -> Value {
-    let mut kept = Map::new();
-    for (key, value) in object.as_object().into_iter().flatten() {
-        if matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
-            kept.insert(key.clone(), value.clone());
-        } else if let Some(part) = mask_below(value, key, masks) {
-            kept.insert(key.clone(), part);
-        }
-    }
-    Value::Object(kept)
-}
-
-/// The part of `value`, which stands at `path`, that some mask keeps. Lists are transparent.
-fn mask_below(value: &Value, path: &str, masks: &[String]) -> Option<Value> {
-    if masks.iter().any(|mask| mask == path) {
-        return Some(value.clone());
-    }
-    let prefix = format!("{path}.");
-    if !masks.iter().any(|mask| mask.starts_with(&prefix)) {
-        return None;
-    }
-    match value {
-        Value::Object(map) => Some(Value::Object(
-            map.iter()
-                .filter_map(|(key, value)| {
-                    Some((key.clone(), mask_below(value, &format!("{prefix}{key}"), masks)?))
-                })
-                .collect(),
-        )),
-        Value::Array(items) => {
-            Some(Value::Array(items.iter().filter_map(|item| mask_below(item, path, masks)).collect()))
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn masks_keep_what_they_name_and_what_identifies() {
-        let object = json!({
-            "apiVersion": "v1", "kind": "X", "metadata": {"name": "x", "labels": {"a": "b"}},
-            "spec": {"containers": [{"name": "c", "image": "i"}], "other": 1}, "status": {"phase": "Bound"},
-        });
-        assert_eq!(
-            masked(&object, &["spec.containers.name".into()]),
-            json!({
-                "apiVersion": "v1", "kind": "X", "metadata": {"name": "x", "labels": {"a": "b"}},
-                "spec": {"containers": [{"name": "c"}]},
-            })
-        );
-        assert_eq!(masked(&object, &["status".into()])["status"], object["status"]);
+        let read = Read::parse(namespace, operation, payload)?;
+        read.answer(self.get(&read))
     }
 }

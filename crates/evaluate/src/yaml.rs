@@ -3,8 +3,8 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value};
 
 /// Reads all documents of a file; `-` is standard input. A `List` counts as its items.
 pub fn read_file(path: &Path) -> Result<Vec<Value>> {
@@ -15,6 +15,21 @@ pub fn read_file(path: &Path) -> Result<Vec<Value>> {
         text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     }
     parse(&text).with_context(|| format!("{} is neither JSON nor YAML", path.display()))
+}
+
+/// Reads a file that has exactly one document.
+pub fn read_single(path: &Path) -> Result<Value> {
+    let mut documents = read_file(path)?;
+    match (documents.pop(), documents.len()) {
+        (Some(document), 0) => Ok(document),
+        (None, _) => bail!("{} is empty", path.display()),
+        (_, more) => bail!("{} has {} documents; expected one", path.display(), more + 1),
+    }
+}
+
+/// Reads a policy's settings; without a file there are none.
+pub fn read_settings(path: Option<&Path>) -> Result<Value> {
+    path.map_or_else(|| Ok(Value::Object(Map::new())), read_single)
 }
 
 /// Reads all documents of a text.

@@ -2,12 +2,10 @@
 //!
 //! What the cases expect of the library they must get from the module; and whatever it is asked, it must
 //! answer: a trap would be an internal error of the policy server for a Pod that anybody may create.
-//!
-//! `POLICY` names another module than `target/policy.wasm`, which `make wasm` builds.
 #![cfg(feature = "engine")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use evaluate::engine::{Host, Policy};
@@ -15,23 +13,14 @@ use evaluate::objects::Objects;
 use evaluate::{input, yaml};
 use serde_json::{Value, json};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
+use crate::support::root;
 
-/// Compiled once. `None` says why on standard error, where `scripts/test.sh` counts it.
+mod support;
+
+/// Compiled once.
 fn policy() -> Option<&'static Policy> {
     static POLICY: OnceLock<Option<Policy>> = OnceLock::new();
-    let compile = || {
-        let given = std::env::var_os("POLICY").map(|path| root().join(path));
-        let path = given.unwrap_or_else(|| root().join("target/policy.wasm"));
-        path.exists().then(|| Policy::load(&path).unwrap())
-    };
-    let policy = POLICY.get_or_init(compile).as_ref();
-    if policy.is_none() {
-        eprintln!("skipped test: target/policy.wasm is not built");
-    }
-    policy
+    POLICY.get_or_init(|| Some(Policy::load(&support::policy()?).unwrap())).as_ref()
 }
 
 /// One question with its cluster, and the answer as `expected.yaml` has it.

@@ -1,0 +1,18 @@
+//! Where the compiled policy and the golden cases are.
+
+use std::path::{Path, PathBuf};
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// `POLICY` names another module than `target/policy.wasm`, which `make wasm` builds. `None` says why on standard
+/// error, where `scripts/test.sh` counts it.
+pub(crate) fn policy() -> Option<PathBuf> {
+    let given = std::env::var_os("POLICY").map(|path| root().join(path));
+    let path = given.unwrap_or_else(|| root().join("target/policy.wasm"));
+    if !path.exists() {
+        eprintln!("skipped test: target/policy.wasm is not built");
+    }
+    path.exists().then_some(path)
+}
