@@ -1,7 +1,8 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm cc tools bench bench-fuse fuzz soak cluster-up cluster-down lint fmt clean
+.PHONY: help demo test e2e wasm annotated-policy.wasm cc tools bench bench-fuse fuzz soak cluster-up cluster-down lint \
+  lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -11,7 +12,7 @@ SOAK_MINUTES ?= 10
 export EVALUATE PODRUN FLUID_FUSE
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
+	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
 
 demo: wasm tools ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
 	@demo/run.sh
@@ -25,6 +26,10 @@ e2e: wasm tools ## the golden cases through the compiled policy (and through kwc
 
 wasm: cc ## build the policy: target/policy.wasm
 	@scripts/build-wasm.sh
+
+annotated-policy.wasm: wasm ## the policy with its metadata, as policy servers want it (with kwctl)
+	@command -v kwctl >/dev/null || { echo "install kwctl: https://docs.kubewarden.io/howtos/install-kwctl" >&2; exit 1; }
+	kwctl annotate --metadata-path policy-metadata.yml --usage-path README.md --output-path $@ target/policy.wasm
 
 # Rust links with it, and wasmtime has C in it.
 cc:
@@ -65,6 +70,9 @@ lint: cc ## formatting, clippy with warnings denied, shell scripts, dependencies
 	shellcheck scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/eci-* .ci/run
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi
+
+lint-deploy: wasm tools ## the manifests of deploy/: their types, what they select, and what becomes of the examples
+	cargo test --locked --test metadata --test deploy
 
 fmt: ## format the code
 	cargo fmt --all

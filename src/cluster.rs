@@ -15,13 +15,58 @@ pub trait Host {
     fn call(&self, namespace: &str, operation: &str, payload: &[u8]) -> Result<Vec<u8>, String>;
 }
 
+/// A kind of object that the policy reads. There are no others: `policy-metadata.yml` and the ClusterRole in
+/// `deploy/` name exactly these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What a Pod mounts.
+    PersistentVolumeClaim,
+    /// What says where Fluid's CSI driver would find the mount.
+    PersistentVolume,
+    /// Fluid's Dataset.
+    Dataset,
+    /// Of a Runtime's fuse Pods.
+    DaemonSet,
+    /// For its labels.
+    Namespace,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 5] = [
+        Kind::PersistentVolumeClaim,
+        Kind::PersistentVolume,
+        Kind::Dataset,
+        Kind::DaemonSet,
+        Kind::Namespace,
+    ];
+
+    /// As in `apiVersion:`.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Kind::PersistentVolumeClaim | Kind::PersistentVolume | Kind::Namespace => "v1",
+            Kind::Dataset => "data.fluid.io/v1alpha1",
+            Kind::DaemonSet => "apps/v1",
+        }
+    }
+
+    /// As in `kind:`, case and all: Kubewarden compares it with the policy's contextAwareResources.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Kind::PersistentVolume => "PersistentVolume",
+            Kind::Dataset => "Dataset",
+            Kind::DaemonSet => "DaemonSet",
+            Kind::Namespace => "Namespace",
+        }
+    }
+}
+
 /// Names one object.
 #[derive(Clone, Debug)]
 pub struct ObjectRef<'a> {
-    /// `v1`, `apps/v1`, …
-    pub api_version: &'a str,
-    /// As in `kind:`, case and all: Kubewarden compares it with the policy's contextAwareResources.
-    pub kind: &'a str,
+    /// What it is.
+    pub kind: Kind,
     /// `None` for kinds without namespace.
     pub namespace: Option<&'a str>,
     /// `metadata.name`.
@@ -31,8 +76,8 @@ pub struct ObjectRef<'a> {
 impl fmt::Display for ObjectRef<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.namespace {
-            Some(namespace) => write!(formatter, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(formatter, "{} {}", self.kind, self.name),
+            Some(namespace) => write!(formatter, "{} {namespace}/{}", self.kind.name(), self.name),
+            None => write!(formatter, "{} {}", self.kind.name(), self.name),
         }
     }
 }
@@ -59,8 +104,8 @@ pub enum ReadError {
 /// Answers may be up to five seconds old: the policy server caches them.
 pub fn get(host: &dyn Host, object: &ObjectRef<'_>, field_masks: &[&str]) -> Result<Value, ReadError> {
     let request = json!({
-        "api_version": object.api_version,
-        "kind": object.kind,
+        "api_version": object.kind.api_version(),
+        "kind": object.kind.name(),
         "name": object.name,
         "namespace": object.namespace,
         "disable_cache": false,
@@ -80,7 +125,7 @@ fn classify(text: &str, object: &ObjectRef<'_>) -> ReadError {
     let text = text.lines().next().unwrap_or_default();
     let text = text.strip_prefix("Host error: ").unwrap_or(text);
     let text = text.strip_prefix("Callback evaluation failure: ").unwrap_or(text);
-    let ObjectRef { api_version, kind, name, .. } = object;
+    let (api_version, kind, name) = (object.kind.api_version(), object.kind.name(), object.name);
     if text.contains("has not been granted access to") {
         ReadError::NotGranted
     } else if text.contains(&format!("Cannot find {api_version}/{kind} named '{name}'")) {
@@ -102,8 +147,7 @@ mod tests {
 
     #[test]
     fn host_texts_are_told_apart() {
-        let object =
-            ObjectRef { api_version: "apps/v1", kind: "DaemonSet", namespace: Some("ns"), name: "data-fuse" };
+        let object = ObjectRef { kind: Kind::DaemonSet, namespace: Some("ns"), name: "data-fuse" };
         for (text, expected) in [
             (
                 "Host error: Callback evaluation failure: Cannot find apps/v1/DaemonSet named 'data-fuse' inside of namespace 'Some(\"ns\")'",

@@ -11,11 +11,9 @@
 use fluid_sidecar_layout::{MountPoint, Runtime};
 use serde_json::{Map, Value, json};
 
-use crate::cluster::{Host, ObjectRef, ReadError, get};
+use crate::cluster::{Host, Kind, ObjectRef, ReadError, get};
 use crate::request::Entries;
 use crate::settings::{DatasetsFrom, Settings, SidecarFrom};
-
-const FLUID: &str = "data.fluid.io/v1alpha1";
 
 /// One Dataset, ready to be served.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,7 +136,7 @@ pub fn is_dataset(
 const CLAIM_MASKS: &[&str] = &["spec.volumeName"];
 
 fn claim_ref<'a>(claim: &'a str, namespace: &'a str) -> ObjectRef<'a> {
-    ObjectRef { api_version: "v1", kind: "PersistentVolumeClaim", namespace: Some(namespace), name: claim }
+    ObjectRef { kind: Kind::PersistentVolumeClaim, namespace: Some(namespace), name: claim }
 }
 
 fn from_cluster(
@@ -150,7 +148,7 @@ fn from_cluster(
     let found = read(host, &claim_ref(claim, namespace), CLAIM_MASKS, "create it before the Pod")?;
     let Some(name) = dataset_name(&found, claim) else { return Ok(None) };
 
-    let object = ObjectRef { api_version: FLUID, kind: "Dataset", namespace: Some(namespace), name: &name };
+    let object = ObjectRef { kind: Kind::Dataset, namespace: Some(namespace), name: &name };
     let mut masks = vec!["status.conditions", "status.phase", "status.runtimes"];
     if settings.sidecar_from == SidecarFrom::FluidFuse {
         masks.extend(["spec.accessModes", "spec.mounts", "spec.sharedEncryptOptions", "spec.sharedOptions"]);
@@ -160,8 +158,7 @@ fn from_cluster(
 
     // Fluid names the volume after the Dataset (`RuntimeInfo.GetPersistentVolumeName`).
     let volume_name = format!("{namespace}-{name}");
-    let volume_ref =
-        ObjectRef { api_version: "v1", kind: "PersistentVolume", namespace: None, name: &volume_name };
+    let volume_ref = ObjectRef { kind: Kind::PersistentVolume, namespace: None, name: &volume_name };
     let volume = read(host, &volume_ref, &["spec.csi"], "wait until Fluid has made it")?;
     let (mount_point, data) =
         mount_point(&volume, &settings.mount_root).map_err(|error| format!("{volume_ref}: {error}"))?;
@@ -204,8 +201,7 @@ fn bound_runtime(dataset: &Value, object: &ObjectRef<'_>, settings: &Settings) -
 
 fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, host: &dyn Host) -> Result<Server, String> {
     let name = format!("{dataset}{}", runtime.daemonset_suffix());
-    let object =
-        ObjectRef { api_version: "apps/v1", kind: "DaemonSet", namespace: Some(namespace), name: &name };
+    let object = ObjectRef { kind: Kind::DaemonSet, namespace: Some(namespace), name: &name };
     let mut daemonset =
         read(host, &object, &["spec.template.spec"], "wait until Fluid has set up the Runtime")?;
     let pod_spec = daemonset.pointer_mut("/spec/template/spec").map(Value::take).unwrap_or_default();
@@ -297,7 +293,7 @@ fn text<'v>(object: &'v Value, pointer: &str) -> Option<&'v str> {
 
 /// The labels of a namespace.
 pub fn namespace_labels(namespace: &str, host: &dyn Host) -> Result<Entries, String> {
-    let object = ObjectRef { api_version: "v1", kind: "Namespace", namespace: None, name: namespace };
+    let object = ObjectRef { kind: Kind::Namespace, namespace: None, name: namespace };
     // A mask must name something; all that is wanted is metadata, which always comes.
     let object = read(host, &object, &["spec.finalizers"], "create it before its Pods")?;
     let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
@@ -311,7 +307,7 @@ fn read(host: &dyn Host, object: &ObjectRef<'_>, masks: &[&str], fix: &str) -> R
 
 /// One sentence with what to do; `fix` is for an object that does not exist.
 fn explain(object: &ObjectRef<'_>, error: ReadError, fix: &str) -> String {
-    let ObjectRef { api_version, kind, .. } = object;
+    let (api_version, kind) = (object.kind.api_version(), object.kind.name());
     match error {
         ReadError::NotFound => format!("{object} does not exist; {fix}"),
         ReadError::Forbidden => format!(

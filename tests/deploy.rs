@@ -1,0 +1,585 @@
+//! The manifests of `deploy/` work: they have the fields of their kinds, agree with the policy's metadata and with each
+//! other, never keep a Pod with a Dataset from the policy, and make of the examples what these say in their comments.
+//!
+//! `UPDATE_EXPECT=1 cargo test --test deploy` writes those comments anew. The examples go through the policy's library
+//! and, where they are built (`make wasm tools`), through `evaluate` and the compiled policy; `EVALUATE` and `POLICY`
+//! name others than those in `target/`.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use evaluate::objects::Objects;
+use evaluate::{input, yaml};
+use fluid_sidecar_policy::cluster::Kind;
+use fluid_sidecar_policy::settings::Settings;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use support::expect::expect;
+use support::manifests;
+use support::validation::violations;
+use support::{Cluster, cases, create, name, read, root};
+
+// --- reading -----------------------------------------------------------------------------------------------
+
+/// All manifests by their files, relative to `deploy/`.
+fn files() -> BTreeMap<String, Vec<Value>> {
+    let deploy = root().join("deploy");
+    let mut files = BTreeMap::new();
+    for directory in [deploy.clone(), deploy.join("examples")] {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let file = path.strip_prefix(&deploy).unwrap().display().to_string();
+                files.insert(file, yaml::read_file(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+fn of_kind(kind: &str) -> Vec<Value> {
+    files().into_values().flatten().filter(|manifest| manifest["kind"] == kind).collect()
+}
+
+fn only(kind: &str) -> Value {
+    let mut found = of_kind(kind);
+    assert_eq!(found.len(), 1, "{kind}");
+    found.pop().unwrap()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no string"))
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn metadata() -> Value {
+    read(&root().join("policy-metadata.yml"))
+}
+
+/// The manifests of this policy, by file.
+fn policies() -> BTreeMap<String, Value> {
+    let ours = format!("/{}:", env!("CARGO_PKG_NAME"));
+    let policies: BTreeMap<String, Value> = files()
+        .into_iter()
+        .flat_map(|(file, manifests)| manifests.into_iter().map(move |manifest| (file.clone(), manifest)))
+        .filter(|(_, manifest)| manifest["kind"] == "ClusterAdmissionPolicy")
+        .filter(|(_, manifest)| text(&manifest["spec"]["module"]).contains(&ours))
+        .collect();
+    assert!(policies.len() >= 5, "{:?}", policies.keys());
+    policies
+}
+
+fn examples() -> Vec<PathBuf> {
+    let examples = cases("deploy/examples");
+    assert!(examples.len() >= 4);
+    examples
+}
+
+/// The cluster once Fluid has bound the Dataset of `fluid.yaml`.
+fn documents() -> Vec<Value> {
+    let mut dataset = only("Dataset");
+    let runtime = json!({"type": "thin", "name": dataset["metadata"]["name"], "namespace": "training"});
+    dataset["status"] = json!({"phase": "Bound", "runtimes": [runtime]});
+    let mut documents = yaml::read_file(&root().join("tests/deploy/cluster.yaml")).unwrap();
+    documents.extend([dataset, only("Namespace")]);
+    documents
+}
+
+// --- what the manifests are --------------------------------------------------------------------------------
+
+#[test]
+fn manifests_have_the_fields_of_their_kinds() {
+    for (file, manifests) in files() {
+        let source = fs::read_to_string(root().join("deploy").join(&file)).unwrap();
+        assert!(source.starts_with("# "), "{file} does not begin with what it is for");
+        for manifest in manifests {
+            let of = format!("{file}, {} {}", manifest["kind"], manifest["metadata"]["name"]);
+            manifests::check(&manifest).unwrap_or_else(|error| panic!("{of}: {error}"));
+        }
+    }
+}
+
+/// Otherwise the test before says nothing.
+#[test]
+fn manifests_with_mistakes_are_refused() {
+    for (kind, pointer, mistake) in [
+        ("ClusterAdmissionPolicy", "/spec/failurePolicy", json!("fail")),
+        ("ClusterAdmissionPolicy", "/spec/timeoutSeconds", json!(31)),
+        ("ClusterAdmissionPolicy", "/spec/policyserver", json!("default")),
+        ("ClusterAdmissionPolicy", "/spec/namespaceSelector/matchNames", json!([])),
+        ("ClusterRole", "/rules/0/resource", json!("pods")),
+        ("CronJob", "/spec/jobTemplate/spec/template/spec/container", json!([])),
+        ("DaemonSet", "/spec/template/spec/containers/0/ports/0/containerPort", json!("8080")),
+        ("Dataset", "/spec/mounts/0/encryptOptions/0/valueFrom/secretKeyRef/name", json!(1)),
+        ("PolicyServer", "/spec/replicas", json!("2")),
+        ("StatefulSet", "/spec/volumeClaimTemplates/0/spec/storage", json!("1Gi")),
+        ("ThinRuntimeProfile", "/spec/fuse/resources/limit", json!({})),
+    ] {
+        let mut manifest = of_kind(kind).swap_remove(0);
+        let (parent, field) = pointer.rsplit_once('/').unwrap();
+        manifest.pointer_mut(parent).unwrap()[field] = mistake;
+        assert!(manifests::check(&manifest).is_err(), "{kind}: {pointer} was taken");
+    }
+}
+
+#[test]
+fn policies_agree_with_the_metadata() {
+    let metadata = metadata();
+    let module = format!(
+        "registry://{}:v{}",
+        text(&metadata["annotations"]["io.kubewarden.policy.ociUrl"]),
+        env!("CARGO_PKG_VERSION")
+    );
+    let servers = of_kind("PolicyServer");
+    let servers: Vec<&str> = servers.iter().map(|server| text(&server["metadata"]["name"])).collect();
+    for (file, policy) in policies() {
+        let spec = &policy["spec"];
+        let settings = &spec["settings"];
+        Settings::parse(settings).unwrap_or_else(|problems| panic!("{file}: {problems:?}"));
+        assert_eq!(spec["module"], module, "{file}");
+        assert_eq!(spec["rules"], metadata["rules"], "{file}");
+        assert_eq!(spec["backgroundAudit"], metadata["backgroundAudit"], "{file}");
+        assert_eq!(spec["mutating"], settings["mode"] != "verify", "{file}");
+        // Who reads nothing needs no PolicyServer of its own, and shall be granted nothing.
+        let (resources, server) = match settings["datasetsFrom"] == "settings" {
+            true => (&Value::Null, "default"),
+            false => (&metadata["contextAwareResources"], servers[0]),
+        };
+        assert_eq!(&spec["contextAwareResources"], resources, "{file}");
+        assert_eq!(spec["policyServer"], server, "{file}");
+        let seconds = |field: &str, default| spec[field].as_u64().unwrap_or(default);
+        assert!(seconds("timeoutEvalSeconds", 2) <= seconds("timeoutSeconds", 10), "{file}");
+    }
+}
+
+#[test]
+fn the_twin_verifies_what_the_policy_does() {
+    let policies = policies();
+    let mut settings = policies["verify.yaml"]["spec"]["settings"].clone();
+    assert_eq!(settings.as_object_mut().unwrap().remove("mode"), Some(json!("verify")));
+    assert_eq!(settings, policies["eci.yaml"]["spec"]["settings"]);
+}
+
+/// Kubewarden's controller drops matchLabels of a cluster-wide policy's namespaceSelector, so that it selects all.
+#[test]
+fn namespaces_are_selected_by_expressions() {
+    for policy in of_kind("ClusterAdmissionPolicy") {
+        let selector = &policy["spec"]["namespaceSelector"];
+        assert!(selector.get("matchLabels").is_none(), "{}", policy["metadata"]["name"]);
+        assert!(!list(&selector["matchExpressions"]).is_empty(), "{}", policy["metadata"]["name"]);
+        let mut labels = only("Namespace")["metadata"]["labels"].clone();
+        labels["kubernetes.io/metadata.name"] = "training".into();
+        assert!(selects(selector, &labels), "{} does not select training", policy["metadata"]["name"]);
+        let system = json!({"kubernetes.io/metadata.name": "kube-system"});
+        assert!(!selects(selector, &system), "{} selects kube-system", policy["metadata"]["name"]);
+    }
+}
+
+#[test]
+fn the_role_grants_what_the_policy_reads_and_no_more() {
+    let mut granted = BTreeSet::new();
+    for rule in list(&only("ClusterRole")["rules"]) {
+        assert_eq!(rule["verbs"], json!(["get"]));
+        for (group, resource) in list(&rule["apiGroups"])
+            .iter()
+            .flat_map(|group| list(&rule["resources"]).iter().map(move |it| (group, it)))
+        {
+            granted.insert(format!("{}/{}", text(group), text(resource)));
+        }
+    }
+    let read = Kind::ALL.map(|kind| {
+        let group = kind.api_version().split_once('/').map_or("", |(group, _)| group);
+        format!("{group}/{}s", kind.name().to_lowercase())
+    });
+    assert_eq!(granted, BTreeSet::from(read));
+
+    let (binding, account, server) =
+        (only("ClusterRoleBinding"), only("ServiceAccount"), only("PolicyServer"));
+    assert_eq!(binding["roleRef"]["name"], only("ClusterRole")["metadata"]["name"]);
+    let subject = json!([{"kind": "ServiceAccount", "name": account["metadata"]["name"],
+        "namespace": account["metadata"]["namespace"]}]);
+    assert_eq!(binding["subjects"], subject);
+    assert_eq!(server["spec"]["serviceAccountName"], account["metadata"]["name"]);
+}
+
+#[test]
+fn fluids_objects_find_each_other() {
+    let (dataset, runtime, profile) = (only("Dataset"), only("ThinRuntime"), only("ThinRuntimeProfile"));
+    assert_eq!(runtime["spec"]["profileName"], profile["metadata"]["name"]);
+    assert_eq!(runtime["metadata"], dataset["metadata"]);
+    let secret = only("Secret");
+    assert_eq!(secret["metadata"]["namespace"], dataset["metadata"]["namespace"]);
+    for option in list(&dataset["spec"]["mounts"][0]["encryptOptions"]) {
+        let reference = &option["valueFrom"]["secretKeyRef"];
+        assert_eq!(reference["name"], secret["metadata"]["name"]);
+        assert!(secret["stringData"].get(text(&reference["key"])).is_some(), "{reference}");
+    }
+    // One sidecar, whichever way it comes.
+    let fuse = &profile["spec"]["fuse"];
+    let image = format!("{}:{}", text(&fuse["image"]), text(&fuse["imageTag"]));
+    assert_eq!(fuse["imageTag"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        policies()["eci-without-cluster-reads.yaml"]["spec"]["settings"]["sidecarImages"]["thin"],
+        image
+    );
+    let daemonset = documents().into_iter().find(|document| document["kind"] == "DaemonSet").unwrap();
+    assert_eq!(daemonset["spec"]["template"]["spec"]["containers"][0]["image"], image);
+}
+
+#[test]
+fn the_device_plugin_offers_the_resource_that_the_policy_asks_for() {
+    let plugin = only("DaemonSet");
+    let container = &plugin["spec"]["template"]["spec"]["containers"][0];
+    let args: Vec<&str> = list(&container["args"]).iter().map(text).collect();
+    let domain = args.iter().find_map(|arg| arg.strip_prefix("--domain=")).unwrap();
+    let device = args.iter().position(|arg| *arg == "--device").unwrap() + 1;
+    let device = yaml::parse(args[device]).unwrap().pop().unwrap();
+    assert_eq!(device["groups"][0]["paths"], json!([{"path": "/dev/fuse"}]));
+    let resource = format!("{domain}/{}", text(&device["name"]));
+    assert_eq!(resource, Settings::parse(&json!({})).unwrap().vfuse_resource_name);
+    let limits = &policies()["kubernetes.yaml"]["spec"]["settings"]["sidecars"]["thin"]["limits"];
+    assert_eq!(limits[resource], "1");
+}
+
+// --- which Pods reach the policy ---------------------------------------------------------------------------
+
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let value = |key: &Value| labels.get(text(key));
+    list(&selector["matchExpressions"]).iter().all(|expression| {
+        let (value, values) = (value(&expression["key"]), list(&expression["values"]));
+        match text(&expression["operator"]) {
+            "In" => value.is_some_and(|value| values.contains(value)),
+            "NotIn" => value.is_none_or(|value| !values.contains(value)),
+            operator => panic!("operator {operator}"),
+        }
+    })
+}
+
+/// Whether the API server would ask the policy, by the labels and the fields of the Pod.
+fn is_asked(policy: &Value, pod: &Value) -> bool {
+    let mut context = cel::Context::default();
+    context.add_variable("object", pod).unwrap();
+    let conditions = list(&policy["spec"]["matchConditions"]);
+    assert!(!conditions.is_empty());
+    selects(&policy["spec"]["objectSelector"], &pod["metadata"]["labels"])
+        && conditions.iter().all(|condition| {
+            let expression = text(&condition["expression"]);
+            let program =
+                cel::Program::compile(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
+            match program.execute(&context).unwrap_or_else(|error| panic!("{expression}: {error}\n{pod:#}")) {
+                cel::Value::Bool(matches) => matches,
+                other => panic!("{expression}: {other:?}"),
+            }
+        })
+}
+
+/// Pods of the golden cases that the API server could have: of the right types.
+fn pods() -> Vec<(String, Value, Cluster)> {
+    let mut pods = Vec::new();
+    for case in cases("tests/cases") {
+        let objects: Vec<PathBuf> =
+            [case.join("objects.yaml")].into_iter().filter(|path| path.exists()).collect();
+        let request = input::request(read(&case.join("pod.yaml")), None, "CREATE").unwrap();
+        let pod = request.object().clone();
+        if pod["kind"] == "Pod" && serde_json::from_value::<Pod>(pod.clone()).is_ok() {
+            pods.push((name(&case), pod, Cluster(Objects::read(&objects).unwrap())));
+        }
+    }
+    assert!(pods.len() > 50, "{} Pods", pods.len());
+    pods
+}
+
+#[test]
+fn only_pods_that_the_policy_would_leave_alone_are_kept_from_it() {
+    let pods = pods();
+    for (file, policy) in policies() {
+        let (mut asked, mut spared, mut concerned) = (0, 0, 0);
+        for (case, pod, cluster) in &pods {
+            let answer = create(pod, cluster, &policy["spec"]["settings"]);
+            let concerns =
+                answer["audit_annotations"]["decision"] != "untouched" || answer.get("warnings").is_some();
+            let is_asked = is_asked(&policy, pod);
+            assert!(
+                is_asked || !concerns,
+                "{file} keeps the Pod of tests/cases/{case} from the policy: {answer}"
+            );
+            asked += usize::from(is_asked);
+            spared += usize::from(!is_asked);
+            concerned += usize::from(concerns);
+        }
+        assert!(asked > 0 && spared > 0, "{file}: {asked} asked, {spared} spared");
+        // Its Datasets are those of the example.
+        assert!(concerned > 0 || policy["spec"]["settings"]["datasetsFrom"] == "settings", "{file}");
+    }
+}
+
+#[test]
+fn pods_without_a_claim_cost_no_call() {
+    for (file, policy) in policies() {
+        for volumes in [None, Some(json!([])), Some(json!([{"name": "scratch", "emptyDir": {}}]))] {
+            let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app"},
+                "spec": {"containers": [{"name": "app", "image": "app"}]}});
+            if let Some(volumes) = volumes {
+                pod["spec"]["volumes"] = volumes;
+            }
+            assert!(!is_asked(&policy, &pod), "{file}: {pod}");
+        }
+    }
+}
+
+/// The claim is gone from an injected Pod, and so may be its sidecar.
+#[test]
+fn the_twin_is_asked_about_injected_pods() {
+    let twin = &policies()["verify.yaml"];
+    let mut rejected = 0;
+    for (case, pod, cluster) in pods() {
+        let answer = create(&pod, &cluster, &json!({}));
+        let Some(injected) = answer.get("mutated_object") else { continue };
+        assert!(is_asked(twin, injected), "{case}");
+        let mut damaged = injected.clone();
+        damaged["spec"]["containers"].as_array_mut().unwrap().retain(|it| it["name"] != "fluid-fuse");
+        if let Some(sidecars) = damaged["spec"]["initContainers"].as_array_mut() {
+            sidecars.retain(|it| it["name"] != "fluid-fuse");
+        }
+        assert!(is_asked(twin, &damaged), "{case}");
+        rejected += usize::from(create(&damaged, &cluster, &twin["spec"]["settings"])["accepted"] == false);
+    }
+    assert!(rejected > 10, "{rejected}");
+}
+
+// --- the examples ------------------------------------------------------------------------------------------
+
+const WRITTEN: &str = "# What the policies make of its Pods (written by tests/deploy.rs):\n";
+
+/// What a reader wants to know of a Pod that was admitted.
+fn outcome(answer: &Value, vfuse: &str) -> String {
+    let mut lines = String::new();
+    let Some(pod) = answer.get("mutated_object") else {
+        let _ = writeln!(lines, "#     {}", text(&answer["audit_annotations"]["decision"]));
+        return lines;
+    };
+    for field in ["initContainers", "containers"] {
+        let described: Vec<String> = list(&pod["spec"][field]).iter().map(|it| describe(it, vfuse)).collect();
+        if !described.is_empty() {
+            let _ = writeln!(lines, "#     {field}: {}", described.join(", "));
+        }
+    }
+    for volume in list(&pod["spec"]["volumes"]) {
+        let source = match (
+            volume["hostPath"]["path"].as_str(),
+            volume["persistentVolumeClaim"]["claimName"].as_str(),
+        ) {
+            (Some(path), _) => format!("hostPath {path}"),
+            (_, Some(claim)) => format!("claim {claim}"),
+            _ => continue,
+        };
+        let _ = writeln!(lines, "#     volume {}: {source}", text(&volume["name"]));
+    }
+    for warning in list(&answer["warnings"]) {
+        let _ = writeln!(lines, "#     warning: {}", text(warning));
+    }
+    lines
+}
+
+fn describe(container: &Value, vfuse: &str) -> String {
+    let mut traits = Vec::new();
+    if container["restartPolicy"] == "Always" {
+        traits.push("native sidecar");
+    }
+    match container["securityContext"]["privileged"].as_bool() {
+        Some(true) => traits.push("privileged"),
+        Some(false) => traits.push("unprivileged"),
+        None => {}
+    }
+    if container["resources"]["limits"].get(vfuse).is_some() {
+        traits.push(vfuse);
+    }
+    match traits.is_empty() {
+        true => text(&container["name"]).to_string(),
+        false => format!("{} ({})", text(&container["name"]), traits.join(", ")),
+    }
+}
+
+#[test]
+fn examples_become_what_their_comments_say() {
+    let cluster = Cluster::of(documents());
+    let compiled = Compiled::find();
+    let mut stale = Vec::new();
+    for path in examples() {
+        let example = read(&path);
+        // Policies with the same outcome share it.
+        let mut outcomes: Vec<(Vec<String>, String)> = Vec::new();
+        for (file, policy) in policies() {
+            let settings = &policy["spec"]["settings"];
+            let answer = create(&example, &cluster, settings);
+            if let Some(compiled) = &compiled {
+                compiled.same(&path, &file, settings, &answer);
+            }
+            if settings["mode"] == "verify" {
+                continue;
+            }
+            let pod =
+                answer.get("mutated_object").unwrap_or_else(|| panic!("{file} injects nothing: {answer}"));
+            assert_eq!(violations(pod), [""; 0], "{file}");
+            let vfuse = Settings::parse(settings).unwrap().vfuse_resource_name;
+            let outcome = outcome(&answer, &vfuse);
+            match outcomes.iter_mut().find(|(_, known)| *known == outcome) {
+                Some((files, _)) => files.push(file),
+                None => outcomes.push((vec![file], outcome)),
+            }
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let header: usize =
+            source.split_inclusive('\n').take_while(|it| it.starts_with('#')).map(str::len).sum();
+        let (header, manifest) = source.split_at(header);
+        let own = header.split(WRITTEN).next().unwrap();
+        let mut expected = format!("{own}{WRITTEN}");
+        for (files, outcome) in outcomes {
+            let _ = write!(expected, "#   {}\n{outcome}", files.join(", "));
+        }
+        stale.extend(expect(&path, &(expected + manifest)).err());
+    }
+    assert!(stale.is_empty(), "UPDATE_EXPECT=1 writes the comments anew\n{}", stale.join("\n"));
+}
+
+/// The compiled policy in `evaluate`.
+struct Compiled {
+    evaluate: PathBuf,
+    policy: PathBuf,
+    objects: PathBuf,
+}
+
+impl Compiled {
+    /// `None` says why on standard error, where `scripts/test.sh` counts it.
+    fn find() -> Option<Compiled> {
+        let given = |variable: &str, default: &str| {
+            root().join(std::env::var_os(variable).map_or_else(|| default.into(), PathBuf::from))
+        };
+        let evaluate = given("EVALUATE", "target/debug/evaluate");
+        let policy = given("POLICY", "target/policy.wasm");
+        if !evaluate.exists() || !policy.exists() {
+            support::skip("target/debug/evaluate and target/policy.wasm are not built (make wasm tools)");
+            return None;
+        }
+        let objects = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy-objects.json");
+        fs::write(&objects, json!({"kind": "List", "items": documents()}).to_string()).unwrap();
+        Some(Compiled { evaluate, policy, objects })
+    }
+
+    /// It takes the settings, and answers as the library does.
+    fn same(&self, example: &Path, file: &str, settings: &Value, answer: &Value) {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy-settings.json");
+        fs::write(&path, settings.to_string()).unwrap();
+        let output = Command::new(&self.evaluate)
+            .args(["--output", "pod", "--policy"])
+            .arg(&self.policy)
+            .arg("--pod")
+            .arg(example)
+            .arg("--objects")
+            .arg(&self.objects)
+            .arg("--settings")
+            .arg(&path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let accepted = answer["accepted"] == true;
+        assert_eq!(output.status.code(), Some(if accepted { 0 } else { 1 }), "{file}: {said}");
+        match answer.get("mutated_object") {
+            Some(pod) => {
+                let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+                assert_eq!(support::same(("the library", pod), ("the module", &found)), Ok(()), "{file}");
+            }
+            None => assert!(accepted || said.contains(text(&answer["message"])), "{file}: {said}"),
+        }
+    }
+}
+
+#[test]
+fn the_twin_takes_what_the_policy_made_and_refuses_what_it_did_not_see() {
+    let (policies, cluster) = (policies(), Cluster::of(documents()));
+    let settings = |file: &str| &policies[file]["spec"]["settings"];
+    for path in examples() {
+        let example = read(&path);
+        let injected = create(&example, &cluster, settings("eci.yaml"))["mutated_object"].clone();
+        let twin = |pod: &Value| create(pod, &cluster, settings("verify.yaml"));
+        assert_eq!(twin(&injected)["accepted"], true, "{}", path.display());
+        assert_eq!(twin(&example)["accepted"], false, "{}", path.display());
+    }
+}
+
+// --- Pod security ------------------------------------------------------------------------------------------
+
+/// What the three policies of `pod-security.yaml` say of a Pod: ports of Kubewarden's hostpaths-psp,
+/// pod-privileged and capabilities-psp, of which only the settings used here.
+fn refusals(pod: &Value) -> Vec<String> {
+    let policies = of_kind("ClusterAdmissionPolicy");
+    let settings = |module: &str| {
+        let policy = policies.iter().find(|it| text(&it["spec"]["module"]).contains(&format!("/{module}:")));
+        policy.unwrap_or_else(|| panic!("no {module}"))["spec"]["settings"].clone()
+    };
+    let (hostpaths, privileged) = (settings("hostpaths-psp"), settings("pod-privileged"));
+    let capabilities = settings("capabilities-psp");
+    let mut refusals = Vec::new();
+    for field in ["initContainers", "containers"] {
+        let skip = field == "initContainers" && privileged["skip_init_containers"] == true;
+        for container in list(&pod["spec"][field]) {
+            let security = &container["securityContext"];
+            if security["privileged"] == true && !skip {
+                refusals.push(format!("{} is privileged", container["name"]));
+            }
+            for capability in list(&security["capabilities"]["add"]) {
+                if !list(&capabilities["allowed_capabilities"]).contains(capability) {
+                    refusals.push(format!("{} adds {capability}", container["name"]));
+                }
+            }
+            for mount in list(&container["volumeMounts"]) {
+                let volume =
+                    list(&pod["spec"]["volumes"]).iter().find(|it| it["name"] == mount["name"]).unwrap();
+                let Some(path) = volume["hostPath"]["path"].as_str() else { continue };
+                let read_only = mount["readOnly"] == true;
+                let prefix = |entry: &Value| {
+                    let prefix = text(&entry["pathPrefix"]).trim_end_matches('/').to_string();
+                    format!("{path}/").starts_with(&format!("{prefix}/")).then_some(prefix.len())
+                };
+                let entries = list(&hostpaths["allowedHostPaths"]).iter();
+                let most_specific =
+                    entries.filter(|entry| prefix(entry).is_some()).max_by_key(|entry| prefix(entry));
+                if most_specific.is_none_or(|entry| (entry["readOnly"] == true) != read_only) {
+                    refusals.push(format!("{} mounts {path}", container["name"]));
+                }
+            }
+        }
+    }
+    refusals
+}
+
+#[test]
+fn pod_security_admits_unprivileged_sidecars_and_nothing_beside_them() {
+    let (policies, cluster) = (policies(), Cluster::of(documents()));
+    for path in examples() {
+        for (file, policy) in &policies {
+            let answer = create(&read(&path), &cluster, &policy["spec"]["settings"]);
+            let Some(pod) = answer.get("mutated_object") else { continue };
+            let refusals = refusals(pod);
+            let privileged = file == "kubernetes.yaml";
+            assert_eq!(!refusals.is_empty(), privileged, "{file}, {}: {refusals:?}", path.display());
+        }
+    }
+    for path in ["/", "/etc", "/runtime-mnt-2"] {
+        let pod = json!({"spec": {
+            "containers": [{"name": "app", "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true}]}],
+            "volumes": [{"name": "v", "hostPath": {"path": path}}],
+        }});
+        assert_eq!(refusals(&pod).len(), 1, "{path}");
+    }
+}
