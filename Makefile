@@ -1,15 +1,18 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm annotated-policy.wasm cc tools bench bench-fuse fuzz soak cluster-up cluster-down lint \
-  lint-deploy fmt clean
+.PHONY: help demo test e2e wasm cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
+  cluster-up cluster-down lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
 PODRUN := target/debug/podrun
 FLUID_FUSE := target/$(HOST)/release/fluid-fuse
+ARTIFACTS := target/debug/artifacts
+# One or several; another than the host's needs its linker and `rustup target add`, as the Containerfile does it.
+TARGET ?= $(HOST)
 SOAK_MINUTES ?= 10
-export EVALUATE PODRUN FLUID_FUSE
+export EVALUATE PODRUN FLUID_FUSE ARTIFACTS
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
@@ -27,26 +30,41 @@ e2e: wasm tools ## the golden cases through the compiled policy (and through kwc
 wasm: cc ## build the policy: target/policy.wasm
 	@scripts/build-wasm.sh
 
-annotated-policy.wasm: wasm ## the policy with its metadata, as policy servers want it (with kwctl)
-	@command -v kwctl >/dev/null || { echo "install kwctl: https://docs.kubewarden.io/howtos/install-kwctl" >&2; exit 1; }
-	kwctl annotate --metadata-path policy-metadata.yml --usage-path README.md --output-path $@ target/policy.wasm
-
 # Rust links with it, and wasmtime has C in it.
 cc:
 	@command -v cc >/dev/null || scripts/need.sh gcc libc6-dev
 
-tools: cc ## build the evaluator, podrun, the benchmark's object store and the sidecar (static)
-	cargo build --locked -p evaluate -p podrun -p fuse-bench
+tools: cc sidecar ## build the evaluator, podrun, the benchmark's object store, what makes artifacts, and the sidecar
+	cargo build --locked -p artifacts -p evaluate -p podrun -p fuse-bench
+
+sidecar: cc ## build fluid-fuse, static, for the host or TARGET (such as "x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu")
 	@# Static, so that it runs in an image with nothing else in it.
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse --target $(HOST)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse $(TARGET:%=--target %)
+
+annotated-policy.wasm: wasm ## the policy with its metadata, as policy servers want it, and as an OCI layout: target/policy
+	cargo build --locked -p artifacts
+	@if command -v kwctl >/dev/null; then kwctl annotate --metadata-path policy-metadata.yml --usage-path README.md \
+	    --output-path $@ target/policy.wasm; \
+	  else $(ARTIFACTS) annotate --usage README.md; fi
+	@$(ARTIFACTS) policy
+
+image: sidecar ## make the sidecar's image without a daemon: target/image (OCI layout), for the host or TARGET
+	cargo build --locked -p artifacts
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} \
+	  $(ARTIFACTS) image $$(git rev-parse HEAD 2>/dev/null | sed 's/^/--revision=/') $(TARGET:%=target/%/release/fluid-fuse)
+
+publish: annotated-policy.wasm ## push the policy to REGISTRY (such as ghcr.io/ORG), with TAG or its version, by kwctl or skopeo
+	@scripts/publish.sh policy "$(REGISTRY)" "$(TAG)"
+
+publish-image: image ## push the sidecar's image to REGISTRY, with TAG or its version, by skopeo
+	@scripts/publish.sh image "$(REGISTRY)" "$(TAG)"
 
 bench: wasm tools ## what a review costs: natively, and through the compiled policy
 	cargo bench --bench review
 	@for case in target/tmp/bench/*; do echo "$${case##*/}:"; \
 	  $(EVALUATE) --pod $$case/pod.json --objects $$case/objects.json --settings $$case/settings.json --bench 1000; done
 
-bench-fuse: cc ## what reading through the sidecar costs, beside its peers and the limits (as root; 20 minutes)
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse --target $(HOST)
+bench-fuse: sidecar ## what reading through the sidecar costs, beside its peers and the limits (as root; 20 minutes)
 	cargo build --locked --release -p fuse-bench
 	@bench/run.sh $(BENCH_FUSE)
 
@@ -62,12 +80,13 @@ cluster-up: tools ## start a real Kubernetes with a serverless and an ordinary n
 cluster-down: ## end it, and leave nothing but the built programs
 	@e2e/cluster/down.sh
 
-lint: cc ## formatting, clippy with warnings denied, shell scripts, dependencies (with cargo-deny when installed)
+lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	@scripts/need.sh shellcheck
 	shellcheck scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/eci-* .ci/run
+	scripts/check-workflows.sh
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi
 

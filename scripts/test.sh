@@ -29,11 +29,12 @@ summary() {
 }
 trap summary EXIT
 
-scripts/need.sh bats binaryen busybox-static jq runc shellcheck yq || true
+scripts/need.sh bats binaryen busybox-static docker-registry jq runc shellcheck skopeo umoci yq || true
 step make --no-print-directory lint
 step make --no-print-directory wasm tools
 step cargo test --locked --workspace
 step scripts/check-schema.sh
 step scripts/check-settings-schema.sh
 step bats --tap e2e.bats
+step bats --tap publish.bats
 step demo/run.sh
