@@ -29,7 +29,7 @@ summary() {
 }
 trap summary EXIT
 
-scripts/need.sh bats binaryen busybox-static docker-registry jq runc shellcheck skopeo umoci yq || true
+scripts/need.sh bats binaryen busybox-static curl docker-registry jq runc shellcheck skopeo umoci yq || true
 step make --no-print-directory lint
 step make --no-print-directory wasm tools
 step cargo test --locked --workspace

@@ -16,13 +16,13 @@ flags=("-tags=dockerless,providerless"
 # What a program was built from, beside it; one that is not of these is built anew.
 stamps=() missing=()
 for program in "${programs[@]}" vfuse-device-plugin; do
-  stamp="$source_version ${flags[*]}"
+  stamp="$source_version reflect2 ${flags[*]}"
   [ "$program" != vfuse-device-plugin ] || stamp+=" $(cat "$here"/device-plugin/*.go | sha256sum)"
   [ "$(cat "$cache/bin/.$program" 2>/dev/null)" = "$stamp" ] || missing+=("$program") stamps+=("$stamp")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-"$project/scripts/need.sh" golang-go ca-certificates debian-archive-keyring
+"$project/scripts/need.sh" golang-go golang-github-modern-go-reflect2-dev ca-certificates debian-archive-keyring
 begun=$SECONDS
 tree=$cache/build/go/src/k8s.io/kubernetes
 mkdir -p "$cache/bin" "$cache/build/lists/partial"
@@ -44,6 +44,9 @@ $(tail -5 apt.log)"
   rm -rf go
   mkdir -p "$tree"
   tar -xzf kubernetes_*.orig.tar.gz --strip-components=1 -C "$tree"
+  # The version within walks through maps as Go did before 1.18: the API server would crash at custom resources.
+  rm -rf "$tree/vendor/github.com/modern-go/reflect2"
+  cp -rL /usr/share/gocode/src/github.com/modern-go/reflect2 "$tree/vendor/github.com/modern-go/"
   touch unpacked
 fi
 

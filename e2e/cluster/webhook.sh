@@ -27,8 +27,7 @@ webhook_register() {
 
   openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout "$run/webhook/tls.key" -out "$run/webhook/tls.crt" \
     -subj /CN=evaluate -addext subjectAltName=IP:127.0.0.1 2>/dev/null
-  # Here no platform ends the sidecars of ECI, so they end by themselves.
-  yq -c '.spec.settings * {destinations: {eci: {exit: "processNamespace"}}}' "$policy" >"$run/webhook/settings.json"
+  yq -c .spec.settings "$policy" >"$run/webhook/settings.json"
   webhook_start
   failure_policy Fail
 }
