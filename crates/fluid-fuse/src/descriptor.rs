@@ -5,7 +5,7 @@
 //! for its caller and answers over a socket as well. What a descriptor is mounted on is not known here.
 
 use std::fmt;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -14,12 +14,12 @@ use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::fs::{FileType, fstat, major, minor};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
     socketpair,
 };
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// The program that mounts for who may not.
 pub const HELPER: &str = "fusermount3";
@@ -63,11 +63,7 @@ impl fmt::Display for FuseFd {
 /// Takes the descriptor that somebody hands over.
 pub fn handed_over(from: &FuseFd) -> anyhow::Result<OwnedFd> {
     let descriptor = match from {
-        FuseFd::Inherited(number) => {
-            let this = pidfd_open(getpid(), PidfdFlags::empty())?;
-            pidfd_getfd(this, *number, PidfdGetfdFlags::empty())
-                .context("this process was not started with such a descriptor")?
-        }
+        FuseFd::Inherited(number) => inherited(*number)?,
         FuseFd::Socket(path) => {
             let socket = UnixStream::connect(path).context("nobody listens there")?;
             receive(&socket)?
@@ -78,6 +74,17 @@ pub fn handed_over(from: &FuseFd) -> anyhow::Result<OwnedFd> {
         && (major(stat.st_rdev), minor(stat.st_rdev)) == FUSE;
     ensure!(is_fuse, "it is not a descriptor of /dev/fuse");
     Ok(descriptor)
+}
+
+/// Sends itself the descriptor of this number: a number in a message need not be known to be open, and what
+/// arrives is owned. pidfd_getfd(2) does the same, but container runtimes forbid it (seccomp).
+fn inherited(number: RawFd) -> anyhow::Result<OwnedFd> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let (text, descriptors) = ([IoSlice::new(b".")], [number]);
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    sendmsg::<()>(theirs.as_raw_fd(), &text, &rights, MsgFlags::empty(), None)
+        .context("this process was not started with such a descriptor")?;
+    receive(&ours)
 }
 
 /// Waits for a message with a descriptor.
