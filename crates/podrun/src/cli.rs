@@ -125,6 +125,8 @@ What it does as kubelet does:
   * resources.limits.memory, with \"reason\": \"OOMKilled\" where a process was
     killed for it; the container sees its cgroups in /sys/fs/cgroup;
   * runAsNonRoot: a container that would run as root is not started;
+  * seccompProfile RuntimeDefault (the rules of containerd) and Unconfined,
+    which is also what a container gets that asks for nothing;
   * env from fieldRef (name, namespace, node name) and from secretKeyRef
     (--secret);
   * emptyDir, hostPath (below --node-root), secret (--secret, with the modes
@@ -152,13 +154,13 @@ What it does not do:
   * no image is pulled, no image configuration (ENTRYPOINT, ENV, USER) is
     known; an executable given by --image is its image's entrypoint, and sh is
     busybox's;
-  * no CPU limits, no seccomp, AppArmor, SELinux or fsGroup;
+  * no CPU limits, no AppArmor, SELinux or fsGroup;
   * probes that are not exec are left out, with a note; only as the
     startupProbe of a native sidecar they are refused, as are hooks that are
     not exec;
   * a native sidecar that is restarted once main containers run delays nothing;
-  * no hostPID, no user namespace, no envFrom and no env from ConfigMaps: these
-    are refused;
+  * no hostPID, no user namespace, no seccompProfile Localhost, no envFrom and
+    no env from ConfigMaps: these are refused;
   * containers do not share an IPC namespace; of the devices a privileged one
     gets only /dev/fuse;
   * under crun podrun makes the cgroups, without rules for devices: only a

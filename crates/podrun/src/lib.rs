@@ -6,7 +6,7 @@
 //!
 //! * [`pod`] reads a Pod into a plan, [`expand`] its `$(VARIABLES)`, [`quantity`] its limits; pure.
 //! * [`secrets`] are the Secrets that it asks for.
-//! * [`oci`] writes the runtime's `config.json` of one container; pure.
+//! * [`oci`] writes the runtime's `config.json` of one container, [`seccomp`] its part on system calls; pure.
 //! * [`node`] is the machine it pretends to have, [`rootfs`] its images, [`volumes`] its volumes.
 //! * [`runtime`] speaks to runc and crun, [`cgroup`] is what a container's processes are known by, [`pause`]
 //!   the first process of a namespace that containers share, and [`sandbox`] starts one container of the plan
@@ -28,6 +28,7 @@ pub mod quantity;
 pub mod rootfs;
 pub mod runtime;
 pub mod sandbox;
+pub mod seccomp;
 pub mod secrets;
 pub mod volumes;
 

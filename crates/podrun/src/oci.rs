@@ -2,13 +2,14 @@
 //!
 //! Pure. Decides what a container may do: namespaces, capabilities, devices, mounts and how these propagate.
 //! It does not know where a root file system or a volume comes from. The defaults are those of containerd;
-//! what podrun leaves out (seccomp, masked paths, CPU limits) no test of a FUSE sidecar needs.
+//! what podrun leaves out (masked paths, CPU limits) no test of a FUSE sidecar needs.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::pod::{Container, Propagation};
+use crate::pod::{Container, Propagation, SeccompProfile};
+use crate::seccomp;
 
 /// What the machine can give.
 #[derive(Clone, Debug)]
@@ -119,6 +120,11 @@ pub fn config(
     });
     if let Some(bytes) = container.memory.filter(|_| machine.memory) {
         linux["resources"]["memory"] = json!({"limit": bytes});
+    }
+    // A privileged container has none, whatever it asks for.
+    if container.seccomp_profile == SeccompProfile::RuntimeDefault && !container.privileged {
+        let capabilities = capabilities(container, machine);
+        linux["seccomp"] = seccomp::runtime_default(std::env::consts::ARCH, &capabilities);
     }
     if let Some(propagation) = root_propagation(binds) {
         linux["rootfsPropagation"] = json!(propagation);

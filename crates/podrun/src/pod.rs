@@ -86,6 +86,7 @@ pub struct Container {
     pub privileged: bool,
     pub read_only_root: bool,
     pub no_new_privileges: bool,
+    pub seccomp_profile: SeccompProfile,
     /// It may mount FUSE: its limits name the platform's resource.
     pub vfuse: bool,
     /// The limit of its memory in bytes.
@@ -96,6 +97,16 @@ pub struct Container {
     pub startup_probe: Option<Probe>,
     pub liveness_probe: Option<Probe>,
     pub readiness_probe: Option<Probe>,
+}
+
+/// `seccompProfile.type`: which system calls a container may make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SeccompProfile {
+    /// All; what kubelet does where nothing is asked for.
+    #[default]
+    Unconfined,
+    /// Those of the container runtime's own profile ([`crate::seccomp`]).
+    RuntimeDefault,
 }
 
 /// A volume of the Pod in a container.
@@ -276,6 +287,13 @@ impl Reader<'_> {
         let pod_security = self.spec.security_context.clone().unwrap_or_default();
         let forbidden = self.forbidden(&container.name, &security, &pod_security);
         let privileged = security.privileged == Some(true);
+        let seccomp_profile = match (&security.seccomp_profile, &pod_security.seccomp_profile) {
+            (Some(own), _) => seccomp_profile(own).context("securityContext.seccompProfile.type"),
+            (None, Some(pods)) => {
+                seccomp_profile(pods).context("the Pod's spec.securityContext.seccompProfile.type")
+            }
+            (None, None) => Ok(SeccompProfile::default()),
+        };
         let id = |own: Option<i64>, pod: Option<i64>| u32::try_from(own.or(pod).unwrap_or(0));
         let capabilities = security.capabilities.unwrap_or_default();
         let mounts = container.volume_mounts.iter().flatten().map(|mount| {
@@ -316,6 +334,7 @@ impl Reader<'_> {
             privileged,
             read_only_root: security.read_only_root_filesystem == Some(true),
             no_new_privileges: security.allow_privilege_escalation == Some(false),
+            seccomp_profile: seccomp_profile?,
             vfuse: limit(self.vfuse_resource).is_some_and(|count| count != "0"),
             // 0 is no limit, as for kubelet.
             memory: memory.transpose().context("resources.limits.memory")?.filter(|bytes| *bytes > 0),
@@ -407,6 +426,14 @@ impl Reader<'_> {
             read_only: mount.read_only == Some(true),
             propagation,
         })
+    }
+}
+
+fn seccomp_profile(profile: &k8s::SeccompProfile) -> Result<SeccompProfile> {
+    match profile.type_.as_str() {
+        "Unconfined" => Ok(SeccompProfile::Unconfined),
+        "RuntimeDefault" => Ok(SeccompProfile::RuntimeDefault),
+        other => bail!("podrun knows RuntimeDefault and Unconfined, not {other:?}"),
     }
 }
 

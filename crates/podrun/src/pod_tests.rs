@@ -38,6 +38,10 @@ fn refusals_name_the_field() {
         (json!({"lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}), "lifecycle.preStop"),
         (json!({"restartPolicy": "Always"}), "restartPolicy"),
         (json!({"securityContext": {"runAsUser": -1}}), "runAsUser"),
+        (
+            json!({"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}}}),
+            "securityContext.seccompProfile.type: podrun knows RuntimeDefault and Unconfined",
+        ),
         (mount(json!({"mountPropagation": "Bidirectional"})), "privileged"),
         (mount(json!({"mountPropagation": "both"})), "unknown"),
         (mount(json!({"subPath": "../x"})), "subPath"),
@@ -54,6 +58,10 @@ fn refusals_name_the_field() {
             "volume s",
         ),
         (json!({"containers": [], "hostUsers": false}), "hostUsers"),
+        (
+            json!({"containers": [{"name": "a"}], "securityContext": {"seccompProfile": {"type": "Localhost"}}}),
+            "spec.securityContext.seccompProfile",
+        ),
         (json!({"containers": [{"name": "a"}, {"name": "a"}]}), "same name"),
         (json!({"containers": [], "volumes": [{"name": "h", "hostPath": {"path": "/a/../b"}}]}), "volume h"),
     ] {

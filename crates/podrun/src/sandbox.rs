@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -20,7 +21,7 @@ use crate::cgroup::Cgroup;
 use crate::cli::Options;
 use crate::node::{Node, Overlay};
 use crate::oci::{self, Bind, Machine};
-use crate::pod::{Container, Plan};
+use crate::pod::{Container, Plan, SeccompProfile};
 use crate::rootfs::{Image, Images};
 use crate::runtime::{Created, Runtime};
 use crate::secrets::Secrets;
@@ -98,7 +99,13 @@ impl<'a> Sandbox<'a> {
     fn pause(&mut self, image: &Image) -> Result<()> {
         // No container of a Pod can have this name.
         let id = format!("{}-POD", self.node.name());
-        let container = Container { name: "POD".into(), working_dir: "/".into(), ..Container::default() };
+        let container = Container {
+            name: "POD".into(),
+            working_dir: "/".into(),
+            // As kubelet does, whatever the Pod asks for.
+            seccomp_profile: SeccompProfile::RuntimeDefault,
+            ..Container::default()
+        };
         let (created, root) = self.create(&id, &container, image, &[])?;
         self.machine.pid_namespace = Some(format!("/proc/{}/ns/pid", created.pid).into());
         if created.cgroup.paths().next().is_none() {
@@ -236,9 +243,16 @@ impl<'a> Sandbox<'a> {
 impl Drop for Sandbox<'_> {
     fn drop(&mut self) {
         if let Some((id, created, _root)) = self.pause.take() {
-            // With it the kernel kills all who are left in its namespace.
+            // With it the kernel kills all who are left in its namespace, and it ends when they were reaped. A hook
+            // whose crun was killed with its container is podrun's to reap: wait for everybody.
             let _ = self.runtime.kill(&id, "SIGKILL");
-            wait(created.pid);
+            loop {
+                match waitpid(None, None) {
+                    Ok(status) if status.pid() == Some(created.pid) => break,
+                    Err(Errno::ECHILD) => break,
+                    Ok(_) | Err(_) => {}
+                }
+            }
             let _ = self.runtime.delete(&id);
         }
     }
@@ -260,7 +274,7 @@ fn wait(pid: Pid) -> i32 {
         match waitpid(pid, None) {
             Ok(WaitStatus::Exited(_, code)) => return code,
             Ok(WaitStatus::Signaled(_, signal, _)) => return 128 + signal as i32,
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return 255,
         }
     }

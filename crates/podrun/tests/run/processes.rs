@@ -129,3 +129,49 @@ fn who_may_not_run_as_root_is_not_started_as_root() {
         assert_eq!(run.code, 1);
     }
 }
+
+fn seccomp(profile: &str) -> serde_json::Value {
+    json!({"seccompProfile": {"type": profile}})
+}
+
+/// Succeeds for who has CAP_SYS_ADMIN, but for the last step where the default profile is applied.
+const PIVOT: &str = "mkdir -p /n; unshare -m sh -c 'mount -t tmpfs none /n && mkdir /n/old && echo mounted && \
+                     pivot_root /n /n/old && echo pivoted'";
+
+#[test]
+fn the_default_seccomp_profile_confines_who_asks_for_it_and_the_containers_word_counts() {
+    for runtime in runtimes() {
+        for (pods, own, confined) in [
+            (None, None, false),
+            (None, Some("RuntimeDefault"), true),
+            (Some("RuntimeDefault"), None, true),
+            (Some("RuntimeDefault"), Some("Unconfined"), false),
+            (Some("Unconfined"), Some("RuntimeDefault"), true),
+        ] {
+            let own = own.map_or(json!({}), seccomp);
+            let security = with(own, json!({"capabilities": {"add": ["SYS_ADMIN"]}}));
+            let app = with(sh("app", PIVOT), json!({"securityContext": security}));
+            let spec = with(pod(json!([app])), json!({"securityContext": pods.map_or(json!({}), seccomp)}));
+            let run = run(runtime, &spec, &[]);
+            assert!(run.has("app: mounted"));
+            assert_eq!((run.has("app: pivoted"), run.code), (!confined, i32::from(confined)));
+        }
+    }
+}
+
+#[test]
+fn hooks_are_confined_as_their_container_and_a_privileged_one_is_not() {
+    for runtime in runtimes() {
+        let app = |name: &str, security| {
+            let app = with(sh(name, "sleep 1"), json!({"securityContext": security}));
+            with(app, exec("postStart", PIVOT))
+        };
+        let containers = json!([
+            app("confined", json!({"capabilities": {"add": ["SYS_ADMIN"]}})),
+            app("privileged", json!({"privileged": true})),
+        ]);
+        let spec = with(pod(containers), json!({"securityContext": seccomp("RuntimeDefault")}));
+        let run = run(runtime, &spec, &[]);
+        assert!(run.has("confined postStart 1") && run.has("privileged postStart 0"));
+    }
+}

@@ -58,6 +58,21 @@ pub(crate) fn line(event: &Value) -> Option<String> {
     }
 }
 
+/// Starts podrun with a Pod's JSON; what it makes is in the temporary directory.
+pub(crate) fn spawn(runtime: &str, pod: &str, options: &[&str], temporary: &Path) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_podrun"))
+        .args(["-", "--runtime", runtime])
+        .args(options)
+        .env("TMPDIR", temporary)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(pod.as_bytes()).unwrap();
+    child
+}
+
 pub(crate) struct Podrun {
     child: Child,
     temporary: tempfile::TempDir,
@@ -66,17 +81,7 @@ pub(crate) struct Podrun {
 impl Podrun {
     pub(crate) fn start(runtime: &str, spec: &Value, options: &[&str]) -> Podrun {
         let temporary = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podrun"))
-            .args(["-", "--runtime", runtime])
-            .args(options)
-            .env("TMPDIR", temporary.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "test"}, "spec": spec});
-        child.stdin.take().unwrap().write_all(pod.to_string().as_bytes()).unwrap();
+        let child = spawn(runtime, &manifest(spec), options, temporary.path());
         Podrun { child, temporary }
     }
 
@@ -151,6 +156,11 @@ pub(crate) fn runtimes() -> &'static [&'static str] {
         writeln!(stderr, "skipped test: no runtime can run containers here").unwrap();
     }
     runtimes
+}
+
+/// The JSON of the Pod `test`.
+pub(crate) fn manifest(spec: &Value) -> String {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "test"}, "spec": spec}).to_string()
 }
 
 pub(crate) fn pod(containers: Value) -> Value {

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use crate::world::{ECI, NATIVE, and, at, pod, worlds};
 
 /// The sidecar ends by itself.
-fn by_processes() -> String {
+pub(crate) fn by_processes() -> String {
     and(ECI, "destinations: {eci: {exit: processNamespace, readinessProbe: false}}")
 }
 

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod confined;
 mod data;
 mod deaths;
 mod ends;

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Run, line, runtimes};
+use crate::support::{Run, line, runtimes, spawn};
 
 /// Longer than anything may take on the slowest machine.
 const EVER: Duration = Duration::from_secs(90);
@@ -216,18 +216,11 @@ impl World {
     pub(crate) fn start_admitted(&self, pod: &str, options: &[&str]) -> Pod {
         let pair = |name: &str, path: &Path| format!("{name}={}", path.display());
         let temporary = tempfile::tempdir_in(&self.temporary).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podrun"))
-            .args(["-", "--runtime", self.runtime, "--image", &pair("fluid-fuse", &fluid_fuse())])
-            .args(["--secret", &pair("keys", &self.temporary.path().join("keys"))])
-            .args(["--node-root", self.temporary.path().join("node").to_str().unwrap()])
-            .args(options)
-            .env("TMPDIR", temporary.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(pod.as_bytes()).unwrap();
+        let image = pair("fluid-fuse", &fluid_fuse());
+        let secret = pair("keys", &self.temporary.path().join("keys"));
+        let node_root = self.temporary.path().join("node");
+        let places = ["--image", &image, "--secret", &secret, "--node-root", node_root.to_str().unwrap()];
+        let mut child = spawn(self.runtime, pod, &[&places, options].concat(), temporary.path());
         let (sender, receiver) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         thread::spawn(move || {
@@ -297,6 +290,12 @@ impl Pod {
     /// Sends a signal to the first process of a container.
     pub(crate) fn signal(&self, container: &str, signal: Signal) {
         kill(self.pid(container), signal).unwrap();
+    }
+
+    /// Whether a seccomp profile is applied to the first process of a container.
+    pub(crate) fn is_confined(&self, container: &str) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid(container))).unwrap();
+        status.contains("Seccomp:\t2")
     }
 
     /// Deletes it, and waits for its end.
