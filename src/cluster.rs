@@ -102,7 +102,13 @@ pub enum ReadError {
 /// comes along). Hosts older than 1.33 ignore the masks and return all.
 ///
 /// Answers may be up to five seconds old: the policy server caches them.
+///
+/// Nothing is asked of a name that no object can have. A Pod's claims are not yet validated when admission sees them,
+/// and the policy server puts the name into a path as it is: with `..` it would lead to another object.
 pub fn get(host: &dyn Host, object: &ObjectRef<'_>, field_masks: &[&str]) -> Result<Value, ReadError> {
+    if !object.name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.')) {
+        return Err(ReadError::NotFound);
+    }
     let request = json!({
         "api_version": object.kind.api_version(),
         "kind": object.kind.name(),
