@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test e2e wasm cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
-  cluster-up cluster-down lint lint-deploy fmt clean
+  e2e-cluster cluster-up cluster-down lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -74,6 +74,10 @@ fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each 
 soak: cc ## read and write through restarts, outages and faults, for SOAK_MINUTES (10; as root; SOAK_SEED repeats a run)
 	SOAK_MINUTES=$(SOAK_MINUTES) cargo test --locked -p fluid-fuse --test soak
 
+e2e-cluster: wasm tools ## the policy and the sidecar in a real Kubernetes: scenarios through kubectl, golden cases judged (as root)
+	cargo build --locked -p fluid-fuse --example s3-store
+	@e2e/cluster/test.sh
+
 cluster-up: tools ## start a real Kubernetes with a serverless and an ordinary node, built from Debian's packages (as root)
 	@e2e/cluster/up.sh
 
@@ -85,7 +89,7 @@ lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, d
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	@scripts/need.sh shellcheck
-	shellcheck scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/eci-* .ci/run
+	shellcheck --external-sources scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/eci-* e2e/cluster/helpers.bash .ci/run
 	scripts/check-workflows.sh
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi

@@ -37,4 +37,5 @@ step scripts/check-schema.sh
 step scripts/check-settings-schema.sh
 step bats --tap e2e.bats
 step bats --tap publish.bats
+step make --no-print-directory e2e-cluster
 step demo/run.sh

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # what the tests use
 # What the scenarios share. NAMESPACE is the test's own; kubectl is bound to it.
 
 bats_require_minimum_version 1.5.0

@@ -85,7 +85,7 @@ YAML
     | .spec.containers[0].volumeMounts += [{"name": "labels", "mountPath": "/labels"}]'
   eventually phase app Succeeded
   kubectl logs app -c app | grep -x '1.txt: OK'
-  kubectl get pod app -o json | jq -e '[.spec.containers[].name] | sort == ["app", "fluid-fuse", "fluid-fuse-2"]'
+  kubectl get pod app -o json | jq -e '[.spec.containers[].name] | sort == ["app", "fluid-fuse", "fluid-fuse-1"]'
 }
 
 @test "a sub path of a Dataset is seen alone" {
@@ -170,7 +170,7 @@ YAML
 @test "a killed sidecar comes back, and the application with it" {
   deployment web 1 "$SERVE_DATA" '.spec.shareProcessNamespace = true'
   kubectl rollout status deployment/web --timeout=60s
-  kubectl exec deployment/web -c app -- pkill -9 fluid-fuse
+  kubectl exec deployment/web -c app -- killall -9 fluid-fuse
   eventually restarts fluid-fuse 1
   eventually restarts app 1
   eventually logs_have "$(the_pod)" app hello

@@ -31,7 +31,7 @@ data=$run/buckets
 mkdir -p "$data/data/deep" "$data/labels"
 (
   cd "$data/data"
-  head -c 30000000 /dev/urandom >big.bin
+  head -c 10000000 /dev/urandom >big.bin
   echo hello >hello.txt
   echo below >deep/file
   sha256sum big.bin hello.txt deep/file >SUMS

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # the variables of common.sh
 # The policy behind a webhook, as Kubewarden's controller and policy-server would have it from deploy/. Sourced, after
 # common.sh.
 
@@ -7,18 +8,17 @@ webhook_port=18443
 
 # Lets the policy be asked about Pods, and the server read what deploy/ grants it, by an account of its own.
 webhook_register() {
-  local account=fluid-sidecar-policy-server namespace=kubewarden secret='' kubeconfig=$run/webhook/kubeconfig
+  local account=fluid-sidecar-policy-server namespace=kubewarden kubeconfig=$run/webhook/kubeconfig
   mkdir -p "$run/webhook"
   kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f -
   # What Kubewarden's own kinds say is done here.
   yq -c 'select(.kind != "PolicyServer")' "$project/deploy/policy-server.yaml" | kubectl apply -f -
-  until [ -n "$secret" ]; do
-    secret=$(kubectl -n "$namespace" get serviceaccount "$account" -o 'jsonpath={.secrets[0].name}')
-  done
   KUBECONFIG=$kubeconfig kubectl config set-cluster cluster --server "https://127.0.0.1:$api_port" \
     --certificate-authority "$run/pki/ca.crt"
-  # Not as an argument, which everybody sees.
-  kubectl -n "$namespace" get secret "$secret" -o 'jsonpath={.data.token}' | base64 -d >"$run/webhook/token"
+  # In a file: as an argument everybody would see it.
+  jq -n '{apiVersion: "authentication.k8s.io/v1", kind: "TokenRequest", spec: {expirationSeconds: 86400}}' |
+    kubectl create --raw "/api/v1/namespaces/$namespace/serviceaccounts/$account/token" -f - |
+    jq -j .status.token >"$run/webhook/token"
   jq -n --arg file "$run/webhook/token" '{users: [{name: "account", user: {tokenFile: $file}}]}' >"$run/webhook/user"
   KUBECONFIG=$kubeconfig:$run/webhook/user kubectl config view --flatten >"$kubeconfig.new"
   mv "$kubeconfig.new" "$kubeconfig"
@@ -34,6 +34,7 @@ webhook_register() {
 
 # failure_policy Fail|Ignore: (re)registers the webhook.
 failure_policy() {
+  # shellcheck disable=SC2016 # jq's variables
   yq -c --arg policy "$1" --arg url "https://127.0.0.1:$webhook_port/validate/fluid-sidecar" \
     --arg authority "$(base64 -w 0 "$run/webhook/tls.crt")" '{
       apiVersion: "admissionregistration.k8s.io/v1", kind: "MutatingWebhookConfiguration",
