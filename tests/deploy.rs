@@ -227,7 +227,7 @@ fn fluids_objects_find_each_other() {
     // One sidecar, whichever way it comes.
     let fuse = &profile["spec"]["fuse"];
     let image = format!("{}:{}", text(&fuse["image"]), text(&fuse["imageTag"]));
-    assert_eq!(fuse["imageTag"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(fuse["imageTag"], concat!("v", env!("CARGO_PKG_VERSION")));
     assert_eq!(
         policies()["eci-without-cluster-reads.yaml"]["spec"]["settings"]["sidecarImages"]["thin"],
         image

@@ -9,13 +9,15 @@ source "$(dirname "$0")/common.sh"
 
 # The nodes first: with a node's first process the kernel ends all of it, Pods and mounts too.
 if [ -e "$run" ]; then
-  for name in "$serverless" "$ordinary" kube-scheduler kube-controller-manager kube-apiserver etcd; do
+  for name in "$serverless" "$ordinary"; do
     pid=$(cat "$run/pid/$name" 2>/dev/null || true)
     # After a restart of the machine the number may be another's.
     [ -z "$pid" ] || [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") != *"$name"* ]] || kill -KILL "$pid" || true
   done
 fi
 for _ in {1..100}; do
+  # The control plane, and what was started beside it (test.sh).
+  processes | xargs -r kill -KILL 2>/dev/null || true
   [ -n "$(processes)" ] || break
   sleep 0.1
 done
