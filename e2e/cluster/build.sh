@@ -22,7 +22,7 @@ for program in "${programs[@]}" vfuse-device-plugin; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-"$project/scripts/need.sh" golang-go golang-github-modern-go-reflect2-dev ca-certificates debian-archive-keyring
+"$project/scripts/need.sh" golang-go golang-github-modern-go-reflect2-dev ca-certificates debian-archive-keyring || exit "$cannot"
 begun=$SECONDS
 tree=$cache/build/go/src/k8s.io/kubernetes
 mkdir -p "$cache/bin" "$cache/build/lists/partial"
@@ -38,8 +38,9 @@ if [ ! -e "$cache/build/unpacked" ]; then
   apt=(apt-get -q -o "Dir::Etc::sourcelist=$PWD/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State::Lists=$PWD/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
   if ! { "${apt[@]}" update && "${apt[@]}" source --download-only "kubernetes=$source_version"; } >apt.log 2>&1; then
-    die "cannot get the source package kubernetes=$source_version by $PWD/sources.list, $(cat sources.list):
-$(tail -5 apt.log)"
+    say "cannot get the source package kubernetes=$source_version by $PWD/sources.list, $(cat sources.list):
+$(tail -5 apt.log)" >&2
+    exit "$cannot"
   fi
   rm -rf go
   mkdir -p "$tree"

@@ -33,6 +33,8 @@ sysctls=(vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops 
   kernel/keys/root_maxbytes net/ipv4/ip_forward)
 
 say() { printf '%s\n' "cluster: $*"; }
+# The exit status where a cluster cannot run: something is missing that is not ours to make.
+cannot=77
 die() {
   printf '%s\n' "cluster: $*" >&2
   exit 1
@@ -45,6 +47,8 @@ start() { # NAME PROGRAM ARGUMENT...
   shift
   FLUID_CLUSTER_PROCESS=1 setsid "$@" >"$run/log/$name.log" 2>&1 </dev/null &
   echo $! >"$run/pid/$name"
+  # Its end is down.sh's matter, nothing for a shell to tell of.
+  disown
 }
 
 # The hierarchies of cgroups: one of v2, or each controller's of v1.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tries everything in a cluster (`make e2e-cluster`): starts it if there is none, the object store and the policy
-# behind a webhook, runs *.bats, and ends what it started. KEEP_CLUSTER=1 leaves it all running, to look around.
+# Tries everything in a cluster (`make e2e-cluster`): starts it, the object store and the policy behind a webhook,
+# runs *.bats, and ends it all. KEEP_CLUSTER=1 leaves it running, to look around.
 #
 #   test.sh [BATS OPTIONS, such as --filter 'a Job']
 set -euo pipefail
@@ -8,11 +8,13 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 cd "$project"
 
-if [ "$(id -u)" -ne 0 ] || [ ! -e /dev/fuse ]; then
-  echo "skipped: a cluster needs root and /dev/fuse"
+[ ! -e "$run" ] || die "there is a cluster at $run, and the scenarios want one of their own: make cluster-down"
+status=0
+"$here/up.sh" || status=$?
+[ $status -ne "$cannot" ] || {
+  echo "skipped: no cluster can run here; the lines above say what is missing"
   exit 0
-fi
-scripts/need.sh bats curl jq yq
+}
 
 end() {
   local status=$?
@@ -24,7 +26,8 @@ end() {
   exit $status
 }
 trap end EXIT
-"$here/up.sh"
+[ $status -eq 0 ] || exit $status
+scripts/need.sh bats curl jq yq
 
 # Buckets of files that can be checked.
 data=$run/buckets

@@ -41,7 +41,7 @@ done
 [ ${#run} -le 50 ] || missing+=("a CLUSTER_RUN of at most 50 bytes, for the sockets below it")
 [ ${#missing[@]} -eq 0 ] || {
   printf 'cluster: missing: %s\n' "${missing[@]}" >&2
-  exit 1
+  exit "$cannot"
 }
 
 if [ -e "$run" ]; then
@@ -58,7 +58,7 @@ packages=(etcd-server containernetworking-plugins iproute2 jq openssl)
 for program in containerd runc; do
   command -v "$program" >/dev/null || packages+=("$program")
 done
-"$project/scripts/need.sh" "${packages[@]}"
+"$project/scripts/need.sh" "${packages[@]}" || exit "$cannot"
 "$here/build.sh"
 "$here/images.sh" build
 

@@ -1,5 +1,6 @@
 //! Where the compiled policy and the golden cases are.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 pub(crate) fn root() -> PathBuf {
@@ -12,7 +13,9 @@ pub(crate) fn policy() -> Option<PathBuf> {
     let given = std::env::var_os("POLICY").map(|path| root().join(path));
     let path = given.unwrap_or_else(|| root().join("target/policy.wasm"));
     if !path.exists() {
-        eprintln!("skipped test: target/policy.wasm is not built");
+        // Not by eprintln, which the test harness swallows.
+        let mut stderr = std::io::stderr();
+        writeln!(stderr, "skipped test: target/policy.wasm is not built").unwrap();
     }
     path.exists().then_some(path)
 }
