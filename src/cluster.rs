@@ -106,7 +106,8 @@ pub enum ReadError {
 /// Nothing is asked of a name that no object can have. A Pod's claims are not yet validated when admission sees them,
 /// and the policy server puts the name into a path as it is: with `..` it would lead to another object.
 pub fn get(host: &dyn Host, object: &ObjectRef<'_>, field_masks: &[&str]) -> Result<Value, ReadError> {
-    if !object.name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.')) {
+    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    if object.name.starts_with('.') || !object.name.bytes().all(allowed) {
         return Err(ReadError::NotFound);
     }
     let request = json!({

@@ -162,7 +162,7 @@ fn from_cluster(
     let volume = read(host, &volume_ref, &["spec.claimRef", "spec.csi"], "wait until Fluid has made it")?;
     // `a-b` and `c` give the same name as `a` and `b-c`.
     if text(&volume, "/spec/claimRef/namespace").is_some_and(|other| other != namespace) {
-        return Err(format!("{volume_ref} is another namespace's; rename the Dataset or its namespace"));
+        return Err(format!("{volume_ref} is another namespace's; rename the Dataset"));
     }
     let (mount_point, data) =
         mount_point(&volume, &settings.mount_root).map_err(|error| format!("{volume_ref}: {error}"))?;
