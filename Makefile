@@ -17,7 +17,8 @@ export EVALUATE PODRUN FLUID_FUSE ARTIFACTS
 help: ## this list
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
 
-demo: wasm tools ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
+demo: wasm sidecar ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
+	cargo build --locked -p evaluate -p podrun
 	@demo/run.sh
 
 test: ## everything CI runs: lints, unit, golden and property tests, real mounts and containers, e2e, demo
