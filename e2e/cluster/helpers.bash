@@ -80,9 +80,9 @@ deployment() {
 YAML
 }
 
-# eventually COMMAND…: within a minute and a half, which is longer than anything takes on a slow machine.
+# eventually COMMAND…: longer than anything takes on a slow machine.
 eventually() {
-  local until=$((SECONDS + 90))
+  local until=$((SECONDS + 150))
   until "$@" >/dev/null; do
     [ $SECONDS -lt $until ] || {
       echo "never came true: $*"

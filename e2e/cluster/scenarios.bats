@@ -36,11 +36,11 @@ YAML
 
 @test "a Deployment rolls out and back" {
   deployment web 2 "cat /data/hello.txt; $SERVE"
-  kubectl rollout status deployment/web --timeout=90s
+  kubectl rollout status deployment/web --timeout=150s
   kubectl set env deployment/web --containers=app GENERATION=2
-  kubectl rollout status deployment/web --timeout=90s
+  kubectl rollout status deployment/web --timeout=150s
   kubectl rollout undo deployment/web
-  kubectl rollout status deployment/web --timeout=90s
+  kubectl rollout status deployment/web --timeout=150s
   [ "$(kubectl logs deployment/web -c app)" = hello ]
 }
 
@@ -55,18 +55,18 @@ spec:
   selector: {matchLabels: {app: test}}
   template: $(template Always "$CHECK && $SERVE")
 YAML
-  kubectl rollout status statefulset/db --timeout=90s
+  kubectl rollout status statefulset/db --timeout=150s
   eventually logs_have db-1 app 'big.bin: OK'
 }
 
 @test "a Job completes" {
   job train "$CHECK"
-  kubectl wait --for=condition=complete job/train --timeout=90s
+  kubectl wait --for=condition=complete job/train --timeout=150s
 }
 
 @test "a Job that fails does so with the application's exit code, after its retries" {
   job train "cat /data/hello.txt; exit 7" '"backoffLimit": 1'
-  kubectl wait --for=condition=failed job/train --timeout=90s
+  kubectl wait --for=condition=failed job/train --timeout=150s
   [ "$(kubectl get job train -o 'jsonpath={.status.conditions[0].reason}')" = BackoffLimitExceeded ]
   kubectl get pods -o json | jq -e '(.items | length) == 2 and all(.items[];
     .status.phase == "Failed" and any(.status.containerStatuses[]; .name == "app" and .state.terminated.exitCode == 7))'
@@ -169,7 +169,7 @@ YAML
 
 @test "a killed sidecar comes back, and the application with it" {
   deployment web 1 "$SERVE_DATA" '.spec.shareProcessNamespace = true'
-  kubectl rollout status deployment/web --timeout=60s
+  kubectl rollout status deployment/web --timeout=150s
   kubectl exec deployment/web -c app -- killall -9 fluid-fuse
   eventually restarts fluid-fuse 1
   eventually restarts app 1
@@ -178,7 +178,7 @@ YAML
 
 @test "a restarted application finds its mount" {
   deployment web 1 "$SERVE_DATA"
-  kubectl rollout status deployment/web --timeout=60s
+  kubectl rollout status deployment/web --timeout=150s
   kubectl exec deployment/web -c app -- kill 1
   eventually restarts app 1
   eventually logs_have "$(the_pod)" app hello
@@ -187,9 +187,9 @@ YAML
 
 @test "the Pods of a drained node run again when it is back" {
   deployment web 1 "$SERVE_DATA"
-  kubectl rollout status deployment/web --timeout=60s
+  kubectl rollout status deployment/web --timeout=150s
   before=$(the_pod)
-  kubectl drain "$SERVERLESS_NODE" --force --delete-emptydir-data --grace-period=5 --timeout=90s
+  kubectl drain "$SERVERLESS_NODE" --force --delete-emptydir-data --grace-period=5 --timeout=150s
   eventually phase "$(the_pod)" Pending
   [ "$(the_pod)" != "$before" ]
   kubectl uncordon "$SERVERLESS_NODE"
@@ -214,7 +214,7 @@ YAML
 @test "a Pod that is deleted while it reads goes within its grace period and leaves nothing" {
   pod app Never 'while :; do for i in 1 2 3 4 5 6 7 8; do cat /data/big.bin >/dev/null & done; wait; echo read; done'
   eventually logs_have app app read
-  kubectl delete pod app --grace-period=10 --timeout=60s
+  kubectl delete pod app --grace-period=10 --timeout=150s
   run ! grep "$NAMESPACE" /proc/mounts
 }
 
