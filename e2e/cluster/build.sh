@@ -32,9 +32,12 @@ if [ ! -e "$cache/build/unpacked" ]; then
   cd "$cache/build"
   # The machine's own mirror, if it has one; its sources need not have deb-src enabled.
   # shellcheck disable=SC2016 # apt's variable
-  mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' | head -1)
-  echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
-    "${mirror:-http://deb.debian.org/debian} $suite main" >sources.list
+  mirror=${CLUSTER_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' | sed -n 1p)}
+  [ -n "$mirror" ] || {
+    say "apt knows no mirror of Debian: CLUSTER_MIRROR=URL names one" >&2
+    exit "$cannot"
+  }
+  echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >sources.list
   apt=(apt-get -q -o "Dir::Etc::sourcelist=$PWD/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o "Dir::State::Lists=$PWD/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
   if ! { "${apt[@]}" update && "${apt[@]}" source --download-only "kubernetes=$source_version"; } >apt.log 2>&1; then
