@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use support::expect::expect;
 use support::manifests;
 use support::validation::violations;
-use support::{Cluster, cases, create, name, read, root};
+use support::{Cluster, cases, create, metadata, name, read, root};
 
 // --- reading -----------------------------------------------------------------------------------------------
 
@@ -60,10 +60,6 @@ fn text(value: &Value) -> &str {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-fn metadata() -> Value {
-    read(&root().join("policy-metadata.yml"))
 }
 
 /// The manifests of this policy, by file.

@@ -14,11 +14,11 @@
 mod support;
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::expect::expect;
+use support::{root, skip};
 
 /// Printed between two blocks.
 const NEXT: &str = "\u{1e}next block\u{1e}\n";
@@ -123,10 +123,6 @@ fn run(document: &str, directory: &Path, path: &str, fuse: bool) -> Result<Strin
     Ok(found)
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// The files of the project, but for what is built or hidden.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -163,12 +159,6 @@ fn copy_of_the_project(name: &str) -> PathBuf {
 fn may_mount() -> bool {
     let isolated = Command::new(ISOLATED[0]).args(&ISOLATED[1..]).arg("true").output();
     Path::new("/dev/fuse").exists() && isolated.is_ok_and(|output| output.status.success())
-}
-
-fn skip(reason: &str) {
-    // Not eprintln!, which the test runner keeps to itself.
-    let mut stderr = std::io::stderr();
-    writeln!(stderr, "skipped test: {reason}").unwrap();
 }
 
 #[test]

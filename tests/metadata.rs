@@ -20,11 +20,7 @@ use evaluate::objects::Objects;
 use evaluate::{input, yaml};
 use fluid_sidecar_policy::cluster::{Host, Kind};
 use serde_json::{Value, json};
-use support::{Cluster, cases, read, root, validate};
-
-fn metadata() -> Value {
-    read(&root().join("policy-metadata.yml"))
-}
+use support::{Cluster, cases, metadata, read, root, validate};
 
 fn annotation(name: &str) -> String {
     metadata()["annotations"][name].as_str().unwrap_or_else(|| panic!("{name} is missing")).to_string()

@@ -32,12 +32,25 @@ node_folders=(kubelet:/var/lib/kubelet cni:/var/lib/cni pod-logs:/var/log/pods c
 sysctls=(vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys
   kernel/keys/root_maxbytes net/ipv4/ip_forward)
 
-say() { printf '%s\n' "cluster: $*"; }
 # The exit status where a cluster cannot run: something is missing that is not ours to make.
 cannot=77
+
+say() { printf '%s\n' "cluster: $*"; }
 die() {
   printf '%s\n' "cluster: $*" >&2
   exit 1
+}
+
+# A kubeconfig of the user whose token is in the file.
+kubeconfig() { # TOKEN_FILE
+  cat <<EOF
+apiVersion: v1
+kind: Config
+current-context: cluster
+clusters: [{name: cluster, cluster: {server: "https://127.0.0.1:$api_port", certificate-authority: $run/pki/ca.crt}}]
+users: [{name: user, user: {tokenFile: $1}}]
+contexts: [{name: cluster, context: {cluster: cluster, user: user}}]
+EOF
 }
 
 # Starts a program with its output in a log; its process id tells down.sh whom to end. Its environment has a mark,

@@ -108,16 +108,9 @@ sign() { # NAME SUBJECT [EXTENSION]
   sign kubelet-client /CN=kube-apiserver/O=system:masters
   openssl genpkey -algorithm rsa -out accounts.key
 } >"$run/log/openssl.log" 2>&1
-token=$(openssl rand -hex 16)
-echo "$token,admin,admin,system:masters" >tokens
-cat >"$KUBECONFIG" <<EOF
-apiVersion: v1
-kind: Config
-current-context: cluster
-clusters: [{name: cluster, cluster: {server: "https://127.0.0.1:$api_port", certificate-authority: $run/pki/ca.crt}}]
-users: [{name: admin, user: {token: $token}}]
-contexts: [{name: cluster, context: {cluster: cluster, user: admin}}]
-EOF
+openssl rand -hex 16 >token
+echo "$(<token),admin,admin,system:masters" >tokens
+kubeconfig "$run/pki/token" >"$KUBECONFIG"
 # What admission was asked about Pods, and which annotations its webhooks gave.
 cat >"$run/etc/audit.yaml" <<EOF
 apiVersion: audit.k8s.io/v1

@@ -8,22 +8,15 @@ webhook_port=18443
 
 # Lets the policy be asked about Pods, and the server read what deploy/ grants it, by an account of its own.
 webhook_register() {
-  local account=fluid-sidecar-policy-server namespace=kubewarden kubeconfig=$run/webhook/kubeconfig
+  local account=fluid-sidecar-policy-server namespace=kubewarden
   mkdir -p "$run/webhook"
   kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f -
   # What Kubewarden's own kinds say is done here.
   yq -c 'select(.kind != "PolicyServer")' "$project/deploy/policy-server.yaml" | kubectl apply -f -
-  KUBECONFIG=$kubeconfig kubectl config set-cluster cluster --server "https://127.0.0.1:$api_port" \
-    --certificate-authority "$run/pki/ca.crt"
-  # In a file: as an argument everybody would see it.
   jq -n '{apiVersion: "authentication.k8s.io/v1", kind: "TokenRequest", spec: {expirationSeconds: 86400}}' |
     kubectl create --raw "/api/v1/namespaces/$namespace/serviceaccounts/$account/token" -f - |
     jq -j .status.token >"$run/webhook/token"
-  jq -n --arg file "$run/webhook/token" '{users: [{name: "account", user: {tokenFile: $file}}]}' >"$run/webhook/user"
-  KUBECONFIG=$kubeconfig:$run/webhook/user kubectl config view --flatten >"$kubeconfig.new"
-  mv "$kubeconfig.new" "$kubeconfig"
-  KUBECONFIG=$kubeconfig kubectl config set-context cluster --cluster cluster --user account
-  KUBECONFIG=$kubeconfig kubectl config use-context cluster
+  kubeconfig "$run/webhook/token" >"$run/webhook/kubeconfig"
 
   openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout "$run/webhook/tls.key" -out "$run/webhook/tls.crt" \
     -subj /CN=evaluate -addext subjectAltName=IP:127.0.0.1 2>/dev/null

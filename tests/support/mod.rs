@@ -94,6 +94,11 @@ pub fn read(path: &Path) -> Value {
     if path.exists() { yaml::read_file(path).unwrap().pop().unwrap_or_default() } else { Value::Null }
 }
 
+/// What Kubewarden is told of the policy.
+pub fn metadata() -> Value {
+    read(&root().join("policy-metadata.yml"))
+}
+
 /// Compares the answer with the case's `expected.yaml`, or writes that with `UPDATE_EXPECT=1`.
 pub fn golden(case: &Path, answer: &Value) -> Result<(), String> {
     let found = summary(answer);

@@ -17,11 +17,10 @@ use object::{Architecture, Object as _};
 use serde_json::{Map, Value, json};
 use tar::{Builder, EntryType, Header};
 
-use crate::layout::{Layout, digest};
+use crate::layout::{INDEX, Layout, digest};
 use crate::policy::{IMAGE_SOURCE, MANIFEST};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// The commands of the policy name the program without a path.

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 const MARKER: &str = "oci-layout";
+/// The media type of an index: of the layout itself, and of an image of several architectures.
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A directory that an artifact is written into.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Layout {
         descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": tag});
         let index = json!({
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "mediaType": INDEX,
             "manifests": [descriptor],
         });
         let files =

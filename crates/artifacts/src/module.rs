@@ -24,7 +24,7 @@ pub fn annotate(module: &[u8], metadata: &Metadata) -> Result<Vec<u8>> {
 
 /// The metadata of a module.
 pub fn metadata(module: &[u8]) -> Result<Metadata> {
-    let section = section(module)?.context("has no metadata: make annotated-policy.wasmd-policy.wasm")?;
+    let section = section(module)?.context("has no metadata: make annotated-policy.wasm")?;
     serde_json::from_slice(section).with_context(|| format!("cannot read the section {SECTION}"))
 }
 
