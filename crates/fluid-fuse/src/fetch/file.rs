@@ -18,9 +18,9 @@ use log::warn;
 use super::disk::CachedFile;
 use super::memory::{GRANULE, Granule, granules, within};
 use super::streams::Streams;
-use super::{PART, Progress, Shared};
+use super::{Origin, PART, Progress, Shared};
 use crate::inodes::lock;
-use crate::remote::{Bucket, Version};
+use crate::remote::Version;
 use crate::store::{Answer, StoreError};
 
 /// Whole files up to this size are fetched when they are opened.
@@ -32,9 +32,7 @@ const PROMOTED: u32 = 16;
 /// A version of an object.
 pub struct RemoteFile {
     pub(crate) version: Version,
-    /// The bucket's URL.
-    source: Arc<str>,
-    pub(crate) bucket: Arc<dyn Bucket>,
+    pub(super) origin: Arc<Origin>,
     shared: Arc<Shared>,
     state: Mutex<State>,
     /// The store has another version by now.
@@ -114,12 +112,7 @@ enum Outcome {
 }
 
 impl RemoteFile {
-    pub(crate) fn new(
-        version: Version,
-        source: Arc<str>,
-        bucket: Arc<dyn Bucket>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub(super) fn new(version: Version, origin: Arc<Origin>, shared: Arc<Shared>) -> Self {
         let state = State {
             slots: BTreeMap::new(),
             order: VecDeque::new(),
@@ -129,8 +122,7 @@ impl RemoteFile {
         };
         RemoteFile {
             version,
-            source,
-            bucket,
+            origin,
             shared,
             state: Mutex::new(state),
             stale: AtomicBool::new(false),
@@ -207,7 +199,8 @@ impl RemoteFile {
     fn find_on_disk(&self) {
         let mut disk = lock(&self.disk);
         if disk.is_none() {
-            *disk = self.shared.disk.as_ref().and_then(|cache| cache.file(&self.source, &self.version));
+            *disk =
+                self.shared.disk.as_ref().and_then(|cache| cache.file(&self.origin.source, &self.version));
             if let Some(file) = disk.as_ref().filter(|file| file.is_unsealed()) {
                 let file = Arc::clone(file);
                 self.shared.queue.ahead(Box::new(move || file.seal()));
@@ -261,7 +254,7 @@ impl RemoteFile {
             return answer(Err(StoreError::Stale));
         }
         self.touch();
-        let limits = self.shared.limits();
+        let limits = self.shared.limits(&self.origin);
         let mut runs = Vec::new();
         let (outcome, random) = {
             let mut state = lock(&self.state);

@@ -12,7 +12,7 @@ mod streams;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -35,6 +35,13 @@ use crate::store::StoreError;
 
 /// Bytes of the largest request.
 pub(crate) const PART: u64 = 8 * 1024 * 1024;
+
+/// Bytes of the shortest request ahead: to a store that answers at once, and to others.
+const SHORT_PARTS: RangeInclusive<u64> = 256 * 1024..=1024 * 1024;
+
+/// Bytes that make a request worth a second that it has to wait for its first byte. Short ones come in the order in
+/// which they are read, and what comes is read before it has left the processor's caches.
+const WORTH_A_SECOND: u64 = 512 * 1024 * 1024;
 
 /// Files that are remembered after they were closed, or before they are opened.
 const RECENT: usize = 256;
@@ -186,10 +193,12 @@ impl Shared {
         self.memory.cap() / 4 * 3
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self, origin: &Origin) -> Limits {
+        let least = WORTH_A_SECOND.saturating_mul(origin.latency.load(Ordering::Relaxed)) / 1_000_000;
+        let least = least.clamp(*SHORT_PARTS.start(), *SHORT_PARTS.end());
         let active = self.active.load(Ordering::Relaxed).max(1);
         let window = (self.most_ahead() / active) as u64 * GRANULE;
-        Limits { window, part: PART, requests: self.queue.requests() as u64 }
+        Limits { window, part: least..=PART, requests: self.queue.requests() as u64 }
     }
 
     fn may_read_ahead(&self, granules: usize) -> bool {
@@ -383,7 +392,7 @@ impl Shared {
     ) -> Result<(), StoreError> {
         let file = &run.file;
         self.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let mut body = file.bucket.get(&file.version, range.clone())?;
+        let mut body = file.origin.get(&file.version, range.clone())?;
         while progress.done < range.end {
             let granule = progress.done / GRANULE;
             let piece = within(granule, &(progress.done..range.end));
@@ -437,10 +446,28 @@ fn fill(body: &mut dyn Read, mut room: &mut [u8], deadline: Instant) -> Result<(
     Ok(())
 }
 
+/// Where files come from.
+pub(crate) struct Origin {
+    /// The bucket's URL.
+    source: String,
+    bucket: Arc<dyn Bucket>,
+    /// The shortest time that it took to answer, in microseconds.
+    latency: AtomicU64,
+}
+
+impl Origin {
+    fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+        let asked = Instant::now();
+        let body = self.bucket.get(version, range)?;
+        let latency = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.latency.fetch_min(latency, Ordering::Relaxed);
+        Ok(body)
+    }
+}
+
 /// Reads the objects of one bucket.
 pub struct Fetcher {
-    source: Arc<str>,
-    bucket: Arc<dyn Bucket>,
+    origin: Arc<Origin>,
     shared: Arc<Shared>,
     files: Mutex<Files>,
 }
@@ -454,7 +481,8 @@ struct Files {
 impl Fetcher {
     /// A reader of the bucket that the URL names.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>) -> Self {
-        Fetcher { source: source.into(), bucket, shared, files: Mutex::default() }
+        let origin = Origin { source: source.to_string(), bucket, latency: AtomicU64::new(u64::MAX) };
+        Fetcher { origin: Arc::new(origin), shared, files: Mutex::default() }
     }
 
     /// The file of a version, the same for everybody who asks.
@@ -463,12 +491,8 @@ impl Fetcher {
         if let Some(file) = files.known.get(version).and_then(Weak::upgrade) {
             return file;
         }
-        let file = Arc::new(RemoteFile::new(
-            version.clone(),
-            Arc::clone(&self.source),
-            Arc::clone(&self.bucket),
-            Arc::clone(&self.shared),
-        ));
+        let file =
+            Arc::new(RemoteFile::new(version.clone(), Arc::clone(&self.origin), Arc::clone(&self.shared)));
         files.known.insert(version.clone(), Arc::downgrade(&file));
         self.shared.know(&file);
         files.recent.push_back(Arc::clone(&file));

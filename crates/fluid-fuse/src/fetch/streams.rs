@@ -10,7 +10,7 @@
 //! that trust. Short reads at even distances are a stride: the next of them are fetched, too. This module knows
 //! neither memory nor requests, and time as a number.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use super::memory::GRANULE;
@@ -24,11 +24,17 @@ const DISORDER: u64 = 512 * 1024;
 /// What a stream has to read before it is read ahead of, unless it began at the file's start.
 const PATIENCE: u64 = 512 * 1024;
 
-/// What is fetched at once when a file is read from its start.
+/// What is fetched at once when a file is read from its start, at most.
 const OPENING: u64 = 4 * 1024 * 1024;
+
+/// As many of the shortest requests, if that is less.
+const OPENING_REQUESTS: u64 = 8;
 
 /// By how much a window is widened or narrowed at a time.
 const STEP: u64 = 4;
+
+/// How long a stream's speed is measured at least: what else the processor does meanwhile takes milliseconds.
+const LONG_ENOUGH: Duration = Duration::from_millis(50);
 
 /// A window that is wider for less gain in speed is wider for nothing.
 const WORTH: f64 = 1.15;
@@ -44,14 +50,21 @@ const STRIDE: u32 = 3;
 const STRIDES_AHEAD: u64 = 16;
 
 /// How much may be fetched, as far as the rest of the process is concerned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Bytes that a stream may be ahead.
     pub(crate) window: u64,
-    /// Bytes of a request in a stream that flows.
-    pub(crate) part: u64,
+    /// Bytes of a request in a stream that flows: so many at least, and at most. How few pay depends on how far
+    /// away the store is.
+    pub(crate) part: RangeInclusive<u64>,
     /// Requests that should be under way.
     pub(crate) requests: u64,
+}
+
+impl Limits {
+    fn opening(&self) -> u64 {
+        OPENING.min(OPENING_REQUESTS * self.part.start())
+    }
 }
 
 /// What should be under way because of a read.
@@ -116,6 +129,8 @@ impl Stream {
 #[derive(Debug)]
 struct Window {
     bytes: u64,
+    /// What it began with, which is the least.
+    opening: u64,
     /// Before this was read, what is read was still asked for by the window as it was before.
     settled: u64,
     /// What had been read when the measurement began, and when that was.
@@ -132,9 +147,10 @@ struct Window {
 }
 
 impl Window {
-    fn new(now: Duration) -> Self {
+    fn new(opening: u64, now: Duration) -> Self {
         Window {
-            bytes: OPENING,
+            bytes: opening,
+            opening,
             settled: 0,
             begun: Some((0, now)),
             waited: false,
@@ -146,19 +162,28 @@ impl Window {
     }
 
     /// Measures some reading, and decides on the width.
-    fn adapt(&mut self, seen: u64, now: Duration, most: u64) {
+    fn adapt(&mut self, seen: u64, now: Duration, limits: &Limits) {
+        let most = limits.window;
+        let opening = limits.opening();
+        if opening < self.opening {
+            // The store is nearer than was known.
+            if self.bytes == self.opening {
+                (self.bytes, self.begun) = (opening, Some((seen, now)));
+            }
+            self.opening = opening;
+        }
         let Some((from, since)) = self.begun else {
             if seen >= self.settled {
                 (self.begun, self.waited) = (Some((seen, now)), false);
             }
             return;
         };
-        let read = seen - from;
+        let (read, time) = (seen - from, now.saturating_sub(since));
         // What was asked for together comes together: one window alone would tell nothing.
-        if read < 2 * self.bytes {
+        if read < 2 * self.bytes || time < LONG_ENOUGH {
             return;
         }
-        let speed = read as f64 / now.saturating_sub(since).as_secs_f64().max(1e-9);
+        let speed = read as f64 / time.as_secs_f64();
         let width = self.bytes;
         let failed = self.trial.take().is_some_and(|(before, other)| {
             let failed = if width > other { speed < WORTH * before } else { WORTH * speed < before };
@@ -168,14 +193,14 @@ impl Window {
             failed
         });
         let next = match self.narrow {
-            true => (width / STEP).max(OPENING),
-            false if self.waited => (width * STEP).min(most).max(OPENING),
+            true => (width / STEP).max(self.opening),
+            false if self.waited => (width * STEP).min(most).max(self.opening),
             false => width,
         };
-        if failed || (seen >= self.hold && next == width && (self.narrow || width > OPENING)) {
+        if failed || (seen >= self.hold && next == width && (self.narrow || width > self.opening)) {
             self.hold = seen + self.next_hold;
             self.next_hold = (2 * self.next_hold).min(HOLD.end);
-            self.narrow = !self.narrow && self.bytes > OPENING;
+            self.narrow = !self.narrow && self.bytes > self.opening;
         } else if seen >= self.hold && next != width {
             self.bytes = next;
             self.trial = Some((speed, width));
@@ -199,7 +224,7 @@ impl Streams {
             Some(index) => (index, 0..0, Vec::new()),
             None => {
                 let stride = self.follow_stride(&read, limits);
-                let (index, left) = self.begin(&read, now);
+                let (index, left) = self.begin(&read, limits.opening(), now);
                 (index, left, stride)
             }
         };
@@ -214,11 +239,11 @@ impl Streams {
             stream.seen += read.end - stream.next.max(read.start);
             stream.next = read.end;
         }
-        stream.window.adapt(stream.seen, now, limits.window);
+        stream.window.adapt(stream.seen, now, limits);
         let trusted = stream.seen >= patience || (stream.from_start && patience == PATIENCE);
         let window = if trusted { stream.window.bytes.min(limits.window) } else { 0 };
         // Whole granules, so that none is brought in two pieces.
-        let part = (window / limits.requests.max(1)).clamp(limits.part.min(1 << 20), limits.part);
+        let part = (window / limits.requests.max(1)).clamp(*limits.part.start(), *limits.part.end());
         let part = part.next_multiple_of(GRANULE);
         if window == 0 {
             // The kernel asks for more than it was asked for where that pays.
@@ -302,14 +327,14 @@ impl Streams {
         reads
     }
 
-    fn begin(&mut self, read: &Range<u64>, now: Duration) -> (usize, Range<u64>) {
+    fn begin(&mut self, read: &Range<u64>, opening: u64, now: Duration) -> (usize, Range<u64>) {
         let stream = Stream {
             next: read.start,
             seen: 0,
             ahead: read.start,
             from_start: read.start == 0,
             used: self.clock,
-            window: Window::new(now),
+            window: Window::new(opening, now),
         };
         if self.streams.len() < STREAMS {
             self.streams.push(stream);
@@ -332,7 +357,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const LIMITS: Limits = Limits { window: 64 * MIB, part: 8 * MIB, requests: 32 };
+    const LIMITS: Limits = Limits { window: 64 * MIB, part: MIB..=8 * MIB, requests: 32 };
 
     /// What is advised in all for reads of 128 KiB, one after the other.
     fn sequence(streams: &mut Streams, reads: impl Iterator<Item = u64>) -> Vec<Advice> {
@@ -459,10 +484,14 @@ mod tests {
     }
 
     /// In how many of a hundred looks at 2 GiB being read the window was at least so wide, if the store brings
-    /// them at this speed, given how much is under way, and given chance, between 0 and 1.
+    /// them at this speed, given how much is under way, and given chance, between 0 and 1: the mean of ten such.
     fn share(wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
+        (0..10).map(|seed| share_once(seed, wide, &speed)).sum::<usize>() / 10
+    }
+
+    fn share_once(seed: u64, wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
         let mut streams = Streams::new(1 << 40);
-        let mut chance = fastrand::Rng::with_seed(7);
+        let mut chance = fastrand::Rng::with_seed(seed);
         let mut now = Duration::ZERO;
         // The window by which each granule was asked for.
         let mut asked = Vec::new();
@@ -493,8 +522,25 @@ mod tests {
         // The same where nothing is certain.
         for noise in [0.25, 0.5, 1.0] {
             assert!(share(LIMITS.window, |window, luck| far(window) * (0.3 + noise * luck)) > 80, "{noise}");
-            assert!(share(4 * OPENING, |_, luck| 2e9 * (0.3 + noise * luck)) < 50, "{noise}");
+            assert!(share(4 * OPENING, |_, luck| 2e9 * (0.3 + noise * luck)) < 40, "{noise}");
         }
+    }
+
+    #[test]
+    fn a_store_that_turns_out_near_is_asked_for_less_at_a_time() {
+        let near = Limits { part: 2 * GRANULE..=8 * MIB, ..LIMITS };
+        let mut streams = Streams::new(1 << 40);
+        let mut most_ahead = |reads: Range<u64>, limits: &Limits| {
+            let ahead = |at: u64| {
+                let advice = streams.read(at * GRANULE..(at + 1) * GRANULE, limits, Duration::ZERO);
+                advice.ahead.end.max(advice.demand_end) - (at + 1) * GRANULE
+            };
+            reads.map(ahead).max()
+        };
+        assert_eq!(most_ahead(0..8, &LIMITS), Some(OPENING));
+        // What was asked for already comes all the same.
+        most_ahead(8..40, &near);
+        assert_eq!(most_ahead(40..200, &near), Some(OPENING_REQUESTS * 2 * GRANULE));
     }
 
     #[test]
