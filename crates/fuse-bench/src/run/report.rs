@@ -114,6 +114,14 @@ impl<'a> Report<'a> {
         Some(Standing { text, reached })
     }
 
+    /// What a goal says of which the yardstick was not measured.
+    fn unjudged(&self, line: &Line, goal: &Goal) -> Option<String> {
+        self.results.get(OURS, line.metric)?;
+        let Yardstick::Of(contenders, _) = goal.yardstick else { return None };
+        let names: Vec<_> = contenders.iter().map(Contender::to_string).collect();
+        Some(format!("{} not measured", names.join(", ")))
+    }
+
     /// Whether all goals of the line that can be judged are reached.
     pub(super) fn reached(&self, line: &Line) -> Option<bool> {
         line.goals
@@ -164,8 +172,11 @@ impl<'a> Report<'a> {
             if self.rounds == 1 { "" } else { "s" },
         );
         for line in self.lines {
-            let goals: Vec<String> =
-                line.goals.iter().filter_map(|goal| self.standing(line, goal)).map(|one| one.text).collect();
+            let text_of = |goal| {
+                let judged = self.standing(line, goal).map(|one| one.text);
+                judged.or_else(|| self.unjudged(line, goal))
+            };
+            let goals: Vec<String> = line.goals.iter().filter_map(text_of).collect();
             let goals = if goals.is_empty() { "–".into() } else { goals.join("; ") };
             let reached = match self.reached(line) {
                 Some(true) => "yes",
@@ -243,6 +254,7 @@ mod tests {
         results.add(OURS, Metric::RandomCold, 17.0);
         let report = Report::new(&lines, &results, 1);
         assert_eq!((report.reached(lines[0]), report.reached(lines[1])), (Some(true), Some(true)));
+        assert!(report.markdown().contains("| yes | 0.700 × zeros (≥ 0.65); mount-s3 not measured; "));
         let shares = report.shares(lines[1]).unwrap();
         assert!(shares.goal < 1.0 && shares.ours > Some(shares.goal));
         assert_eq!(shares.best_peer.map(|(_, share)| share), Some(0.5));
