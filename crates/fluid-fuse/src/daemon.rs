@@ -169,7 +169,7 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
                 if !mount.read_only {
                     warn!("{} is read-only: only object stores are written to", mount.url);
                 }
-                Box::new(LocalStore::new(&directory)?)
+                Box::new(LocalStore::new(&directory, settings.slow_read)?)
             }
             None => {
                 let (directory_mode, file_mode) =

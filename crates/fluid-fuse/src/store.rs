@@ -7,15 +7,42 @@
 mod local;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{bail, ensure};
+use log::warn;
 use percent_encoding::percent_decode_str;
 
 pub use local::LocalStore;
+
+/// Reads that take longer are logged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slow(pub(crate) Duration);
+
+impl Slow {
+    /// Logs a read that took so long, if that is too long.
+    pub(crate) fn tell(
+        self,
+        took: Duration,
+        path: &dyn Debug,
+        offset: u64,
+        length: u64,
+        read: &Result<&[u8], StoreError>,
+    ) {
+        if took > self.0 {
+            let outcome = read.as_ref().map_or_else(StoreError::to_string, |_| "ok".to_string());
+            let milliseconds = took.as_millis();
+            warn!(
+                "slow read path={path:?} offset={offset} length={length} milliseconds={milliseconds} \
+                 outcome={outcome:?}"
+            );
+        }
+    }
+}
 
 /// The directory of this machine that a URL names, if it names one.
 pub fn local_directory(url: &str) -> anyhow::Result<Option<PathBuf>> {

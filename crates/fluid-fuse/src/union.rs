@@ -190,8 +190,9 @@ mod tests {
             fs::create_dir_all(place.path().join(directory)).unwrap();
             fs::write(place.path().join(directory).join(file), file).unwrap();
         }
-        let store =
-            |name: &str| Box::new(LocalStore::new(&place.path().join(name)).unwrap()) as Box<dyn Store>;
+        let store = |name: &str| {
+            Box::new(LocalStore::new(&place.path().join(name), Duration::MAX).unwrap()) as Box<dyn Store>
+        };
         let union = |paths: &[(&str, &str)]| {
             Union::new(paths.iter().map(|(path, name)| (PathBuf::from(path), store(name))), (1, 2))
         };

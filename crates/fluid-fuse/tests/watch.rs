@@ -60,6 +60,14 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &words(output)
 }
 
+/// Whether the kernel can read files in the directory past the program: it knows how, and the directory's file
+/// system is not stacked upon another already.
+fn reads_past(directory: &Path) -> bool {
+    const OVERLAYFS: i64 = 0x794c_7630;
+    let stacked = rustix::fs::statfs(directory).unwrap().f_type == OVERLAYFS;
+    !stacked && fs::read_to_string("/proc/kallsyms").is_ok_and(|names| names.contains("fuse_backing_open"))
+}
+
 #[test]
 fn what_was_warmed_is_read_without_its_server() {
     let Some(mut place) = place() else { return };
@@ -142,6 +150,9 @@ fn what_was_warmed_is_read_without_its_server() {
     assert!(value(&before, "fluid_fuse_disk_bytes").unwrap() > 9e6, "{before}");
     assert!(before.contains("source=\"s3://data\"") && !before.contains(SECRET), "{before}");
     assert_eq!(value(&before, "fluid_fuse_read_errors_total{errno=\"EIO\"}"), None);
+    if reads_past(&cache) {
+        assert_eq!(value(&before, "fluid_fuse_reads_total"), Some(0.0), "{before}");
+    }
 
     let through = |path: &str| {
         let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));

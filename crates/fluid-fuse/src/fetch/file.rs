@@ -13,21 +13,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use log::warn;
-
 use super::disk::CachedFile;
 use super::memory::{GRANULE, Granule, granules, within};
 use super::streams::Streams;
 use super::{Origin, PART, Progress, Shared};
 use crate::inodes::lock;
 use crate::remote::Version;
-use crate::store::{Answer, StoreError};
+use crate::store::{Answer, Slow, StoreError};
 
 /// Whole files up to this size are fetched when they are opened.
 pub(crate) const SMALL: u64 = 1024 * 1024;
 
 /// Reads that no stream accounts for, until the rest of the file is fetched, too, if there is room for all.
-const PROMOTED: u32 = 16;
+pub(super) const PROMOTED: u32 = 16;
 
 /// A version of an object.
 pub struct RemoteFile {
@@ -159,8 +157,11 @@ impl RemoteFile {
             let unread = |_: &u64, slot: &Slot| slot.ahead && matches!(slot.content, Content::Here(_));
             self.give_up(&mut state, usize::MAX, unread);
             drop(state);
-            // What is not open may be driven out.
-            *lock(&self.disk) = None;
+            // What is not open may be driven out. It may have been opened again by now.
+            let mut disk = lock(&self.disk);
+            if self.opened.load(Ordering::Relaxed) == 0 {
+                *disk = None;
+            }
         }
     }
 
@@ -342,19 +343,14 @@ impl RemoteFile {
             let granule = at / GRANULE;
             let wanted = within(granule, &(at..end));
             match state.slots.get_mut(&granule) {
-                Some(slot) if slot.range.start <= wanted.start && wanted.end <= slot.range.end => {
-                    if let Content::Coming { run, waiting } = &mut slot.content {
-                        waiting.push(read.park());
-                        run.awaited.store(true, Ordering::Relaxed);
-                        let pending = !run.begun.load(Ordering::Relaxed);
-                        return Outcome::Waits(pending.then(|| Arc::clone(run)));
-                    }
-                }
-                // Other bytes of the granule are coming: what it has then is looked at again.
-                Some(Slot { content: Content::Coming { waiting, .. }, .. }) => {
+                // Should other bytes of the granule be coming, what it has then is looked at again.
+                Some(Slot { content: Content::Coming { run, waiting }, .. }) => {
                     waiting.push(read.park());
-                    return Outcome::Waits(None);
+                    run.awaited.store(true, Ordering::Relaxed);
+                    let pending = !run.begun.load(Ordering::Relaxed);
+                    return Outcome::Waits(pending.then(|| Arc::clone(run)));
                 }
+                Some(slot) if slot.range.start <= wanted.start && wanted.end <= slot.range.end => {}
                 Some(_) | None => {
                     self.remove(state, granule);
                     // The disk keeps whole granules.
@@ -423,25 +419,33 @@ impl RemoteFile {
     }
 
     fn reserve(&self, state: &mut State, count: usize) {
-        if state.ahead == 0 {
+        if state.ahead == 0 && self.has_window() {
             self.shared.active.fetch_add(1, Ordering::Relaxed);
         }
         state.ahead += count;
         self.shared.ahead.fetch_add(count, Ordering::Relaxed);
     }
 
-    fn release(&self, state: &mut State) {
-        state.ahead -= 1;
-        if state.ahead == 0 {
+    fn release(&self, state: &mut State, count: usize) {
+        if count == 0 {
+            return;
+        }
+        state.ahead -= count;
+        if state.ahead == 0 && self.has_window() {
             self.shared.active.fetch_sub(1, Ordering::Relaxed);
         }
-        self.shared.ahead.fetch_sub(1, Ordering::Relaxed);
+        self.shared.ahead.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Whether what is read ahead of it is a window, to which it needs a share of the memory, and not all of it.
+    fn has_window(&self) -> bool {
+        self.version.size > SMALL
     }
 
     fn remove(&self, state: &mut State, granule: u64) -> Option<Slot> {
         let removed = state.slots.remove(&granule);
         if removed.as_ref().is_some_and(|slot| slot.ahead) {
-            self.release(state);
+            self.release(state, 1);
         }
         removed
     }
@@ -480,12 +484,18 @@ impl RemoteFile {
             let Some(slot) = state.slots.get_mut(&granule) else { return };
             let before = std::mem::replace(&mut slot.content, Content::Here(bytes));
             slot.range = range;
+            let ahead = slot.ahead;
             state.order.push_back(granule);
             if state.order.len() > 64 && state.order.len() > 2 * state.slots.len() {
                 let slots = &state.slots;
                 state.order.retain(|granule| slots.contains_key(granule));
             }
             match before {
+                Content::Coming { waiting, .. } if waiting.is_empty() && ahead && self.is_left() => {
+                    // Closed meanwhile: nobody would give it up.
+                    self.remove(state, granule);
+                    Vec::new()
+                }
                 Content::Coming { waiting, .. } => {
                     waiting.into_iter().map(|read| self.attempt(state, read, 0)).collect()
                 }
@@ -497,8 +507,9 @@ impl RemoteFile {
         }
     }
 
-    /// A request has failed from an offset on: whoever waits is told so.
-    pub(crate) fn failed(self: &Arc<Self>, run: &Run, from: u64, error: &StoreError) {
+    /// A request has failed from an offset on: whoever waits is told so. Where it was given up although it might
+    /// have gone better, because nobody was seen to wait, those that came meanwhile ask by requests of their own.
+    pub(crate) fn failed(self: &Arc<Self>, run: &Run, from: u64, error: &StoreError, unseen: bool) {
         if matches!(error, StoreError::Stale) {
             self.stale.store(true, Ordering::Relaxed);
         }
@@ -523,9 +534,8 @@ impl RemoteFile {
             if !run.fill {
                 state.streams.refused(from);
             }
-            // What was read ahead was given up as something that nobody waits for, or after a time that was
-            // not theirs.
-            if run.ahead && matches!(error, StoreError::Unavailable(_)) {
+            // What was read ahead was tried for a time that was not theirs.
+            if unseen || (run.ahead && matches!(error, StoreError::Unavailable(_))) {
                 again.extend(failed.drain(..).map(|read| self.attempt(state, read, 0)));
             }
         }
@@ -558,16 +568,17 @@ impl RemoteFile {
     fn answer(&self, read: Read, bytes: Result<&[u8], StoreError>) {
         let waited = read.parked.map(|since| since.elapsed()).unwrap_or_default();
         self.shared.counts.waits.add(waited);
-        if waited > self.shared.budget.slow {
-            warn!(
-                "slow read path={:?} offset={} length={} milliseconds={} outcome={:?}",
-                self.version.key,
-                read.offset,
-                read.length,
-                waited.as_millis(),
-                bytes.as_ref().map_or_else(StoreError::to_string, |_| "ok".to_string())
-            );
-        }
+        let slow = Slow(self.shared.budget.slow);
+        slow.tell(waited, &self.version.key, read.offset, read.length, &bytes);
         (read.answer)(bytes);
+    }
+}
+
+impl Drop for RemoteFile {
+    /// Gives back what was reserved for bytes that nobody came to read.
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        let count = state.ahead;
+        self.release(&mut state, count);
     }
 }

@@ -101,7 +101,7 @@ pub struct Shared {
     started: Instant,
     /// Granules that were read ahead, or are.
     ahead: AtomicUsize,
-    /// Files that are read ahead of.
+    /// Large files that are read ahead of.
     active: AtomicUsize,
     /// When forsaken files were looked for, by [`Shared::now`].
     reclaimed: AtomicU64,
@@ -233,7 +233,8 @@ impl Shared {
             known.retain(|file| file.strong_count() > 0);
             known.iter().filter_map(Weak::upgrade).collect()
         };
-        files.sort_by_key(|file| file.used());
+        // Cached: it changes meanwhile, and an order that is none makes the sort panic.
+        files.sort_by_cached_key(|file| file.used());
         files
     }
 
@@ -284,7 +285,7 @@ impl Shared {
                 let shared = Arc::clone(self);
                 self.queue.urgent(Box::new(move || drop(shared.persist(&run, progress))));
             }
-            Err(error) => self.give_up(&run, progress.done, &error),
+            Err(error) => self.give_up(&run, progress.done, &error, false),
         }
     }
 
@@ -295,7 +296,7 @@ impl Shared {
         }
         if run.ahead && !run.awaited.load(Ordering::Relaxed) && run.file.is_left() {
             let error = StoreError::Unavailable("nobody reads it".into());
-            return run.file.failed(run, run.range.start, &error);
+            return run.file.failed(run, run.range.start, &error, true);
         }
         let _ = self.persist(run, Progress::from(run.range.start));
     }
@@ -313,18 +314,16 @@ impl Shared {
             if done > begun_at {
                 pause = FIRST_PAUSE;
             }
-            let again = match &error {
-                StoreError::Unavailable(reason) => {
-                    self.queue.ended(false);
-                    debug!("{}: {reason}", run.file.version.key);
-                    // What nobody waits for is asked for again by who will.
-                    (run.awaited.load(Ordering::Relaxed) || done > begun_at)
-                        && progress.at.elapsed() + pause < self.budget.deadline
-                }
-                _ => false,
+            let StoreError::Unavailable(reason) = &error else {
+                self.give_up(run, done, &error, false);
+                return Err(error);
             };
-            if !again {
-                self.give_up(run, done, &error);
+            self.queue.ended(false);
+            debug!("{}: {reason}", run.file.version.key);
+            // What nobody waits for is asked for again by who will.
+            let unseen = !run.awaited.load(Ordering::Relaxed) && done == begun_at;
+            if unseen || progress.at.elapsed() + pause >= self.budget.deadline {
+                self.give_up(run, done, &error, unseen);
                 return Err(error);
             }
             self.wait(&mut pause);
@@ -339,12 +338,12 @@ impl Shared {
         *pause = (*pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn give_up(&self, run: &Run, done: u64, error: &StoreError) {
+    fn give_up(&self, run: &Run, done: u64, error: &StoreError, unseen: bool) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
-        if run.awaited.load(Ordering::Relaxed) {
+        if !unseen && run.awaited.load(Ordering::Relaxed) {
             warn!("cannot fetch path={:?} offset={done} error={:?}", run.file.version.key, error.to_string());
         }
-        run.file.failed(run, done, error);
+        run.file.failed(run, done, error, unseen);
     }
 
     /// The rest of a run, from the disk and by requests.
@@ -527,17 +526,19 @@ mod tests {
 
     use crate::remote::{Item, Upload};
 
-    /// Bytes that tell their place, from a store that fails in every way it may.
-    struct Flaky;
+    /// Bytes that tell their place, from a store that fails in every way it may, or not.
+    struct Numbers {
+        fails: bool,
+    }
 
     fn byte(at: u64) -> u8 {
         (at ^ (at >> 8) ^ (at >> 16).wrapping_mul(31)) as u8
     }
 
-    impl Bucket for Flaky {
+    impl Bucket for Numbers {
         fn get(&self, _: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
             thread::sleep(Duration::from_micros(fastrand::u64(..2000)));
-            let end = match fastrand::u8(..10) {
+            let end = match fastrand::u8(if self.fails { 0..10 } else { 2..10 }) {
                 0 => return Err(StoreError::Unavailable("503".into())),
                 1 => fastrand::u64(range.clone()),
                 _ => range.end,
@@ -596,27 +597,88 @@ mod tests {
         }
     }
 
+    fn version(size: u64, key: &str) -> Version {
+        Version { key: key.to_string(), size, etag: None, modified: SystemTime::UNIX_EPOCH }
+    }
+
+    fn budget() -> Budget {
+        Budget { memory: 8 << 20, requests: 16, deadline: Duration::from_secs(60), slow: Duration::MAX }
+    }
+
+    /// What is under way ends by itself.
+    fn settles(mut settled: impl FnMut() -> bool) -> bool {
+        (0..1000).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            settled()
+        })
+    }
+
+    #[test]
+    fn what_nobody_came_to_read_is_reserved_no_longer() {
+        let shared = Shared::new(budget(), None).unwrap();
+        let fetcher = Fetcher::new("s3://flaky", Arc::new(Numbers { fails: true }), Arc::clone(&shared));
+        let reserved = || (shared.ahead.load(Ordering::Relaxed), shared.active.load(Ordering::Relaxed));
+        // Closed while requests are under way.
+        let file = fetcher.file(&version(30 << 20, "large"));
+        for _ in 0..50 {
+            file.open();
+            file.read(0, GRANULE as u32, Box::new(|_| ()));
+            file.close();
+        }
+        assert!(settles(|| reserved() == (0, 0)), "{:?}", reserved());
+        // Expected, and forgotten.
+        let small: Vec<_> = (0..20).map(|number| version(1000, &number.to_string())).collect();
+        fetcher.expect(&small);
+        assert_eq!(reserved(), (20, 0));
+        drop((file, fetcher));
+        assert!(settles(|| reserved() == (0, 0)), "{:?}", reserved());
+    }
+
+    /// Reads, and does not wait; the bytes come through the channel.
+    fn ask(file: &Arc<RemoteFile>, at: u64, length: u32, sender: &mpsc::Sender<(u64, Vec<u8>)>) {
+        let sender = sender.clone();
+        let answered =
+            move |read: Result<&[u8], StoreError>| sender.send((at, read.unwrap().to_vec())).unwrap();
+        file.read(at, length, Box::new(answered));
+    }
+
+    #[test]
+    fn a_file_that_fits_is_fetched_whole_once_random_reads_have_cost_enough() {
+        let shared = Shared::new(budget(), None).unwrap();
+        let fetcher = Fetcher::new("s3://sound", Arc::new(Numbers { fails: false }), Arc::clone(&shared));
+        let (sender, answers) = mpsc::channel();
+        let read_at_random = |size: u64, count: u64| {
+            let file = fetcher.file(&version(size, &size.to_string()));
+            file.open();
+            let granules = size / GRANULE;
+            for number in 0..count {
+                // Each once, never two that follow each other, nor at one distance.
+                let granule = number * number * 7 % granules;
+                ask(&file, granule * GRANULE, 4096, &sender);
+                answers.recv_timeout(Duration::from_secs(30)).expect("an answer");
+            }
+            file
+        };
+        let bytes = || shared.counts().bytes.load(Ordering::Relaxed);
+        let fits = 23 * GRANULE;
+        let _file = read_at_random(fits, u64::from(file::PROMOTED) + 4);
+        assert!(settles(|| bytes() >= fits), "{} of {fits}", bytes());
+        // One that does not fit is not.
+        let before = bytes();
+        let _file = read_at_random(1009 * GRANULE, 40);
+        thread::sleep(Duration::from_millis(100));
+        assert!(bytes() - before < 40 * GRANULE, "{}", bytes() - before);
+    }
+
     #[test]
     fn readers_get_their_bytes_and_leave_nothing_behind() {
         let place = tempfile::tempdir().unwrap();
         for disk in [None, Some(DiskCache::open(place.path(), 40 << 20).unwrap())] {
-            let budget = Budget {
-                memory: 8 << 20,
-                requests: 16,
-                deadline: Duration::from_secs(60),
-                slow: Duration::MAX,
-            };
-            let shared = Shared::new(budget, disk).unwrap();
-            let fetcher = Fetcher::new("s3://flaky", Arc::new(Flaky), Arc::clone(&shared));
+            let shared = Shared::new(budget(), disk).unwrap();
+            let fetcher = Fetcher::new("s3://flaky", Arc::new(Numbers { fails: true }), Arc::clone(&shared));
             let files: Vec<_> = [30 << 20, 3_333_333, 999_999, 1]
-                .map(|size| Version {
-                    key: size.to_string(),
-                    size,
-                    etag: None,
-                    modified: SystemTime::UNIX_EPOCH,
-                })
-                .iter()
-                .map(|version| fetcher.file(version))
+                .map(|size| fetcher.file(&version(size, &size.to_string())))
+                .into_iter()
                 .collect();
             thread::scope(|scope| {
                 for seed in 0..12 {
@@ -630,24 +692,17 @@ mod tests {
             });
             let (used, cap) = shared.memory();
             assert!(used <= cap, "{used} of {cap}");
-            for file in &files {
-                file.make_room(usize::MAX, true);
-            }
-            // What is under way ends by itself.
             let rest = || {
                 let (ahead, active) = (&shared.ahead, &shared.active);
                 (ahead.load(Ordering::Relaxed), active.load(Ordering::Relaxed), shared.memory().0)
             };
-            for _ in 0..1000 {
-                if rest() == (0, 0, 0) {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(10));
+            let settled = settles(|| {
                 for file in &files {
                     file.make_room(usize::MAX, true);
                 }
-            }
-            assert_eq!(rest(), (0, 0, 0));
+                rest() == (0, 0, 0)
+            });
+            assert!(settled, "{:?}", rest());
         }
     }
 }

@@ -13,14 +13,14 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Answer, Entry, Kind, Object, Space, Stat, Store, StoreError};
+use super::{Answer, Entry, Kind, Object, Slow, Space, Stat, Store, StoreError};
 
 /// How often an open is tried again that a concurrent rename or mount disturbed.
 const DISTURBED: usize = 16;
@@ -29,15 +29,16 @@ const DISTURBED: usize = 16;
 #[derive(Debug)]
 pub struct LocalStore {
     root: OwnedFd,
+    slow: Slow,
 }
 
 impl LocalStore {
-    /// Opens the directory.
-    pub fn new(directory: &Path) -> anyhow::Result<Self> {
+    /// Opens the directory. Reads that take longer than `slow` are logged.
+    pub fn new(directory: &Path, slow: Duration) -> anyhow::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, directory, flags, Mode::empty())
             .with_context(|| format!("cannot open the source directory {}", directory.display()))?;
-        let store = LocalStore { root };
+        let store = LocalStore { root, slow: Slow(slow) };
         match store.resolve(Path::new(""), OFlags::PATH) {
             Ok(_) => Ok(store),
             Err(errno) => Err(errno).context(
@@ -93,7 +94,8 @@ impl Store for LocalStore {
     fn open(&self, path: &Path, _: bool) -> Result<Box<dyn Object>, StoreError> {
         // NONBLOCK: should the path have become a FIFO, the open must not wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = LocalFile(self.resolve(path, flags)?.into());
+        let file =
+            LocalFile { file: self.resolve(path, flags)?.into(), path: path.to_path_buf(), slow: self.slow };
         match file.stat()?.kind {
             Kind::File => Ok(Box::new(file)),
             _ => Err(StoreError::Stale),
@@ -125,7 +127,11 @@ impl Store for LocalStore {
     }
 }
 
-struct LocalFile(File);
+struct LocalFile {
+    file: File,
+    path: PathBuf,
+    slow: Slow,
+}
 
 thread_local! {
     /// Where a thread reads to: at most the size of the kernel's largest request.
@@ -134,7 +140,7 @@ thread_local! {
 
 impl Object for LocalFile {
     fn stat(&self) -> Result<Stat, StoreError> {
-        shown(&rustix::fs::fstat(self.0.as_fd())?).ok_or(StoreError::Stale)
+        shown(&rustix::fs::fstat(self.file.as_fd())?).ok_or(StoreError::Stale)
     }
 
     fn read(&self, offset: u64, length: u32, answer: Answer) {
@@ -143,15 +149,16 @@ impl Object for LocalFile {
             if buffer.len() < length {
                 buffer.resize(length, 0);
             }
-            match self.read_at(offset, &mut buffer[..length]) {
-                Ok(read) => answer(Ok(&buffer[..read])),
-                Err(error) => answer(Err(error)),
-            }
+            let since = Instant::now();
+            let read = self.read_at(offset, &mut buffer[..length]);
+            let bytes = read.map(|read| &buffer[..read]);
+            self.slow.tell(since.elapsed(), &self.path, offset, length as u64, &bytes);
+            answer(bytes);
         });
     }
 
     fn backing(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.file.as_fd())
     }
 }
 
@@ -163,7 +170,7 @@ impl LocalFile {
         let length = buffer.len().min(room);
         let mut filled = 0;
         while filled < length {
-            match self.0.read_at(&mut buffer[filled..length], offset + filled as u64) {
+            match self.file.read_at(&mut buffer[filled..length], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -231,7 +238,7 @@ mod tests {
         symlink("..", root.join("up")).unwrap();
         symlink("file", root.join("link")).unwrap();
         rustix::fs::mknodat(CWD, root.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let store = LocalStore::new(&root).unwrap();
+        let store = LocalStore::new(&root, Duration::MAX).unwrap();
         for path in ["../secret", "up/secret", "/etc/passwd", "fifo", "none", "file/x", "../root/file"] {
             assert!(store.stat(Path::new(path)).is_err(), "{path}");
             assert!(store.open(Path::new(path), false).is_err(), "{path}");
@@ -249,7 +256,8 @@ mod tests {
     fn reads_end_where_the_file_ends() {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), b"0123456789").unwrap();
-        let file = LocalStore::new(place.path()).unwrap().open(Path::new("file"), false).unwrap();
+        let file =
+            LocalStore::new(place.path(), Duration::MAX).unwrap().open(Path::new("file"), false).unwrap();
         for (offset, expected) in
             [(0, "01234567"), (6, "6789"), (10, ""), (1 << 40, ""), (i64::MAX as u64, ""), (u64::MAX, "")]
         {

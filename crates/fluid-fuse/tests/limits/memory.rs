@@ -1,14 +1,16 @@
 //! Memory, and what is large: streams, directories, objects.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use crate::support::content::Content;
-use crate::support::s3::S3;
+use crate::support::place::eventually;
+use crate::support::s3::{Fault, S3};
 use crate::support::{Mounted, check};
 use crate::{KIB, MIB};
 
@@ -182,4 +184,25 @@ fn what_the_kernel_has_is_not_fetched_again() {
     assert_eq!(mounted.s3.requests() as u64, once);
     let again = read_all() - once;
     assert!((FILES..FILES + 40).contains(&again), "{again} requests");
+}
+
+#[test]
+fn the_next_files_of_a_walk_are_asked_for_before_they_are_opened() {
+    let s3 = S3::start();
+    let content = |number: u64| Content::new(number, 50 * KIB);
+    let key = |number: u64| format!("walk/{number:03}");
+    (0..100).for_each(|number| s3.put(&key(number), content(number)));
+    let asked: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let heard = Arc::clone(&asked);
+    s3.behave(move |request| {
+        if request.is_read() {
+            heard.lock().unwrap().extend(request.key.clone());
+        }
+        Fault::Fine
+    });
+    let Some(mounted) = Mounted::with(s3, &[]) else { return };
+    assert_eq!(fs::read_dir(mounted.path("walk")).unwrap().count(), 100);
+    (0..10).for_each(|number| check(&mounted.path(&key(number)), &content(number)));
+    eventually(|| (10..20).all(|number| asked.lock().unwrap().contains(&key(number))).then_some(()));
+    assert!(!asked.lock().unwrap().contains(&key(99)));
 }
