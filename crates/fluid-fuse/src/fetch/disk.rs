@@ -3,16 +3,17 @@
 //! Each version of an object has two files: `<name>.data`, as large as the object and with holes, and
 //! `<name>.map`, which tells which granules are there, with their checksums. The map is replaced as a whole
 //! and only tells of what was written before; so after a crash there is less than there could be, and what
-//! is damaged is found when it is read. A file with all its granules is synced and marked; from then on it
+//! is damaged is found when it is read. A map without data of the object's size tells nothing: what fills
+//! the holes of a new file was not written. A file with all its granules is synced and marked; from then on it
 //! can be read as it is, by whoever has its descriptor. When the disk's share is used up, files go that are
 //! not open: first those that were used once, so that a scan does not drive out what is used again and
-//! again. What is fetched, and when, is not decided here.
+//! again. Other files in the directory are not touched. What is fetched, and when, is not decided here.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{ErrorKind, Write};
-use std::ops::Range;
+use std::io::Write;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
@@ -29,6 +30,8 @@ use crate::remote::Version;
 
 const DATA: &str = "data";
 const MAP: &str = "map";
+/// A map that is being written.
+const NEW: &str = "new";
 
 /// A directory with what was fetched.
 #[derive(Debug)]
@@ -54,7 +57,7 @@ struct Entry {
     bytes: u64,
     uses: u32,
     used: u64,
-    open: Weak<CachedFile>,
+    open: Weak<Kept>,
 }
 
 /// The first line of a map.
@@ -70,13 +73,20 @@ struct Header {
     whole: Option<(i64, i64)>,
 }
 
-/// One version of an object on the disk.
+/// One version of an object on the disk, for one who uses it. Its map is written when it is dropped.
 #[derive(Debug)]
-pub(crate) struct CachedFile {
+pub(crate) struct CachedFile(Arc<Kept>);
+
+/// What all users of a version have in common. As long as its last user writes the map, it can be had again, is
+/// not driven out and is not opened a second time.
+#[derive(Debug)]
+pub(crate) struct Kept {
     name: String,
     data: File,
     cache: Arc<DiskCache>,
     map: Mutex<Map>,
+    /// Held while the map is written.
+    flushing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -85,8 +95,8 @@ struct Map {
     /// The checksum of each granule that is there.
     sums: Vec<Option<u32>>,
     present: usize,
-    /// Some of it is from a former life.
-    inherited: bool,
+    /// Some of it is from a former life, or was found damaged.
+    unsure: bool,
     dirty: bool,
 }
 
@@ -102,38 +112,34 @@ impl DiskCache {
             bail!("the cache directory {place} is used by another process");
         }
         let mut state = State::default();
-        let mut paths =
-            fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                paths.push(entry.path());
+            }
+        }
         // A map before its data: when it goes, they go.
         paths.sort_unstable_by(|one, other| other.cmp(one));
         for path in paths {
-            let (Some(name), Some(kind)) = (
-                path.file_stem().and_then(|name| name.to_str()),
-                path.extension().and_then(|kind| kind.to_str()),
-            ) else {
-                continue;
-            };
-            let known = match kind {
-                MAP => Map::read(&path),
-                DATA if path.with_extension(MAP).exists() => continue,
-                _ => None,
-            };
-            match known {
-                Some(map) => {
-                    let bytes = map.present as u64 * GRANULE;
-                    state.bytes += bytes;
-                    let entry = Entry { bytes, uses: 1, used: 0, open: Weak::new() };
-                    state.entries.insert(name.to_string(), entry);
-                }
-                None => {
-                    debug!("removing {}", path.display());
-                    for path in [path.with_extension(DATA), path] {
-                        match fs::remove_file(&path) {
-                            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-                            _ => {}
-                        }
+            let Some((name, kind)) = ours(&path) else { continue };
+            let counts = match kind {
+                MAP => match known(directory, name) {
+                    Some(map) => {
+                        let bytes = map.present as u64 * GRANULE;
+                        state.bytes += bytes;
+                        let entry = Entry { bytes, uses: 1, used: 0, open: Weak::new() };
+                        state.entries.insert(name.to_string(), entry);
+                        true
                     }
-                }
+                    None => false,
+                },
+                DATA => state.entries.contains_key(name),
+                _ => false,
+            };
+            if !counts {
+                debug!("removing {}", path.display());
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             }
         }
         Ok(Arc::new(DiskCache {
@@ -151,7 +157,9 @@ impl DiskCache {
 
     /// The file of a version, unless it would not fit or the disk does not work.
     pub(crate) fn file(self: &Arc<Self>, source: &str, version: &Version) -> Option<Arc<CachedFile>> {
-        if version.size == 0 || version.size.next_multiple_of(GRANULE) > self.limit {
+        // Sizes are what a listing says, and may be absurd.
+        let fits = |bytes: u64| bytes <= self.limit;
+        if version.size == 0 || !version.size.checked_next_multiple_of(GRANULE).is_some_and(fits) {
             return None;
         }
         let mut hasher = DefaultHasher::new();
@@ -177,10 +185,14 @@ impl DiskCache {
             entry.uses = entry.uses.saturating_add(1);
             if let Some(open) = entry.open.upgrade() {
                 let same = lock(&open.map).header.is_of(&header);
-                return same.then_some(open);
+                return same.then(|| Arc::new(CachedFile(open)));
             }
         }
-        let known = Map::read(&self.path(&name, MAP)).filter(|map| map.header.is_of(&header));
+        let known = known(&self.directory, &name).filter(|map| map.header.is_of(&header));
+        // A map that does not count would do so again when its data have their size.
+        if known.is_none() {
+            let _ = fs::remove_file(self.path(&name, MAP));
+        }
         let data = File::options()
             .read(true)
             .write(true)
@@ -204,17 +216,22 @@ impl DiskCache {
             header,
             sums: vec![None; granules(&(0..version.size)).count()],
             present: 0,
-            inherited: false,
+            unsure: false,
             dirty: false,
         });
         let bytes = map.present as u64 * GRANULE;
-        let file =
-            Arc::new(CachedFile { name: name.clone(), data, cache: Arc::clone(self), map: Mutex::new(map) });
-        let open = Arc::downgrade(&file);
+        let kept = Arc::new(Kept {
+            name: name.clone(),
+            data,
+            cache: Arc::clone(self),
+            map: Mutex::new(map),
+            flushing: Mutex::default(),
+        });
+        let open = Arc::downgrade(&kept);
         let before = state.entries.get(&name).map_or((0, 0), |entry| (entry.bytes, entry.uses));
         state.bytes = state.bytes - before.0 + bytes;
         state.entries.insert(name, Entry { bytes, uses: before.1.max(1), used: clock, open });
-        Some(file)
+        Some(Arc::new(CachedFile(kept)))
     }
 
     /// Whether so many bytes fit, after files that are not open went.
@@ -246,17 +263,22 @@ impl DiskCache {
         true
     }
 
-    /// Gives back room that was made and not used; the disk is not tried again.
-    fn failed(&self, name: &str, bytes: u64, error: &std::io::Error) {
+    /// Room that was made is not used (any more).
+    fn give_back(&self, name: &str, bytes: u64) {
+        let mut state = lock(&self.state);
+        state.bytes -= bytes;
+        if let Some(entry) = state.entries.get_mut(name) {
+            entry.bytes -= bytes;
+        }
+    }
+
+    /// The disk is not tried again.
+    fn failed(&self, error: &std::io::Error) {
         let mut state = lock(&self.state);
         if !state.off {
             warn!("nothing more is kept in {}: {error}", self.directory.display());
         }
         state.off = true;
-        state.bytes -= bytes;
-        if let Some(entry) = state.entries.get_mut(name) {
-            entry.bytes -= bytes;
-        }
     }
 
     /// Writes the maps that have changed.
@@ -273,7 +295,7 @@ impl DiskCache {
     }
 }
 
-impl CachedFile {
+impl Kept {
     /// Whether a granule is there.
     pub(crate) fn has(&self, granule: u64) -> bool {
         let map = lock(&self.map);
@@ -296,13 +318,17 @@ impl CachedFile {
             return true;
         }
         warn!("a piece of {} in the cache was damaged; it is fetched anew", lock(&self.map).header.key);
-        let mut map = lock(&self.map);
-        if let Some(sum) = map.sums.get_mut(granule as usize).filter(|sum| **sum == Some(expected)) {
+        {
+            let mut map = lock(&self.map);
+            let sum = map.sums.get_mut(granule as usize).filter(|sum| **sum == Some(expected));
+            let Some(sum) = sum else { return false };
             *sum = None;
             map.present -= 1;
             map.header.whole = None;
+            map.unsure = true;
             map.dirty = true;
         }
+        self.cache.give_back(&self.name, GRANULE);
         false
     }
 
@@ -312,37 +338,48 @@ impl CachedFile {
             return;
         }
         if let Err(error) = self.data.write_all_at(bytes, granule * GRANULE) {
-            return self.cache.failed(&self.name, GRANULE, &error);
+            self.cache.failed(&error);
+            return self.cache.give_back(&self.name, GRANULE);
         }
-        let whole = {
+        let sum = crc32fast::hash(bytes);
+        let (added, whole) = {
             let mut map = lock(&self.map);
-            if let Some(sum) = map.sums.get_mut(granule as usize)
-                && sum.replace(crc32fast::hash(bytes)).is_none()
-            {
-                map.present += 1;
-                map.dirty = true;
+            let place = map.sums.get_mut(granule as usize);
+            let added = place.is_some_and(|place| place.replace(sum).is_none());
+            map.present += usize::from(added);
+            if !added {
+                // Somebody else brought it meanwhile. It is the same, but the data's time is not.
+                map.header.whole = None;
             }
-            map.present == map.sums.len()
+            map.dirty = true;
+            (added, map.present == map.sums.len())
         };
+        if !added {
+            self.cache.give_back(&self.name, GRANULE);
+        }
         if whole {
             self.seal();
         }
     }
 
-    /// Whether all granules are there, but the file is not marked yet.
+    /// Whether all granules are there, but the file is not marked yet, or was written after that.
     pub(crate) fn is_unsealed(&self) -> bool {
         let map = lock(&self.map);
-        map.present == map.sums.len() && map.header.whole.is_none()
+        let is_marked = || map.header.whole.is_some_and(|whole| Some(whole) == changed(&self.data));
+        map.present == map.sums.len() && !is_marked()
     }
 
-    /// All granules are there: they are brought to the disk, and the file is marked. What a former life left is
-    /// read first.
+    /// All granules are there: they are brought to the disk, and the file is marked. What a former life left, or
+    /// somebody else may have written, is read first.
     pub(crate) fn seal(&self) {
-        let (inherited, size) = {
+        if !self.is_unsealed() {
+            return;
+        }
+        let (unsure, size) = {
             let map = lock(&self.map);
-            (map.inherited, map.header.size)
+            (map.unsure || map.header.whole.is_some(), map.header.size)
         };
-        if inherited {
+        if unsure {
             let mut bytes = vec![0; GRANULE as usize];
             for granule in granules(&(0..size)) {
                 let length = within(granule, &(0..size)).end;
@@ -356,6 +393,10 @@ impl CachedFile {
         }
         {
             let mut map = lock(&self.map);
+            // Damage may have been found meanwhile.
+            if map.present < map.sums.len() {
+                return;
+            }
             map.header.whole = changed(&self.data);
             map.dirty = true;
         }
@@ -363,6 +404,8 @@ impl CachedFile {
     }
 
     fn flush(&self) {
+        // Who comes second finds the first one's work done, and writes what is newer.
+        let _turn = lock(&self.flushing);
         let bytes = {
             let mut map = lock(&self.map);
             if !std::mem::take(&mut map.dirty) {
@@ -370,12 +413,13 @@ impl CachedFile {
             }
             map.encode()
         };
-        let new = self.cache.path(&self.name, "new");
+        let new = self.cache.path(&self.name, NEW);
         let written = File::create(&new)
             .and_then(|mut file| file.write_all(&bytes))
             .and_then(|()| fs::rename(&new, self.cache.path(&self.name, MAP)));
         if let Err(error) = written {
             debug!("the map of {}: {error}", self.name);
+            let _ = fs::remove_file(&new);
         }
     }
 
@@ -387,6 +431,14 @@ impl CachedFile {
         let first = left.find(missing)?;
         let end = left.find(|granule| !missing(granule)).unwrap_or(left.end);
         Some(range.start.max(first * GRANULE)..range.end.min(end * GRANULE))
+    }
+}
+
+impl Deref for CachedFile {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        &self.0
     }
 }
 
@@ -438,8 +490,22 @@ impl Map {
             .collect();
         let sound = header.granule == GRANULE && sums.len() == granules(&(0..header.size)).count();
         let present = sums.iter().flatten().count();
-        sound.then_some(Map { header, sums, present, inherited: true, dirty: false })
+        sound.then_some(Map { header, sums, present, unsure: true, dirty: false })
     }
+}
+
+/// The name and the kind of a file that is one of ours.
+fn ours(path: &Path) -> Option<(&str, &str)> {
+    let (name, kind) = path.file_name()?.to_str()?.split_once('.')?;
+    let is_name = name.len() == 16 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (is_name && [DATA, MAP, NEW].contains(&kind)).then_some((name, kind))
+}
+
+/// The map that a former life left, if it has the data that it tells of.
+fn known(directory: &Path, name: &str) -> Option<Map> {
+    let map = Map::read(&directory.join(format!("{name}.{MAP}")))?;
+    let data = fs::metadata(directory.join(format!("{name}.{DATA}"))).ok()?;
+    (data.len() == map.header.size).then_some(map)
 }
 
 /// The time of a file's last change.
@@ -450,6 +516,8 @@ fn changed(file: &File) -> Option<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
+    use std::thread;
     use std::time::SystemTime;
 
     fn version(key: &str, size: u64) -> Version {
@@ -498,8 +566,14 @@ mod tests {
         assert!(file.whole().is_some());
         let path = cache.path(&file.name, DATA);
         File::options().write(true).open(path).unwrap().write_all_at(b"x", 99).unwrap();
+        assert_eq!(cache.bytes().0, GRANULE);
         assert_eq!(bytes(&file, 0, GRANULE as usize), None);
         assert!(!file.has(0) && file.whole().is_none());
+        // What it took is free, and is not counted twice when it is fetched anew.
+        assert_eq!(cache.bytes().0, 0);
+        file.store(0, &vec![7; GRANULE as usize]);
+        assert!(file.whole().is_some());
+        assert_eq!(cache.bytes().0, GRANULE);
         let map = cache.path(&file.name, MAP);
         drop(file);
         drop(cache);
@@ -533,5 +607,228 @@ mod tests {
             file.store(0, &vec![7; GRANULE as usize]);
         }
         assert!(open.iter().all(|file| file.has(0)) && !keep("10"));
+    }
+
+    /// What is in a directory, sorted.
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let theirs = [
+            "0123456789ABCDEF.data",
+            "0123456789abcde.map",
+            "0123456789abcdef.data.gz",
+            "0123456789abcdef.txt",
+            "notes.txt",
+            "photo.data",
+            "photo.map",
+            "photo.new",
+        ];
+        let ours = ["0123456789abcdef.data", "1123456789abcdef.map", "2123456789abcdef.new"];
+        for name in theirs.iter().chain(&ours) {
+            fs::write(place.path().join(name), "precious").unwrap();
+        }
+        let directories = ["3123456789abcdef.map", "directory.data"];
+        for name in directories {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
+        DiskCache::open(place.path(), 1 << 30).unwrap();
+        let mut left: Vec<_> = theirs.iter().chain(&directories).chain(&["lock"]).collect();
+        left.sort();
+        assert_eq!(names(place.path()).iter().collect::<Vec<_>>(), left);
+    }
+
+    #[test]
+    fn a_map_that_was_being_written_is_all_that_a_crash_costs() {
+        let place = tempfile::tempdir().unwrap();
+        let version = version("a", 3 * GRANULE);
+        let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+        let file = cache.file("s", &version).unwrap();
+        file.store(1, &vec![7; GRANULE as usize]);
+        let new = cache.path(&file.name, NEW);
+        drop((file, cache));
+        fs::write(&new, "{").unwrap();
+        let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+        assert!(!new.exists());
+        assert_eq!(cache.bytes().0, GRANULE);
+        let file = cache.file("s", &version).unwrap();
+        assert_eq!(bytes(&file, 1, GRANULE as usize), Some(vec![7; GRANULE as usize]));
+    }
+
+    #[test]
+    fn a_map_whose_data_are_gone_tells_nothing() {
+        let version = version("a", 3 * GRANULE);
+        type Damage = fn(&Path);
+        let damages: [Damage; 3] = [
+            |data| fs::remove_file(data).unwrap(),
+            |data| File::options().write(true).open(data).unwrap().set_len(2 * GRANULE).unwrap(),
+            |data| File::options().write(true).open(data).unwrap().set_len(4 * GRANULE).unwrap(),
+        ];
+        for damage in damages {
+            // In the next life, and in this one.
+            for again in [true, false] {
+                let place = tempfile::tempdir().unwrap();
+                let mut cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+                let file = cache.file("s", &version).unwrap();
+                file.store(1, &vec![7; GRANULE as usize]);
+                let (data, map) = (cache.path(&file.name, DATA), cache.path(&file.name, MAP));
+                drop(file);
+                damage(&data);
+                if again {
+                    drop(cache);
+                    cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+                    assert_eq!((cache.bytes().0, names(place.path())), (0, vec!["lock".to_string()]));
+                }
+                let file = cache.file("s", &version).unwrap();
+                assert!(!file.has(1));
+                assert_eq!(cache.bytes().0, 0);
+                // Nor does it after a crash, with data that have their size by now.
+                assert!(data.metadata().unwrap().len() == version.size && !map.exists());
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_written_after_it_was_marked_is_read_and_marked_again() {
+        let place = tempfile::tempdir().unwrap();
+        let version = version("a", 2 * GRANULE);
+        let full = vec![7; GRANULE as usize];
+        for again in [false, true] {
+            let mut cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+            let mut file = cache.file("s", &version).unwrap();
+            file.store(0, &full);
+            file.store(1, &full);
+            assert!(file.whole().is_some() && !file.is_unsealed());
+            let path = cache.path(&file.name, DATA);
+            let data = File::options().write(true).open(path).unwrap();
+            data.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            if again {
+                drop(file);
+                drop(cache);
+                cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+                file = cache.file("s", &version).unwrap();
+            }
+            assert!(file.whole().is_none() && file.is_unsealed());
+            file.seal();
+            assert!(file.whole().is_some() && !file.is_unsealed());
+            // But not if it is damaged.
+            data.write_all_at(b"x", 99).unwrap();
+            data.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
+            file.seal();
+            assert!(file.whole().is_none() && !file.is_unsealed());
+            assert_eq!(file.gap(&(0..version.size)), Some(0..GRANULE));
+        }
+    }
+
+    #[test]
+    fn what_two_bring_at_once_is_counted_once() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+        let version = version("a", 200 * GRANULE);
+        let file = cache.file("s", &version).unwrap();
+        let barrier = Barrier::new(2);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let full = vec![7; GRANULE as usize];
+                    for granule in 0..200 {
+                        barrier.wait();
+                        file.store(granule, &full);
+                    }
+                });
+            }
+        });
+        assert_eq!(cache.bytes().0, version.size);
+        assert!(file.whole().is_some());
+    }
+
+    #[test]
+    fn a_map_is_sound_whoever_writes_it() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+        let file = cache.file("s", &version("a", 2000 * GRANULE)).unwrap();
+        let map = cache.path(&file.name, MAP);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        lock(&file.map).dirty = true;
+                        file.flush();
+                        assert!(Map::read(&map).is_some());
+                    }
+                });
+            }
+        });
+        assert!(!cache.path(&file.name, NEW).exists());
+    }
+
+    #[test]
+    fn closed_and_opened_at_once_it_loses_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = DiskCache::open(place.path(), 1 << 30).unwrap();
+        let version = version("a", 300 * GRANULE);
+        let mut file = cache.file("s", &version).unwrap();
+        let barrier = Barrier::new(2);
+        for granule in 0..300 {
+            file.store(granule, &vec![7; GRANULE as usize]);
+            file = thread::scope(|scope| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    drop(file);
+                });
+                barrier.wait();
+                // Sooner or later than the other begins to write the map.
+                (0..granule * 100).for_each(|_| std::hint::spin_loop());
+                cache.file("s", &version).unwrap()
+            });
+            assert_eq!(file.gap(&(0..(granule + 1) * GRANULE)), None);
+        }
+        assert_eq!(cache.bytes().0, version.size);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_was_driven_out() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = DiskCache::open(place.path(), 3 * GRANULE).unwrap();
+        thread::scope(|scope| {
+            for user in 0..4 {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for round in 0..300 {
+                        let file =
+                            cache.file("s", &version(&format!("{user} {round}"), GRANULE + 1)).unwrap();
+                        file.store(1, b"1");
+                    }
+                });
+            }
+        });
+        let mut expected = vec!["lock".to_string()];
+        for name in lock(&cache.state).entries.keys() {
+            expected.extend([DATA, MAP].map(|kind| format!("{name}.{kind}")));
+        }
+        expected.retain(|name| !name.ends_with(MAP) || place.path().join(name).exists());
+        expected.sort();
+        assert_eq!(names(place.path()), expected);
+    }
+
+    #[test]
+    fn absurd_sizes_are_not_kept() {
+        let place = tempfile::tempdir().unwrap();
+        for limit in [1 << 30, u64::MAX] {
+            let cache = DiskCache::open(place.path(), limit).unwrap();
+            for size in [u64::MAX, u64::MAX - GRANULE + 2] {
+                assert!(cache.file("s", &version("a", size)).is_none());
+            }
+            assert!(cache.file("s", &version("a", 1)).is_some());
+        }
     }
 }

@@ -3,17 +3,17 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::Signal;
 
-use crate::MIB;
 use crate::support::content::Content;
 use crate::support::place::{eventually, place};
 use crate::support::s3::{Fault, S3};
 use crate::support::{Mounted, check};
+use crate::{KIB, MIB};
 
 /// A small disk, gone at the end.
 struct Disk(PathBuf);
@@ -134,6 +134,13 @@ fn damage_in_the_cache_is_not_read() {
     }
 }
 
+/// The granules that a map tells of: one line, eight bytes for each granule, and a checksum.
+fn kept(map: &Path) -> usize {
+    let Ok(bytes) = fs::read(map) else { return 0 };
+    let Some(line) = bytes.iter().position(|byte| *byte == b'\n') else { return 0 };
+    bytes[line + 1..].as_chunks::<8>().0.iter().filter(|granule| **granule != [0; 8]).count()
+}
+
 #[test]
 fn a_life_after_being_killed() {
     let s3 = S3::start();
@@ -143,30 +150,80 @@ fn a_life_after_being_killed() {
     let directory = place.root.path().join("cache");
     let arguments = ["--cache-dir", directory.to_str().unwrap()];
     let mut mounted = Mounted { place, s3 };
-    for life in 0..3 {
+    // In each life the store has the bytes up to a place somewhere in the middle, and keeps silent after that.
+    let mut before = 0;
+    for end in [5 * MIB, 11 * MIB, 16 * MIB, content.size] {
         mounted.start(&arguments);
-        mounted.s3.behave(|request| match request.is_read() {
-            true => Fault::Late(Duration::from_millis(3)),
-            false => Fault::Fine,
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&asked);
+        mounted.s3.behave(move |request| match &request.range {
+            Some(range) if request.is_read() => {
+                seen.lock().unwrap().push(range.clone());
+                match end {
+                    _ if range.end <= end => Fault::Fine,
+                    _ if range.start < end => Fault::StallIn((end - range.start) as usize),
+                    _ => Fault::Hang,
+                }
+            }
+            _ => Fault::Fine,
         });
-        let mut file = mounted.open("file").unwrap();
-        let reader = thread::spawn(move || std::io::copy(&mut file, &mut std::io::sink()));
-        // Somewhere in the middle, with some of the maps written and some not.
-        eventually(|| {
-            let kept = files(&directory, "data").iter().any(|path| {
-                use std::os::unix::fs::MetadataExt;
-                path.metadata().is_ok_and(|data| data.blocks() * 512 > (life + 1) * 2 * MIB)
-            });
-            kept.then_some(())
+        // What was kept before is here, without the store.
+        let mut buffer = vec![0; before as usize];
+        let file = mounted.open("file").unwrap();
+        file.read_exact_at(&mut buffer, 0).unwrap();
+        assert_eq!(content.difference(0, &buffer), None);
+        let rest = thread::spawn(move || {
+            let mut buffer = vec![0; (content.size - before) as usize];
+            file.read_exact_at(&mut buffer, before).map(|()| buffer)
         });
-        mounted.place.signal(Signal::KILL);
-        mounted.place.ended();
-        let _ = reader.join().unwrap();
+        let granules = end.div_ceil(128 * KIB) as usize;
+        let map = eventually(|| files(&directory, "map").into_iter().find(|map| kept(map) == granules));
+        if end == content.size {
+            assert_eq!(content.difference(before, &rest.join().unwrap().unwrap()), None);
+            mounted.place.signal(Signal::KILL);
+            mounted.place.ended();
+        } else {
+            mounted.place.signal(Signal::KILL);
+            mounted.place.ended();
+            assert!(rest.join().unwrap().is_err());
+        }
+        let asked = asked.lock().unwrap();
+        assert!(asked.iter().all(|range| range.start >= before), "{asked:?} with {before} bytes kept");
+        // It was about to write the next map.
+        let bytes = fs::read(&map).unwrap();
+        fs::write(map.with_extension("new"), &bytes[..bytes.len() / 2]).unwrap();
+        before = end;
     }
     mounted.start(&arguments);
+    mounted.s3.behave(|request| match request.is_read() {
+        true => Fault::Status(403, "AccessDenied"),
+        false => Fault::Fine,
+    });
     check(&mounted.path("file"), &content);
-    let middle = mounted.open("file").unwrap();
-    let mut buffer = vec![0; 70_000];
-    middle.read_exact_at(&mut buffer, 11 * MIB).unwrap();
-    assert_eq!(content.difference(11 * MIB, &buffer), None);
+    assert_eq!(files(&directory, "new"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn other_files_in_the_cache_directory_stay() {
+    let s3 = S3::start();
+    let content = Content::new(1, 3 * MIB);
+    s3.put("file", content);
+    let Some(place) = place() else { return };
+    let directory = place.root.path().join("cache");
+    fs::create_dir_all(directory.join("pictures.old")).unwrap();
+    for name in ["notes.txt", "model.data", "road.map"] {
+        fs::write(directory.join(name), name).unwrap();
+    }
+    let arguments = ["--cache-dir", directory.to_str().unwrap()];
+    let mut mounted = Mounted { place, s3 };
+    for _ in 0..2 {
+        mounted.start(&arguments);
+        check(&mounted.path("file"), &content);
+        mounted.place.signal(Signal::TERM);
+        mounted.place.ended();
+    }
+    assert!(directory.join("pictures.old").is_dir());
+    for name in ["notes.txt", "model.data", "road.map"] {
+        assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), name);
+    }
 }
