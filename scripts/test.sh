@@ -34,6 +34,7 @@ step make --no-print-directory lint
 step make --no-print-directory wasm sidecar
 # All in one go: what `make tools` builds by itself has other features of its dependencies, and would be built twice.
 step cargo build --locked --workspace --all-targets
+step scripts/test-servers.sh
 step cargo test --locked --workspace
 step scripts/check-schema.sh
 step scripts/check-settings-schema.sh

@@ -1,7 +1,7 @@
 //! Mounts that others make, and what the process may be without.
 
 use std::fs::{self, File, Permissions};
-use std::io::{IoSlice, Write as _};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +14,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 
+use crate::place::skip::skip;
 use crate::place::{Place, fails, place, words};
 
 /// What a node's driver does: it mounts and keeps the mount, and has a descriptor to give away.
@@ -97,8 +98,7 @@ const MOUNT_READ_END: &str = r#"
 fn fusermount3_mounts_for_who_may_not() {
     let Some(place) = place() else { return };
     if Command::new("fusermount3").arg("-V").output().is_err() {
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped test: fusermount3 is not installed").unwrap();
+        skip("fusermount3 is not installed");
         return;
     }
     fs::create_dir_all(place.mountpoint()).unwrap();

@@ -1,7 +1,9 @@
 //! Where a test takes place, and what it asks for there.
 
+#[path = "../support/skip.rs"]
+pub(crate) mod skip;
+
 use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -48,9 +50,7 @@ pub(crate) fn place() -> Option<Place> {
         fs::create_dir(place.source()).unwrap();
         return Some(place);
     };
-    // Not by eprintln, which the test harness swallows.
-    let mut stderr = io::stderr();
-    writeln!(stderr, "skipped test: {reason}").unwrap();
+    skip::skip(reason);
     None
 }
 

@@ -9,6 +9,8 @@ mod oss;
 mod s3;
 #[path = "../support/s3s.rs"]
 mod s3s;
+#[path = "../support/skip.rs"]
+mod skip;
 mod tls;
 mod web;
 

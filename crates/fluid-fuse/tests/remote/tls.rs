@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
+use super::skip::skip;
 use super::{WAYS, bytes, elsewhere, open, read};
 
 const SIZE: usize = 300_000;
@@ -91,7 +92,7 @@ fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
 fn the_servers_certificate_is_checked() {
     let directory = TempDir::new().unwrap();
     if !certificate(directory.path()) {
-        eprintln!("skipped: openssl cannot make a certificate, so no TLS was spoken");
+        skip("openssl cannot make a certificate, so no TLS was spoken");
         return;
     }
     let (port, resumed) = serve(directory.path());

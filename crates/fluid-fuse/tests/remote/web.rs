@@ -8,6 +8,7 @@ use fluid_fuse::remote::Item;
 use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
 
+use super::skip::skip;
 use super::{list, open, read};
 
 struct Python(Child, String);
@@ -18,7 +19,7 @@ impl Python {
         command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1"]);
         let spawned = command.current_dir(root.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let Ok(mut child) = spawned else {
-            eprintln!("skipped: python3 cannot be run, so no index of a server was read");
+            skip("python3 cannot be run, so no index of a server was read");
             return None;
         };
         let mut line = String::new();

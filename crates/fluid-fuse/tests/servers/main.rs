@@ -1,0 +1,88 @@
+//! The real program on the object stores of others, which `scripts/test-servers.sh` installs: moto for S3, Azurite
+//! for Azure, gcp-storage-emulator for Google. Filled and looked at past the mount. A store that is not installed is
+//! skipped with a word, as all of it is without root or `/dev/fuse`.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod azurite;
+mod google;
+mod moto;
+mod reads;
+mod server;
+mod writes;
+
+use std::path::PathBuf;
+
+use support::place::{Place, place};
+
+/// What a store has, asked past fluid-fuse.
+pub(crate) trait Store {
+    /// Makes an object, or replaces it.
+    fn put(&self, key: &str, bytes: &[u8]);
+
+    /// The object's bytes, if it is there.
+    fn get(&self, key: &str) -> Option<Vec<u8>>;
+
+    /// Where it is: URL, options, and variables for what is secret.
+    fn mounted(&self) -> Mounting;
+}
+
+/// What makes a mount of a store.
+#[derive(Clone)]
+pub(crate) struct Mounting {
+    pub(crate) url: &'static str,
+    pub(crate) options: Vec<String>,
+    pub(crate) secrets: Vec<(&'static str, String)>,
+}
+
+/// A store and a place where it is mounted.
+pub(crate) struct Mounted<S> {
+    // Declared first: the mount ends before its store does.
+    pub(crate) place: Place,
+    pub(crate) store: S,
+}
+
+impl<S: Store> Mounted<S> {
+    /// Mounts what a store has by now; nothing where mounts are not possible.
+    pub(crate) fn new(store: S, arguments: &[&str]) -> Option<Self> {
+        let how = store.mounted();
+        let mut mounted = Mounted { place: place()?, store };
+        mounted.start(&how, arguments);
+        Some(mounted)
+    }
+
+    fn start(&mut self, how: &Mounting, arguments: &[&str]) {
+        let mut program = self.place.program("mount");
+        let log = std::fs::File::create(self.log_file()).unwrap();
+        program.stderr(log).env("FLUID_FUSE_LOG", "debug").env("NO_PROXY", "*");
+        program.env("FLUID_FUSE_SOURCE", how.url).args(arguments);
+        program.envs(how.secrets.iter().map(|(name, value)| (name, value)));
+        program.args(how.options.iter().flat_map(|option| ["--option", option]));
+        self.place.spawn(&mut program);
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.place.mountpoint().join(name)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.place.root.path().join("log")
+    }
+
+    /// What the program has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap()
+    }
+}
+
+impl<S> Drop for Mounted<S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.place.root.path().join("log")).unwrap_or_default();
+            let end: Vec<_> = log.lines().rev().take(30).collect();
+            eprintln!("fluid-fuse: …\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
