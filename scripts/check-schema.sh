@@ -15,13 +15,8 @@ skip() {
 }
 
 command -v python3 >/dev/null || skip "python3 is not installed"
-if [ ! -x "$venv/bin/kubernetes-validate" ]; then
-  mkdir -p target
-  { python3 -m venv "$venv" && "$venv/bin/python" -m pip --version; } >/dev/null 2>&1 ||
-    skip "python3 has no pip (Debian: python3-venv)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'kubernetes-validate>=1.34' >/dev/null 2>&1 ||
-    skip "pip cannot install kubernetes-validate"
-fi
+scripts/venv.sh "$venv" 'kubernetes-validate>=1.34' >/dev/null 2>&1 ||
+  skip "kubernetes-validate cannot be installed (pip is Debian's python3-venv)"
 
 [ $# -gt 0 ] || set -- tests/cases/*/expected.yaml
 "$venv/bin/python" - "$version" "$excluded" "$@" <<'PYTHON'

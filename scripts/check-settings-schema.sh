@@ -7,19 +7,11 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 venv=$target/settings-schema-venv
 log=$target/settings-schema-venv.log
-# One for all runs that find it there; the version is in the path so that another one is installed anew.
-version=4.26.0
 
 skip() { echo "skipped: $1, so docs/settings.schema.json was not compared with the parser"; exit 0; }
 
-if [ ! -e "$venv/$version" ]; then
-  python3 -m pip --version >/dev/null 2>&1 || skip "python3 or pip is absent"
-  mkdir -p "$target"
-  rm -rf "$venv"
-  { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "jsonschema==$version"; } \
-    >"$log" 2>&1 || skip "jsonschema cannot be installed ($(tail -n 1 "$log"))"
-  touch "$venv/$version"
-fi
+mkdir -p "$target"
+scripts/venv.sh "$venv" jsonschema==4.26.0 >"$log" 2>&1 || skip "jsonschema cannot be installed ($(tail -n 1 "$log"))"
 
 cargo test --quiet --locked -p fluid-sidecar-policy --test settings_reference -- --exact documents_for_the_schema \
   >"$log" 2>&1 || { cat "$log" >&2; exit 1; }

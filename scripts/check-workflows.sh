@@ -6,15 +6,9 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 venv=$target/workflows-venv
 packages=(check-jsonschema==0.39.0 zizmor==1.32.0)
-stamp=$venv/${packages[*]// /}
-
-install() {
-  rm -rf "$venv"
-  python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}" && touch "$stamp"
-}
 
 mkdir -p "$target"
-if [ -e "$stamp" ] || install >"$target/workflows-venv.log" 2>&1; then
+if scripts/venv.sh "$venv" "${packages[@]}" >"$target/workflows-venv.log" 2>&1; then
   "$venv/bin/check-jsonschema" --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
   "$venv/bin/check-jsonschema" --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
   "$venv/bin/zizmor" --offline --quiet --no-progress .github

@@ -49,20 +49,9 @@ for method, target, headers in json.load(sys.stdin):
 /// A Python that has the SDK.
 fn python() -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oss-venv");
-    let python = venv.join("bin/python");
-    let run = |program: &Path, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    let has = || run(&python, &["-c", "import alibabacloud_oss_v2"]);
-    let install =
-        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "alibabacloud-oss-v2>=1.2"];
-    (has()
-        || run(Path::new("python3"), &["-m", "venv", &venv.to_string_lossy()])
-            && run(&python, &install)
-            && has())
-    .then_some(python)
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/venv.sh");
+    let made = Command::new(script).arg(&venv).arg("alibabacloud-oss-v2>=1.2").output().unwrap();
+    made.status.success().then(|| venv.join("bin/python"))
 }
 
 #[test]
