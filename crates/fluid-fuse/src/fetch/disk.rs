@@ -291,7 +291,7 @@ impl DiskCache {
     }
 
     fn path(&self, name: &str, kind: &str) -> PathBuf {
-        self.directory.join(format!("{name}.{kind}"))
+        path(&self.directory, name, kind)
     }
 }
 
@@ -494,6 +494,10 @@ impl Map {
     }
 }
 
+fn path(directory: &Path, name: &str, kind: &str) -> PathBuf {
+    directory.join(format!("{name}.{kind}"))
+}
+
 /// The name and the kind of a file that is one of ours.
 fn ours(path: &Path) -> Option<(&str, &str)> {
     let (name, kind) = path.file_name()?.to_str()?.split_once('.')?;
@@ -503,8 +507,8 @@ fn ours(path: &Path) -> Option<(&str, &str)> {
 
 /// The map that a former life left, if it has the data that it tells of.
 fn known(directory: &Path, name: &str) -> Option<Map> {
-    let map = Map::read(&directory.join(format!("{name}.{MAP}")))?;
-    let data = fs::metadata(directory.join(format!("{name}.{DATA}"))).ok()?;
+    let map = Map::read(&path(directory, name, MAP))?;
+    let data = fs::metadata(path(directory, name, DATA)).ok()?;
     (data.len() == map.header.size).then_some(map)
 }
 

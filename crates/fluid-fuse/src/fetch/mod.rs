@@ -571,6 +571,13 @@ mod tests {
         }
     }
 
+    fn read(file: &Arc<RemoteFile>, at: u64, length: u32) -> Vec<u8> {
+        let (sender, answer) = mpsc::channel();
+        let answered = move |read: Result<&[u8], StoreError>| sender.send(read.map(<[u8]>::to_vec)).unwrap();
+        file.read(at, length, Box::new(answered));
+        answer.recv_timeout(Duration::from_secs(30)).expect("an answer").unwrap()
+    }
+
     /// One reader's way through a file: in sequence, at random, backwards or at a stride.
     fn read_somehow(file: &Arc<RemoteFile>, seed: u64) {
         let size = file.version().size;
@@ -584,11 +591,7 @@ mod tests {
                 2 => at.saturating_sub(u64::from(length)),
                 _ => at + 700_000,
             };
-            let (sender, answer) = mpsc::channel();
-            let answered =
-                move |read: Result<&[u8], StoreError>| sender.send(read.map(<[u8]>::to_vec)).unwrap();
-            file.read(at, length, Box::new(answered));
-            let bytes = answer.recv_timeout(Duration::from_secs(30)).expect("an answer").unwrap();
+            let bytes = read(file, at, length);
             assert_eq!(bytes.len() as u64, u64::from(length).min(size.saturating_sub(at)), "{at}+{length}");
             assert!(bytes.iter().zip(at..).all(|(read, at)| *read == byte(at)), "{at}+{length}");
             if seed.is_multiple_of(4) {
@@ -634,19 +637,10 @@ mod tests {
         assert!(settles(|| reserved() == (0, 0)), "{:?}", reserved());
     }
 
-    /// Reads, and does not wait; the bytes come through the channel.
-    fn ask(file: &Arc<RemoteFile>, at: u64, length: u32, sender: &mpsc::Sender<(u64, Vec<u8>)>) {
-        let sender = sender.clone();
-        let answered =
-            move |read: Result<&[u8], StoreError>| sender.send((at, read.unwrap().to_vec())).unwrap();
-        file.read(at, length, Box::new(answered));
-    }
-
     #[test]
     fn a_file_that_fits_is_fetched_whole_once_random_reads_have_cost_enough() {
         let shared = Shared::new(budget(), None).unwrap();
         let fetcher = Fetcher::new("s3://sound", Arc::new(Numbers { fails: false }), Arc::clone(&shared));
-        let (sender, answers) = mpsc::channel();
         let read_at_random = |size: u64, count: u64| {
             let file = fetcher.file(&version(size, &size.to_string()));
             file.open();
@@ -654,8 +648,7 @@ mod tests {
             for number in 0..count {
                 // Each once, never two that follow each other, nor at one distance.
                 let granule = number * number * 7 % granules;
-                ask(&file, granule * GRANULE, 4096, &sender);
-                answers.recv_timeout(Duration::from_secs(30)).expect("an answer");
+                read(&file, granule * GRANULE, 4096);
             }
             file
         };

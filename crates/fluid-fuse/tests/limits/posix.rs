@@ -11,8 +11,9 @@ use rustix::fs::{Advice, SeekFrom as Place, seek};
 
 use crate::MIB;
 use crate::support::content::Content;
+use crate::support::place::names;
 use crate::support::s3::S3;
-use crate::support::{Mounted, check, names};
+use crate::support::{Mounted, check};
 
 const LARGE: Content = Content { seed: 7, size: 3 * MIB + 1234 };
 

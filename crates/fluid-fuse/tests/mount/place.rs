@@ -3,8 +3,9 @@
 #[path = "../support/skip.rs"]
 pub(crate) mod skip;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -123,6 +124,15 @@ pub(crate) fn fails(program: &mut Command) -> String {
     let output = program.stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", words(&output));
     words(&output)
+}
+
+/// The names in a directory, sorted.
+#[allow(dead_code, reason = "for other test programs")]
+pub(crate) fn names(directory: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
 }
 
 pub(crate) fn bytes(length: usize) -> Vec<u8> {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::place::{bytes, eventually, place};
+use crate::place::{bytes, eventually, names, place};
 
 const EROFS: i32 = rustix::io::Errno::ROFS.raw_os_error();
 
@@ -64,11 +64,6 @@ fn lists_what_is_there() {
     .unwrap();
     place.start(&[]);
 
-    let names = |path: &Path| {
-        let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
     assert_eq!(names(&place.mountpoint().join("many")), names(&many));
     for entry in fs::read_dir(place.mountpoint().join("many")).unwrap() {
         let entry = entry.unwrap();

@@ -76,8 +76,8 @@ impl Store for Azurite {
         Mounting {
             url: "az://data",
             options: vec![
-                format!("endpoint={}/{ACCOUNT}", self.server.endpoint),
-                format!("account_name={ACCOUNT}"),
+                ("endpoint", format!("{}/{ACCOUNT}", self.server.endpoint)),
+                ("account_name", ACCOUNT.to_string()),
             ],
             secrets: vec![match self.by {
                 By::Key => ("AZURE_STORAGE_ACCOUNT_KEY", KEY.to_string()),
@@ -109,11 +109,7 @@ fn azurite_is_read_with_a_shared_access_signature() {
 #[test]
 fn azurite_is_written() {
     let Some(azurite) = Azurite::start(By::Key) else { return };
-    let Some(mounted) = Mounted::new(azurite, writes::ARGUMENTS) else { return };
-    writes::small_files(&mounted);
-    writes::empty_files(&mounted);
-    writes::a_large_file(&mounted);
-    writes::names_change(&mounted);
+    writes::all(azurite);
 }
 
 #[test]
@@ -121,12 +117,8 @@ fn azurite_is_denied_to_another_key() {
     let Some(azurite) = Azurite::start(By::Key) else { return };
     azurite.put("file", b"content");
     let how = azurite.mounted();
-    let mut options: BTreeMap<String, String> = how
-        .options
-        .iter()
-        .filter_map(|option| option.split_once('='))
-        .map(|(name, value)| (name.to_string(), value.to_string()))
-        .collect();
+    let mut options: BTreeMap<String, String> =
+        how.options.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
     for (key, denied) in [(KEY, false), (OTHER, true)] {
         options.insert("account_key".to_string(), key.to_string());
         let head = fluid_fuse::remote::open(how.url, &options).unwrap().head("file");

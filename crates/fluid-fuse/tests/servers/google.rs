@@ -32,7 +32,7 @@ impl Store for Google {
     fn mounted(&self) -> Mounting {
         Mounting {
             url: "gs://data",
-            options: vec![format!("endpoint={}", self.0.endpoint), "anonymous=true".to_string()],
+            options: vec![("endpoint", self.0.endpoint.clone()), ("anonymous", "true".to_string())],
             secrets: Vec::new(),
         }
     }

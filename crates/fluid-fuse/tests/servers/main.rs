@@ -30,10 +30,9 @@ pub(crate) trait Store {
 }
 
 /// What makes a mount of a store.
-#[derive(Clone)]
 pub(crate) struct Mounting {
     pub(crate) url: &'static str,
-    pub(crate) options: Vec<String>,
+    pub(crate) options: Vec<(&'static str, String)>,
     pub(crate) secrets: Vec<(&'static str, String)>,
 }
 
@@ -49,40 +48,27 @@ impl<S: Store> Mounted<S> {
     pub(crate) fn new(store: S, arguments: &[&str]) -> Option<Self> {
         let how = store.mounted();
         let mut mounted = Mounted { place: place()?, store };
-        mounted.start(&how, arguments);
+        let mut program = mounted.place.program("mount");
+        program.env("FLUID_FUSE_SOURCE", how.url).args(arguments).envs(how.secrets);
+        for (name, value) in how.options {
+            program.args(["--option", &format!("{name}={value}")]);
+        }
+        support::spawn(&mut mounted.place, &mut program);
         Some(mounted)
-    }
-
-    fn start(&mut self, how: &Mounting, arguments: &[&str]) {
-        let mut program = self.place.program("mount");
-        let log = std::fs::File::create(self.log_file()).unwrap();
-        program.stderr(log).env("FLUID_FUSE_LOG", "debug").env("NO_PROXY", "*");
-        program.env("FLUID_FUSE_SOURCE", how.url).args(arguments);
-        program.envs(how.secrets.iter().map(|(name, value)| (name, value)));
-        program.args(how.options.iter().flat_map(|option| ["--option", option]));
-        self.place.spawn(&mut program);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.mountpoint().join(name)
     }
 
-    fn log_file(&self) -> PathBuf {
-        self.place.root.path().join("log")
-    }
-
     /// What the program has logged.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.log_file()).unwrap()
+        support::log(&self.place)
     }
 }
 
 impl<S> Drop for Mounted<S> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.place.root.path().join("log")).unwrap_or_default();
-            let end: Vec<_> = log.lines().rev().take(30).collect();
-            eprintln!("fluid-fuse: …\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
-        }
+        server::tell_of_failure("fluid-fuse", self.place.root.path());
     }
 }

@@ -39,7 +39,7 @@ impl Store for Moto {
     fn mounted(&self) -> Mounting {
         Mounting {
             url: "s3://data",
-            options: vec![format!("endpoint={}", self.0.endpoint), "region=us-east-1".to_string()],
+            options: vec![("endpoint", self.0.endpoint.clone()), ("region", "us-east-1".to_string())],
             secrets: vec![
                 ("AWS_ACCESS_KEY_ID", "testing".to_string()),
                 ("AWS_SECRET_ACCESS_KEY", "testing".to_string()),
@@ -61,9 +61,5 @@ fn moto_is_read() {
 #[test]
 fn moto_is_written() {
     let Some(moto) = Moto::start() else { return };
-    let Some(mounted) = Mounted::new(moto, writes::ARGUMENTS) else { return };
-    writes::small_files(&mounted);
-    writes::empty_files(&mounted);
-    writes::a_large_file(&mounted);
-    writes::names_change(&mounted);
+    writes::all(moto);
 }

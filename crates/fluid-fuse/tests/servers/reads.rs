@@ -7,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
+use crate::support::check;
 use crate::support::content::Content;
-use crate::support::place::{eventually, words};
-use crate::support::{check, names};
+use crate::support::place::{eventually, names, words};
 use crate::{Mounted, Store};
 
 /// So that what is replaced is seen soon.

@@ -57,7 +57,20 @@ impl Server {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        logged(self.directory.path())
+    }
+}
+
+fn logged(directory: &Path) -> String {
+    fs::read_to_string(directory.join("log")).unwrap_or_default()
+}
+
+/// Shows the end of the log in a directory, should the test have failed.
+pub(crate) fn tell_of_failure(who: &str, directory: &Path) {
+    if std::thread::panicking() {
+        let log = logged(directory);
+        let end: Vec<_> = log.lines().rev().take(30).collect();
+        eprintln!("{who}: …\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
     }
 }
 
@@ -65,11 +78,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        if std::thread::panicking() {
-            let log = self.log();
-            let end: Vec<_> = log.lines().rev().take(30).collect();
-            eprintln!("the server: …\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
-        }
+        tell_of_failure("the server", self.directory.path());
     }
 }
 

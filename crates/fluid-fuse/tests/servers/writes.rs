@@ -2,11 +2,17 @@
 
 use std::fs;
 
-use crate::support::names;
-use crate::support::place::bytes;
+use crate::support::place::{bytes, names};
 use crate::{Mounted, Store};
 
-pub(crate) const ARGUMENTS: &[&str] = &["--read-only=false"];
+/// Everything, through a mount of the store.
+pub(crate) fn all(store: impl Store) {
+    let Some(mounted) = Mounted::new(store, &["--read-only=false"]) else { return };
+    small_files(&mounted);
+    empty_files(&mounted);
+    a_large_file(&mounted);
+    names_change(&mounted);
+}
 
 fn write(mounted: &Mounted<impl Store>, name: &str, size: usize) {
     let content = bytes(size);
@@ -21,7 +27,7 @@ fn write(mounted: &Mounted<impl Store>, name: &str, size: usize) {
 }
 
 /// Made and replaced, by one request.
-pub(crate) fn small_files(mounted: &Mounted<impl Store>) {
+fn small_files(mounted: &Mounted<impl Store>) {
     for (name, size) in [("small", 10), ("a b+ü&=%20#", 300_000), ("small", 11)] {
         write(mounted, name, size);
     }
@@ -29,7 +35,7 @@ pub(crate) fn small_files(mounted: &Mounted<impl Store>) {
 }
 
 /// Files without bytes, and directories, which are objects without bytes, too.
-pub(crate) fn empty_files(mounted: &Mounted<impl Store>) {
+fn empty_files(mounted: &Mounted<impl Store>) {
     fs::create_dir(mounted.path("below")).unwrap();
     for name in ["below/small", "below/empty"] {
         write(mounted, name, usize::from(name.ends_with("small")));
@@ -39,12 +45,12 @@ pub(crate) fn empty_files(mounted: &Mounted<impl Store>) {
 }
 
 /// In parts.
-pub(crate) fn a_large_file(mounted: &Mounted<impl Store>) {
+fn a_large_file(mounted: &Mounted<impl Store>) {
     write(mounted, "large", (20 << 20) + 3);
 }
 
 /// Copied, moved, removed.
-pub(crate) fn names_change(mounted: &Mounted<impl Store>) {
+fn names_change(mounted: &Mounted<impl Store>) {
     let (old, new) = (mounted.path("moved from"), mounted.path("moved to/file"));
     fs::create_dir(mounted.path("moved to")).unwrap();
     write(mounted, "moved from", 5000);

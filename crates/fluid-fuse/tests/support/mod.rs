@@ -9,9 +9,9 @@ pub(crate) mod place;
 pub(crate) mod s3;
 pub(crate) mod s3s;
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use content::Content;
 use place::Place;
@@ -56,7 +56,7 @@ impl Mounted {
 
     /// What the program has logged.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(log_file(&self.place)).unwrap()
+        log(&self.place)
     }
 
     /// Kilobytes from the program's `/proc/PID/status`.
@@ -67,27 +67,29 @@ impl Mounted {
     }
 }
 
-/// Mounts a store at an endpoint; the log goes to a file.
+/// Mounts a store at an endpoint.
 pub(crate) fn start(place: &mut Place, endpoint: &str, arguments: &[&str]) {
     let mut program = place.program("mount");
-    let log = File::options().create(true).append(true).open(log_file(place)).unwrap();
-    program.stderr(log).env("FLUID_FUSE_LOG", "debug").env("NO_PROXY", "*");
     program.env("FLUID_FUSE_OPTION", format!("endpoint={endpoint} region=nowhere {PATIENCE}"));
     program.env("AWS_ACCESS_KEY_ID", s3::KEY).env("AWS_SECRET_ACCESS_KEY", s3::SECRET);
     program.args(arguments);
-    place.spawn(&mut program);
+    spawn(place, &mut program);
+}
+
+/// Mounts; the log goes to a file.
+pub(crate) fn spawn(place: &mut Place, program: &mut Command) {
+    let log = File::options().create(true).append(true).open(log_file(place)).unwrap();
+    program.stderr(log).env("FLUID_FUSE_LOG", "debug").env("NO_PROXY", "*");
+    place.spawn(program);
+}
+
+/// What was logged.
+pub(crate) fn log(place: &Place) -> String {
+    fs::read_to_string(log_file(place)).unwrap()
 }
 
 fn log_file(place: &Place) -> PathBuf {
     place.root.path().join("log")
-}
-
-/// The names in a directory, sorted.
-pub(crate) fn names(directory: &Path) -> Vec<OsString> {
-    let mut names: Vec<_> =
-        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    names
 }
 
 /// Reads all of a file, and says where it is wrong.

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -11,7 +10,7 @@ use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
 use crate::Mounted;
-use crate::place::{bytes, eventually, words};
+use crate::place::{bytes, eventually, names, words};
 use crate::server::Wire;
 
 fn fails<T: std::fmt::Debug>(result: std::io::Result<T>, errno: Errno) {
@@ -21,15 +20,6 @@ fn fails<T: std::fmt::Debug>(result: std::io::Result<T>, errno: Errno) {
 fn run(program: &mut Command) {
     let output = program.output().unwrap();
     assert!(output.status.success(), "{}", words(&output));
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 #[test]
