@@ -11,7 +11,7 @@ use std::time::Instant;
 use fuser::FileHandle;
 
 use crate::inodes::lock;
-use crate::store::{Entry, Stat, Store, StoreError};
+use crate::store::{Entries, Entry, Stat, Store, StoreError};
 
 /// What is open, by the number that the kernel knows it by.
 pub(crate) struct Handles<T> {
@@ -46,7 +46,7 @@ impl<T> Handles<T> {
 
 /// A directory at one moment, so that an offset means the same until it is read from the start again.
 pub(crate) struct Listing {
-    /// The moment.
+    /// The moment, or a little before it.
     pub(crate) taken: Instant,
     /// What it held, from `.` and `..` on.
     pub(crate) lines: Vec<Line>,
@@ -65,14 +65,14 @@ pub(crate) struct Line {
 impl Listing {
     /// Lists a directory.
     pub(crate) fn take(store: &dyn Store, directory: &Path) -> Result<Self, StoreError> {
-        let taken = Instant::now();
         let parent = directory.parent().unwrap_or(directory);
         let mut lines = Vec::new();
         for (name, path) in [(".", directory), ("..", parent)] {
             lines.push(Line { name: name.into(), path: path.into(), stat: store.stat(path)? });
         }
         let line = |Entry { name, stat }| Line { path: directory.join(&name), name, stat };
-        lines.extend(store.list(directory)?.into_iter().map(line));
-        Ok(Listing { taken, lines })
+        let Entries { since, entries } = store.list(directory)?;
+        lines.extend(entries.into_iter().map(line));
+        Ok(Listing { taken: since, lines })
     }
 }

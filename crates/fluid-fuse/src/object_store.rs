@@ -22,7 +22,7 @@ use log::{debug, warn};
 use crate::fetch::{Fetcher, RemoteFile, Shared};
 use crate::inodes::lock;
 use crate::remote::{Bucket, Item, Upload, Version};
-use crate::store::{Answer, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
+use crate::store::{Answer, Entries, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
 
 /// The longest name that Linux has.
 const LONGEST_NAME: usize = 255;
@@ -86,6 +86,7 @@ struct Names {
     singles: Mutex<HashMap<String, Single>>,
 }
 
+/// What a name stands for, if for anything, and since when that is known.
 #[derive(Clone)]
 struct Single {
     taken: Instant,
@@ -151,8 +152,8 @@ impl ObjectStore {
         if self.names.fresh(prefix).is_none() {
             self.read_listing(prefix, false)?;
         }
-        if let Some(child) = self.names.remembered(key) {
-            return Ok(child);
+        if let Some(single) = self.names.remembered(key) {
+            return Ok(single.child);
         }
         let taken = Instant::now();
         let head = || self.shared.insist(|| self.bucket.head(key));
@@ -252,7 +253,7 @@ impl ObjectStore {
 
     fn child(&self, key: &str) -> Result<Child, StoreError> {
         match self.names.remembered(key) {
-            Some(child) => child,
+            Some(single) => single.child,
             None => self.find(key)?,
         }
         .ok_or(StoreError::NotFound)
@@ -339,8 +340,8 @@ impl Names {
         directories.get(prefix).filter(|directory| directory.taken.elapsed() < self.show.ttl).cloned()
     }
 
-    /// What is known of a key without asking; `Some(None)`: that there is nothing.
-    fn remembered(&self, key: &str) -> Option<Option<Child>> {
+    /// What is known of a key without asking, and since when.
+    fn remembered(&self, key: &str) -> Option<Single> {
         let (prefix, name) = split(key);
         let single = lock(&self.singles).get(key).filter(|single| self.is_fresh(single)).cloned();
         let later =
@@ -350,13 +351,13 @@ impl Names {
             let covered = directory.covers(key);
             match directory.child(name) {
                 Some(child) if covered || matches!(child, Child::Directory) => {
-                    return Some(Some(child.clone()));
+                    return Some(Single { taken: directory.taken, child: Some(child.clone()) });
                 }
-                None if covered => return Some(None),
+                None if covered => return Some(Single { taken: directory.taken, child: None }),
                 _ => {}
             }
         }
-        single.map(|single| single.child)
+        single
     }
 
     fn is_fresh(&self, single: &Single) -> bool {
@@ -371,7 +372,10 @@ impl Names {
             singles.clear();
             lock(&self.directories).clear();
         }
-        singles.insert(key.to_string(), Single { taken, child });
+        // An answer that was on its way while the name was changed is older than the change.
+        if singles.get(key).is_none_or(|known| known.taken <= taken) {
+            singles.insert(key.to_string(), Single { taken, child });
+        }
     }
 
     /// What is known of the names in a directory since it was listed.
@@ -460,15 +464,21 @@ impl Store for ObjectStore {
     fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         match key(path) {
             Ok("") => Some(Ok(self.names.directory_stat())),
-            Ok(key) => self
-                .names
-                .remembered(key)
-                .map(|child| child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)),
+            Ok(key) => self.names.remembered(key).map(|single| {
+                single.child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)
+            }),
             Err(error) => Some(Err(error)),
         }
     }
 
-    fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError> {
+    fn known_since(&self, path: &Path) -> Option<Instant> {
+        match key(path) {
+            Ok(key) if !key.is_empty() => self.names.remembered(key).map(|single| single.taken),
+            _ => Some(Instant::now()),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> Result<Entries, StoreError> {
         let prefix = match key(directory)? {
             "" => String::new(),
             key => format!("{key}/"),
@@ -482,7 +492,7 @@ impl Store for ObjectStore {
         let listed = listing.children.iter().map(|(name, child)| (&**name, child));
         let unchanged = listed.filter(|(name, _)| !changes.contains_key(*name));
         let changed = changes.iter().filter_map(|(name, child)| Some((&**name, child.as_ref()?)));
-        Ok(unchanged.chain(changed).map(entry).collect())
+        Ok(Entries { since: listing.taken, entries: unchanged.chain(changed).map(entry).collect() })
     }
 
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {

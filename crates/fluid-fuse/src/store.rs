@@ -11,7 +11,7 @@ use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, ensure};
 use log::warn;
@@ -65,8 +65,13 @@ pub trait Store: Send + Sync {
     /// The same, if it takes no time to tell; nothing if somebody far away must be asked.
     fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>>;
 
-    /// What a directory holds, without `.` and `..`.
-    fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError>;
+    /// Since when that is known, where it is; without having been asked for it, now.
+    fn known_since(&self, _: &Path) -> Option<Instant> {
+        Some(Instant::now())
+    }
+
+    /// What a directory holds.
+    fn list(&self, directory: &Path) -> Result<Entries, StoreError>;
 
     /// Opens a file. Whoever opens it `again` may have all of it still, and read nothing.
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError>;
@@ -77,7 +82,7 @@ pub trait Store: Send + Sync {
     /// How full the place is.
     fn space(&self) -> Result<Space, StoreError>;
 
-    /// How long an answer stays true, as far as anybody relies on it.
+    /// How long what is known stays true, as far as anybody relies on it.
     fn ttl(&self) -> Duration;
 
     /// Whether somebody far away is asked: what is not [known](Store::known) must not be waited for by a
@@ -140,6 +145,15 @@ pub trait Object: Send + Sync {
     fn backing(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+}
+
+/// What a directory holds.
+#[derive(Debug)]
+pub struct Entries {
+    /// Since when that is known.
+    pub since: Instant,
+    /// All but `.` and `..`.
+    pub entries: Vec<Entry>,
 }
 
 /// A name in a directory.

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, ensure};
 
-use crate::store::{Entry, Object, Space, Stat, Store, StoreError, Writer};
+use crate::store::{Entries, Entry, Object, Space, Stat, Store, StoreError, Writer};
 
 /// Stores by their paths, `""` being the root.
 pub struct Union {
@@ -98,20 +98,28 @@ impl Store for Union {
         }
     }
 
-    fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError> {
-        let mut entries = match self.find(directory) {
+    fn known_since(&self, path: &Path) -> Option<Instant> {
+        match self.find(path) {
+            Some((store, rest)) if !self.is_made_up(path) => store.known_since(rest),
+            _ => Some(Instant::now()),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> Result<Entries, StoreError> {
+        let nothing = Entries { since: Instant::now(), entries: Vec::new() };
+        let mut listed = match self.find(directory) {
             Some((store, rest)) => match store.list(rest) {
-                Err(StoreError::NotFound) if self.is_made_up(directory) => Vec::new(),
+                Err(StoreError::NotFound) if self.is_made_up(directory) => nothing,
                 listed => listed?,
             },
-            None => Vec::new(),
+            None => nothing,
         };
         for name in self.made_up(directory) {
             let stat = self.stat(&directory.join(&name))?;
-            entries.retain(|entry| entry.name != name);
-            entries.push(Entry { name, stat });
+            listed.entries.retain(|entry| entry.name != name);
+            listed.entries.push(Entry { name, stat });
         }
-        Ok(entries)
+        Ok(listed)
     }
 
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
@@ -200,6 +208,7 @@ mod tests {
             let mut names: Vec<_> = union
                 .list(Path::new(path))
                 .unwrap()
+                .entries
                 .into_iter()
                 .map(|entry| entry.name.into_string().unwrap())
                 .collect();

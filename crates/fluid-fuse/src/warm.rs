@@ -247,7 +247,7 @@ fn list<'a>(
         let mut left = VecDeque::from([start.to_path_buf()]);
         while let Some(path) = left.pop_front() {
             let found = store.stat(&path).and_then(|stat| match stat.kind {
-                Kind::Directory => Ok((stat, store.list(&path)?)),
+                Kind::Directory => Ok((stat, store.list(&path)?.entries)),
                 _ => Ok((stat, Vec::new())),
             });
             let mut file = |path: PathBuf, size: u64| {

@@ -169,6 +169,12 @@ impl Core {
         self.path(parent).map(|parent| parent.join(name))
     }
 
+    /// How long what the store has just told of a path is still true.
+    fn trusted(&self, path: &Path) -> Duration {
+        let since = self.store.known_since(path);
+        since.map_or(Duration::ZERO, |since| self.ttl.saturating_sub(since.elapsed()))
+    }
+
     /// Whether the attributes of the number need not be asked for.
     fn knows(&self, ino: INodeNo) -> bool {
         self.path(ino).is_ok_and(|path| self.store.known(&path).is_some())
@@ -348,6 +354,11 @@ fn attributes(ino: INodeNo, stat: &Stat) -> FileAttr {
     }
 }
 
+/// What the kernel is told of a name that nothing has: to remember that, without a number.
+fn nothing() -> FileAttr {
+    attributes(INodeNo(0), &Stat::directory(0, (0, 0), SystemTime::UNIX_EPOCH))
+}
+
 fn is_set(flags: i32, flag: OFlags) -> bool {
     OFlags::from_bits_retain(flags.cast_unsigned()).contains(flag)
 }
@@ -405,12 +416,14 @@ impl Filesystem for View {
                 };
                 let (stat, ttl) = match core.being_written(&path) {
                     Some((_, file)) => (Ok(file.stat()), Duration::ZERO),
-                    None => (core.store.stat(&path), core.ttl),
+                    None => (core.store.stat(&path), core.trusted(&path)),
                 };
-                answer!(reply, stat, stat => {
-                    let ino = INodeNo(core.inodes.remember(&path, stat.identity));
-                    reply.entry(&ttl, &attributes(ino, &stat), GENERATION);
-                });
+                let number = |stat: &Stat| INodeNo(core.inodes.remember(&path, stat.identity));
+                match stat {
+                    Ok(stat) => reply.entry(&ttl, &attributes(number(&stat), &stat), GENERATION),
+                    Err(StoreError::NotFound) => reply.entry(&ttl, &nothing(), GENERATION),
+                    Err(error) => reply.error(errno(error)),
+                }
             },
         );
     }
@@ -432,7 +445,12 @@ impl Filesystem for View {
                     Some(OpenFile::Read { object, .. }) => object.stat(),
                     _ => core.stat(ino),
                 };
-                answer!(reply, stat, stat => reply.attr(&core.ttl, &attributes(ino, &stat)));
+                let ttl = match (is_open, core.path(ino)) {
+                    (false, Ok(path)) => core.trusted(&path),
+                    // What is open does not change.
+                    _ => core.ttl,
+                };
+                answer!(reply, stat, stat => reply.attr(&ttl, &attributes(ino, &stat)));
             },
         );
     }

@@ -20,7 +20,7 @@ use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Answer, Entry, Kind, Object, Slow, Space, Stat, Store, StoreError};
+use super::{Answer, Entries, Entry, Kind, Object, Slow, Space, Stat, Store, StoreError};
 
 /// How often an open is tried again that a concurrent rename or mount disturbed.
 const DISTURBED: usize = 16;
@@ -70,7 +70,8 @@ impl Store for LocalStore {
         Some(self.stat(path))
     }
 
-    fn list(&self, directory: &Path) -> Result<Vec<Entry>, StoreError> {
+    fn list(&self, directory: &Path) -> Result<Entries, StoreError> {
+        let since = Instant::now();
         let descriptor = self.resolve(directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut entries = Vec::new();
         for entry in Dir::read_from(&descriptor)? {
@@ -88,7 +89,7 @@ impl Store for LocalStore {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(entries)
+        Ok(Entries { since, entries })
     }
 
     fn open(&self, path: &Path, _: bool) -> Result<Box<dyn Object>, StoreError> {
@@ -247,7 +248,7 @@ mod tests {
         assert!(store.list(Path::new("up")).is_err());
         assert_eq!(store.read_link(Path::new("up")).unwrap(), "..");
         let mut names: Vec<_> =
-            store.list(Path::new("")).unwrap().into_iter().map(|entry| entry.name).collect();
+            store.list(Path::new("")).unwrap().entries.into_iter().map(|entry| entry.name).collect();
         names.sort();
         assert_eq!(names, ["file", "link", "up"]);
     }

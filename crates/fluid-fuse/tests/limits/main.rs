@@ -7,6 +7,7 @@ mod support;
 
 mod cache;
 mod memory;
+mod names;
 mod posix;
 
 const KIB: u64 = 1 << 10;
