@@ -12,7 +12,7 @@ use std::path::Path;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use fluid_fuse::cli::Cli;
-use fluid_fuse::remote::options::{OPTIONS, SCHEMES, is_secret};
+use fluid_fuse::remote::options::{ENVIRONMENT, OPTIONS, SCHEMES, is_secret};
 
 const HEAD: &str = "\
 <!-- Made from crates/fluid-fuse/src by its tests/reference.rs; change it there. -->
@@ -34,6 +34,28 @@ the path of a file that has the value and is read again when it changes. Secrets
 command line.
 ";
 
+const CREDENTIALS: &str = "
+## Credentials that are not options
+
+For what no option says these are asked, in this order: the variables of the store's own tools, a token of the Pod's
+service account (for a role), the profiles of these tools, and the machine's role.
+
+| store | variables | the Pod's token, profiles, the machine |
+| --- | --- | --- |
+| `s3` | `AWS_ACCESS_KEY_ID` `AWS_SECRET_ACCESS_KEY` `AWS_SESSION_TOKEN` | `AWS_ROLE_ARN` with `AWS_WEB_IDENTITY_TOKEN_FILE`; `~/.aws`; ECS, EKS and EC2 |
+| `oss` | `ALIBABA_CLOUD_ACCESS_KEY_ID` `ALIBABA_CLOUD_ACCESS_KEY_SECRET` `ALIBABA_CLOUD_SECURITY_TOKEN`, or `OSS_ACCESS_KEY_ID` `OSS_ACCESS_KEY_SECRET` `OSS_SESSION_TOKEN` | `ALIBABA_CLOUD_ROLE_ARN` with `ALIBABA_CLOUD_OIDC_PROVIDER_ARN` and `ALIBABA_CLOUD_OIDC_TOKEN_FILE` (RRSA); `~/.alibabacloud`; RAM role |
+| `gs` | | `GOOGLE_APPLICATION_CREDENTIALS` or gcloud's own file, also of workload identity; the machine's account |
+| `az` | | `AZURE_CLIENT_ID` and `AZURE_TENANT_ID` with `AZURE_FEDERATED_TOKEN_FILE`; the machine's identity |
+| `cos` | `TENCENTCLOUD_SECRET_ID` `TENCENTCLOUD_SECRET_KEY` `TENCENTCLOUD_SECURITY_TOKEN` | `TKE_ROLE_ARN` with `TKE_IDENTITY_TOKEN_FILE` and `TKE_PROVIDER_ID` |
+| `obs` | `HUAWEI_CLOUD_ACCESS_KEY_ID` `HUAWEI_CLOUD_SECRET_ACCESS_KEY` `HUAWEI_CLOUD_SECURITY_TOKEN` | |
+| `tos` | `VOLCENGINE_ACCESS_KEY_ID` `VOLCENGINE_SECRET_ACCESS_KEY` `VOLCENGINE_SESSION_TOKEN` | |
+
+Of the options, these are read from variables too:
+
+| option | variables, the first that is set |
+| --- | --- |
+";
+
 #[test]
 fn reference() {
     let mut text = HEAD.to_string();
@@ -52,6 +74,20 @@ fn reference() {
         let names: Vec<_> = row.names[1..].iter().map(|name| format!("`{name}`")).collect();
         let mark = if is_secret(row.names[0], "") { " \u{2020}" } else { "" };
         writeln!(text, "| `{}`{mark} | {} | {} |", row.names[0], names.join(" "), cell(row.text)).unwrap();
+    }
+    text.push_str(CREDENTIALS);
+    let mut rows: Vec<(String, Vec<String>)> = Vec::new();
+    for (scheme, variable, meaning) in ENVIRONMENT {
+        let store = SCHEMES.iter().find(|(_, known)| known == scheme).unwrap().0;
+        let name = OPTIONS.iter().find(|row| row.meaning == *meaning).unwrap().names[0];
+        let option = format!("`{name}` of `{store}`");
+        match rows.last_mut().filter(|(last, _)| *last == option) {
+            Some((_, variables)) => variables.push(format!("`{variable}`")),
+            None => rows.push((option, vec![format!("`{variable}`")])),
+        }
+    }
+    for (option, variables) in rows {
+        writeln!(text, "| {option} | {} |", variables.join(" ")).unwrap();
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/fluid-fuse.md");
     if let Err(difference) = expect::expect(&path, &text) {

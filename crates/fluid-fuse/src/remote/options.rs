@@ -192,8 +192,9 @@ pub const OPTIONS: &[Row] = &[
     Row { meaning: StallTimeout, text: "Time between two bytes [10s]", names: &["stall_timeout"] },
 ];
 
-/// Variables that are read for a store where the library that signs does not read them.
-const ENVIRONMENT: &[(Scheme, &str, Meaning)] = &[
+/// Variables that are read for a store where the library that signs does not read them, for what no option says;
+/// the first that is set counts.
+pub const ENVIRONMENT: &[(Scheme, &str, Meaning)] = &[
     (Scheme::S3, "AWS_REGION", Region),
     (Scheme::S3, "AWS_DEFAULT_REGION", Region),
     (Scheme::S3, "AWS_ENDPOINT_URL_S3", Endpoint),
@@ -366,7 +367,7 @@ impl Place {
                 settings.insert(setting.to_string(), value);
             }
         }
-        let client = values.get(Client).map(str::to_string).or_else(|| environment("FLUID_FUSE_HTTP"));
+        let client = values.get(Client).map(str::to_string);
         let https = values.switch(Https)?.unwrap_or(true);
         let region = values.get(Region).map(str::to_string);
         let mut place = Self {

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::UNIX_EPOCH;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fluid_fuse::remote::Version;
 use fluid_fuse::store::StoreError;
@@ -107,4 +108,68 @@ fn parse(head: &str) -> Request {
     let headers = lines.filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_string()));
     (first.next().unwrap(), first.next().unwrap(), headers.collect())
+}
+
+/// What the security token service answers.
+fn assumed(access_key: &str, lifetime: Duration) -> String {
+    let expiration = humantime::format_rfc3339_seconds(SystemTime::now() + lifetime);
+    let body = format!(
+        r#"{{"Credentials": {{"AccessKeyId": "{access_key}", "AccessKeySecret": "secret", "SecurityToken": "of-{access_key}", "Expiration": "{expiration}"}}}}"#
+    );
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn the_pods_token_is_exchanged_for_credentials_of_its_role_and_anew_when_they_end() {
+    for way in WAYS {
+        let place = tempfile::tempdir().unwrap();
+        let token = place.path().join("token");
+        fs::write(&token, "first\n").unwrap();
+        let exchanged = Arc::new(Mutex::new(Vec::new()));
+        let heard = exchanged.clone();
+        let server = Server::start(move |_, head, socket| {
+            let (_, target, headers) = parse(head);
+            if target.starts_with("/?Action=AssumeRoleWithOIDC&") {
+                let value = |name: &str| {
+                    let pair = target.split(['?', '&']).find_map(|pair| pair.strip_prefix(name));
+                    pair.unwrap().to_string()
+                };
+                assert_eq!((&*value("RoleArn="), &*value("OIDCProviderArn=")), ("role", "provider"));
+                heard.lock().unwrap().push(value("OIDCToken="));
+                // The first are good for a second, but for the two minutes that are left to be safe.
+                let lifetime = if heard.lock().unwrap().len() == 1 { 121 } else { 3600 };
+                return say(socket, &assumed(&value("OIDCToken="), Duration::from_secs(lifetime)));
+            }
+            let all = format!("{target} {headers:?}");
+            let newest = heard.lock().unwrap().last().unwrap().clone();
+            assert!(all.contains(&format!("of-{newest}")), "{all}");
+            say(
+                socket,
+                "HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\nContent-Range: bytes 0-1/2\r\nETag: \"e\"\r\n\r\nok",
+            )
+        });
+        let options = [
+            ("endpoint", &*server.endpoint),
+            ("region", "cn-hangzhou"),
+            ("role_arn", "role"),
+            ("oidc_provider_arn", "provider"),
+            ("oidc_token_file", token.to_str().unwrap()),
+            ("sts_endpoint", &*server.endpoint),
+            ("http_client", way),
+        ];
+        let bucket = open("oss://data", &options);
+        let version = |key: &str| Version {
+            key: key.to_string(),
+            size: 2,
+            etag: Some("\"e\"".to_string()),
+            modified: UNIX_EPOCH,
+        };
+        assert_eq!(read(&*bucket, &version("before"), 0..2).unwrap(), b"ok", "{way}");
+        fs::write(&token, "second\n").unwrap();
+        thread::sleep(Duration::from_millis(2100));
+        for _ in 0..2 {
+            assert_eq!(read(&*bucket, &version("after"), 0..2).unwrap(), b"ok", "{way}");
+        }
+        assert_eq!(*exchanged.lock().unwrap(), ["first", "second"], "{way}");
+    }
 }
