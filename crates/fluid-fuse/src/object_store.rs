@@ -27,6 +27,9 @@ use crate::store::{Answer, Entries, Entry, Kind, Object, Space, Stat, Store, Sto
 /// The longest name that Linux has.
 const LONGEST_NAME: usize = 255;
 
+/// The largest file that Linux has, in bytes.
+const LARGEST: u64 = i64::MAX.cast_unsigned();
+
 /// Names that are kept in memory, over all directories.
 const REMEMBERED: usize = 200_000;
 
@@ -158,7 +161,7 @@ impl ObjectStore {
         let taken = Instant::now();
         let head = || self.shared.insist(|| self.bucket.head(key));
         let child = match reachable(key).then(head) {
-            Some(Ok(version)) => Some(Child::File(Arc::new(version))),
+            Some(Ok(version)) => (version.size <= LARGEST).then(|| Child::File(Arc::new(version))),
             Some(Err(StoreError::NotFound)) | None => None,
             Some(Err(error)) => return Err(error),
         };
@@ -223,7 +226,8 @@ impl ObjectStore {
                     Some(rest) => {
                         let rest =
                             if matches!(child, Child::Directory) { rest.trim_end_matches('/') } else { rest };
-                        match name(rest) && reachable(&key) {
+                        let sized = !matches!(&child, Child::File(version) if version.size > LARGEST);
+                        match name(rest) && reachable(&key) && sized {
                             true => children.push((rest.into(), child)),
                             false => hidden += 1,
                         }
@@ -234,7 +238,7 @@ impl ObjectStore {
             if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         if hidden > 0 {
-            warn!("{hidden} keys below {prefix:?} cannot be names of files and are not shown");
+            warn!("{hidden} keys below {prefix:?} cannot be files and are not shown");
         }
         // Directories first among equals: they hide the objects of their name.
         children.sort_by(|a, b| {
