@@ -176,7 +176,7 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
                     if mount.read_only { (0o555, 0o444) } else { (0o755, 0o644) };
                 let ttl = settings.metadata_ttl;
                 let show = Presentation { uid, gid, directory_mode, file_mode, ttl };
-                let bucket = remote::open(&mount.url, &mount.options.0)?;
+                let bucket = remote::open_trusting(&mount.url, &mount.options.0, ttl)?;
                 Box::new(ObjectStore::new(&mount.url, bucket, Arc::clone(shared), show))
             }
         };

@@ -3,7 +3,8 @@
 //! Decides which way a read takes: where a store takes signatures in the query, one signature a quarter of an
 //! hour is put on each object, and its ranges are read by [`super::wire`]; elsewhere, and where that way was
 //! found not to lead, opendal reads. Each read has a condition, so that it is of the version that was asked for
-//! or fails. It also decides when credentials are loaded again: when a file that had some changed, and once when
+//! or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version once the
+//! read is open. It also decides when credentials are loaded again: when a file that had some changed, and once when
 //! the store refuses. It does not retry, and knows no cache but that of signatures.
 //!
 //! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a part
@@ -64,10 +65,14 @@ const PART: usize = 8 * 1024 * 1024;
 /// Bytes that one write may bring beyond a part.
 const SPARE: usize = 2 * 1024 * 1024;
 
-/// A bucket and what was asked to find it.
-pub(super) struct Remote {
+/// A bucket whose credentials change.
+pub(super) struct Remote(Arc<Sessions>);
+
+/// What was asked to find a bucket, and the session that is used.
+struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
+    ttl: Duration,
     session: Mutex<(Arc<Session>, Instant)>,
 }
 
@@ -86,12 +91,15 @@ pub(super) struct Session {
 }
 
 impl Remote {
-    pub(super) fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Self> {
-        let session = Arc::new(Session::open(url, options)?);
+    /// The bucket; names are trusted for that time.
+    pub(super) fn open(url: &str, options: &BTreeMap<String, String>, ttl: Duration) -> anyhow::Result<Self> {
+        let session = Arc::new(Session::open(url, options, ttl)?);
         let session = Mutex::new((session, Instant::now()));
-        Ok(Self { url: url.to_string(), options: options.clone(), session })
+        Ok(Self(Arc::new(Sessions { url: url.to_string(), options: options.clone(), ttl, session })))
     }
+}
 
+impl Sessions {
     /// Asks with the present credentials, and once more with new ones where the store refuses.
     fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let session = self.session();
@@ -126,8 +134,11 @@ impl Remote {
     }
 
     fn renew(&self, session: &mut Arc<Session>) -> bool {
-        match Session::open(&self.url, &self.options) {
+        match Session::open(&self.url, &self.options, self.ttl) {
             Ok(new) => {
+                if let (Some(new), Some(old)) = (&new.index, &session.index) {
+                    new.inherit(old);
+                }
                 info!("{}: loading credentials again", new.place.url);
                 *session = Arc::new(new);
                 true
@@ -146,7 +157,7 @@ impl Remote {
 
 impl Bucket for Remote {
     fn head(&self, key: &str) -> Result<Version, StoreError> {
-        self.ask(|session| session.head(key))
+        self.0.ask(|session| session.head(key))
     }
 
     fn list(
@@ -154,14 +165,14 @@ impl Bucket for Remote {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
-        let session = self.session();
+        let session = self.0.session();
         let mut begun = false;
         let mut visit = |items| {
             begun = true;
             page(items)
         };
         match session.list(prefix, &mut visit) {
-            Err(StoreError::Denied) if !begun => match self.reload(&session) {
+            Err(StoreError::Denied) if !begun => match self.0.reload(&session) {
                 Some(session) => session.list(prefix, page),
                 None => Err(StoreError::Denied),
             },
@@ -170,33 +181,34 @@ impl Bucket for Remote {
     }
 
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
-        self.ask(|session| session.get(version, &range))
+        self.0.ask(|session| session.get(version, &range))
     }
 
     fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
-        let begun = self.ask(|session| session.put(key))?;
+        let begun = self.0.ask(|session| session.put(key, &self.0))?;
         Ok(Box::new(begun))
     }
 
     fn make_directory(&self, key: &str) -> Result<(), StoreError> {
-        self.ask(|session| session.run(key, |path| session.operator.create_dir(path)))
+        self.0.ask(|session| session.run(key, |path| session.operator.create_dir(path)))
     }
 
     fn delete(&self, key: &str) -> Result<(), StoreError> {
-        self.ask(|session| session.run(key, |path| session.operator.delete(path)))
+        self.0.ask(|session| session.run(key, |path| session.operator.delete(path)))
     }
 
     fn copy(&self, from: &str, to: &str) -> Result<(), StoreError> {
         let to = path(to)?;
-        self.ask(|session| session.run(from, |path| session.operator.copy(path, to)).map(|_| ()))
+        self.0.ask(|session| session.run(from, |path| session.operator.copy(path, to)).map(|_| ()))
     }
 }
 
 impl Session {
-    fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Self> {
+    fn open(url: &str, options: &BTreeMap<String, String>, ttl: Duration) -> anyhow::Result<Self> {
         let place = Place::resolve(url, options, |name| std::env::var(name).ok())?;
         transport::install(place.timeouts);
-        let redirects = if place.scheme == Scheme::Http { 10 } else { 0 };
+        // Of HDFS, other nodes have the bytes than know the names.
+        let redirects = if matches!(place.scheme, Scheme::Http | Scheme::Webhdfs) { 10 } else { 0 };
         let signer = OssSigner::new(&place);
         let operator = operator(&place, signer.is_some())
             .with_context(|| format!("{}: the options cannot be used", place.url))?
@@ -209,7 +221,7 @@ impl Session {
             _ => capability.presign_read,
         };
         let short = short && place.short && ureq::Proxy::try_from_env().is_none();
-        let index = (place.scheme == Scheme::Http).then(|| Index::new(&place));
+        let index = (place.scheme == Scheme::Http).then(|| Index::new(&place, ttl));
         Ok(Self {
             wire: Wire::new(place.timeouts),
             operator,
@@ -321,8 +333,7 @@ impl Session {
             None if version.modified == SystemTime::UNIX_EPOCH => String::new(),
             None => format!("if-unmodified-since: {}\r\n", http_date(version.modified)),
         };
-        let body = self.wire.get(&signed, range, version.size, version.etag.as_deref(), &condition)?;
-        Ok(Box::new(body))
+        Ok(Box::new(self.wire.get(&signed, range, version, &condition)?))
     }
 
     /// The object's signed request, signed again well before it ends.
@@ -413,29 +424,72 @@ impl Session {
             }
             _ => {}
         }
-        if options.if_version_match.is_none()
-            && options.if_match.is_none()
-            && options.if_unmodified_since.is_none()
-            && !same(&self.head(&version.key)?, version)
-        {
-            return Err(StoreError::Stale);
-        }
-        let stream = self.run(&version.key, |path| async move {
+        // A time is not enough: it has seconds, and some servers do not know the condition.
+        let certain = options.if_version_match.is_some() || options.if_match.is_some();
+        let opened = self.run(&version.key, |path| async move {
             let reader = self.operator.reader_options(path, options).await?;
             let mut stream = reader.into_stream(BytesRange::from(range.clone())).await?;
             match stream.metadata().await {
+                Ok(told) => Ok((stream, Some(told))),
                 // Not every store tells; the read is open in any case.
-                Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
-                _ => Ok(stream),
+                Err(error) if error.kind() == ErrorKind::Unsupported => Ok((stream, None)),
+                Err(error) => Err(error),
             }
-        })?;
+        });
+        let (stream, told) = match opened {
+            Ok(opened) => opened,
+            // Of a file that is shorter by now, some stores refuse the range in words of their own.
+            Err(error @ (StoreError::Denied | StoreError::Failed(_))) if !certain => {
+                self.check_now(version)?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        match told.and_then(|told| self.tells_of(&told, version, range.end - range.start)) {
+            Some(true) => {}
+            Some(false) => return Err(StoreError::Stale),
+            None if certain => {}
+            // What is open by now is what was there before.
+            None => self.check_now(version)?,
+        }
         Ok(Box::new(Pieces { stream: Box::new(stream), piece: Buffer::new(), left: range.end - range.start }))
     }
 
-    fn put(self: &Arc<Self>, key: &str) -> Result<Writing, StoreError> {
+    /// Whether an answer of so many bytes is of the version, if it tells.
+    fn tells_of(&self, told: &Metadata, version: &Version, bytes: u64) -> Option<bool> {
+        if self.place.scheme == Scheme::Gcs {
+            // A generation is a condition, and reads do not tell it.
+            return None;
+        }
+        let told = self.version(String::new(), told);
+        // Without the size of all, the library takes that of the part for it.
+        let sized = told.size == version.size;
+        if !sized && told.size != bytes {
+            return Some(false);
+        }
+        let dated = |version: &Version| version.modified != SystemTime::UNIX_EPOCH;
+        match (&version.etag, &told.etag) {
+            (Some(known), Some(now)) if known != now => Some(false),
+            (Some(_), Some(_)) => sized.then_some(true),
+            (None, _) if dated(version) && dated(&told) && version.modified != told.modified => Some(false),
+            (None, _) if !dated(version) || dated(&told) => sized.then_some(true),
+            _ => None,
+        }
+    }
+
+    /// Asks whether the version is the present one.
+    fn check_now(&self, version: &Version) -> Result<(), StoreError> {
+        match same(&self.head(&version.key)?, version) {
+            true => Ok(()),
+            false => Err(StoreError::Stale),
+        }
+    }
+
+    fn put(self: &Arc<Self>, key: &str, sessions: &Arc<Sessions>) -> Result<Writing, StoreError> {
         let options = WriteOptions::default();
         let writer = self.run(key, |path| self.operator.writer_options(path, options))?;
         Ok(Writing {
+            sessions: sessions.clone(),
             session: self.clone(),
             key: key.to_string(),
             writer,
@@ -450,6 +504,8 @@ impl Session {
 
 /// An object that is being written.
 struct Writing {
+    sessions: Arc<Sessions>,
+    /// The session that it was begun in, as what writes belongs to it.
     session: Arc<Session>,
     key: String,
     writer: opendal::Writer,
@@ -541,7 +597,8 @@ impl Upload for Writing {
             block_on(|| self.session.asked(&self.key), self.writer.close())?;
             self.done = true;
         }
-        self.session.head(&self.key)
+        // It may have taken longer than the credentials that it was begun with.
+        self.sessions.ask(|session| session.head(&self.key))
     }
 }
 

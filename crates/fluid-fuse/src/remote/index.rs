@@ -2,14 +2,17 @@
 //!
 //! Decides what a directory has: from the manifest, if the options name one, or else from what the server shows
 //! for the directory, as Apache, nginx (HTML or JSON) and others do. Links count that lead right below the
-//! directory; sizes and times that a page does not tell are asked for, one by one.
+//! directory; sizes and times that a page does not tell are asked for, one by one. It does not retry, but who asks
+//! again for a listing that failed among these gets the rest of it asked for. A manifest is read again as names are,
+//! and is as good as it was while it cannot be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::ops::ControlFlow;
-use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
+use log::warn;
 use opendal::raw::{Timestamp, percent_encode_path};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -19,14 +22,40 @@ use super::bucket::Session;
 use super::options::Place;
 use super::transport;
 use super::{Item, Version};
+use crate::inodes::lock;
 use crate::store::StoreError;
+
+/// How long after its failure a listing is continued: longer than the pause between two tries.
+const CONTINUED: Duration = Duration::from_secs(10);
+
+/// Between two times that a manifest is tried that could not be read.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Where the names come from.
 pub(super) struct Index {
     /// The URL of the root, ending with `/`.
     base: String,
     manifest: Option<String>,
-    files: OnceLock<BTreeMap<String, Line>>,
+    /// How long a manifest is trusted.
+    trust: Duration,
+    known: Mutex<Option<Known>>,
+    /// Listings that failed, by their prefixes.
+    unfinished: Mutex<HashMap<String, Unfinished>>,
+}
+
+/// What a manifest said, until it is read again.
+#[derive(Clone)]
+struct Known {
+    files: Arc<BTreeMap<String, Line>>,
+    since: Instant,
+    trust: Duration,
+}
+
+/// A listing whose entries are not all known yet.
+struct Unfinished {
+    failed: Instant,
+    names: BTreeMap<String, Line>,
+    items: Vec<Item>,
 }
 
 /// What a line of a manifest, or of an index, tells of a file.
@@ -38,11 +67,27 @@ struct Line {
 }
 
 impl Index {
-    pub(super) fn new(place: &Place) -> Self {
+    /// Names are trusted for that time.
+    pub(super) fn new(place: &Place, ttl: Duration) -> Self {
         let setting = |name: &str| place.settings.get(name).map(String::as_str).unwrap_or_default();
         let root = percent_encode_path(setting("root").trim_end_matches('/'));
         let base = format!("{}{root}/", setting("endpoint"));
-        Self { base, manifest: place.manifest.clone(), files: OnceLock::new() }
+        Self {
+            base,
+            manifest: place.manifest.clone(),
+            // Who lists a directory again after all of the time finds another manifest than before.
+            trust: ttl / 2,
+            known: Mutex::default(),
+            unfinished: Mutex::default(),
+        }
+    }
+
+    /// Takes over what is known of the same manifest.
+    pub(super) fn inherit(&self, from: &Self) {
+        if self.manifest == from.manifest {
+            let known = lock(&from.known).clone();
+            *lock(&self.known) = known;
+        }
     }
 
     pub(super) fn list(
@@ -51,18 +96,11 @@ impl Index {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
-        let names = match &self.manifest {
-            Some(manifest) => below(self.files(session, manifest)?, prefix),
-            None => {
-                let url = format!("{}{}", self.base, percent_encode_path(prefix));
-                match self.document(session, &url) {
-                    Err(StoreError::NotFound) if !prefix.is_empty() => return Ok(true),
-                    document => shown(&document?, url.split_once("://").map_or("", |(_, rest)| rest)),
-                }
-            }
+        let (mut names, mut items) = match self.begun(prefix) {
+            Some(unfinished) => (unfinished.names, unfinished.items),
+            None => (self.names(session, prefix)?, Vec::new()),
         };
-        let mut items = Vec::new();
-        for (name, line) in names {
+        while let Some((name, line)) = names.pop_first() {
             let key = format!("{prefix}{name}");
             items.push(match (name.ends_with('/'), line.size) {
                 (true, _) => Item::Prefix(key),
@@ -76,7 +114,12 @@ impl Index {
                     Ok(version) => Item::Object(version),
                     // It went away meanwhile, or is not for us.
                     Err(StoreError::NotFound | StoreError::Denied | StoreError::Unsupported(_)) => continue,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        names.insert(name, line);
+                        let unfinished = Unfinished { failed: Instant::now(), names, items };
+                        lock(&self.unfinished).insert(prefix.to_string(), unfinished);
+                        return Err(error);
+                    }
                 },
             });
         }
@@ -86,16 +129,59 @@ impl Index {
         Ok(true)
     }
 
-    fn files(&self, session: &Session, manifest: &str) -> Result<&BTreeMap<String, Line>, StoreError> {
-        if let Some(files) = self.files.get() {
-            return Ok(files);
+    /// What a listing that failed just now has found.
+    fn begun(&self, prefix: &str) -> Option<Unfinished> {
+        let mut unfinished = lock(&self.unfinished);
+        unfinished.retain(|_, listing| listing.failed.elapsed() < CONTINUED);
+        unfinished.remove(prefix)
+    }
+
+    /// The names right below a prefix.
+    fn names(&self, session: &Session, prefix: &str) -> Result<BTreeMap<String, Line>, StoreError> {
+        if let Some(manifest) = &self.manifest {
+            return Ok(below(&*self.files(session, manifest)?, prefix));
         }
-        let text = match manifest.contains("://") {
-            true => self.document(session, manifest)?,
-            false => fs::read_to_string(manifest)
-                .map_err(|error| StoreError::Failed(format!("the manifest {manifest}: {error}")))?,
+        let url = format!("{}{}", self.base, percent_encode_path(prefix));
+        match self.document(session, &url) {
+            Err(StoreError::NotFound) if !prefix.is_empty() => Ok(BTreeMap::new()),
+            document => Ok(shown(&document?, url.split_once("://").map_or("", |(_, rest)| rest))),
+        }
+    }
+
+    /// What the manifest says; what it said, if it cannot be read now.
+    fn files(&self, session: &Session, manifest: &str) -> Result<Arc<BTreeMap<String, Line>>, StoreError> {
+        let before = {
+            let mut known = lock(&self.known);
+            if let Some(known) = known.as_mut() {
+                if known.since.elapsed() < known.trust {
+                    return Ok(known.files.clone());
+                }
+                // Until it is read, or cannot be, others need not wait.
+                (known.since, known.trust) = (Instant::now(), AGAIN.min(self.trust));
+            }
+            known.as_ref().map(|known| known.files.clone())
         };
-        Ok(self.files.get_or_init(|| parse_manifest(&text)))
+        let since = Instant::now();
+        let text = match manifest.contains("://") {
+            true => self.document(session, manifest),
+            false => fs::read_to_string(manifest)
+                .map_err(|error| StoreError::Failed(format!("the manifest {manifest}: {error}"))),
+        };
+        match (text, before) {
+            (Ok(text), _) => {
+                let files = Arc::new(parse_manifest(&text));
+                *lock(&self.known) = Some(Known { files: files.clone(), since, trust: self.trust });
+                Ok(files)
+            }
+            (Err(error), Some(files)) => {
+                warn!("the manifest cannot be read again, so it is trusted for longer: {error}");
+                if let Some(known) = lock(&self.known).as_mut() {
+                    (known.since, known.trust) = (Instant::now(), AGAIN.min(self.trust));
+                }
+                Ok(files)
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     fn document(&self, session: &Session, url: &str) -> Result<String, StoreError> {

@@ -17,9 +17,12 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::store::StoreError;
+
+/// How long names are trusted by who says nothing else.
+const TRUSTED: Duration = Duration::from_secs(60);
 
 /// Opens the bucket that a URL names, with the options of [`options::OPTIONS`]. Nothing is asked of the store.
 ///
@@ -34,7 +37,16 @@ use crate::store::StoreError;
 /// # }
 /// ```
 pub fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Arc<dyn Bucket>> {
-    Ok(Arc::new(bucket::Remote::open(url, options)?))
+    open_trusting(url, options, TRUSTED)
+}
+
+/// The same; names are trusted for that time, which is how a manifest is read again in time.
+pub fn open_trusting(
+    url: &str,
+    options: &BTreeMap<String, String>,
+    ttl: Duration,
+) -> anyhow::Result<Arc<dyn Bucket>> {
+    Ok(Arc::new(bucket::Remote::open(url, options, ttl)?))
 }
 
 /// One version of an object, as a listing or a question for it told it.

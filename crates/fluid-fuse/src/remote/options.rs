@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use percent_encoding::percent_decode_str;
 
 use self::Meaning::*;
 
@@ -337,10 +338,12 @@ impl Place {
             "a {name}:// URL must not have credentials in it: give them as options"
         );
         ensure!(!authority.is_empty(), "{url:?} names no bucket or host");
-        let root = path.trim_matches('/');
+        let root = percent_decode_str(path.trim_matches('/')).decode_utf8();
+        let root = root.with_context(|| format!("{url:?} has a path that is not UTF-8"))?;
+        let root = root.trim_matches('/');
         ensure!(
-            !root.split('/').any(|part| part.is_empty() && !root.is_empty()) && root == root.trim(),
-            "{url:?} has a path with an empty part or blanks at an end, which cannot be reached"
+            !root.split('/').any(|part| part.is_empty() && !root.is_empty()),
+            "{url:?} has a path with an empty part, which cannot be reached"
         );
 
         let mut values = Values::read(scheme, options)?;
@@ -372,7 +375,7 @@ impl Place {
         let region = values.get(Region).map(str::to_string);
         let mut place = Self {
             scheme,
-            url: format!("{name}://{authority}/{root}"),
+            url: format!("{name}://{authority}/{}", path.trim_matches('/')),
             settings,
             region,
             manifest: values.get(Manifest).map(str::to_string),
@@ -648,6 +651,7 @@ mod tests {
         ];
         let found = settings("oss://bucket/a b/c/", &jindo);
         assert_eq!(found, pairs(&expected));
+        assert_eq!(settings("oss://bucket/a%20b/c", &jindo), pairs(&expected));
 
         let alluxio = [
             ("alluxio.underfs.s3.endpoint", "minio:9000"),
@@ -713,6 +717,8 @@ mod tests {
         assert!(refused("obs://b", &[]).contains("\"endpoint\""));
         assert!(refused("ftp://b", &[]).contains("s3, s3a, oss"));
         assert!(refused("s3://b/a//b", &[]).contains("empty part"));
+        assert!(refused("s3://b/a/%2Fb", &[]).contains("empty part"));
+        assert!(refused("s3://b/%ff", &[]).contains("UTF-8"));
         assert!(refused("s3://b", &[("path_style", "maybe")]).contains("true or false"));
         assert!(refused("s3://b", &[("stall_timeout", "0s")]).contains("longer"));
         assert!(refused("s3://b", &[("secret_key_file", "/none")]).contains("/none"));

@@ -11,7 +11,7 @@ use std::io::Read;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_MATCH,
@@ -217,9 +217,8 @@ impl HttpTransport for Transport {
         debug!("{asked}: {status}");
         let length = header(&parts.headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
         if status >= 400 {
-            let mut text = Vec::new();
-            // The status is known; the reason is told if it comes.
-            let _ = body.into_reader().take(ERROR_BODY).read_to_end(&mut text);
+            // The status is known; the reason is told as far as it comes in time.
+            let text = read_until(body.into_reader().take(ERROR_BODY), Instant::now() + self.timeouts.stall);
             let refusal = Refusal {
                 asked,
                 status,
@@ -247,6 +246,17 @@ impl HttpTransport for Transport {
             HttpBody::new(Pieces { body: body.into_reader(), size: piece, asked }, size),
         ))
     }
+}
+
+/// What can be read until a moment; a byte now and then does not put it off.
+fn read_until(mut body: impl Read, moment: Instant) -> Vec<u8> {
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    while Instant::now() < moment
+        && let Ok(read @ 1..) = body.read(&mut piece)
+    {
+        text.extend_from_slice(piece.get(..read).unwrap_or_default());
+    }
+    text
 }
 
 /// Without what was asked: it can have a query.

@@ -10,14 +10,15 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use opendal::raw::Timestamp;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::answer::{self, Headers, Refusal};
 use super::options::Timeouts;
-use super::tls;
+use super::{Version, tls};
 use crate::store::StoreError;
 
 /// Connections that are kept for the next request.
@@ -100,13 +101,12 @@ impl Wire {
         Arc::new(Self { timeouts, idle: Mutex::default() })
     }
 
-    /// The bytes of a range of an object of that size; the condition is a header that the server checks.
+    /// The bytes of a range of that version; the condition is a header that the server checks.
     pub(super) fn get(
         self: &Arc<Self>,
         signed: &Signed,
         range: &Range<u64>,
-        size: u64,
-        etag: Option<&str>,
+        version: &Version,
         condition: &str,
     ) -> Result<Body, Miss> {
         let mut request = Vec::with_capacity(signed.head.len() + 128);
@@ -141,7 +141,7 @@ impl Wire {
         loop {
             match parse(buffer.get(..filled).unwrap_or_default())? {
                 Some((used, head)) => {
-                    return self.answer(signed, range, size, etag, connection, (&buffer, used, filled), head);
+                    return self.answer(signed, range, version, connection, (&buffer, used, filled), head);
                 }
                 None if filled == buffer.len() => return Err(Miss::Odd("a long head")),
                 None if start.elapsed() > self.timeouts.first_byte => {
@@ -157,13 +157,11 @@ impl Wire {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what was asked and what was answered")]
     fn answer(
         self: &Arc<Self>,
         signed: &Signed,
         range: &Range<u64>,
-        size: u64,
-        etag: Option<&str>,
+        version: &Version,
         mut connection: Connection,
         (buffer, used, filled): (&[u8], usize, usize),
         head: Head,
@@ -178,8 +176,8 @@ impl Wire {
             }
             let mut text = front;
             let more = head.length.unwrap_or(ERROR_BODY).min(ERROR_BODY).saturating_sub(text.len() as u64);
-            // The status is known; the reason is told if it comes.
-            let _ = connection.set_timeout(self.timeouts.stall);
+            // The status is known; the reason is told as far as it comes in time.
+            connection.end_at(Instant::now() + self.timeouts.stall);
             let _ = connection.take(more).read_to_end(&mut text);
             let code = answer::error_code(&text);
             let refusal = Refusal {
@@ -192,7 +190,14 @@ impl Wire {
         }
         let headers =
             Headers { length: head.length, range: head.range.as_deref(), etag: head.etag.as_deref() };
-        answer::check_range(head.status, &headers, range, Some(size), etag)?;
+        answer::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
+        if version.etag.is_none()
+            && version.modified != SystemTime::UNIX_EPOCH
+            && let Some(told) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
+            && SystemTime::from(told) != version.modified
+        {
+            return Err(StoreError::Stale.into());
+        }
         let left = range.end - range.start;
         if front.len() as u64 > left {
             return Err(
@@ -226,6 +231,7 @@ impl Wire {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
                     socket.set_write_timeout(Some(self.timeouts.stall))?;
+                    let socket = Socket { stream: socket, until: None };
                     let stream = match server.https {
                         true => {
                             let config = tls::CLIENT.clone().map_err(io::Error::other)?;
@@ -244,9 +250,39 @@ impl Wire {
     }
 }
 
+/// A socket whose reads end at a moment, if they are given one, and not only when nothing comes: below TLS, one
+/// read asks for as many as its record takes.
+struct Socket {
+    stream: TcpStream,
+    until: Option<Instant>,
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(until) = self.until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+        }
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
 enum Stream {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Plain(Socket),
+    Tls(Box<StreamOwned<ClientConnection, Socket>>),
 }
 
 struct Connection {
@@ -277,14 +313,22 @@ impl Connection {
 
     fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         if self.timeout != timeout {
-            let socket = match &self.stream {
-                Stream::Plain(socket) => socket,
-                Stream::Tls(stream) => &stream.sock,
-            };
-            socket.set_read_timeout(Some(timeout))?;
+            self.socket().stream.set_read_timeout(Some(timeout))?;
             self.timeout = timeout;
         }
         Ok(())
+    }
+
+    /// Nothing is read any more from that moment on.
+    fn end_at(&mut self, moment: Instant) {
+        self.socket().until = Some(moment);
+    }
+
+    fn socket(&mut self) -> &mut Socket {
+        match &mut self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => &mut stream.sock,
+        }
     }
 }
 
@@ -303,6 +347,7 @@ struct Head {
     length: Option<u64>,
     range: Option<String>,
     etag: Option<String>,
+    modified: Option<String>,
     retry_after: Option<String>,
     keep: bool,
     odd: bool,
@@ -323,6 +368,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
         length: None,
         range: None,
         etag: None,
+        modified: None,
         retry_after: None,
         keep,
         odd: false,
@@ -337,6 +383,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
             }
             "content-range" => head.range = Some(value.to_string()),
             "etag" => head.etag = Some(value.to_string()),
+            "last-modified" => head.modified = Some(value.to_string()),
             "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
             "connection" => head.keep &= !value.eq_ignore_ascii_case("close"),
             "transfer-encoding" => head.odd = true,

@@ -3,7 +3,7 @@
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -111,11 +111,146 @@ fn a_kept_connection_that_died_is_replaced() {
 
 #[test]
 fn a_body_that_is_left_closes_its_connection() {
-    let server = Server::start(|_, _, socket| say(socket, OK));
-    let bucket = server.bucket("wire");
-    let mut some = [0; 3];
-    bucket.get(&version(), 0..10).unwrap().read_exact(&mut some).unwrap();
-    assert_eq!(get(&*bucket).unwrap(), b"0123456789");
+    // More than comes along with a head, or is read to save a connection.
+    const SIZE: usize = 4 * 1024 * 1024;
+    for way in WAYS {
+        let strays = Arc::new(AtomicUsize::new(0));
+        let stray = strays.clone();
+        let server = Server::start(move |_, head, socket| {
+            // What is not understood on the short way is asked for on the other, which has a name.
+            if head.contains("\r\nuser-agent: ") != (way == "library") {
+                stray.fetch_add(1, Ordering::SeqCst);
+            }
+            if head.contains("bytes=0-9\r\n") {
+                say(socket, OK)
+            } else {
+                let head = format!(
+                    "HTTP/1.1 206 X\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\n\r\n",
+                    SIZE - 1
+                );
+                say(socket, &head) && socket.write_all(&vec![b'x'; SIZE]).is_ok()
+            }
+        });
+        let bucket = server.bucket(way);
+        let large = Version { size: SIZE as u64, ..version() };
+        let mut some = [0; 3];
+        let mut body = bucket.get(&large, 0..large.size).unwrap();
+        body.read_exact(&mut some).unwrap();
+        drop(body);
+        for _ in 0..2 {
+            assert_eq!(get(&*bucket).unwrap(), b"0123456789", "{way}");
+        }
+        let counted = (server.connections.load(Ordering::SeqCst), server.requests.load(Ordering::SeqCst));
+        assert_eq!((counted, strays.load(Ordering::SeqCst)), ((2, 3), 0), "{way}");
+    }
+}
+
+/// An answer with bytes of a file of that size.
+fn part(total: &str, more: &str) -> String {
+    format!(
+        "HTTP/1.1 206 X\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/{total}\r\n{more}\r\n0123456789"
+    )
+}
+
+/// The store has another version from the moment on that it was asked for the present one, and knows no
+/// conditions.
+#[test]
+fn an_answer_of_another_version_is_not_read() {
+    let since = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let dated = "Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT\r\n";
+    let later = "Last-Modified: Sun, 09 Sep 2001 01:46:41 GMT\r\n";
+    let weak = "ETag: W/\"a\"\r\n";
+    let weakly = Version { etag: Some("W/\"a\"".to_string()), ..version() };
+    let timely = Version { etag: None, modified: since, ..version() };
+    let barely = Version { etag: None, ..version() };
+    let ok = None;
+    let stale = Some(StoreError::Stale);
+    for (known, total, more, expected) in [
+        (&weakly, "20", weak, &ok),
+        (&weakly, "*", weak, &ok),
+        (&weakly, "20", "ETag: W/\"b\"\r\n", &stale),
+        (&weakly, "21", weak, &stale),
+        (&timely, "20", dated, &ok),
+        (&timely, "20", later, &stale),
+        (&timely, "10", dated, &stale),
+        (&barely, "20", later, &ok),
+        (&barely, "21", "", &stale),
+    ] {
+        for way in WAYS {
+            let answer = part(total, more);
+            let present = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{}\r\n",
+                if total == "10" { 10 } else { 20 },
+                if known == &weakly { weak } else { dated }
+            );
+            let server = Server::start(move |_, head, socket| {
+                say(socket, if head.starts_with("HEAD") { &present } else { &answer })
+            });
+            let what = format!("{way}: {known:?}: {total} {more:?}");
+            match (read(&*server.bucket(way), known, 0..10), expected) {
+                (Ok(bytes), None) => assert_eq!(bytes, b"0123456789", "{what}"),
+                (Err(StoreError::Stale), Some(_)) => {}
+                (other, _) => panic!("{what}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// A server of HDFS's names that sends us to itself for bytes; `open` answers there.
+fn hdfs(open: impl Fn(&mut TcpStream) -> i64 + Send + Sync + 'static) -> (Server, Arc<dyn Bucket>) {
+    let changed = AtomicI64::new(1_000_000_000_000);
+    let server = Server::start(move |_, head, socket| {
+        let answer = |status: &str, more: &str, body: &str| {
+            format!("HTTP/1.1 {status}\r\n{more}Content-Length: {}\r\n\r\n{body}", body.len())
+        };
+        let file = |kind: &str, size: u32| {
+            let changed = changed.load(Ordering::SeqCst);
+            let status = format!(
+                r#"{{"length":{size},"modificationTime":{changed},"pathSuffix":"","type":"{kind}"}}"#
+            );
+            answer("200 OK", "", &format!(r#"{{"FileStatus":{status}}}"#))
+        };
+        if head.contains("op=GETFILESTATUS") {
+            let text = if head.contains("/file?") { file("FILE", 20) } else { file("DIRECTORY", 0) };
+            return say(socket, &text);
+        }
+        if head.contains("op=OPEN") {
+            assert!(head.contains("offset=0&length=10"), "{head}");
+            return say(socket, &answer("307 X", "Location: /bytes\r\n", ""));
+        }
+        assert!(head.starts_with("GET /bytes "), "{head}");
+        changed.store(open(socket), Ordering::SeqCst);
+        true
+    });
+    let bucket = super::open(&server.endpoint.replace("http:", "webhdfs:"), &[]);
+    (server, bucket)
+}
+
+#[test]
+fn of_hdfs_the_version_is_asked_for_when_the_read_is_open() {
+    const BYTES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
+    let (_server, bucket) = hdfs(|socket| {
+        say(socket, BYTES);
+        1_000_000_000_000
+    });
+    let version = bucket.head("file").unwrap();
+    assert_eq!(read(&*bucket, &version, 0..10).unwrap(), b"0123456789");
+
+    let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 44\r\n\r\n{\"RemoteException\":{\"exception\":\"IOExceptio\"";
+    for answer in [BYTES, refused] {
+        let (_server, bucket) = hdfs(move |socket| {
+            say(socket, answer);
+            1_000_000_001_000
+        });
+        let version = bucket.head("file").unwrap();
+        assert!(matches!(read(&*bucket, &version, 0..10), Err(StoreError::Stale)), "{answer}");
+    }
+    let (_server, bucket) = hdfs(move |socket| {
+        say(socket, refused);
+        1_000_000_000_000
+    });
+    let version = bucket.head("file").unwrap();
+    assert!(matches!(read(&*bucket, &version, 0..10), Err(StoreError::Denied)));
 }
 
 /// The answers, and whether the error is the right one.
@@ -189,6 +324,30 @@ fn waiting_ends() {
             );
             assert!(start.elapsed() < Duration::from_millis(2500), "{way}: {before:?}");
         }
+    }
+}
+
+#[test]
+fn the_reason_of_an_error_is_waited_for_only_so_long() {
+    for way in WAYS {
+        let server = Server::start(move |_, _, socket| {
+            let head = "HTTP/1.1 503 X\r\nContent-Length: 10000\r\n\r\n<Error><Code>SlowDown</Code>";
+            if !say(socket, head) {
+                return false;
+            }
+            // A byte comes before each read is given up.
+            (0..300).all(|_| {
+                thread::sleep(Duration::from_millis(100));
+                say(socket, " ")
+            })
+        });
+        let start = Instant::now();
+        let error = get(&*server.bucket(way)).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Unavailable(text) if text.contains("503 SlowDown")),
+            "{error:?}"
+        );
+        assert!(start.elapsed() < Duration::from_secs(10), "{way}: {:?}", start.elapsed());
     }
 }
 

@@ -7,6 +7,7 @@ use fluid_fuse::remote::{Bucket, Item, Version};
 use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
 
+use super::faults::{self, say};
 use super::s3s::{self, KEY, SECRET};
 use super::{WAYS, bytes, elsewhere, list, open, read};
 
@@ -145,6 +146,46 @@ fn credentials_are_loaded_again_when_their_file_changes() {
         fs::write(&secret, format!("{SECRET}\n")).unwrap();
         let version = bucket.head("file").unwrap();
         assert_eq!(read(&*bucket, &version, 0..7).unwrap(), b"content");
+    }
+}
+
+#[test]
+fn an_upload_may_take_longer_than_the_credentials_it_was_begun_with() {
+    let server = faults::Server::start(|_, head, socket| {
+        let fine = head.starts_with("PUT ") || head.contains("Credential=new-key/");
+        let status = if fine { "200 OK" } else { "403 Forbidden" };
+        say(socket, &format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nETag: \"x\"\r\n\r\n"))
+    });
+    let secrets = TempDir::new().unwrap();
+    let key = secrets.path().join("access_key_id");
+    fs::write(&key, "key").unwrap();
+    fs::write(secrets.path().join("secret_access_key"), SECRET).unwrap();
+    let directory = secrets.path().to_str().unwrap();
+    let bucket = open("s3://data", &[("endpoint", &server.endpoint), ("credentials_dir", directory)]);
+    let mut upload = bucket.put("file").unwrap();
+    fs::write(&key, "new-key").unwrap();
+    let version = upload.finish().unwrap();
+    assert_eq!((version.size, version.etag.as_deref()), (0, Some("\"x\"")));
+}
+
+#[test]
+fn a_prefix_is_percent_encoded_in_the_url() {
+    let server = Server::start();
+    for way in WAYS {
+        for (url, prefix) in [
+            ("a%20b/c%25%2B%C3%A4", "a b/c%+ä"),
+            ("a b/c%25+ä", "a b/c%+ä"),
+            ("50%/x%2fy", "50%/x/y"),
+            ("%20%20a/b%20", "  a/b "),
+        ] {
+            let bucket = server.bucket(&format!("s3://data/{url}"), way);
+            let content = format!("{way} {url}");
+            let written = put(&*bucket, "dir/file", content.as_bytes());
+            let at = server.root.path().join("data").join(prefix).join("dir/file");
+            assert_eq!(fs::read_to_string(&at).unwrap(), content);
+            assert_eq!(list(&*bucket, "").unwrap(), [Item::Prefix("dir/".to_string())], "{url}");
+            assert_eq!(read(&*bucket, &written, 0..written.size).unwrap(), content.as_bytes());
+        }
     }
 }
 
