@@ -1,14 +1,15 @@
 //! What to read ahead: decided from the offsets of one file's reads alone.
 //!
 //! Reads that follow each other are a stream, whoever makes them: one descriptor, several threads on one
-//! descriptor, several processes. A file has up to [`STREAMS`] at a time. A stream that has shown that it
-//! goes on is read ahead of; other reads get what they asked for and no more. How far ahead is found out: when
-//! reads had to wait although their bytes were under way, the window is widened, and narrowed again if that made
-//! the stream no faster. So a store with a long way gets the window it needs, and bytes that come as fast as
-//! they are read stay in the processor's caches. No stream is read ahead of into what another has read. Streams
-//! that were left before they used most of what was fetched for them make the file's next ones wait longer for
-//! that trust. Short reads at even distances are a stride: the next of them are fetched, too. This module knows
-//! neither memory nor requests, and time as a number.
+//! descriptor, several processes. A file has up to [`STREAMS`] at a time. A stream that has shown that it goes
+//! on is read ahead of; other reads get what they asked for and no more. How far ahead is found out: when
+//! reads had to wait although their bytes were under way, the window is widened, and narrowed again if that
+//! made the stream no faster. Over a long way the first steps are taken at once. So a store with a long way
+//! gets the window it needs, and bytes that come as fast as they are read stay in the processor's caches. No
+//! stream is read ahead of into what another has read. Streams that were left before they used most of what
+//! was fetched for them make the file's next ones wait longer for that trust. Short reads at even distances
+//! are a stride: the next of them are fetched, too. This module knows neither memory nor requests, and time as
+//! a number.
 
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -30,6 +31,10 @@ const OPENING: u64 = 4 * 1024 * 1024;
 /// As many of the shortest requests, if that is less.
 const OPENING_REQUESTS: u64 = 8;
 
+/// Requests that a stream's window is divided into at most. With 64 instead of 32 at a time, bytes over a long way
+/// came no faster, and took more of the processor.
+const DIVIDED: u64 = 32;
+
 /// By how much a window is widened or narrowed at a time.
 const STEP: u64 = 4;
 
@@ -39,9 +44,18 @@ const LONG_ENOUGH: Duration = Duration::from_millis(50);
 /// A window that is wider for less gain in speed is wider for nothing.
 const WORTH: f64 = 1.15;
 
+/// As wide as a window over a long way is before its gain is known.
+const LONG_WAY: u64 = 64 * 1024 * 1024;
+
+/// A window that was widened for as much gain is what the way to the store takes.
+const CERTAIN: f64 = 2.0;
+
 /// Bytes that are read until another width is tried after one was for nothing: twice as many each time. What
 /// was right may have been chance, and what is right may change.
 const HOLD: Range<u64> = 256 << 20..8 << 30;
+
+/// The same after a gain that was certain: to try a narrower window would cost much.
+const HOLD_CERTAIN: u64 = 2 << 30;
 
 /// Reads at one distance from each other that make a stride.
 const STRIDE: u32 = 3;
@@ -137,6 +151,8 @@ struct Window {
     begun: Option<(u64, Duration)>,
     /// A read had to wait since.
     waited: bool,
+    /// It is widened with each read.
+    ramping: bool,
     /// Bytes a second before another width was tried, and the width.
     trial: Option<(f64, u64)>,
     /// What has to be read before the next trial, and how much it is from then to the one after.
@@ -154,6 +170,7 @@ impl Window {
             settled: 0,
             begun: Some((0, now)),
             waited: false,
+            ramping: false,
             trial: None,
             hold: 0,
             next_hold: HOLD.start,
@@ -172,6 +189,20 @@ impl Window {
             }
             self.opening = opening;
         }
+        let untried = self.bytes == OPENING && self.trial.is_none() && self.hold == 0;
+        if let Some((_, since)) = self.begun.filter(|_| untried && self.waited && seen >= OPENING) {
+            // Over a long way that is too little for any bandwidth, and to measure step by step takes long. All of
+            // the width asked for at once would come at once, the first of it last.
+            let speed = seen as f64 / now.saturating_sub(since).as_secs_f64();
+            (self.trial, self.ramping, self.begun) = (Some((speed, OPENING)), true, None);
+        }
+        if self.ramping {
+            let end = LONG_WAY.min(most).max(opening);
+            self.bytes = (STEP * seen).min(end);
+            self.ramping = self.bytes < end;
+            self.settled = seen + self.bytes;
+            return;
+        }
         let Some((from, since)) = self.begun else {
             if seen >= self.settled {
                 (self.begun, self.waited) = (Some((seen, now)), false);
@@ -186,6 +217,9 @@ impl Window {
         let speed = read as f64 / time.as_secs_f64();
         let width = self.bytes;
         let failed = self.trial.take().is_some_and(|(before, other)| {
+            if width > other && speed >= CERTAIN * before {
+                self.next_hold = self.next_hold.max(HOLD_CERTAIN);
+            }
             let failed = if width > other { speed < WORTH * before } else { WORTH * speed < before };
             if failed {
                 self.bytes = other;
@@ -206,7 +240,7 @@ impl Window {
             self.trial = Some((speed, width));
         }
         self.waited = false;
-        self.settled = seen + width;
+        self.settled = seen + width.max(self.bytes);
         self.begun = (self.bytes == width).then_some((seen, now));
     }
 }
@@ -243,7 +277,7 @@ impl Streams {
         let trusted = stream.seen >= patience || (stream.from_start && patience == PATIENCE);
         let window = if trusted { stream.window.bytes.min(limits.window) } else { 0 };
         // Whole granules, so that none is brought in two pieces.
-        let part = (window / limits.requests.max(1)).clamp(*limits.part.start(), *limits.part.end());
+        let part = (window / limits.requests.clamp(1, DIVIDED)).clamp(*limits.part.start(), *limits.part.end());
         let part = part.next_multiple_of(GRANULE);
         if window == 0 {
             // The kernel asks for more than it was asked for where that pays.
@@ -524,6 +558,22 @@ mod tests {
             assert!(share(LIMITS.window, |window, luck| far(window) * (0.3 + noise * luck)) > 80, "{noise}");
             assert!(share(4 * OPENING, |_, luck| 2e9 * (0.3 + noise * luck)) < 40, "{noise}");
         }
+    }
+
+    #[test]
+    fn over_a_long_way_a_window_widens_before_much_is_read() {
+        let mut streams = Streams::new(1 << 40);
+        let (mut now, mut looks) = (Duration::ZERO, Vec::new());
+        for at in 0..(64 * MIB / GRANULE) {
+            let read = at * GRANULE..(at + 1) * GRANULE;
+            streams.read(read.clone(), &LIMITS, now);
+            streams.waited(&read);
+            now += Duration::from_micros(800);
+            looks.push(streams.streams[0].window.bytes);
+        }
+        // Never by more than a few requests at once.
+        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 3 * OPENING), "{looks:?}");
+        assert_eq!(looks[(17 * MIB / GRANULE) as usize], LONG_WAY);
     }
 
     #[test]
