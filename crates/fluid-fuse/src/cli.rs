@@ -2,9 +2,9 @@
 //!
 //! A setting has up to four places: the flag, its `FLUID_FUSE_*` variable, the variables that Fluid sets
 //! (`MOUNT_POINT`, `MOUNT_OPTIONS`) and Fluid's `config.json`. The first that has it wins; the file is not read
-//! when nothing is left to find. The definitions here are the one table of options: `--help`, the variables'
-//! names and docs/fluid-fuse.md come from them. Secrets are not taken from arguments, which other processes see.
-//! Whether a source exists or the directory can be mounted on is not known here.
+//! when nothing is left to find. Only `ro` in `MOUNT_OPTIONS` wins over all others. The definitions here are the one
+//! table of options: `--help`, the variables' names and docs/fluid-fuse.md come from them. Secrets are not taken from
+//! arguments, which other processes see. Whether a source exists or the directory can be mounted on is not known here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use anyhow::{Context, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use fluid_sidecar_layout::FLUID_FUSE;
 use rustix::process::{getgid, getuid};
 
@@ -50,7 +50,8 @@ Examples:
   fluid-fuse bench --source s3://one/a --mountpoint DIR
 
 As the image of a Fluid ThinRuntime, `fluid-fuse mount` needs no options: the mount point comes from
-MOUNT_POINT and the source from /etc/fluid/config/config.json. Of MOUNT_OPTIONS, uid= and gid= count.
+MOUNT_POINT and the source from /etc/fluid/config/config.json. Of MOUNT_OPTIONS, uid= and gid= count,
+and ro, which wins over all that makes a mount writable.
 
 Environment: each option names its variable; a flag wins over its variable, and both over Fluid's own.
 FLUID_FUSE_LOG (or RUST_LOG) sets the level of the log on stderr: error, warn, info, debug.";
@@ -94,20 +95,21 @@ pub struct SourceOptions {
     /// What to mount, percent-encoded: s3://, oss://, gs://, az://, http(s)://, webhdfs://, file://; as
     /// PATH=URL at a path of its own [otherwise: Fluid's config.json]
     #[arg(long = "source", value_name = "[PATH=]URL", env = "FLUID_FUSE_SOURCE", value_delimiter = ' ')]
+    #[arg(hide_env_values = true)]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub sources: Vec<String>,
 
     /// An option of the sources, such as endpoint or region. Secrets belong into the environment or files
     #[arg(long = "option", short = 'o', value_name = "NAME=VALUE", env = "FLUID_FUSE_OPTION")]
-    #[arg(value_delimiter = ' ')]
+    #[arg(value_delimiter = ' ', hide_env_values = true)]
     pub options: Vec<String>,
 
     /// Fluid's configuration of a ThinRuntime, read for what is not given otherwise
     #[arg(long, value_name = "FILE", env = "FLUID_FUSE_CONFIG", default_value = FLUID_CONFIG)]
     pub config: PathBuf,
 
-    /// The same configuration itself, instead of a file
-    #[arg(long, value_name = "JSON", env = "FLUID_FUSE_CONFIG_JSON")]
+    /// The same configuration itself, instead of a file. Secrets belong into its variable
+    #[arg(long, value_name = "JSON", env = "FLUID_FUSE_CONFIG_JSON", hide_env_values = true)]
     pub config_json: Option<String>,
 }
 
@@ -152,7 +154,8 @@ pub struct MountOptions {
     #[arg(long, value_name = "X", env = "FLUID_FUSE_SUBTYPE", default_value = FLUID_FUSE)]
     pub subtype: String,
 
-    /// Whether nothing can be written [default: as the accessModes of Fluid's config.json have it, otherwise true]
+    /// Whether nothing can be written; always true with `ro` in MOUNT_OPTIONS [default: as the accessModes of
+    /// Fluid's config.json have it, otherwise true]
     #[arg(long, value_name = "BOOL", env = "FLUID_FUSE_READ_ONLY", action = ArgAction::Set)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub read_only: Option<bool>,
@@ -350,23 +353,40 @@ impl Cli {
     ) -> Result<Self, clap::Error> {
         let mut command = Self::command();
         let matches = command.try_get_matches_from_mut(arguments)?;
-        let shown = matches.subcommand().and_then(|(_, given)| {
-            let source = given.try_contains_id("options").ok().and_then(|_| given.value_source("options"))?;
-            let options =
-                given.get_many::<String>("options").filter(|_| source == ValueSource::CommandLine)?;
-            options.filter_map(|option| option.split_once('=')).find(|(name, value)| is_secret(name, value))
-        });
-        match shown {
-            Some((name, _)) => Err(command.error(
-                ErrorKind::ValueValidation,
-                format!(
-                    "--option {name}=… is a secret, and every process sees the arguments of others: give \
-                     {name}_file=PATH, credentials_dir=DIR, or {name}=… in the variable FLUID_FUSE_OPTION"
-                ),
-            )),
+        match matches.subcommand().and_then(|(_, given)| shown_secret(given)) {
+            Some(refused) => Err(command.error(ErrorKind::ValueValidation, refused)),
             None => Self::from_arg_matches(&matches),
         }
     }
+}
+
+/// Why an argument that is a secret is refused, if one is: by its name.
+fn shown_secret(given: &ArgMatches) -> Option<String> {
+    let written = |id: &str| {
+        let known = given.try_contains_id(id).ok()?;
+        let values = (known && given.value_source(id)? == ValueSource::CommandLine)
+            .then(|| given.get_many::<String>(id))??;
+        Some(values.map(String::as_str).collect::<Vec<_>>())
+    };
+    let option = written("options").unwrap_or_default().into_iter().find_map(|option| {
+        let (name, value) = option.split_once('=')?;
+        is_secret(name, value).then(|| {
+            format!(
+                "--option {name}=… is a secret, and every process sees the arguments of others: give \
+                 {name}_file=PATH, credentials_dir=DIR, or {name}=… in the variable FLUID_FUSE_OPTION"
+            )
+        })
+    });
+    option.or_else(|| {
+        // What cannot be read is refused later.
+        let config = FluidConfig::parse("", written("config_json")?.first()?.as_bytes()).ok()?;
+        let name = config.secret()?;
+        Some(format!(
+            "the option {name:?} in --config-json is a secret, and every process sees the arguments of others: \
+             give {name}_file, the variable of it in secretOptions, or all of it in the variable \
+             FLUID_FUSE_CONFIG_JSON or in a file"
+        ))
+    })
 }
 
 impl Target {
@@ -444,7 +464,8 @@ impl MountOptions {
             log::warn!("not used of {MOUNT_OPTIONS}: {}", fluid.unused.join(","));
         }
         let target = self.target.or_fluid(environment(MOUNT_POINT));
-        let read_only = self.read_only.or(fluid.writable.then_some(false));
+        // Fluid writes it for a Dataset that is only read, and nothing else makes such a mount writable.
+        let read_only = if fluid.read_only { Some(true) } else { self.read_only };
         let (mounts, mountpoint) = self.source.resolve(target, read_only)?;
         let memory = self.memory.unwrap_or_else(|| default_memory(cgroup_limit()));
         ensure!(memory >= LEAST_MEMORY, "--memory must be at least 8MiB");
@@ -477,7 +498,7 @@ impl MountOptions {
 /// [`MOUNT_OPTIONS`], as far as it is meant for us.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct MountWords {
-    writable: bool,
+    read_only: bool,
     uid: Option<u32>,
     gid: Option<u32>,
     /// Names only: a value may be a secret.
@@ -492,8 +513,8 @@ impl MountWords {
             let number =
                 || value.parse().with_context(|| format!("{MOUNT_OPTIONS}: {name} must be a number"));
             match name {
-                "ro" => words.writable = false,
-                "rw" => words.writable = true,
+                // Their order says nothing. What may be written to is said by the access modes, never by `rw`.
+                "ro" => words.read_only = true,
                 "uid" => words.uid = Some(number()?),
                 "gid" => words.gid = Some(number()?),
                 // So it is in any case.
@@ -521,9 +542,15 @@ fn cgroup_limit() -> Option<u64> {
 
 fn sources(sources: &[String], options: &[String], read_only: bool) -> anyhow::Result<Vec<MountSpec>> {
     let mut shared = BTreeMap::new();
-    for option in options {
-        let (name, value) =
-            option.split_once('=').with_context(|| format!("--option {option:?} is not NAME=VALUE"))?;
+    for (index, option) in options.iter().enumerate() {
+        // It may be the rest of a secret that has a blank in it.
+        let (name, value) = option.split_once('=').with_context(|| {
+            format!(
+                "--option (FLUID_FUSE_OPTION): the {}. of them, separated by blanks, is not NAME=VALUE; a value \
+                 with a blank in it goes into a file (NAME_file=PATH) or into Fluid's configuration",
+                index + 1
+            )
+        })?;
         shared.insert(name.to_string(), value.to_string());
     }
     sources
@@ -667,6 +694,28 @@ mod tests {
                 Cli::read(["fluid-fuse", "warm", "-o", "region=r", "-o", option]).unwrap_err().to_string();
             assert!(refused.contains("_file=PATH") && !refused.contains("s3cr3t"), "{refused}");
         }
+        let json = |options: &str| {
+            let json =
+                format!(r#"{{"mounts":[{{"mountPoint":"s3://a"}},{{"mountPoint":"s3://b",{options}}}]}}"#);
+            Cli::read(["fluid-fuse", "bench", "--config-json", &json]).map_err(|error| error.to_string())
+        };
+        let refused = json(r#""options":{"region":"r","secret-access-key":"s3cr3t"}"#).unwrap_err();
+        assert!(refused.contains("\"secret-access-key\" in --config-json"), "{refused}");
+        assert!(refused.contains("FLUID_FUSE_CONFIG_JSON") && !refused.contains("s3cr3t"), "{refused}");
+        for options in [
+            r#""options":{"region":"r","secret_key_file":"/x","access_key_id":"id"}"#,
+            r#""options":{"secret_key":"/etc/fluid/secrets/s/key"},"secretOptions":{"token":"VARIABLE"}"#,
+            r#""options":["secret_key"]"#,
+        ] {
+            assert!(json(options).is_ok(), "{options}");
+        }
+        // The rest of a secret after its blank.
+        let options = ["region=r", "endpoint=e", "s3cr3t"].map(String::from);
+        let error = format!("{:#}", sources(&["s3://b".into()], &options, true).unwrap_err());
+        assert!(
+            error.contains("--option (FLUID_FUSE_OPTION): the 3.") && !error.contains("s3cr3t"),
+            "{error}"
+        );
         for option in ["secret_key_file=/x", "access_key_id=id", "unknown=x", "endpoint=e"] {
             assert!(Cli::read(["fluid-fuse", "mount", "-o", option]).is_ok(), "{option}");
         }
@@ -682,8 +731,11 @@ mod tests {
                 "FLUID_RUNTIME_NAME" => Some("data".into()),
                 _ => Some("/m".into()),
             };
-            let source = ["fluid-fuse", "mount", "--source", "s3://b"];
-            match Cli::read([&source, arguments].concat()).unwrap().command {
+            let source = match arguments {
+                ["--config-json", ..] => [].as_slice(),
+                _ => &["--source", "s3://b"],
+            };
+            match Cli::read([&["fluid-fuse", "mount"], source, arguments].concat()).unwrap().command {
                 Command::Mount(options) => options.with(environment),
                 other => panic!("{other:?}"),
             }
@@ -692,7 +744,22 @@ mod tests {
         assert_eq!((settings.owner, settings.dataset.as_deref()), ((5, 8), Some("ns/data")));
         assert!(found(&[], "uid=x").is_err());
         let words = MountWords::read("rw, kernel_cache ,token=s3cr3t,x").unwrap();
-        assert!(words.writable && words.unused == ["token", "x"]);
+        assert!(!words.read_only && words.unused == ["rw", "token", "x"]);
+        let read_only = |arguments: &[&str], options: &str| {
+            found(arguments, options).unwrap().mounts.iter().all(|mount| mount.read_only)
+        };
+        assert!(read_only(&[], "") && read_only(&[], "rw") && read_only(&["--read-only"], "rw"));
+        assert!(!read_only(&["--read-only=false"], "rw"));
+        let modes =
+            |mode: &str| format!(r#"{{"accessModes":["{mode}"],"mounts":[{{"mountPoint":"s3://b"}}]}}"#);
+        let (writing, reading) = (modes("ReadWriteMany"), modes("ReadOnlyMany"));
+        let (writing, reading) = (["--config-json", &writing], ["--config-json", &reading]);
+        assert!(!read_only(&writing, "") && !read_only(&writing, "rw"));
+        assert!(read_only(&reading, "") && read_only(&reading, "rw"));
+        for options in ["ro", "ro,rw", "rw,ro", "uid=5,ro"] {
+            assert!(read_only(&["--read-only=false"], options), "{options}");
+            assert!(read_only(&writing, options), "{options}");
+        }
     }
 
     #[test]

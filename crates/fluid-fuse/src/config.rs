@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, anyhow, bail, ensure};
 use serde::Deserialize;
 
+use crate::remote::options::is_secret;
+
 /// Where Fluid puts the secrets of a ThinRuntime's Dataset; the options have the paths of the files there.
 const SECRETS: &str = "/etc/fluid/secrets/";
 
@@ -95,6 +97,13 @@ impl FluidConfig {
     /// Whether the Dataset may be written to.
     pub fn is_writable(&self) -> bool {
         self.access_modes.iter().any(|mode| matches!(mode.as_str(), "ReadWriteMany" | "ReadWriteOnce"))
+    }
+
+    /// The name of an option that has a secret for a value, if one has.
+    pub fn secret(&self) -> Option<&str> {
+        let mut options = self.mounts.iter().flat_map(|mount| &mount.options);
+        let found = options.find(|(name, value)| is_secret(name, value) && !value.starts_with(SECRETS));
+        found.map(|(name, _)| name.as_str())
     }
 
     /// The mounts. One alone is the mount point itself, unless it has a path; several are at their paths, by

@@ -2,14 +2,15 @@
 //!
 //! It ends well, with exit code 0, on SIGTERM, on SIGINT, when somebody else unmounts and, if asked for, when the
 //! containers that use the mount have ended: a sidecar must not make a finished Job look failed. It takes the
-//! mount away first; files that are open then are served until they are closed, the time to linger is over or
-//! a second signal comes. An error of the store never ends it.
+//! mount away first; files that are open then are served, and what was written is finished, until there is none,
+//! the time to linger is over or a second signal comes. An error of the store never ends it.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use fuser::{Config, Session, SessionACL};
@@ -37,6 +38,30 @@ enum Event {
     /// The containers that used the mount have ended.
     Unused,
     Ended(io::Result<()>),
+    /// No file is being written any more.
+    Written,
+}
+
+/// What is left of the end, once it has begun: one time for all that is waited for, unless a second signal comes.
+struct Ending<'a> {
+    events: &'a Receiver<Event>,
+    began: Instant,
+    linger: Duration,
+    signals: usize,
+}
+
+impl Ending<'_> {
+    /// What happens until the end may not be waited for any more; nothing when that is so.
+    fn next(&mut self) -> Option<Event> {
+        while self.signals < 2 {
+            let left = self.linger.saturating_sub(self.began.elapsed());
+            match self.events.recv_timeout(left).ok()? {
+                Event::Signal => self.signals += 1,
+                other => return Some(other),
+            }
+        }
+        None
+    }
 }
 
 /// Mounts and serves until the end.
@@ -93,7 +118,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     );
 
     let (sender, events) = mpsc::channel();
-    let (ended, unused) = (sender.clone(), sender.clone());
+    let (ended, unused, written) = (sender.clone(), sender.clone(), sender.clone());
     thread::spawn(move || signals.forever().try_for_each(|_| sender.send(Event::Signal)));
     thread::spawn(move || ended.send(Event::Ended(session.run())));
     if let Some(expected) = settings.users {
@@ -107,9 +132,17 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     }
 
     let first = events.recv()?;
+    let signals = usize::from(matches!(first, Event::Signal));
+    let mut ending = Ending { events: &events, began: Instant::now(), linger: settings.linger, signals };
     shared.flush();
-    let end = serve(first, &events, settings, &mount, &place);
-    match writes.wait(settings.linger) {
+    let end = serve(first, &mut ending, &mount, &place);
+    let (waiting, linger) = (Arc::clone(&writes), settings.linger);
+    thread::spawn(move || {
+        waiting.wait(linger);
+        let _ = written.send(Event::Written);
+    });
+    while ending.next().is_some_and(|event| !matches!(event, Event::Written)) {}
+    match writes.wait(Duration::ZERO) {
         0 => {}
         lost => error!("ending although {lost} files are still being written: they stay as they were"),
     }
@@ -117,13 +150,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// What is left to do when the end begins.
-fn serve(
-    first: Event,
-    events: &Receiver<Event>,
-    settings: &Settings,
-    mount: &Mount,
-    place: &str,
-) -> anyhow::Result<()> {
+fn serve(first: Event, ending: &mut Ending<'_>, mount: &Mount, place: &str) -> anyhow::Result<()> {
     if let Event::Ended(result) = first {
         result.with_context(|| format!("serving {place} failed"))?;
         info!("{place} was unmounted: ending");
@@ -139,12 +166,11 @@ fn serve(
         }
         Err(error) => error!("{error:#}"),
     }
-    match events.recv_timeout(settings.linger) {
-        Ok(Event::Ended(Ok(())) | Event::Unused) => info!("unmounted {place}: ending"),
-        Ok(Event::Ended(Err(error))) => warn!("unmounted {place}: ending, with {error}"),
-        Ok(Event::Signal) => warn!("second signal: ending at once"),
-        Err(RecvTimeoutError::Timeout) => warn!("files of {place} are still open: ending nevertheless"),
-        Err(error) => bail!(error),
+    match ending.next() {
+        Some(Event::Ended(Err(error))) => warn!("unmounted {place}: ending, with {error}"),
+        Some(_) => info!("unmounted {place}: ending"),
+        None if ending.signals > 1 => warn!("second signal: ending at once"),
+        None => warn!("files of {place} are still open: ending nevertheless"),
     }
     Ok(())
 }

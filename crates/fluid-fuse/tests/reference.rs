@@ -20,8 +20,9 @@ const HEAD: &str = "\
 # fluid-fuse
 
 Each flag has the variable beside it; the flag wins, then the variable, then what Fluid sets (`MOUNT_POINT`,
-`MOUNT_OPTIONS`: `uid=` and `gid=`), then Fluid's `config.json`. Sizes are written like 128MiB, 2Gi or 500M, times
-like 30s or 5m. `FLUID_FUSE_LOG` (or `RUST_LOG`) sets the level of the log on stderr: error, warn, info, debug.
+`MOUNT_OPTIONS`: `uid=` and `gid=`), then Fluid's `config.json`. Only `ro` in `MOUNT_OPTIONS` wins over all. Sizes are
+written like 128MiB, 2Gi or 500M, times like 30s or 5m. `FLUID_FUSE_LOG` (or `RUST_LOG`) sets the level of the log on
+stderr: error, warn, info, debug.
 ";
 
 const SOURCES: &str = "
@@ -31,7 +32,7 @@ Given with `--option NAME=VALUE`, in `FLUID_FUSE_OPTION` (separated by spaces), 
 `config.json`. Names are written as Fluid's runtimes have them; case does not count, nor whether words are joined by
 `-` or `_`. A name with a store's prefix (`fs.oss.`) is read for that store alone. Each also exists as `NAME_file`,
 the path of a file that has the value and is read again when it changes. Secrets (marked \u{2020}) are refused on the
-command line.
+command line, also in `--config-json`.
 ";
 
 const CREDENTIALS: &str = "
@@ -92,6 +93,20 @@ fn reference() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/fluid-fuse.md");
     if let Err(difference) = expect::expect(&path, &text) {
         panic!("{difference}");
+    }
+}
+
+#[test]
+fn help_shows_nobody_a_secret() {
+    for command in ["mount", "warm", "bench"] {
+        for flag in ["-h", "--help"] {
+            let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
+            program.args([command, flag]).env("FLUID_FUSE_SOURCE", "https://user:s3cr3t@host/a");
+            program.env("FLUID_FUSE_OPTION", "region=r secret_key=s3cr3t");
+            program.env("FLUID_FUSE_CONFIG_JSON", r#"{"mounts":[{"options":{"secret_key":"s3cr3t"}}]}"#);
+            let help = String::from_utf8(program.output().unwrap().stdout).unwrap();
+            assert!(help.contains("FLUID_FUSE_CONFIG_JSON") && !help.contains("s3cr3t"), "{help}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! It decides what may be done beside what: a file that is written is in nobody else's hands, and the kernel keeps
 //! no listing that is older than a change. How a file gets to its store is [`super::writing`]'s matter.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -22,6 +22,22 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// Names that are being changed. Nobody begins to write, remove or move what they name, so that the store does not
+/// end one change after the next was made.
+struct Held<'a> {
+    core: &'a Core,
+    paths: Vec<PathBuf>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut held = lock(&self.core.held);
+        for path in &self.paths {
+            held.remove(path);
+        }
+    }
+}
+
 impl Core {
     /// The file that the path names while it is being written.
     pub(super) fn being_written(&self, path: &Path) -> Option<(u64, Arc<Writing>)> {
@@ -37,8 +53,16 @@ impl Core {
         (identity == node.identity).then_some(file)
     }
 
-    fn is_free(&self, path: &Path) -> Result<(), Errno> {
-        if lock(&self.writing).contains_key(path) { Err(Errno::EBUSY) } else { Ok(()) }
+    /// Holds the paths until the end of a change, if nobody writes or changes them.
+    fn hold(&self, paths: &[&Path]) -> Result<Held<'_>, Errno> {
+        let writing = lock(&self.writing);
+        let mut held = lock(&self.held);
+        if paths.iter().any(|path| writing.contains_key(*path) || held.contains(*path)) {
+            return Err(Errno::EBUSY);
+        }
+        let paths: Vec<_> = paths.iter().map(|path| path.to_path_buf()).collect();
+        held.extend(paths.iter().cloned());
+        Ok(Held { core: self, paths })
     }
 
     /// Begins to write a file anew, `old` being the one that is there.
@@ -64,6 +88,14 @@ impl Core {
         let since = Instant::now();
         loop {
             let mut writing = lock(&self.writing);
+            if lock(&self.held).contains(path) {
+                return Err(Errno::EBUSY);
+            }
+            // It got another name since it was asked for: the kernel looks the old one up again.
+            let node = ino.and_then(|ino| self.inodes.get(ino.0));
+            if node.is_some_and(|node| *node.path != *path) {
+                return Err(Errno::ESTALE);
+            }
             let written = writing.get(path).map(|(_, file)| file.is_closed());
             let is_read = ino.is_some_and(|ino| lock(&self.modes).contains_key(&ino.0));
             match written {
@@ -102,14 +134,14 @@ impl Core {
     pub(super) fn overwrite(
         self: &Arc<Self>,
         path: &Path,
-        ino: INodeNo,
+        ino: Option<INodeNo>,
         stat: Stat,
         flags: i32,
         pid: u32,
     ) -> Result<(FileHandle, u64, Stat), Errno> {
         match stat.kind {
             Kind::File if is_set(flags, OFlags::TRUNC) || stat.size == 0 => {
-                self.begin_writing(path, Some(ino), Some(stat), pid)
+                self.begin_writing(path, ino, Some(stat), pid)
             }
             Kind::File => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::EISDIR),
@@ -125,7 +157,10 @@ impl Core {
         match self.store.stat(path) {
             Ok(_) if is_set(flags, OFlags::EXCL) => Err(Errno::EEXIST),
             Ok(stat) => {
-                let ino = INodeNo(Inodes::number(path, stat.identity));
+                // A number that went along with another name is not this file's.
+                let number = Inodes::number(path, stat.identity);
+                let is_ours = self.inodes.get(number).is_none_or(|node| *node.path == *path);
+                let ino = is_ours.then_some(INodeNo(number));
                 self.overwrite(path, ino, stat, flags, pid)
             }
             Err(StoreError::NotFound) => self.begin_writing(path, None, None, pid),
@@ -142,7 +177,7 @@ impl Core {
         if size > 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        self.is_free(&path)?;
+        let _held = self.hold(&[&path])?;
         if lock(&self.modes).contains_key(&ino.0) {
             return Err(Errno::EBUSY);
         }
@@ -154,16 +189,18 @@ impl Core {
     }
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), Errno> {
-        self.is_free(path)?;
+        let _held = self.hold(&[path])?;
         self.store.remove(path).map_err(errno)?;
         self.changed();
         Ok(())
     }
 
     pub(super) fn remove_directory(&self, path: &Path) -> Result<(), Errno> {
-        if lock(&self.writing).keys().any(|file| file.starts_with(path)) {
+        let writing = lock(&self.writing);
+        if writing.keys().chain(&*lock(&self.held)).any(|file| file.starts_with(path)) {
             return Err(Errno::ENOTEMPTY);
         }
+        drop(writing);
         self.store.remove_directory(path).map_err(errno)?;
         self.changed();
         Ok(())
@@ -173,8 +210,7 @@ impl Core {
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return Err(Errno::EINVAL);
         }
-        self.is_free(from)?;
-        self.is_free(to)?;
+        let _held = self.hold(&[from, to])?;
         if flags.contains(RenameFlags::RENAME_NOREPLACE) && self.store.stat(to).is_ok() {
             return Err(Errno::EEXIST);
         }

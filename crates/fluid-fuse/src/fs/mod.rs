@@ -10,7 +10,7 @@
 mod changes;
 mod writing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -86,6 +86,8 @@ struct Core {
     writes: Arc<Writes>,
     /// The files that are being written, with the identities that they have meanwhile.
     writing: Mutex<HashMap<PathBuf, (u64, Arc<Writing>)>>,
+    /// The paths of which something is being changed, locked after `writing`.
+    held: Mutex<HashSet<PathBuf>>,
 }
 
 enum OpenFile {
@@ -119,6 +121,7 @@ impl View {
             answers: Arc::default(),
             writes,
             writing: Mutex::default(),
+            held: Mutex::default(),
         }))
     }
 
@@ -484,7 +487,7 @@ impl Filesystem for View {
                     return Err(Errno::EBUSY);
                 }
                 let stat = core.stat(ino).map_err(errno)?;
-                core.overwrite(&path, ino, stat, flags.0, pid)
+                core.overwrite(&path, Some(ino), stat, flags.0, pid)
             });
             match opened {
                 Ok((handle, ..)) => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO),

@@ -1,10 +1,13 @@
 //! What is left, and who is told, when a file does not get to its end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::Signal;
+use tempfile::NamedTempFile;
 
 use crate::Mounted;
 use crate::place::{bytes, eventually, words};
@@ -83,6 +86,32 @@ fn a_cut_that_is_mended_is_not_noticed() {
 }
 
 #[test]
+fn nobody_writes_what_is_being_renamed() {
+    let Some(mounted) = Mounted::new(&["--read-only=false", "--io-timeout=1h"]) else { return };
+    let (from, to) = (mounted.path("from"), mounted.path("to"));
+    // Empty files are opened for writing without being truncated, for which the kernel would wait.
+    for path in [&from, &to] {
+        fs::write(path, "").unwrap();
+        eventually(|| File::open(path).ok());
+    }
+    let write = |path| File::options().write(true).open(path);
+    std::thread::scope(|scope| {
+        mounted.server.wire(Wire::Answers(503));
+        let renamed = scope.spawn(|| fs::rename(&from, &to));
+        eventually(|| (mounted.server.refused() > 0).then_some(()));
+        let opened = [&from, &to].map(|path| write(path).map(drop).map_err(|error| error.raw_os_error()));
+        mounted.server.wire(Wire::Carries);
+        renamed.join().unwrap().unwrap();
+        assert_eq!(opened, [Err(Some(Errno::BUSY.raw_os_error())); 2]);
+    });
+    write(&to).unwrap().write_all(b"new").unwrap();
+    assert_eq!(fs::read(&to).unwrap(), b"new");
+    assert!(!mounted.stored("from").exists());
+    fs::write(&from, "next").unwrap();
+    assert_eq!(fs::read(mounted.stored("from")).unwrap(), b"next");
+}
+
+#[test]
 fn a_daemon_that_dies_leaves_the_old_file() {
     let Some(mut mounted) = Mounted::writable() else { return };
     let (code, _) = write(&mounted, 24 << 20, |mounted| mounted.place.signal(Signal::KILL));
@@ -101,4 +130,40 @@ fn a_signal_waits_for_what_is_open() {
     assert_eq!((code, words.as_str()), (Some(0), ""));
     assert_eq!(mounted.place.ended().code(), Some(0));
     assert_eq!(fs::metadata(mounted.stored("old")).unwrap().len(), 24 << 20);
+}
+
+/// The program with a writable mount, what it logs, and a file that is never closed.
+fn lingering(linger: &str) -> Option<(Mounted, NamedTempFile, File)> {
+    let log = NamedTempFile::new().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
+    program.stderr(log.reopen().unwrap());
+    let mounted = Mounted::by(program, &["--read-only=false", &format!("--linger={linger}")])?;
+    let mut file = File::create(mounted.path("old")).unwrap();
+    file.write_all(b"half").unwrap();
+    mounted.place.signal(Signal::TERM);
+    eventually(|| mounted.place.kind().is_none().then_some(()));
+    Some((mounted, log, file))
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_what_is_written() {
+    let Some((mut mounted, log, file)) = lingering("1h") else { return };
+    mounted.place.signal(Signal::TERM);
+    assert_eq!(mounted.place.ended().code(), Some(0));
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("second signal") && log.contains("1 files are still being written"), "{log}");
+    assert_eq!(fs::read(mounted.stored("old")).unwrap(), b"old content");
+    drop(file);
+}
+
+#[test]
+fn what_is_written_is_waited_for_once() {
+    const LINGER: Duration = Duration::from_secs(3);
+    let Some((mut mounted, log, file)) = lingering("3s") else { return };
+    eventually(|| fs::read_to_string(&log).unwrap().contains("are still open").then_some(()));
+    let waited = Instant::now();
+    assert_eq!(mounted.place.ended().code(), Some(0));
+    assert!(waited.elapsed() < LINGER / 2, "it waited again");
+    assert_eq!(fs::read(mounted.stored("old")).unwrap(), b"old content");
+    drop(file);
 }

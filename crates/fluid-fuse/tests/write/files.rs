@@ -222,6 +222,16 @@ fn a_read_only_mount_refuses() {
 }
 
 #[test]
+fn ro_of_fluid_wins_and_rw_is_nothing() {
+    for (options, flags) in [("rw", [].as_slice()), ("rw,ro", &["--read-only=false"])] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
+        program.env("MOUNT_OPTIONS", options);
+        let Some(mounted) = Mounted::by(program, flags) else { return };
+        fails(fs::write(mounted.path("new"), "x"), Errno::ROFS);
+    }
+}
+
+#[test]
 fn mounts_side_by_side() {
     let Some(mounted) = Mounted::new(&[
         "--config-json",

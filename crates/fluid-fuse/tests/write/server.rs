@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -21,6 +22,7 @@ pub(crate) struct Server {
     pub(crate) root: TempDir,
     address: SocketAddr,
     wire: Arc<Mutex<(Wire, Vec<TcpStream>)>>,
+    refused: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -32,18 +34,24 @@ impl Server {
         let front = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = front.local_addr().unwrap();
         let wire = Arc::new(Mutex::new((Wire::Carries, Vec::new())));
-        let state = Arc::clone(&wire);
+        let refused = Arc::new(AtomicUsize::new(0));
+        let (state, count) = (Arc::clone(&wire), Arc::clone(&refused));
         thread::spawn(move || {
             for socket in front.incoming().map_while(Result::ok) {
-                let state = Arc::clone(&state);
-                thread::spawn(move || serve(socket, behind, &state));
+                let (state, count) = (Arc::clone(&state), Arc::clone(&count));
+                thread::spawn(move || serve(socket, behind, &state, &count));
             }
         });
-        Server { root, address, wire }
+        Server { root, address, wire, refused }
     }
 
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How many requests were answered with a status of the wire.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// What happens from now on, also to what is on its way.
@@ -56,7 +64,12 @@ impl Server {
     }
 }
 
-fn serve(mut socket: TcpStream, behind: SocketAddr, state: &Mutex<(Wire, Vec<TcpStream>)>) {
+fn serve(
+    mut socket: TcpStream,
+    behind: SocketAddr,
+    state: &Mutex<(Wire, Vec<TcpStream>)>,
+    refused: &AtomicUsize,
+) {
     let server = {
         let mut state = state.lock().unwrap();
         match state.0 {
@@ -67,7 +80,9 @@ fn serve(mut socket: TcpStream, behind: SocketAddr, state: &Mutex<(Wire, Vec<Tcp
             }
             Wire::Answers(status) => {
                 drop(state);
-                let _ = refuse(&mut socket, status);
+                if refuse(&mut socket, status).is_ok() {
+                    refused.fetch_add(1, Ordering::Relaxed);
+                }
                 return;
             }
             Wire::Resets => return,
