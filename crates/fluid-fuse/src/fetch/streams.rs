@@ -277,7 +277,8 @@ impl Streams {
         let trusted = stream.seen >= patience || (stream.from_start && patience == PATIENCE);
         let window = if trusted { stream.window.bytes.min(limits.window) } else { 0 };
         // Whole granules, so that none is brought in two pieces.
-        let part = (window / limits.requests.clamp(1, DIVIDED)).clamp(*limits.part.start(), *limits.part.end());
+        let part =
+            (window / limits.requests.clamp(1, DIVIDED)).clamp(*limits.part.start(), *limits.part.end());
         let part = part.next_multiple_of(GRANULE);
         if window == 0 {
             // The kernel asks for more than it was asked for where that pays.

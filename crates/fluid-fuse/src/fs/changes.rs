@@ -53,16 +53,25 @@ impl Core {
         (identity == node.identity).then_some(file)
     }
 
-    /// Holds the paths until the end of a change, if nobody writes or changes them.
+    /// Holds the paths until the end of a change, if nobody writes or changes them. What is closed is waited for.
     fn hold(&self, paths: &[&Path]) -> Result<Held<'_>, Errno> {
-        let writing = lock(&self.writing);
-        let mut held = lock(&self.held);
-        if paths.iter().any(|path| writing.contains_key(*path) || held.contains(*path)) {
-            return Err(Errno::EBUSY);
+        loop {
+            let writing = lock(&self.writing);
+            let mut held = lock(&self.held);
+            let written: Vec<_> = paths.iter().filter_map(|path| writing.get(*path)).collect();
+            if written.iter().any(|(_, file)| !file.is_closed())
+                || paths.iter().any(|path| held.contains(*path))
+            {
+                return Err(Errno::EBUSY);
+            }
+            if written.is_empty() {
+                let paths: Vec<_> = paths.iter().map(|path| path.to_path_buf()).collect();
+                held.extend(paths.iter().cloned());
+                return Ok(Held { core: self, paths });
+            }
+            drop((held, writing));
+            thread::sleep(LOOK);
         }
-        let paths: Vec<_> = paths.iter().map(|path| path.to_path_buf()).collect();
-        held.extend(paths.iter().cloned());
-        Ok(Held { core: self, paths })
     }
 
     /// Begins to write a file anew, `old` being the one that is there.

@@ -80,6 +80,8 @@ fn programs_do_what_they_do() {
     assert_eq!(fs::read(root.join("y")).unwrap(), b"a\nb\nc\n");
     // An empty file and what replaces it are finished after their close.
     assert_eq!(fs::read(root.join("t")).unwrap(), b"d\n");
+    let at_once = "for n in $(seq 30); do : >e && mv e f && rm f && : >g && rm g; done";
+    run(Command::new("sh").arg("-ec").arg(at_once).current_dir(&root));
     assert_eq!(names(&root), ["all.tar", "copy", "old", "t", "y", "z"]);
     assert!(mounted.stored("z/b/39").exists() && !mounted.stored("out/a").exists());
 }
