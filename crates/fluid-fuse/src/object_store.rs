@@ -169,7 +169,8 @@ impl ObjectStore {
         let inhabited = reachable(&below) && self.lists(&below, |_| true)?;
         let child = if inhabited { Some(Child::Directory) } else { child };
         self.names.note(key, taken, child.clone());
-        Ok(child)
+        // What was changed here meanwhile is newer.
+        Ok(self.names.remembered(key).map_or(child, |single| single.child))
     }
 
     /// Whether there is such an item below a prefix.

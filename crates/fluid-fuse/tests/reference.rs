@@ -38,15 +38,15 @@ command line, also in `--config-json`.
 const CREDENTIALS: &str = "
 ## Credentials that are not options
 
-For what no option says these are asked, in this order: the variables of the store's own tools, a token of the Pod's
-service account (for a role), the profiles of these tools, and the machine's role.
+What no option says is looked for where the store's own tools look for it: in their variables, in a token of the Pod's
+service account (for a role), in the profiles of these tools, and at the machine.
 
-| store | variables | the Pod's token, profiles, the machine |
+| store | variables | then, in this order |
 | --- | --- | --- |
-| `s3` | `AWS_ACCESS_KEY_ID` `AWS_SECRET_ACCESS_KEY` `AWS_SESSION_TOKEN` | `AWS_ROLE_ARN` with `AWS_WEB_IDENTITY_TOKEN_FILE`; `~/.aws`; ECS, EKS and EC2 |
+| `s3` | `AWS_ACCESS_KEY_ID` `AWS_SECRET_ACCESS_KEY` `AWS_SESSION_TOKEN` | `~/.aws`; `AWS_ROLE_ARN` with `AWS_WEB_IDENTITY_TOKEN_FILE`; ECS, EKS and EC2 |
 | `oss` | `ALIBABA_CLOUD_ACCESS_KEY_ID` `ALIBABA_CLOUD_ACCESS_KEY_SECRET` `ALIBABA_CLOUD_SECURITY_TOKEN`, or `OSS_ACCESS_KEY_ID` `OSS_ACCESS_KEY_SECRET` `OSS_SESSION_TOKEN` | `ALIBABA_CLOUD_ROLE_ARN` with `ALIBABA_CLOUD_OIDC_PROVIDER_ARN` and `ALIBABA_CLOUD_OIDC_TOKEN_FILE` (RRSA); `~/.alibabacloud`; RAM role |
 | `gs` | | `GOOGLE_APPLICATION_CREDENTIALS` or gcloud's own file, also of workload identity; the machine's account |
-| `az` | | `AZURE_CLIENT_ID` and `AZURE_TENANT_ID` with `AZURE_FEDERATED_TOKEN_FILE`; the machine's identity |
+| `az` | | Azure's command line; `AZURE_CLIENT_SECRET` or a certificate; `AZURE_CLIENT_ID` and `AZURE_TENANT_ID` with `AZURE_FEDERATED_TOKEN_FILE`; the machine's identity |
 | `cos` | `TENCENTCLOUD_SECRET_ID` `TENCENTCLOUD_SECRET_KEY` `TENCENTCLOUD_SECURITY_TOKEN` | `TKE_ROLE_ARN` with `TKE_IDENTITY_TOKEN_FILE` and `TKE_PROVIDER_ID` |
 | `obs` | `HUAWEI_CLOUD_ACCESS_KEY_ID` `HUAWEI_CLOUD_SECRET_ACCESS_KEY` `HUAWEI_CLOUD_SECURITY_TOKEN` | |
 | `tos` | `VOLCENGINE_ACCESS_KEY_ID` `VOLCENGINE_SECRET_ACCESS_KEY` `VOLCENGINE_SESSION_TOKEN` | |

@@ -47,8 +47,9 @@ const WORTH: f64 = 1.15;
 /// As wide as a window over a long way is before its gain is known.
 const LONG_WAY: u64 = 64 * 1024 * 1024;
 
-/// A window that was widened for as much gain is what the way to the store takes.
-const CERTAIN: f64 = 2.0;
+/// A window that was widened for as much gain is what the way to the store takes. Less may be what connecting
+/// took when the stream began.
+const CERTAIN: f64 = 4.0;
 
 /// Bytes that are read until another width is tried after one was for nothing: twice as many each time. What
 /// was right may have been chance, and what is right may change.
@@ -184,16 +185,22 @@ impl Window {
         let opening = limits.opening();
         if opening < self.opening {
             // The store is nearer than was known.
-            if self.bytes == self.opening {
+            if self.bytes == self.opening || self.ramping {
                 (self.bytes, self.begun) = (opening, Some((seen, now)));
+                (self.ramping, self.trial) = (false, None);
             }
             self.opening = opening;
         }
-        let untried = self.bytes == OPENING && self.trial.is_none() && self.hold == 0;
-        if let Some((_, since)) = self.begun.filter(|_| untried && self.waited && seen >= OPENING) {
+        let untried = self.bytes == OPENING && self.trial.is_none() && self.hold == 0 && most > OPENING;
+        if let Some((0, since)) = self.begun
+            && untried
+            && self.waited
+            && seen >= OPENING
+            && now > since
+        {
             // Over a long way that is too little for any bandwidth, and to measure step by step takes long. All of
             // the width asked for at once would come at once, the first of it last.
-            let speed = seen as f64 / now.saturating_sub(since).as_secs_f64();
+            let speed = seen as f64 / (now - since).as_secs_f64();
             (self.trial, self.ramping, self.begun) = (Some((speed, OPENING)), true, None);
         }
         if self.ramping {
@@ -575,6 +582,21 @@ mod tests {
         // Never by more than a few requests at once.
         assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 3 * OPENING), "{looks:?}");
         assert_eq!(looks[(17 * MIB / GRANULE) as usize], LONG_WAY);
+    }
+
+    #[test]
+    fn a_stream_that_had_to_share_widens_when_it_is_alone() {
+        let shared = Limits { window: OPENING, ..LIMITS };
+        let mut streams = Streams::new(1 << 40);
+        let mut now = Duration::ZERO;
+        for at in 0..(256 * MIB / GRANULE) {
+            let read = at * GRANULE..(at + 1) * GRANULE;
+            streams.read(read.clone(), if at < 400 { &shared } else { &LIMITS }, now);
+            streams.waited(&read);
+            // As much as is under way, every 20 ms.
+            now += Duration::from_secs_f64(0.02 * GRANULE as f64 / streams.streams[0].window.bytes as f64);
+        }
+        assert_eq!(streams.streams[0].window.bytes, LIMITS.window);
     }
 
     #[test]

@@ -53,15 +53,17 @@ impl Core {
         (identity == node.identity).then_some(file)
     }
 
-    /// Holds the paths until the end of a change, if nobody writes or changes them. What is closed is waited for.
+    /// Holds the paths until the end of a change, if nobody writes or changes them. The end of what is closed is
+    /// waited for.
     fn hold(&self, paths: &[&Path]) -> Result<Held<'_>, Errno> {
+        let since = Instant::now();
         loop {
             let writing = lock(&self.writing);
             let mut held = lock(&self.held);
             let written: Vec<_> = paths.iter().filter_map(|path| writing.get(*path)).collect();
-            if written.iter().any(|(_, file)| !file.is_closed())
-                || paths.iter().any(|path| held.contains(*path))
-            {
+            let is_open = written.iter().any(|(_, file)| !file.is_closed());
+            // The kernel tells of a close a little later.
+            if paths.iter().any(|path| held.contains(*path)) || is_open && since.elapsed() >= CLOSING {
                 return Err(Errno::EBUSY);
             }
             if written.is_empty() {
@@ -103,6 +105,11 @@ impl Core {
             // It got another name since it was asked for: the kernel looks the old one up again.
             let node = ino.and_then(|ino| self.inodes.get(ino.0));
             if node.is_some_and(|node| *node.path != *path) {
+                return Err(Errno::ESTALE);
+            }
+            // Nor is it what was to be written anew, if it was replaced or removed meanwhile.
+            let known = old.and_then(|old| Some((old, self.store.known(path)?)));
+            if known.is_some_and(|(old, now)| now.map_or(true, |now| now.identity != old.identity)) {
                 return Err(Errno::ESTALE);
             }
             let written = writing.get(path).map(|(_, file)| file.is_closed());

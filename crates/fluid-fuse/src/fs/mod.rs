@@ -588,6 +588,9 @@ impl Filesystem for View {
         reply: ReplyAttr,
     ) {
         self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
+            if size.is_some() {
+                core.awaited(ino);
+            }
             let changed = path.and_then(|_| match (core.writing_of(ino), size) {
                 (Some(file), Some(size)) => file.truncate(size).map(|()| file.stat()),
                 (None, Some(size)) => core.truncate(ino, size),

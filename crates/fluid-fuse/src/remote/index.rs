@@ -25,9 +25,6 @@ use super::{Item, Version};
 use crate::inodes::lock;
 use crate::store::StoreError;
 
-/// How long after its failure a listing is continued: longer than the pause between two tries.
-const CONTINUED: Duration = Duration::from_secs(10);
-
 /// Between two times that a manifest is tried that could not be read.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -36,7 +33,7 @@ pub(super) struct Index {
     /// The URL of the root, ending with `/`.
     base: String,
     manifest: Option<String>,
-    /// How long a manifest is trusted.
+    /// How long a manifest is trusted, and what is known of a listing that failed.
     trust: Duration,
     known: Mutex<Option<Known>>,
     /// Listings that failed, by their prefixes.
@@ -53,7 +50,7 @@ struct Known {
 
 /// A listing whose entries are not all known yet.
 struct Unfinished {
-    failed: Instant,
+    begun: Instant,
     names: BTreeMap<String, Line>,
     items: Vec<Item>,
 }
@@ -96,9 +93,10 @@ impl Index {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
-        let (mut names, mut items) = match self.begun(prefix) {
-            Some(unfinished) => (unfinished.names, unfinished.items),
-            None => (self.names(session, prefix)?, Vec::new()),
+        let now = Instant::now();
+        let (begun, mut names, mut items) = match self.begun(prefix) {
+            Some(unfinished) => (unfinished.begun, unfinished.names, unfinished.items),
+            None => (now, self.names(session, prefix)?, Vec::new()),
         };
         while let Some((name, line)) = names.pop_first() {
             let key = format!("{prefix}{name}");
@@ -116,7 +114,7 @@ impl Index {
                     Err(StoreError::NotFound | StoreError::Denied | StoreError::Unsupported(_)) => continue,
                     Err(error) => {
                         names.insert(name, line);
-                        let unfinished = Unfinished { failed: Instant::now(), names, items };
+                        let unfinished = Unfinished { begun, names, items };
                         lock(&self.unfinished).insert(prefix.to_string(), unfinished);
                         return Err(error);
                     }
@@ -132,7 +130,7 @@ impl Index {
     /// What a listing that failed just now has found.
     fn begun(&self, prefix: &str) -> Option<Unfinished> {
         let mut unfinished = lock(&self.unfinished);
-        unfinished.retain(|_, listing| listing.failed.elapsed() < CONTINUED);
+        unfinished.retain(|_, listing| listing.begun.elapsed() < self.trust);
         unfinished.remove(prefix)
     }
 

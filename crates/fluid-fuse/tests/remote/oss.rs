@@ -112,7 +112,7 @@ fn parse(head: &str) -> Request {
 
 /// What the security token service answers.
 fn assumed(access_key: &str, lifetime: Duration) -> String {
-    let expiration = humantime::format_rfc3339_seconds(SystemTime::now() + lifetime);
+    let expiration = humantime::format_rfc3339_millis(SystemTime::now() + lifetime);
     let body = format!(
         r#"{{"Credentials": {{"AccessKeyId": "{access_key}", "AccessKeySecret": "secret", "SecurityToken": "of-{access_key}", "Expiration": "{expiration}"}}}}"#
     );
@@ -136,8 +136,8 @@ fn the_pods_token_is_exchanged_for_credentials_of_its_role_and_anew_when_they_en
                 };
                 assert_eq!((&*value("RoleArn="), &*value("OIDCProviderArn=")), ("role", "provider"));
                 heard.lock().unwrap().push(value("OIDCToken="));
-                // The first are good for a second, but for the two minutes that are left to be safe.
-                let lifetime = if heard.lock().unwrap().len() == 1 { 121 } else { 3600 };
+                // The first are good for three seconds, but for the two minutes that are left to be safe.
+                let lifetime = if heard.lock().unwrap().len() == 1 { 123 } else { 3600 };
                 return say(socket, &assumed(&value("OIDCToken="), Duration::from_secs(lifetime)));
             }
             let all = format!("{target} {headers:?}");
@@ -166,7 +166,7 @@ fn the_pods_token_is_exchanged_for_credentials_of_its_role_and_anew_when_they_en
         };
         assert_eq!(read(&*bucket, &version("before"), 0..2).unwrap(), b"ok", "{way}");
         fs::write(&token, "second\n").unwrap();
-        thread::sleep(Duration::from_millis(2100));
+        thread::sleep(Duration::from_millis(3100));
         for _ in 0..2 {
             assert_eq!(read(&*bucket, &version("after"), 0..2).unwrap(), b"ok", "{way}");
         }
