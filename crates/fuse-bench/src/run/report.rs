@@ -1,5 +1,8 @@
 //! The report: what the figures say of the table's goals. It decides which goals are reached, and how all of
 //! it reads as text; it does not know where figures come from.
+//!
+//! A figure is the median of its rounds, and a ratio is the median of the rounds' ratios: a machine that others use,
+//! too, is fast or slow for minutes, and a round is the same minutes for both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,6 +53,13 @@ impl Results {
         self.figures.get(&(contender, metric)).map(|values| median(values))
     }
 
+    /// How many times the yardstick's figure ours is, round by round.
+    fn ratio(&self, ours: Metric, yardstick: (Contender, Metric)) -> Option<f64> {
+        let (ours, theirs) = (self.figures.get(&(OURS, ours))?, self.figures.get(&yardstick)?);
+        let ratios: Vec<_> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        Some(median(&ratios))
+    }
+
     /// The best of these, and who that is.
     fn best(&self, contenders: &[Contender], line: &Line, metric: Metric) -> Option<(Contender, f64)> {
         let known =
@@ -62,6 +72,14 @@ impl Results {
 }
 
 const OURS: Contender = Contender::Peer(Peer::FluidFuse);
+
+/// A goal's yardstick.
+struct Measure {
+    name: String,
+    value: f64,
+    /// How many times as much ours is.
+    ratio: Option<f64>,
+}
 
 /// How one goal stands.
 struct Standing {
@@ -90,22 +108,30 @@ impl<'a> Report<'a> {
         Report { lines, results, rounds }
     }
 
-    fn yardstick(&self, line: &Line, goal: &Goal) -> Option<(String, f64)> {
+    fn measure(&self, line: &Line, goal: &Goal) -> Option<Measure> {
+        let measured = |name: String, contender: Contender, metric: Metric| {
+            let (value, ratio) =
+                (self.results.get(contender, metric)?, self.results.ratio(line.metric, (contender, metric)));
+            Some(Measure { name, value, ratio })
+        };
         match goal.yardstick {
-            Yardstick::Fixed(value) => Some((figure(value), value)),
-            Yardstick::Own(metric) => Some(("its own sequential".into(), self.results.get(OURS, metric)?)),
+            Yardstick::Fixed(value) => {
+                let ratio = self.results.get(OURS, line.metric).map(|ours| ours / value);
+                Some(Measure { name: figure(value), value, ratio })
+            }
+            Yardstick::Own(metric) => measured("its own sequential".into(), OURS, metric),
             Yardstick::Of(contenders, metric) => {
-                let (contender, value) = self.results.best(contenders, line, metric)?;
-                Some((contender.to_string(), value))
+                let (contender, _) = self.results.best(contenders, line, metric)?;
+                measured(contender.to_string(), contender, metric)
             }
         }
     }
 
     fn standing(&self, line: &Line, goal: &Goal) -> Option<Standing> {
         let ours = self.results.get(OURS, line.metric)?;
-        let (name, yardstick) = self.yardstick(line, goal)?;
+        let Measure { name, ratio, .. } = self.measure(line, goal)?;
+        let ratio = ratio?;
         let sign = if line.more_is_better { "≥" } else { "≤" };
-        let ratio = ours / yardstick;
         let text = match goal.yardstick {
             Yardstick::Fixed(_) => format!("{} {} ({sign} {name})", figure(ours), line.unit),
             _ => format!("{} × {name} ({sign} {})", figure(ratio), goal.factor),
@@ -147,16 +173,16 @@ impl<'a> Report<'a> {
     /// The line as it is drawn; none without its limit.
     pub(super) fn shares(&self, line: &Line) -> Option<Shares> {
         let goal = line.goals.first()?;
-        let (limit, yardstick) = self.yardstick(line, goal)?;
+        let Measure { name, value: yardstick, ratio } = self.measure(line, goal)?;
         let limit = match goal.yardstick {
-            Yardstick::Fixed(_) => format!("{limit} {}", line.unit),
-            _ => limit,
+            Yardstick::Fixed(_) => format!("{name} {}", line.unit),
+            _ => name,
         };
-        let share = |value: f64| if line.more_is_better { value / yardstick } else { yardstick / value };
+        let share = |ratio: f64| if line.more_is_better { ratio } else { 1.0 / ratio };
         Some(Shares {
-            ours: self.results.get(OURS, line.metric).map(share),
-            best_peer: self.best_peer(line).map(|(peer, value)| (peer, share(value))),
-            goal: share(yardstick * goal.factor),
+            ours: ratio.map(share),
+            best_peer: self.best_peer(line).map(|(peer, value)| (peer, share(value / yardstick))),
+            goal: share(goal.factor),
             limit,
         })
     }
@@ -164,7 +190,7 @@ impl<'a> Report<'a> {
     /// The report as text.
     pub(super) fn markdown(&self) -> String {
         let mut text = format!(
-            "# fluid-fuse, its peers and the limits\n\nMedians of {} round{}, all in turns in one run. A: the endpoint \
+            "# fluid-fuse, its peers and the limits\n\nMedians of {} round{}, all in turns in one run; ratios are medians of the rounds' ratios. A: the endpoint \
              is as fast as the machine. B: 15 ms to the first byte, 90 MB/s per connection. direct: the same bytes \
              without FUSE; zeros: FUSE without bytes; raw: the source's own files.\n\n\
              | # | work | reached | fluid-fuse | times as good as the best peer |\n|---|---|---|---|---|\n",
@@ -183,13 +209,14 @@ impl<'a> Report<'a> {
                 Some(false) => "**no**",
                 None => "–",
             };
-            let beside = match (self.results.get(OURS, line.metric), self.best_peer(line)) {
-                (Some(ours), Some((peer, value))) => {
-                    let better = if line.more_is_better { ours / value } else { value / ours };
+            let ratio = |peer| self.results.ratio(line.metric, (peer, line.metric));
+            let beside = match self.best_peer(line).map(|(peer, _)| (peer, ratio(peer))) {
+                Some((peer, Some(ratio))) => {
+                    let better = if line.more_is_better { ratio } else { 1.0 / ratio };
                     format!("{} ({peer})", figure(better))
                 }
-                (None, Some((peer, _))) => peer.to_string(),
-                _ => "–".into(),
+                Some((peer, None)) => peer.to_string(),
+                None => "–".into(),
             };
             text += &format!("| {} | {} | {reached} | {goals} | {beside} |\n", line.row, line.work);
         }
@@ -259,7 +286,14 @@ mod tests {
         assert!(shares.goal < 1.0 && shares.ours > Some(shares.goal));
         assert_eq!(shares.best_peer.map(|(_, share)| share), Some(0.5));
 
+        // Rounds in which the machine is slow are slow for both.
+        for (zeros, ours) in [(1000.0, 700.0), (900.0, 630.0)] {
+            results.add(Contender::Zeros, Metric::SequentialA, zeros);
+            results.add(OURS, Metric::SequentialA, ours);
+        }
+        assert!(Report::new(&lines, &results, 3).markdown().contains("| yes | 0.700 × zeros"));
+
         results.add(Contender::Peer(Peer::S3fs), Metric::SequentialA, 1000.0);
-        assert_eq!(Report::new(&lines, &results, 1).reached(lines[0]), Some(false));
+        assert_eq!(Report::new(&lines, &results, 3).reached(lines[0]), Some(false));
     }
 }
