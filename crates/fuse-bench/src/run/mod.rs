@@ -32,7 +32,7 @@ use mounted::{Mounted, Place};
 use peers::{Mounting, Peer};
 use report::{Report, Results};
 use table::{Contender, Line, Metric, TABLE, Yardstick};
-use work::Jumps;
+use work::{Jumps, Processors};
 
 /// The name of the large file.
 pub const BIG: &str = "big.bin";
@@ -235,8 +235,8 @@ impl Task {
 const TASKS: &[Task] = {
     use Metric::*;
     &[
-        Task::new("sequential, A", &[SequentialA, Reopened, Processor], Bench::sequential_a),
-        Task::new("sequential, B", &[SequentialB], Bench::sequential_b),
+        Task::new("sequential, A", &[SequentialA, BusyA, Reopened, Processor], Bench::sequential_a),
+        Task::new("sequential, B", &[SequentialB, BusyB], Bench::sequential_b),
         Task::new("one descriptor, B", &[OneDescriptor], Bench::one_descriptor),
         Task::new("disk cache", &[Cached], Bench::cached),
         Task::new("random, B", &[RandomCold], Bench::random_cold),
@@ -349,15 +349,20 @@ impl Bench {
         Ok(read.done.rate() / 1e6)
     }
 
-    fn direct_big(&self, endpoint: &Served, connections: usize) -> anyhow::Result<f64> {
+    /// The rate, and how busy the processors were.
+    fn direct_big(&self, endpoint: &Served, connections: usize) -> anyhow::Result<(f64, f64)> {
+        let processors = Processors::now()?;
         let start = Instant::now();
         direct::whole(endpoint.address, &format!("/{BUCKET}/{BIG}"), BIG_SIZE, connections)?;
-        Ok(BIG_SIZE as f64 / 1e6 / start.elapsed().as_secs_f64())
+        Ok((BIG_SIZE as f64 / 1e6 / start.elapsed().as_secs_f64(), processors.busy()?))
     }
 
     fn sequential_a(&self, contender: Contender) -> Figures {
         match contender {
-            Contender::Direct => Ok(vec![(Metric::SequentialA, self.direct_big(&self.a, 4)?)]),
+            Contender::Direct => {
+                let (rate, busy) = self.direct_big(&self.a, 4)?;
+                Ok(vec![(Metric::SequentialA, rate), (Metric::BusyA, busy)])
+            }
             Contender::Raw => {
                 // As with the mounts, the second time counts.
                 self.read_big(&self.data.bucket, 1, CUT)?;
@@ -383,14 +388,16 @@ impl Bench {
     }
 
     fn sequential_b(&self, contender: Contender) -> Figures {
-        let rate = match contender {
+        let (rate, busy) = match contender {
             Contender::Direct => self.direct_big(&self.b, 16)?,
-            Contender::Peer(peer) => {
-                self.cold(peer, &self.b, |mounted| self.read_big(mounted.root(), 1, CUT))?
-            }
+            Contender::Peer(peer) => self.cold(peer, &self.b, |mounted| {
+                let read = work::whole(&mounted.root().join(BIG), 1, CUT)?;
+                read.verify(&self.big())?;
+                Ok((read.done.rate() / 1e6, read.busy))
+            })?,
             _ => return Ok(vec![]),
         };
-        Ok(vec![(Metric::SequentialB, rate)])
+        Ok(vec![(Metric::SequentialB, rate), (Metric::BusyB, busy)])
     }
 
     fn one_descriptor(&self, contender: Contender) -> Figures {
@@ -579,7 +586,11 @@ fn sequential(mounted: &Mounted) -> anyhow::Result<(work::Whole, Vec<(Metric, f6
     let read = work::whole(&mounted.root().join(BIG), 1, CUT)?;
     let seconds = mounted.processor_time()? - before;
     let share = read.done.amount as f64 / BIG_SIZE as f64;
-    let figures = vec![(Metric::SequentialA, read.done.rate() / 1e6), (Metric::Processor, seconds / share)];
+    let figures = vec![
+        (Metric::SequentialA, read.done.rate() / 1e6),
+        (Metric::BusyA, read.busy),
+        (Metric::Processor, seconds / share),
+    ];
     Ok((read, figures))
 }
 

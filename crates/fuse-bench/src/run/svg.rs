@@ -31,7 +31,7 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 
 /// Draws the report.
 pub(super) fn draw(report: &Report<'_>) -> String {
-    let height = TOP + STEP * report.lines.len() as f64 + 8.0;
+    let height = TOP + STEP * report.judged().count() as f64 + 8.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
          aria-label=\"fluid-fuse beside its limits and its best peer\">\n<style>{STYLE}</style>\n"
@@ -48,7 +48,7 @@ pub(super) fn draw(report: &Report<'_>) -> String {
         "<line class=\"limit\" x1=\"{limit}\" x2=\"{limit}\" y1=\"{}\" y2=\"{height}\"/>\n",
         TOP - 8.0
     );
-    for (index, line) in report.lines.iter().enumerate() {
+    for (index, line) in report.judged().enumerate() {
         let top = TOP + STEP * index as f64;
         svg += &text(0.0, top + 13.0, "", &format!("{} {}", line.row, line.work));
         let Some(shares) = report.shares(line) else {

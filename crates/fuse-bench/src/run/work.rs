@@ -45,6 +45,8 @@ fn open(path: &Path) -> anyhow::Result<File> {
 /// A large file that was read.
 pub(super) struct Whole {
     pub(super) done: Done,
+    /// How busy the machine's processors were meanwhile, in per cent.
+    pub(super) busy: f64,
     file: File,
     /// From where, how much.
     parts: Vec<(u64, u64)>,
@@ -52,6 +54,7 @@ pub(super) struct Whole {
 
 /// Reads a file by so many threads over one descriptor, each its share from front to back.
 pub(super) fn whole(path: &Path, threads: u64, limit: Duration) -> anyhow::Result<Whole> {
+    let processors = Processors::now()?;
     let start = Instant::now();
     let file = open(path)?;
     let share = file.metadata()?.len() / threads;
@@ -67,7 +70,32 @@ pub(super) fn whole(path: &Path, threads: u64, limit: Duration) -> anyhow::Resul
     };
     let parts = parallel((0..threads).map(|thread| move || read(thread * share)))?;
     let done = Done { amount: parts.iter().map(|(_, count)| count).sum(), time: start.elapsed() };
-    Ok(Whole { done, file, parts })
+    Ok(Whole { done, busy: processors.busy()?, file, parts })
+}
+
+/// What the machine's processors have done by a moment, in ticks.
+pub(super) struct Processors {
+    all: u64,
+    idle: u64,
+}
+
+impl Processors {
+    /// As the kernel tells it in `/proc/stat`.
+    pub(super) fn now() -> anyhow::Result<Self> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let line = stat.lines().next().context("/proc/stat is empty")?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests are in user.
+        let ticks = line.split_whitespace().skip(1).take(8).map(str::parse);
+        let ticks: Vec<u64> = ticks.collect::<Result<_, _>>()?;
+        Ok(Processors { all: ticks.iter().sum(), idle: ticks.iter().skip(3).take(2).sum() })
+    }
+
+    /// How busy they have been since then, in per cent.
+    pub(super) fn busy(&self) -> anyhow::Result<f64> {
+        let now = Self::now()?;
+        let (all, idle) = (now.all - self.all, now.idle.saturating_sub(self.idle));
+        Ok(100.0 * (1.0 - idle as f64 / all.max(1) as f64))
+    }
 }
 
 impl Whole {
