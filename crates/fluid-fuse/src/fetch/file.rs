@@ -25,7 +25,7 @@ use crate::store::{Answer, Slow, StoreError};
 pub(crate) const SMALL: u64 = 1024 * 1024;
 
 /// Reads that no stream accounts for, until the rest of the file is fetched, too, if there is room for all.
-pub(super) const PROMOTED: u32 = 16;
+pub(super) const PROMOTED: u32 = 12;
 
 /// A version of an object.
 pub struct RemoteFile {

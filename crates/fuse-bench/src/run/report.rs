@@ -197,8 +197,9 @@ impl<'a> Report<'a> {
         let mut text = format!(
             "# fluid-fuse, its peers and the limits\n\nMedians of {} round{}, all in turns in one run; ratios are medians of the rounds' ratios. A: the endpoint \
              is as fast as the machine. B: 15 ms to the first byte, 90 MB/s per connection. direct: the same bytes \
-             without FUSE; zeros: FUSE without bytes; raw: the source's own files. Where the \
-             machine's processors are busy all the time, they are the limit: endpoint, sidecar and reader share them.\n\n\
+             without FUSE; zeros: FUSE without bytes; raw: the source's own files. Endpoint, \
+             sidecar and reader share the machine's processors: what keeps them busy is as fast as they are in that \
+             minute, and direct over B, which waits for its 16 connections, is not.\n\n\
              | # | work | reached | fluid-fuse | times as good as the best peer |\n|---|---|---|---|---|\n",
             self.rounds,
             if self.rounds == 1 { "" } else { "s" },
