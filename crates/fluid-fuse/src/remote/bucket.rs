@@ -1,7 +1,7 @@
 //! A bucket of any store that opendal knows.
 //!
-//! Decides which way a read takes: where a store takes signatures in the query, one signature a quarter of an
-//! hour is put on each object, and its ranges are read by [`super::wire`]; elsewhere, and where that way was
+//! Decides which way a read takes: where a store takes signatures in the query, one signature every few
+//! minutes is put on each object, and its ranges are read by [`super::wire`]; elsewhere, and where that way was
 //! found not to lead, opendal reads. Each read has a condition, so that it is of the version that was asked for
 //! or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version once the
 //! read is open. It also decides when credentials are loaded again: when a file that had some changed, and once when
@@ -328,10 +328,11 @@ impl Session {
         let signed = self.signed(&version.key)?;
         let condition = match &version.etag {
             // Compared strongly, a weak one is never equal; the answer's is compared with it all the same.
-            Some(etag) if etag.starts_with("W/") => String::new(),
+            Some(_) if version.is_weak() => String::new(),
             Some(etag) => format!("if-match: {etag}\r\n"),
-            None if version.modified == SystemTime::UNIX_EPOCH => String::new(),
-            None => format!("if-unmodified-since: {}\r\n", http_date(version.modified)),
+            None => version
+                .date()
+                .map_or_else(String::new, |date| format!("if-unmodified-since: {}\r\n", http_date(date))),
         };
         Ok(Box::new(self.wire.get(&signed, range, version, &condition)?))
     }
@@ -415,12 +416,10 @@ impl Session {
             Some(generation) if self.place.scheme == Scheme::Gcs => {
                 options.if_version_match = Some(generation.clone());
             }
-            Some(etag) if etag.starts_with("W/") => {}
+            Some(_) if version.is_weak() => {}
             Some(etag) if capability.read_with_if_match => options.if_match = Some(etag.clone()),
-            None if capability.read_with_if_unmodified_since
-                && version.modified != SystemTime::UNIX_EPOCH =>
-            {
-                options.if_unmodified_since = Timestamp::try_from(version.modified).ok();
+            None if capability.read_with_if_unmodified_since => {
+                options.if_unmodified_since = version.date().and_then(|date| Timestamp::try_from(date).ok());
             }
             _ => {}
         }
@@ -467,12 +466,12 @@ impl Session {
         if !sized && told.size != bytes {
             return Some(false);
         }
-        let dated = |version: &Version| version.modified != SystemTime::UNIX_EPOCH;
+        let dates = version.date().zip(told.date());
         match (&version.etag, &told.etag) {
             (Some(known), Some(now)) if known != now => Some(false),
             (Some(_), Some(_)) => sized.then_some(true),
-            (None, _) if dated(version) && dated(&told) && version.modified != told.modified => Some(false),
-            (None, _) if !dated(version) || dated(&told) => sized.then_some(true),
+            (None, _) if dates.is_some_and(|(known, now)| known != now) => Some(false),
+            (None, _) if version.date().is_none() || dates.is_some() => sized.then_some(true),
             _ => None,
         }
     }
@@ -653,10 +652,10 @@ fn path(key: &str) -> Result<&str, StoreError> {
 /// Whether what is known of two versions is the same.
 fn same(one: &Version, other: &Version) -> bool {
     let etags = one.etag.as_ref().zip(other.etag.as_ref());
-    let known = one.modified != SystemTime::UNIX_EPOCH && other.modified != SystemTime::UNIX_EPOCH;
+    let dates = one.date().zip(other.date());
     one.size == other.size
         && etags.is_none_or(|(one, other)| one == other)
-        && (!known || one.modified == other.modified)
+        && dates.is_none_or(|(one, other)| one == other)
 }
 
 fn http_date(time: SystemTime) -> String {

@@ -59,8 +59,20 @@ pub struct Version {
     /// What tells this version from others, as the store writes it (with its quotes); a store that has none
     /// is told apart by size and time alone.
     pub etag: Option<String>,
-    /// Time of the last change.
+    /// Time of the last change; the beginning of 1970 where the store tells none.
     pub modified: SystemTime,
+}
+
+impl Version {
+    /// Time of the last change, if the store tells one.
+    fn date(&self) -> Option<SystemTime> {
+        Some(self.modified).filter(|time| *time != SystemTime::UNIX_EPOCH)
+    }
+
+    /// Whether its ETag is one that no condition of a request is ever met by (RFC 9110, 8.8.3.2).
+    fn is_weak(&self) -> bool {
+        self.etag.as_deref().is_some_and(|etag| etag.starts_with("W/"))
+    }
 }
 
 /// A line of a listing.

@@ -191,15 +191,14 @@ impl Wire {
         let headers =
             Headers { length: head.length, range: head.range.as_deref(), etag: head.etag.as_deref() };
         answer::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
-        let is_weak = version.etag.as_deref().is_some_and(|etag| etag.starts_with("W/"));
-        let is_dated = version.etag.is_none() && version.modified != SystemTime::UNIX_EPOCH;
+        let date = version.date().filter(|_| version.etag.is_none());
         // Without them, such a version could be another by now.
-        if is_weak && head.etag.is_none() || is_dated && head.modified.is_none() {
+        if version.is_weak() && head.etag.is_none() || date.is_some() && head.modified.is_none() {
             return Err(Miss::Odd("an answer that does not tell the version"));
         }
-        if is_dated
+        if let Some(date) = date
             && let Some(told) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
-            && SystemTime::from(told) != version.modified
+            && SystemTime::from(told) != date
         {
             return Err(StoreError::Stale.into());
         }

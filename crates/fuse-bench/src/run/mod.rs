@@ -344,9 +344,13 @@ impl Bench {
 
     /// Reads the large file, or a part if that takes too long.
     fn read_big(&self, root: &Path, threads: u64, cut: Duration) -> anyhow::Result<f64> {
+        Ok(self.read_whole(root, threads, cut)?.done.rate() / 1e6)
+    }
+
+    fn read_whole(&self, root: &Path, threads: u64, cut: Duration) -> anyhow::Result<work::Whole> {
         let read = work::whole(&root.join(BIG), threads, cut)?;
         read.verify(&self.big())?;
-        Ok(read.done.rate() / 1e6)
+        Ok(read)
     }
 
     /// The rate, and how busy the processors were.
@@ -391,8 +395,7 @@ impl Bench {
         let (rate, busy) = match contender {
             Contender::Direct => self.direct_big(&self.b, 16)?,
             Contender::Peer(peer) => self.cold(peer, &self.b, |mounted| {
-                let read = work::whole(&mounted.root().join(BIG), 1, CUT)?;
-                read.verify(&self.big())?;
+                let read = self.read_whole(mounted.root(), 1, CUT)?;
                 Ok((read.done.rate() / 1e6, read.busy))
             })?,
             _ => return Ok(vec![]),
