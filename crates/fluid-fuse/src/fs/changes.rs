@@ -11,13 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use fuser::{Errno, FileHandle, INodeNo, RenameFlags, ReplyEmpty};
 use rustix::fs::OFlags;
 
-use super::writing::{Done, Writing};
+use super::writing::{CLOSING, Done, Writing};
 use super::{Core, OpenFile, done, errno, is_set};
 use crate::inodes::{Inodes, lock};
 use crate::store::{Kind, Stat, StoreError};
-
-/// How long a file that the kernel has not quite closed yet is waited for.
-const CLOSING: Duration = Duration::from_secs(1);
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(2);
@@ -53,17 +50,16 @@ impl Core {
         (identity == node.identity).then_some(file)
     }
 
-    /// Holds the paths until the end of a change, if nobody writes or changes them. The end of what is closed is
-    /// waited for.
+    /// Holds the paths until the end of a change, if nobody writes or changes them. The end of what is closed, or
+    /// may be, is waited for.
     fn hold(&self, paths: &[&Path]) -> Result<Held<'_>, Errno> {
         let since = Instant::now();
         loop {
             let writing = lock(&self.writing);
             let mut held = lock(&self.held);
             let written: Vec<_> = paths.iter().filter_map(|path| writing.get(*path)).collect();
-            let is_open = written.iter().any(|(_, file)| !file.is_closed());
-            // The kernel tells of a close a little later.
-            if paths.iter().any(|path| held.contains(*path)) || is_open && since.elapsed() >= CLOSING {
+            let is_open = written.iter().any(|(_, file)| !file.is_closing(since));
+            if is_open || paths.iter().any(|path| held.contains(*path)) {
                 return Err(Errno::EBUSY);
             }
             if written.is_empty() {
@@ -112,10 +108,10 @@ impl Core {
             if known.is_some_and(|(old, now)| now.map_or(true, |now| now.identity != old.identity)) {
                 return Err(Errno::ESTALE);
             }
-            let written = writing.get(path).map(|(_, file)| file.is_closed());
+            let written = writing.get(path).map(|(_, file)| file.is_closing(since));
             let is_read = ino.is_some_and(|ino| lock(&self.modes).contains_key(&ino.0));
             match written {
-                // Its end comes, however long the store takes.
+                // If it is closed its end comes, however long the store takes.
                 Some(true) => {}
                 // The kernel tells of a close a little later.
                 None if is_read && since.elapsed() < CLOSING => {}
@@ -237,9 +233,10 @@ impl Core {
         Ok(())
     }
 
-    /// Waits for the end of a file that was written and closed.
+    /// Waits for the end of a file that was written and closed, or may have been.
     pub(super) fn awaited(&self, ino: INodeNo) {
-        while self.writing_of(ino).is_some_and(|file| file.is_closed()) {
+        let since = Instant::now();
+        while self.writing_of(ino).is_some_and(|file| file.is_closing(since)) {
             thread::sleep(LOOK);
         }
     }

@@ -580,7 +580,7 @@ impl Filesystem for View {
         _: Option<TimeOrNow>,
         _: Option<TimeOrNow>,
         _: Option<SystemTime>,
-        _: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
@@ -588,7 +588,8 @@ impl Filesystem for View {
         reply: ReplyAttr,
     ) {
         self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
-            if size.is_some() {
+            // Through a handle it is open, and stays so.
+            if size.is_some() && handle.is_none() {
                 core.awaited(ino);
             }
             let changed = path.and_then(|_| match (core.writing_of(ino), size) {

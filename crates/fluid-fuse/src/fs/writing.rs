@@ -11,7 +11,7 @@ use std::fs;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, LockOwner};
 use log::warn;
@@ -29,6 +29,9 @@ const SMALL: u64 = 1 << 20;
 /// What a large file takes: a part on its way and one being filled, each with the least that may follow, and what
 /// is taken ahead.
 const LARGE: u64 = (26 << 20) + AHEAD as u64;
+
+/// How long after a close a file may be open only because the kernel has not told of its end yet.
+pub(super) const CLOSING: Duration = Duration::from_secs(1);
 
 /// Files open for writing.
 const MOST: usize = 256;
@@ -117,6 +120,8 @@ struct State {
     /// Bytes that the store does not have yet.
     ahead: usize,
     writer: LockOwner,
+    /// When a process closed what others may have open still, unless it was written since.
+    passed_on: Option<Instant>,
     failed: Option<Errno>,
     finished: bool,
 }
@@ -151,6 +156,7 @@ impl Writing {
             size: 0,
             ahead: 0,
             writer: LockOwner(0),
+            passed_on: None,
             failed: None,
             finished: false,
         };
@@ -180,6 +186,13 @@ impl Writing {
         lock(&self.state).jobs.is_none()
     }
 
+    /// Whether it is closed, or may be, so that whoever has waited since that moment should go on.
+    pub(crate) fn is_closing(&self, since: Instant) -> bool {
+        let state = lock(&self.state);
+        let may_be = |at: Instant| at.elapsed() < CLOSING && since.elapsed() < CLOSING;
+        state.jobs.is_none() || state.passed_on.is_some_and(may_be)
+    }
+
     /// Takes bytes.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], owner: Option<LockOwner>, done: Done) {
         let mut state = lock(&self.state);
@@ -198,6 +211,7 @@ impl Writing {
         state.size = state.size.max(state.end);
         state.ahead += bytes.len();
         state.writer = owner.unwrap_or(state.writer);
+        state.passed_on = None;
         let (now, later) = if state.ahead <= AHEAD { (Some(done), None) } else { (None, Some(done)) };
         state.send(Job::Write { gap, bytes: bytes.to_vec(), done: later });
         drop(state);
@@ -228,8 +242,9 @@ impl Writing {
             (Process::Unknown, _) | (_, Process::Unknown) => lock(&self.state).writer == owner,
             (closer, opener) => closer == opener,
         };
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         if state.failed.is_none() && (state.size == 0 || !ours) {
+            state.passed_on = Some(Instant::now());
             drop(state);
             return done(Ok(()));
         }
