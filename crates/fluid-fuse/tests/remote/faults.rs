@@ -196,8 +196,9 @@ fn an_answer_of_another_version_is_not_read() {
     }
 }
 
-/// A server of HDFS's names that sends us to itself for bytes; `open` answers there.
-fn hdfs(open: impl Fn(&mut TcpStream) -> i64 + Send + Sync + 'static) -> (Server, Arc<dyn Bucket>) {
+/// A server of HDFS's names that sends us to itself for bytes. It has this answer there, and the file changes at that
+/// time before it gives it.
+fn hdfs(bytes: &'static str, time: i64) -> (Server, Arc<dyn Bucket>) {
     let changed = AtomicI64::new(1_000_000_000_000);
     let server = Server::start(move |_, head, socket| {
         let answer = |status: &str, more: &str, body: &str| {
@@ -219,8 +220,8 @@ fn hdfs(open: impl Fn(&mut TcpStream) -> i64 + Send + Sync + 'static) -> (Server
             return say(socket, &answer("307 X", "Location: /bytes\r\n", ""));
         }
         assert!(head.starts_with("GET /bytes "), "{head}");
-        changed.store(open(socket), Ordering::SeqCst);
-        true
+        changed.store(time, Ordering::SeqCst);
+        say(socket, bytes)
     });
     let bucket = super::open(&server.endpoint.replace("http:", "webhdfs:"), &[]);
     (server, bucket)
@@ -229,26 +230,17 @@ fn hdfs(open: impl Fn(&mut TcpStream) -> i64 + Send + Sync + 'static) -> (Server
 #[test]
 fn of_hdfs_the_version_is_asked_for_when_the_read_is_open() {
     const BYTES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
-    let (_server, bucket) = hdfs(|socket| {
-        say(socket, BYTES);
-        1_000_000_000_000
-    });
+    let (_server, bucket) = hdfs(BYTES, 1_000_000_000_000);
     let version = bucket.head("file").unwrap();
     assert_eq!(read(&*bucket, &version, 0..10).unwrap(), b"0123456789");
 
     let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 44\r\n\r\n{\"RemoteException\":{\"exception\":\"IOExceptio\"";
     for answer in [BYTES, refused] {
-        let (_server, bucket) = hdfs(move |socket| {
-            say(socket, answer);
-            1_000_000_001_000
-        });
+        let (_server, bucket) = hdfs(answer, 1_000_000_001_000);
         let version = bucket.head("file").unwrap();
         assert!(matches!(read(&*bucket, &version, 0..10), Err(StoreError::Stale)), "{answer}");
     }
-    let (_server, bucket) = hdfs(move |socket| {
-        say(socket, refused);
-        1_000_000_000_000
-    });
+    let (_server, bucket) = hdfs(refused, 1_000_000_000_000);
     let version = bucket.head("file").unwrap();
     assert!(matches!(read(&*bucket, &version, 0..10), Err(StoreError::Denied)));
 }
