@@ -19,12 +19,12 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cli::Settings;
 use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::{View, Writes};
 use crate::mount::{self, Mount};
 use crate::object_store::{ObjectStore, Presentation};
 use crate::remote;
+use crate::settings::Settings;
 use crate::store::{LocalStore, Store, local_directory};
 use crate::union::Union;
 use crate::users;

@@ -2,7 +2,7 @@
 //!
 //! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
 //! bytes). The way of the process: [`cli`] (what was asked) →
-//! [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount table, [`descriptor`] for
+//! [`settings`] (what is meant) → [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount table, [`descriptor`] for
 //! mounts that others make, and [`users`] for who uses it. [`probe`] is for the commands that look from outside,
 //! [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how it goes.
 //!
@@ -24,6 +24,7 @@ pub mod object_store;
 pub mod probe;
 mod queue;
 pub mod remote;
+pub mod settings;
 pub mod store;
 pub mod union;
 pub mod users;
