@@ -6,7 +6,8 @@
 //! reads had to wait although their bytes were under way, the window is widened, and narrowed again if that
 //! made the stream no faster. Over a long way the first steps are taken at once. So a store with a long way
 //! gets the window it needs, and bytes that come as fast as they are read stay in the processor's caches. No
-//! stream is read ahead of into what another has read. Streams that were left before they used most of what
+//! stream is read ahead of into what another has read, and those that are read at a time share what may be ahead:
+//! the first would leave nothing for the others otherwise. Streams that were left before they used most of what
 //! was fetched for them make the file's next ones wait longer for that trust. Short reads at even distances
 //! are a stride: the next of them are fetched, too. This module knows neither memory nor requests, and time as
 //! a number.
@@ -18,6 +19,9 @@ use super::memory::GRANULE;
 
 /// Streams that a file is followed on at a time; the longest unused gives way.
 const STREAMS: usize = 8;
+
+/// Streams share what may be ahead if each was read among so many of the file's last reads.
+const TOGETHER: u64 = 64;
 
 /// The kernel's own requests reach us out of order by as much.
 const DISORDER: u64 = 512 * 1024;
@@ -67,7 +71,7 @@ const STRIDES_AHEAD: u64 = 16;
 /// How much may be fetched, as far as the rest of the process is concerned.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// Bytes that a stream may be ahead.
+    /// Bytes that the file's streams may be ahead.
     pub(crate) window: u64,
     /// Bytes of a request in a stream that flows: so many at least, and at most. How few pay depends on how far
     /// away the store is.
@@ -146,6 +150,8 @@ struct Window {
     bytes: u64,
     /// What it began with, which is the least.
     opening: u64,
+    /// The widest that was allowed last.
+    most: u64,
     /// Before this was read, what is read was still asked for by the window as it was before.
     settled: u64,
     /// What had been read when the measurement began, and when that was.
@@ -168,6 +174,7 @@ impl Window {
         Window {
             bytes: opening,
             opening,
+            most: opening,
             settled: 0,
             begun: Some((0, now)),
             waited: false,
@@ -182,6 +189,11 @@ impl Window {
     /// Measures some reading, and decides on the width.
     fn adapt(&mut self, seen: u64, now: Duration, limits: &Limits) {
         let most = limits.window;
+        if most > self.most && self.bytes == self.most {
+            // It was not the way to the store that it stopped at.
+            (self.hold, self.narrow) = (0, false);
+        }
+        self.most = most;
         let opening = limits.opening();
         if opening < self.opening {
             // The store is nearer than was known.
@@ -274,6 +286,9 @@ impl Streams {
         let begins = self.streams.iter().filter(|other| other.seen >= PATIENCE).map(Stream::begin);
         let others = begins.filter(|begin| *begin >= next).min().unwrap_or(size);
         let end = others.next_multiple_of(GRANULE).min(size);
+        let goes_on = |other: &&Stream| other.seen >= PATIENCE && clock - other.used < TOGETHER;
+        let sharing = self.streams.iter().filter(goes_on).count().max(1) as u64;
+        let limits = &Limits { window: limits.window / sharing, ..limits.clone() };
         let stream = &mut self.streams[index];
         stream.used = clock;
         if read.end > stream.next {
@@ -455,6 +470,30 @@ mod tests {
             );
         }
         assert!(!sequence(&mut streams, 100..164).iter().all(|advice| advice.ahead.is_empty()));
+    }
+
+    #[test]
+    fn streams_share_what_may_be_ahead() {
+        let mut streams = Streams::new(1 << 40);
+        let mut now = Duration::ZERO;
+        // Reads that granule, of four that are read at a time, and tells how far ahead is asked for.
+        let mut read = |at: u64| {
+            let read = at * GRANULE..(at + 1) * GRANULE;
+            let ahead = streams.read(read.clone(), &LIMITS, now).ahead.end.saturating_sub(read.end);
+            streams.waited(&read);
+            // As much as is under way, every 20 ms.
+            now += Duration::from_secs_f64(0.02 * GRANULE as f64 / ahead.max(OPENING) as f64 / 4.0);
+            ahead
+        };
+        let begins = [0, 100_000, 200_000, 300_000];
+        let mut ahead = [0; 4];
+        for at in 0..2000 {
+            ahead = begins.map(|begin| read(begin + at));
+        }
+        assert!(ahead.iter().all(|ahead| *ahead > LIMITS.window / 8), "{ahead:?}");
+        assert!(ahead.iter().sum::<u64>() <= LIMITS.window, "{ahead:?}");
+        let alone = (2000..6000).map(&mut read).last();
+        assert!(alone > Some(LIMITS.window / 4 * 3), "{alone:?}");
     }
 
     #[test]
