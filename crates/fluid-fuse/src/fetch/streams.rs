@@ -421,6 +421,39 @@ mod tests {
         reads.map(|at| streams.read(at * GRANULE..(at + 1) * GRANULE, &LIMITS, Duration::ZERO)).collect()
     }
 
+    /// One that has to wait for each granule that it reads, and the time.
+    struct Waiting {
+        streams: Streams,
+        now: Duration,
+    }
+
+    impl Waiting {
+        fn new() -> Self {
+            Waiting { streams: Streams::new(1 << 40), now: Duration::ZERO }
+        }
+
+        fn read(&mut self, at: u64, limits: &Limits) -> Advice {
+            let read = at * GRANULE..(at + 1) * GRANULE;
+            let advice = self.streams.read(read.clone(), limits, self.now);
+            self.streams.waited(&read);
+            advice
+        }
+
+        fn window(&self) -> u64 {
+            self.streams.streams[0].window.bytes
+        }
+
+        /// The granule comes at so many bytes a second.
+        fn comes(&mut self, speed: f64) {
+            self.now += Duration::from_secs_f64(GRANULE as f64 / speed);
+        }
+    }
+
+    /// Over a long way: as much as is under way, every 20 ms.
+    fn far(window: u64) -> f64 {
+        window as f64 / 0.02
+    }
+
     #[test]
     fn a_file_that_is_read_through_is_asked_for_once() {
         let size = 300 * MIB + 5;
@@ -474,21 +507,16 @@ mod tests {
 
     #[test]
     fn streams_share_what_may_be_ahead() {
-        let mut streams = Streams::new(1 << 40);
-        let mut now = Duration::ZERO;
-        // Reads that granule, of four that are read at a time, and tells how far ahead is asked for.
+        let mut reader = Waiting::new();
+        // How far ahead is asked for.
         let mut read = |at: u64| {
-            let read = at * GRANULE..(at + 1) * GRANULE;
-            let ahead = streams.read(read.clone(), &LIMITS, now).ahead.end.saturating_sub(read.end);
-            streams.waited(&read);
-            // As much as is under way, every 20 ms.
-            now += Duration::from_secs_f64(0.02 * GRANULE as f64 / ahead.max(OPENING) as f64 / 4.0);
+            let ahead = reader.read(at, &LIMITS).ahead.end.saturating_sub((at + 1) * GRANULE);
+            reader.comes(4.0 * far(ahead.max(OPENING)));
             ahead
         };
-        let begins = [0, 100_000, 200_000, 300_000];
         let mut ahead = [0; 4];
         for at in 0..2000 {
-            ahead = begins.map(|begin| read(begin + at));
+            ahead = [0, 100_000, 200_000, 300_000].map(|begin| read(begin + at));
         }
         assert!(ahead.iter().all(|ahead| *ahead > LIMITS.window / 8), "{ahead:?}");
         assert!(ahead.iter().sum::<u64>() <= LIMITS.window, "{ahead:?}");
@@ -571,23 +599,20 @@ mod tests {
     }
 
     fn share_once(seed: u64, wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
-        let mut streams = Streams::new(1 << 40);
+        let mut reader = Waiting::new();
         let mut chance = fastrand::Rng::with_seed(seed);
-        let mut now = Duration::ZERO;
         // The window by which each granule was asked for.
         let mut asked = Vec::new();
         let mut looks = 0;
         let mut luck = 0.0;
         for at in 0..16384 {
-            let read = at * GRANULE..(at + 1) * GRANULE;
-            streams.read(read.clone(), &LIMITS, now);
-            streams.waited(&read);
-            let window = streams.streams[0].window.bytes;
+            reader.read(at, &LIMITS);
+            let window = reader.window();
             asked.resize(asked.len().max((at + window / GRANULE) as usize), window);
             if at % 32 == 0 {
                 luck = chance.f64();
             }
-            now += Duration::from_secs_f64(GRANULE as f64 / speed(asked[at as usize], luck));
+            reader.comes(speed(asked[at as usize], luck));
             looks += usize::from(at % 164 == 0 && window >= wide);
         }
         looks
@@ -595,10 +620,9 @@ mod tests {
 
     #[test]
     fn a_window_is_as_wide_as_it_pays() {
-        // As much as is under way, every 20 ms, or as fast as it is, whatever is under way.
-        let far = |window: u64| window as f64 / 0.02;
         assert!(share(LIMITS.window, |window, _| far(window)) > 90);
         assert!(share(16 * MIB, |window, _| far(window.min(16 * MIB))) > 90);
+        // As fast as it is, whatever is under way.
         assert!(share(4 * OPENING, |_, _| 2e9) < 25);
         // The same where nothing is certain.
         for noise in [0.25, 0.5, 1.0] {
@@ -609,14 +633,11 @@ mod tests {
 
     #[test]
     fn over_a_long_way_a_window_widens_before_much_is_read() {
-        let mut streams = Streams::new(1 << 40);
-        let (mut now, mut looks) = (Duration::ZERO, Vec::new());
+        let (mut reader, mut looks) = (Waiting::new(), Vec::new());
         for at in 0..(64 * MIB / GRANULE) {
-            let read = at * GRANULE..(at + 1) * GRANULE;
-            streams.read(read.clone(), &LIMITS, now);
-            streams.waited(&read);
-            now += Duration::from_micros(800);
-            looks.push(streams.streams[0].window.bytes);
+            reader.read(at, &LIMITS);
+            reader.comes(160e6);
+            looks.push(reader.window());
         }
         // Never by more than a few requests at once.
         assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 3 * OPENING), "{looks:?}");
@@ -626,16 +647,12 @@ mod tests {
     #[test]
     fn a_stream_that_had_to_share_widens_when_it_is_alone() {
         let shared = Limits { window: OPENING, ..LIMITS };
-        let mut streams = Streams::new(1 << 40);
-        let mut now = Duration::ZERO;
+        let mut reader = Waiting::new();
         for at in 0..(256 * MIB / GRANULE) {
-            let read = at * GRANULE..(at + 1) * GRANULE;
-            streams.read(read.clone(), if at < 400 { &shared } else { &LIMITS }, now);
-            streams.waited(&read);
-            // As much as is under way, every 20 ms.
-            now += Duration::from_secs_f64(0.02 * GRANULE as f64 / streams.streams[0].window.bytes as f64);
+            reader.read(at, if at < 400 { &shared } else { &LIMITS });
+            reader.comes(far(reader.window()));
         }
-        assert_eq!(streams.streams[0].window.bytes, LIMITS.window);
+        assert_eq!(reader.window(), LIMITS.window);
     }
 
     #[test]
