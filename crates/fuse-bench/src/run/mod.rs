@@ -237,7 +237,7 @@ const TASKS: &[Task] = {
     &[
         Task::new("sequential, A", &[SequentialA, BusyA, Reopened, Processor], Bench::sequential_a),
         Task::new("sequential, B", &[SequentialB, BusyB], Bench::sequential_b),
-        Task::new("one descriptor, B", &[OneDescriptor], Bench::one_descriptor),
+        Task::new("one descriptor, B", &[OneDescriptor, BusyOneDescriptor], Bench::one_descriptor),
         Task::new("disk cache", &[Cached], Bench::cached),
         Task::new("random, B", &[RandomCold], Bench::random_cold),
         Task::new("random with a cache, B", &[RandomWarming], Bench::random_warming),
@@ -394,10 +394,7 @@ impl Bench {
     fn sequential_b(&self, contender: Contender) -> Figures {
         let (rate, busy) = match contender {
             Contender::Direct => self.direct_big(&self.b, 16)?,
-            Contender::Peer(peer) => self.cold(peer, &self.b, |mounted| {
-                let read = self.read_whole(mounted.root(), 1, CUT)?;
-                Ok((read.done.rate() / 1e6, read.busy))
-            })?,
+            Contender::Peer(peer) => self.cold_big(peer, 1, CUT)?,
             _ => return Ok(vec![]),
         };
         Ok(vec![(Metric::SequentialB, rate), (Metric::BusyB, busy)])
@@ -405,8 +402,16 @@ impl Bench {
 
     fn one_descriptor(&self, contender: Contender) -> Figures {
         let Contender::Peer(peer) = contender else { return Ok(vec![]) };
-        let rate = self.cold(peer, &self.b, |mounted| self.read_big(mounted.root(), 4, SHORT_CUT))?;
-        Ok(vec![(Metric::OneDescriptor, rate)])
+        let (rate, busy) = self.cold_big(peer, 4, SHORT_CUT)?;
+        Ok(vec![(Metric::OneDescriptor, rate), (Metric::BusyOneDescriptor, busy)])
+    }
+
+    /// Reads the large file from B, for the first time: the rate, and how busy the processors were.
+    fn cold_big(&self, peer: Peer, threads: u64, cut: Duration) -> anyhow::Result<(f64, f64)> {
+        self.cold(peer, &self.b, |mounted| {
+            let read = self.read_whole(mounted.root(), threads, cut)?;
+            Ok((read.done.rate() / 1e6, read.busy))
+        })
     }
 
     fn cached(&self, contender: Contender) -> Figures {
