@@ -13,7 +13,7 @@ CHECK='cd /data && sha256sum -c SUMS'
 # Runs until it is told to end.
 SERVE="trap 'exit 0' TERM; while :; do sleep 0.1; done"
 # The same, reading all the time; the Dataset's failure is its own.
-SERVE_DATA="cat /data/hello.txt; trap 'exit 0' TERM; while cat /data/hello.txt >/dev/null; do sleep 0.2; done; exit 3"
+SERVE_DATA="trap 'exit 0' TERM; cat /data/hello.txt; while cat /data/hello.txt >/dev/null; do sleep 0.2; done; exit 3"
 
 setup() {
   new_namespace "test-$BATS_TEST_NUMBER"
@@ -108,6 +108,18 @@ restarts() {
 
 # logs_have POD CONTAINER LINE
 logs_have() { kubectl logs "$1" -c "$2" | grep -Fx "$3"; }
+
+# prints LINE: a Pod's application does. Its rollout is over as soon as its container has started.
+prints() { logs_have "$(the_pod)" app "$1"; }
+
+waits_for_a_node() { kubectl get pod "$(the_pod)" -o json | jq -e '.status.phase == "Pending" and (.spec.nodeName | not)'; }
+
+# It knows the webhook: it refuses what the policy would.
+admits_by_the_policy() {
+  run pod probe Never true '.spec.volumes[0].persistentVolumeClaim.claimName = "nobodys"'
+  [ "$status" -ne 0 ] || kubectl delete pod probe
+  [[ $output == *"fluid-sidecar-policy: PersistentVolumeClaim default/nobodys"* ]]
+}
 
 # describes KIND TEXT
 describes() { kubectl describe "$1" | grep -F "$2"; }
