@@ -330,7 +330,7 @@ impl Place {
         };
         let Some(&(_, scheme)) = SCHEMES.iter().find(|(known, _)| *known == name) else {
             let known: Vec<_> = SCHEMES.iter().map(|(known, _)| *known).collect();
-            bail!("the scheme {name:?} is not supported; supported are: {}", known.join(", "));
+            bail!("the scheme {name:?} is not supported; supported are: file, {}", known.join(", "));
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         ensure!(
