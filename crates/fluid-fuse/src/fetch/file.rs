@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use super::disk::CachedFile;
@@ -82,8 +82,8 @@ pub(crate) struct Run {
     pub(crate) fill: bool,
     /// Somebody carries it out.
     pub(crate) begun: AtomicBool,
-    /// Somebody waits for some of it.
-    pub(crate) awaited: AtomicBool,
+    /// Since when somebody waits for some of it.
+    pub(crate) awaited: OnceLock<Instant>,
 }
 
 struct Read {
@@ -193,8 +193,8 @@ impl RemoteFile {
 
     fn run(self: &Arc<Self>, range: Range<u64>, ahead: bool, fill: bool, awaited: bool) -> Run {
         let file = Arc::clone(self);
-        let (begun, awaited) = (AtomicBool::new(false), AtomicBool::new(awaited));
-        Run { file, range, ahead, fill, begun, awaited }
+        let awaited = if awaited { Instant::now().into() } else { OnceLock::new() };
+        Run { file, range, ahead, fill, begun: AtomicBool::new(false), awaited }
     }
 
     fn find_on_disk(&self) {
@@ -346,7 +346,7 @@ impl RemoteFile {
                 // Should other bytes of the granule be coming, what it has then is looked at again.
                 Some(Slot { content: Content::Coming { run, waiting }, .. }) => {
                     waiting.push(read.park());
-                    run.awaited.store(true, Ordering::Relaxed);
+                    run.awaited.get_or_init(Instant::now);
                     let pending = !run.begun.load(Ordering::Relaxed);
                     return Outcome::Waits(pending.then(|| Arc::clone(run)));
                 }

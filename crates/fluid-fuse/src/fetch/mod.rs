@@ -294,9 +294,17 @@ impl Shared {
         if run.begun.swap(true, Ordering::AcqRel) {
             return;
         }
-        if run.ahead && !run.awaited.load(Ordering::Relaxed) && run.file.is_left() {
+        let awaited = run.awaited.get();
+        if run.ahead && awaited.is_none() && run.file.is_left() {
             let error = StoreError::Unavailable("nobody reads it".into());
             return run.file.failed(run, run.range.start, &error, true);
+        }
+        // Its time was spent on others, and in vain.
+        let is_late = |since: &Instant| since.elapsed() + FIRST_PAUSE >= self.budget.deadline;
+        let failed = *lock(&run.file.origin.failed);
+        if awaited.is_some_and(|since| is_late(since) && failed > Some(*since)) {
+            let error = StoreError::Unavailable("the store fails those who were before it".into());
+            return self.give_up(run, run.range.start, &error, false);
         }
         let _ = self.persist(run, Progress::from(run.range.start));
     }
@@ -319,10 +327,14 @@ impl Shared {
                 return Err(error);
             };
             self.queue.ended(false);
+            *lock(&run.file.origin.failed) = Some(Instant::now());
             debug!("{}: {reason}", run.file.version.key);
             // What nobody waits for is asked for again by who will.
-            let unseen = !run.awaited.load(Ordering::Relaxed) && done == begun_at;
-            if unseen || progress.at.elapsed() + pause >= self.budget.deadline {
+            let awaited = run.awaited.get();
+            let unseen = awaited.is_none() && done == begun_at;
+            // Those who wait for its first byte do so since before its turn came.
+            let since = awaited.filter(|since| done == run.range.start && **since < progress.at);
+            if unseen || since.unwrap_or(&progress.at).elapsed() + pause >= self.budget.deadline {
                 self.give_up(run, done, &error, unseen);
                 return Err(error);
             }
@@ -340,7 +352,7 @@ impl Shared {
 
     fn give_up(&self, run: &Run, done: u64, error: &StoreError, unseen: bool) {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
-        if !unseen && run.awaited.load(Ordering::Relaxed) {
+        if !unseen && run.awaited.get().is_some() {
             warn!("cannot fetch path={:?} offset={done} error={:?}", run.file.version.key, error.to_string());
         }
         run.file.failed(run, done, error, unseen);
@@ -365,7 +377,7 @@ impl Shared {
     }
 
     fn room(&self, run: &Run) -> Result<Granule, StoreError> {
-        self.memory.take(|| self.make_room(!run.ahead || run.awaited.load(Ordering::Relaxed)))
+        self.memory.take(|| self.make_room(!run.ahead || run.awaited.get().is_some()))
     }
 
     /// The next granule from the disk; nothing if it turns out to be damaged.
@@ -409,6 +421,7 @@ impl Shared {
             }
         }
         self.queue.ended(true);
+        *lock(&file.origin.failed) = None;
         Ok(())
     }
 }
@@ -452,6 +465,8 @@ pub(crate) struct Origin {
     bucket: Arc<dyn Bucket>,
     /// The shortest time that it took to answer, in microseconds.
     latency: AtomicU64,
+    /// When a request ended badly, unless one ended well since.
+    failed: Mutex<Option<Instant>>,
 }
 
 impl Origin {
@@ -480,7 +495,8 @@ struct Files {
 impl Fetcher {
     /// A reader of the bucket that the URL names.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>) -> Self {
-        let origin = Origin { source: source.to_string(), bucket, latency: AtomicU64::new(u64::MAX) };
+        let latency = AtomicU64::new(u64::MAX);
+        let origin = Origin { source: source.to_string(), bucket, latency, failed: Mutex::default() };
         Fetcher { origin: Arc::new(origin), shared, files: Mutex::default() }
     }
 
@@ -526,9 +542,9 @@ mod tests {
 
     use crate::remote::{Item, Upload};
 
-    /// Bytes that tell their place, from a store that fails in every way it may, or not.
+    /// Bytes that tell their place, from a store that fails so many of ten requests, in every way it may.
     struct Numbers {
-        fails: bool,
+        fails: u8,
     }
 
     fn byte(at: u64) -> u8 {
@@ -538,10 +554,10 @@ mod tests {
     impl Bucket for Numbers {
         fn get(&self, _: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
             thread::sleep(Duration::from_micros(fastrand::u64(..2000)));
-            let end = match fastrand::u8(if self.fails { 0..10 } else { 2..10 }) {
-                0 => return Err(StoreError::Unavailable("503".into())),
-                1 => fastrand::u64(range.clone()),
-                _ => range.end,
+            let end = match fastrand::u8(..10) {
+                fault if fault >= self.fails => range.end,
+                fault if fault % 2 == 1 => fastrand::u64(range.clone()),
+                _ => return Err(StoreError::Unavailable("503".into())),
             };
             Ok(Box::new(Cursor::new((range.start..end).map(byte).collect::<Vec<_>>())))
         }
@@ -617,9 +633,27 @@ mod tests {
     }
 
     #[test]
+    fn reads_that_wait_for_their_turn_fail_with_those_before_them() {
+        let budget = Budget { deadline: Duration::from_millis(300), ..budget() };
+        let shared = Shared::new(budget, None).unwrap();
+        let fetcher = Fetcher::new("s3://down", Arc::new(Numbers { fails: 10 }), Arc::clone(&shared));
+        let (sender, answers) = mpsc::channel();
+        for number in 0..200 {
+            let sender = sender.clone();
+            let answered = move |read: Result<&[u8], StoreError>| sender.send(read.is_err()).unwrap();
+            fetcher.file(&version(1, &number.to_string())).read(0, 1, Box::new(answered));
+        }
+        drop(sender);
+        assert!(answers.iter().all(|failed| failed));
+        // Not each for as long as the first.
+        let requests = shared.counts().requests.load(Ordering::Relaxed);
+        assert!(requests < 200, "{requests}");
+    }
+
+    #[test]
     fn what_nobody_came_to_read_is_reserved_no_longer() {
         let shared = Shared::new(budget(), None).unwrap();
-        let fetcher = Fetcher::new("s3://flaky", Arc::new(Numbers { fails: true }), Arc::clone(&shared));
+        let fetcher = Fetcher::new("s3://flaky", Arc::new(Numbers { fails: 2 }), Arc::clone(&shared));
         let reserved = || (shared.ahead.load(Ordering::Relaxed), shared.active.load(Ordering::Relaxed));
         // Closed while requests are under way.
         let file = fetcher.file(&version(30 << 20, "large"));
@@ -639,7 +673,7 @@ mod tests {
     #[test]
     fn a_file_that_fits_is_fetched_whole_once_random_reads_have_cost_enough() {
         let shared = Shared::new(budget(), None).unwrap();
-        let fetcher = Fetcher::new("s3://sound", Arc::new(Numbers { fails: false }), Arc::clone(&shared));
+        let fetcher = Fetcher::new("s3://sound", Arc::new(Numbers { fails: 0 }), Arc::clone(&shared));
         let read_at_random = |size: u64, count: u64| {
             let file = fetcher.file(&version(size, &size.to_string()));
             file.open();
@@ -669,7 +703,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         for disk in [None, Some(DiskCache::open(place.path(), 40 << 20).unwrap())] {
             let shared = Shared::new(budget(), disk).unwrap();
-            let fetcher = Fetcher::new("s3://flaky", Arc::new(Numbers { fails: true }), Arc::clone(&shared));
+            let fetcher = Fetcher::new("s3://flaky", Arc::new(Numbers { fails: 2 }), Arc::clone(&shared));
             let files: Vec<_> = [30 << 20, 3_333_333, 999_999, 1]
                 .map(|size| fetcher.file(&version(size, &size.to_string())))
                 .into_iter()
