@@ -116,9 +116,9 @@ waits_for_a_node() { kubectl get pod "$(the_pod)" -o json | jq -e '.status.phase
 
 # It knows the webhook: it refuses what the policy would.
 admits_by_the_policy() {
-  run pod probe Never true '.spec.volumes[0].persistentVolumeClaim.claimName = "nobodys"'
-  [ "$status" -ne 0 ] || kubectl delete pod probe
-  [[ $output == *"fluid-sidecar-policy: PersistentVolumeClaim default/nobodys"* ]]
+  local answer
+  answer=$(pod probe Never true '.spec.volumes[0].persistentVolumeClaim.claimName = "nobodys"' 2>&1) && kubectl delete pod probe
+  [[ $answer == *"fluid-sidecar-policy: PersistentVolumeClaim default/nobodys"* ]]
 }
 
 # describes KIND TEXT
