@@ -121,6 +121,10 @@ admits_by_the_policy() {
   [[ $answer == *"fluid-sidecar-policy: PersistentVolumeClaim default/nobodys"* ]]
 }
 
+# A Dataset of the test's namespace is mounted on the serverless node, whose mounts the machine does not see.
+mounted() { grep -F "/$NAMESPACE/" "/proc/$(cat "$run/pid/$SERVERLESS_NODE")/mounts"; }
+unmounted() { ! mounted; }
+
 # describes KIND TEXT
 describes() { kubectl describe "$1" | grep -F "$2"; }
 
