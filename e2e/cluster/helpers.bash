@@ -114,7 +114,7 @@ prints() { logs_have "$(the_pod)" app "$1"; }
 
 waits_for_a_node() { kubectl get pod "$(the_pod)" -o json | jq -e '.status.phase == "Pending" and (.spec.nodeName | not)'; }
 
-# It knows the webhook: it refuses what the policy would.
+# The API server knows the webhook: it refuses what the policy would.
 admits_by_the_policy() {
   local answer
   answer=$(pod probe Never true '.spec.volumes[0].persistentVolumeClaim.claimName = "nobodys"' 2>&1) && kubectl delete pod probe
