@@ -1,4 +1,4 @@
-//! The names and host paths that the admission policy and the sidecar must agree on.
+//! The names and host paths on which the admission policy and the sidecar must agree.
 //!
 //! A Dataset is published to the containers of a Pod through one directory of the node, Fluid's own layout:
 //!
@@ -10,10 +10,18 @@
 //! The sidecar mounts its file system on the last component; the application's volume is a `hostPath` to it.
 //! The directory above the mount point is never a mount itself, so a sidecar that died can be replaced there.
 //!
-//! This crate does no I/O and depends on nothing. It knows neither Kubernetes objects nor FUSE.
+//! | module | holds |
+//! |---|---|
+//! | [`contract`] | every name by which the policy talks to `fluid-fuse`: variables, commands, options, exit codes |
+//! | [`runtime`] | what is known of each Runtime |
+//! | [`path`] | the layout above |
+//! | [`named`](mod@named) | how this workspace writes enumerations with names |
+//!
+//! This crate does no I/O. It knows neither Kubernetes objects nor FUSE.
 //!
 //! ```
-//! use fluid_sidecar_layout::{MOUNT_ROOT, MountPoint, Runtime};
+//! use fluid_sidecar_layout::contract::MOUNT_ROOT;
+//! use fluid_sidecar_layout::{MountPoint, Runtime};
 //!
 //! let mount_point = MountPoint::new(MOUNT_ROOT, Runtime::Thin, "default", "data")?;
 //! assert_eq!(mount_point.as_str(), "/runtime-mnt/thin/default/data/thin-fuse");
@@ -24,224 +32,11 @@
 
 extern crate alloc;
 
-use alloc::format;
-use alloc::string::{String, ToString};
-use core::fmt;
+pub mod contract;
+pub mod named;
+pub mod path;
+pub mod runtime;
 
-/// The directory of the node under which every Dataset is mounted (Fluid: `MOUNT_ROOT` of its charts).
-pub const MOUNT_ROOT: &str = "/runtime-mnt";
-
-/// The sidecar's container name, and the name of our sidecar's program inside its image.
-pub const FLUID_FUSE: &str = "fluid-fuse";
-
-/// The extended resource that grants a FUSE device on Alibaba Cloud ECI.
-pub const VFUSE_RESOURCE: &str = "alibabacloud.com/vfuse";
-
-/// The kinds of Runtime that Fluid knows (`Dataset.status.runtimes[].type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "each is the runtime of its name")]
-pub enum Runtime {
-    Alluxio,
-    Cache,
-    Efc,
-    Jindo,
-    JuiceFs,
-    Thin,
-    Vineyard,
-}
-
-impl Runtime {
-    /// Every Runtime, in the order of their names.
-    pub const ALL: [Runtime; 7] = [
-        Runtime::Alluxio,
-        Runtime::Cache,
-        Runtime::Efc,
-        Runtime::Jindo,
-        Runtime::JuiceFs,
-        Runtime::Thin,
-        Runtime::Vineyard,
-    ];
-
-    /// The Runtime of a `type`, spelt exactly as Fluid spells it.
-    pub fn from_name(name: &str) -> Option<Runtime> {
-        Self::ALL.into_iter().find(|runtime| runtime.name() == name)
-    }
-
-    /// Fluid's `type`, which is also the first directory below the mount root.
-    pub fn name(self) -> &'static str {
-        match self {
-            Runtime::Alluxio => "alluxio",
-            Runtime::Cache => "cache",
-            Runtime::Efc => "efc",
-            Runtime::Jindo => "jindo",
-            Runtime::JuiceFs => "juicefs",
-            Runtime::Thin => "thin",
-            Runtime::Vineyard => "vineyard",
-        }
-    }
-
-    /// The directory that the file system is mounted on (Fluid: `getMountPoint` of each engine).
-    pub fn fuse_directory(self) -> &'static str {
-        match self {
-            Runtime::Alluxio => "alluxio-fuse",
-            Runtime::Cache => "cache-fuse",
-            Runtime::Efc => "efc-fuse",
-            Runtime::Jindo => "jindofs-fuse",
-            Runtime::JuiceFs => "juicefs-fuse",
-            Runtime::Thin => "thin-fuse",
-            Runtime::Vineyard => "vineyard-fuse",
-        }
-    }
-
-    /// What follows the Runtime's own name in the name of its fuse DaemonSet
-    /// (Fluid: `getFuseDaemonset` in `pkg/ddc/base/runtime.go`).
-    pub fn daemonset_suffix(self) -> &'static str {
-        match self {
-            Runtime::Jindo => "-jindofs-fuse",
-            Runtime::Cache => "-client",
-            _ => "-fuse",
-        }
-    }
-}
-
-impl fmt::Display for Runtime {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-/// The absolute path on the node that one Dataset is mounted on.
-///
-/// Holds, however it was made: absolute, normalised (no empty, `.` or `..` component), and at least one
-/// component below the mount root it was made for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MountPoint(String);
-
-impl MountPoint {
-    /// The place of a Dataset by convention.
-    pub fn new(root: &str, runtime: Runtime, namespace: &str, dataset: &str) -> Result<Self, PathError> {
-        for name in [namespace, dataset] {
-            if !is_component(name) || name.contains('/') {
-                return Err(PathError::Component(name.to_string()));
-            }
-        }
-        Self::within(root, &format!("{root}/{runtime}/{namespace}/{dataset}/{}", runtime.fuse_directory()))
-    }
-
-    /// A place that somebody else names, such as `fluid_path` of a PersistentVolume.
-    pub fn within(root: &str, path: &str) -> Result<Self, PathError> {
-        check_absolute(root)?;
-        check_absolute(path)?;
-        match path.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')) {
-            Some(rest) if !rest.is_empty() => Ok(MountPoint(path.to_string())),
-            _ => Err(PathError::Outside { path: path.to_string(), root: root.to_string() }),
-        }
-    }
-
-    /// A directory of the Dataset. Empty components and `.` are dropped; `..` is refused.
-    pub fn join(&self, sub_path: &str) -> Result<Self, PathError> {
-        let mut path = self.0.clone();
-        for component in sub_path.split('/').filter(|component| !matches!(*component, "" | ".")) {
-            if !is_component(component) {
-                return Err(PathError::Component(component.to_string()));
-            }
-            path.push('/');
-            path.push_str(component);
-        }
-        Ok(MountPoint(path))
-    }
-
-    /// The path as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The directory above.
-    pub fn parent(&self) -> &str {
-        self.0.rsplit_once('/').map_or("/", |(parent, _)| parent)
-    }
-
-    /// The last component.
-    pub fn directory(&self) -> &str {
-        self.0.rsplit_once('/').map_or(&self.0, |(_, directory)| directory)
-    }
-}
-
-impl fmt::Display for MountPoint {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-/// Why a path cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathError {
-    /// Not a name of a file: empty, `.`, `..`, or with a control character.
-    Component(String),
-    /// Not absolute, or with a component as above.
-    NotNormal(String),
-    /// Not below the mount root.
-    Outside {
-        /// The path.
-        path: String,
-        /// The mount root that it ought to be under.
-        root: String,
-    },
-}
-
-impl fmt::Display for PathError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PathError::Component(name) => write!(formatter, "{name:?} cannot be part of a host path"),
-            PathError::NotNormal(path) => {
-                write!(formatter, "{path:?} must be absolute, without empty, \".\" or \"..\" components")
-            }
-            PathError::Outside { path, root } => write!(formatter, "{path:?} is not below {root:?}"),
-        }
-    }
-}
-
-impl core::error::Error for PathError {}
-
-/// Checks that a path is absolute, normalised and not the root directory itself.
-pub fn check_absolute(path: &str) -> Result<(), PathError> {
-    match path.strip_prefix('/') {
-        Some(rest) if rest.split('/').all(is_component) => Ok(()),
-        _ => Err(PathError::NotNormal(path.to_string())),
-    }
-}
-
-fn is_component(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.chars().any(char::is_control)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_every_runtime_are_below_the_root() {
-        for runtime in Runtime::ALL {
-            let path = MountPoint::new(MOUNT_ROOT, runtime, "ns", "data").unwrap();
-            assert_eq!(MountPoint::within(MOUNT_ROOT, path.as_str()), Ok(path));
-            assert_eq!(Runtime::from_name(runtime.name()), Some(runtime));
-        }
-        assert_eq!(Runtime::from_name("Thin"), None);
-    }
-
-    #[test]
-    fn nothing_climbs_out() {
-        for (namespace, dataset) in [("..", "d"), ("a/b", "d"), ("", "d"), ("ns", "."), ("ns", "d\n")] {
-            let path = MountPoint::new(MOUNT_ROOT, Runtime::Thin, namespace, dataset);
-            assert!(path.is_err(), "{path:?}");
-        }
-        for path in
-            ["/runtime-mnt", "/runtime-mnt/", "/runtime-mntx/a", "/runtime-mnt/../etc", "runtime-mnt/a"]
-        {
-            assert!(MountPoint::within(MOUNT_ROOT, path).is_err(), "{path}");
-        }
-        let mount_point = MountPoint::within(MOUNT_ROOT, "/runtime-mnt/a").unwrap();
-        assert_eq!(mount_point.join("./b//c/").unwrap().as_str(), "/runtime-mnt/a/b/c");
-        assert!(mount_point.join("b/../../c").is_err());
-    }
-}
+pub use named::Named;
+pub use path::{MountPoint, PathError, check_absolute};
+pub use runtime::Runtime;

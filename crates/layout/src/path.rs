@@ -1,0 +1,145 @@
+//! Host paths: made of checked components, below a root.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use crate::Runtime;
+
+/// The absolute path on the node that one Dataset is mounted on.
+///
+/// Holds, however it was made: absolute, normalised (no empty, `.` or `..` component), and at least one
+/// component below the mount root it was made for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MountPoint(String);
+
+impl MountPoint {
+    /// The place of a Dataset by convention.
+    pub fn new(root: &str, runtime: Runtime, namespace: &str, dataset: &str) -> Result<Self, PathError> {
+        for name in [namespace, dataset] {
+            if !is_component(name) || name.contains('/') {
+                return Err(PathError::Component(name.to_string()));
+            }
+        }
+        Self::within(root, &format!("{root}/{runtime}/{namespace}/{dataset}/{}", runtime.facts().fuse_directory))
+    }
+
+    /// A place that somebody else names, such as `fluid_path` of a PersistentVolume.
+    pub fn within(root: &str, path: &str) -> Result<Self, PathError> {
+        check_absolute(root)?;
+        check_absolute(path)?;
+        match path.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')) {
+            Some(rest) if !rest.is_empty() => Ok(MountPoint(path.to_string())),
+            _ => Err(PathError::Outside { path: path.to_string(), root: root.to_string() }),
+        }
+    }
+
+    /// A directory of the Dataset. Empty components and `.` are dropped; `..` is refused.
+    pub fn join(&self, sub_path: &str) -> Result<Self, PathError> {
+        let mut path = self.0.clone();
+        for component in sub_path.split('/').filter(|component| !matches!(*component, "" | ".")) {
+            if !is_component(component) {
+                return Err(PathError::Component(component.to_string()));
+            }
+            path.push('/');
+            path.push_str(component);
+        }
+        Ok(MountPoint(path))
+    }
+
+    /// The path as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The directory above.
+    pub fn parent(&self) -> &str {
+        self.0.rsplit_once('/').map_or("/", |(parent, _)| parent)
+    }
+
+    /// The last component.
+    pub fn directory(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(_, directory)| directory)
+    }
+}
+
+impl fmt::Display for MountPoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Why a path cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// Not a name of a file: empty, `.`, `..`, or with a control character.
+    Component(String),
+    /// Not absolute, or with a component as above.
+    NotNormal(String),
+    /// Not below the mount root.
+    Outside {
+        /// The path.
+        path: String,
+        /// The mount root that it ought to be under.
+        root: String,
+    },
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PathError::Component(name) => write!(formatter, "{name:?} cannot be part of a host path"),
+            PathError::NotNormal(path) => {
+                write!(formatter, "{path:?} must be absolute, without empty, \".\" or \"..\" components")
+            }
+            PathError::Outside { path, root } => write!(formatter, "{path:?} is not below {root:?}"),
+        }
+    }
+}
+
+impl core::error::Error for PathError {}
+
+/// Checks that a path is absolute, normalised and not the root directory itself.
+pub fn check_absolute(path: &str) -> Result<(), PathError> {
+    match path.strip_prefix('/') {
+        Some(rest) if rest.split('/').all(is_component) => Ok(()),
+        _ => Err(PathError::NotNormal(path.to_string())),
+    }
+}
+
+fn is_component(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Named as _;
+    use crate::contract::MOUNT_ROOT;
+
+    #[test]
+    fn paths_of_every_runtime_are_below_the_root() {
+        for runtime in Runtime::ALL {
+            let path = MountPoint::new(MOUNT_ROOT, *runtime, "ns", "data").unwrap();
+            assert_eq!(MountPoint::within(MOUNT_ROOT, path.as_str()), Ok(path));
+            assert_eq!(Runtime::from_name(runtime.name()), Some(*runtime));
+        }
+        assert_eq!(Runtime::from_name("Thin"), None);
+    }
+
+    #[test]
+    fn nothing_climbs_out() {
+        for (namespace, dataset) in [("..", "d"), ("a/b", "d"), ("", "d"), ("ns", "."), ("ns", "d\n")] {
+            let path = MountPoint::new(MOUNT_ROOT, Runtime::Thin, namespace, dataset);
+            assert!(path.is_err(), "{path:?}");
+        }
+        for path in
+            ["/runtime-mnt", "/runtime-mnt/", "/runtime-mntx/a", "/runtime-mnt/../etc", "runtime-mnt/a"]
+        {
+            assert!(MountPoint::within(MOUNT_ROOT, path).is_err(), "{path}");
+        }
+        let mount_point = MountPoint::within(MOUNT_ROOT, "/runtime-mnt/a").unwrap();
+        assert_eq!(mount_point.join("./b//c/").unwrap().as_str(), "/runtime-mnt/a/b/c");
+        assert!(mount_point.join("b/../../c").is_err());
+    }
+}
