@@ -1,7 +1,20 @@
-//! Every name by which the policy talks to the sidecar, typed once.
+//! Every name by which others talk to the sidecar `fluid-fuse`, typed once.
 //!
-//! The policy writes these into the sidecar's container, `fluid-fuse` reads them there, and a fuse DaemonSet of a
-//! ThinRuntime may use them, too.
+//! `fluid-fuse` is spoken to by the policy, which writes its container; by Fluid, which sets variables and mounts files
+//! in the containers of a fuse DaemonSet; by kubelet, which runs hooks and probes and judges exit codes; and by people,
+//! who write manifests and settings. A name is here when it can stand in the manifest of a Pod:
+//!
+//! | here | not here |
+//! |---|---|
+//! | every environment variable: a manifest, and `sidecars.<runtime>.env` of the settings, may set each | the variables of a store's own tools (`AWS_REGION`): `remote::options` of `fluid-fuse` |
+//! | commands and options that hooks, probes and DaemonSets use | the other commands and options, which people type: `cli` of `fluid-fuse` |
+//! | paths at which Fluid mounts files, and the fields of its configuration ([`crate::config`]) | the options of a mount: `remote::options` |
+//! | exit codes | |
+//!
+//! What an option means, and its default, is told by `cli` of `fluid-fuse` alone; `docs/fluid-fuse.md` is made of it.
+//!
+//! Manifests and scripts cannot import a constant. `crates/fluid-fuse/tests/contract.rs` compares those of this
+//! repository with the names here, and makes `e2e/cluster/contract.sh` of them.
 
 use crate::named;
 
@@ -14,6 +27,13 @@ pub const FLUID_FUSE: &str = "fluid-fuse";
 /// The extended resource that grants a FUSE device on Alibaba Cloud ECI.
 pub const VFUSE_RESOURCE: &str = "alibabacloud.com/vfuse";
 
+/// Where Fluid mounts the configuration of a ThinRuntime: a [`Config`](crate::config::Config) as JSON.
+pub const CONFIG_FILE: &str = "/etc/fluid/config/config.json";
+
+/// The directory below which Fluid mounts the Secrets of a ThinRuntime's Dataset. An option of a mount whose value
+/// begins so has its value in that file.
+pub const SECRETS_DIRECTORY: &str = "/etc/fluid/secrets/";
+
 /// Environment variables.
 pub mod env {
     /// The kind of Runtime (Fluid's name).
@@ -24,21 +44,66 @@ pub mod env {
     pub const RUNTIME_NAME: &str = "FLUID_RUNTIME_NAME";
     /// The mount point (Fluid's name).
     pub const MOUNT_POINT: &str = "MOUNT_POINT";
+    /// The options of the mount, as mount(8) takes them (Fluid's name).
+    pub const MOUNT_OPTIONS: &str = "MOUNT_OPTIONS";
+
     /// What to mount: URLs.
     pub const SOURCE: &str = "FLUID_FUSE_SOURCE";
+    /// Options of the sources.
+    pub const OPTION: &str = "FLUID_FUSE_OPTION";
+    /// What to mount: the path of Fluid's configuration of a ThinRuntime.
+    pub const CONFIG: &str = "FLUID_FUSE_CONFIG";
     /// What to mount: Fluid's configuration of a ThinRuntime as JSON.
     pub const CONFIG_JSON: &str = "FLUID_FUSE_CONFIG_JSON";
     /// Begins the names of the variables that hold secrets; a number follows.
     pub const SECRET_PREFIX: &str = "FLUID_FUSE_SECRET_";
+    /// The mount point; goes before [`MOUNT_POINT`].
+    pub const MOUNTPOINT: &str = "FLUID_FUSE_MOUNTPOINT";
+    /// The type of the file system in the mount table, without `fuse.`.
+    pub const SUBTYPE: &str = "FLUID_FUSE_SUBTYPE";
+    /// Whether nothing can be written.
+    pub const READ_ONLY: &str = "FLUID_FUSE_READ_ONLY";
+    /// Memory for what is read.
+    pub const MEMORY: &str = "FLUID_FUSE_MEMORY";
+    /// The directory of the cache.
+    pub const CACHE_DIR: &str = "FLUID_FUSE_CACHE_DIR";
+    /// The size of the cache.
+    pub const CACHE_SIZE: &str = "FLUID_FUSE_CACHE_SIZE";
+    /// Requests at a time.
+    pub const REQUESTS: &str = "FLUID_FUSE_REQUESTS";
+    /// How long a read is retried.
+    pub const IO_TIMEOUT: &str = "FLUID_FUSE_IO_TIMEOUT";
+    /// How long names and attributes are trusted.
+    pub const METADATA_TTL: &str = "FLUID_FUSE_METADATA_TTL";
+    /// The owner of files.
+    pub const UID: &str = "FLUID_FUSE_UID";
+    /// The group of files.
+    pub const GID: &str = "FLUID_FUSE_GID";
+    /// How long open files are served after SIGTERM.
+    pub const LINGER: &str = "FLUID_FUSE_LINGER";
     /// What ends the sidecar beside signals and unmounts: an [`ExitWithPod`](super::ExitWithPod).
     pub const EXIT_WITH_POD: &str = "FLUID_FUSE_EXIT_WITH_POD";
     /// How many containers use the mount.
     pub const EXIT_CONTAINERS: &str = "FLUID_FUSE_EXIT_CONTAINERS";
     /// How long none of them runs before they have ended for good.
     pub const EXIT_SETTLE: &str = "FLUID_FUSE_EXIT_SETTLE";
+    /// The descriptor of a FUSE device that is mounted already.
+    pub const FD: &str = "FLUID_FUSE_FD";
+    /// The address of the metrics.
+    pub const METRICS: &str = "FLUID_FUSE_METRICS";
+    /// Reads that take longer are logged.
+    pub const SLOW_READ: &str = "FLUID_FUSE_SLOW_READ";
+    /// Files that `warm` reads at a time.
+    pub const WORKERS: &str = "FLUID_FUSE_WORKERS";
+    /// The path below the mount point that `wait` waits for.
+    pub const SUB_PATH: &str = "FLUID_FUSE_SUB_PATH";
+    /// How long `wait` waits.
+    pub const TIMEOUT: &str = "FLUID_FUSE_TIMEOUT";
+    /// The level of the log.
+    pub const LOG: &str = "FLUID_FUSE_LOG";
 }
 
-/// Commands of `fluid-fuse`.
+/// Commands of `fluid-fuse` that a container's command, hook or probe names.
 pub mod command {
     /// Mounts and serves.
     pub const MOUNT: &str = "mount";
@@ -46,14 +111,26 @@ pub mod command {
     pub const WAIT: &str = "wait";
     /// Checks the mount.
     pub const CHECK: &str = "check";
+    /// Takes the mount away.
+    pub const UNMOUNT: &str = "unmount";
 }
 
-/// Options of `fluid-fuse`, without the hyphens before them.
+/// Options of these commands that the policy writes, without the hyphens before them.
 pub mod option {
     /// The directory of the mount.
     pub const MOUNTPOINT: &str = "mountpoint";
     /// How long `wait` waits.
     pub const TIMEOUT: &str = "timeout";
+}
+
+/// Exit codes of every command, as kubelet sees them.
+pub mod exit_code {
+    /// `mount` ended because it was told to, and served well until then; any other command did what it was asked.
+    pub const SUCCESS: u8 = 0;
+    /// It could not be done. For `wait` and `check`: the mount is not there, or does not answer.
+    pub const FAILURE: u8 = 1;
+    /// The command line is wrong, or a variable has a value that its option does not take.
+    pub const USAGE: u8 = 2;
 }
 
 named! {

@@ -12,10 +12,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`contract`] | every name by which the policy talks to `fluid-fuse`: variables, commands, options, exit codes |
+//! | [`contract`] | every name by which others talk to `fluid-fuse`: variables, commands, options, exit codes |
+//! | [`config`] | Fluid's configuration of a ThinRuntime (feature `serde`) |
 //! | [`runtime`] | what is known of each Runtime |
 //! | [`path`] | the layout above |
 //! | [`named`](mod@named) | how this workspace writes enumerations with names |
+//! | [`clap_parser()`] | these enumerations on command lines (feature `clap`) |
 //!
 //! This crate does no I/O. It knows neither Kubernetes objects nor FUSE.
 //!
@@ -32,11 +34,17 @@
 
 extern crate alloc;
 
+#[cfg(feature = "clap")]
+mod clap_parser;
+#[cfg(feature = "serde")]
+pub mod config;
 pub mod contract;
 pub mod named;
 pub mod path;
 pub mod runtime;
 
+#[cfg(feature = "clap")]
+pub use clap_parser::clap_parser;
 pub use named::Named;
 pub use path::{MountPoint, PathError, check_absolute};
 pub use runtime::Runtime;

@@ -34,7 +34,7 @@ pub trait Named: Copy + 'static {
     /// The name.
     fn name(self) -> &'static str;
 
-    /// The documentation of the value, in one line, without the full stop at its end.
+    /// The documentation of the value, in one line, without the full stop at its end; empty where the name says all.
     fn about(self) -> &'static str;
 
     /// The value of a name, spelt exactly so.
@@ -46,11 +46,18 @@ pub trait Named: Copy + 'static {
 /// The lines of a documentation comment, one after the other, without the blank before and the full stop behind them.
 #[doc(hidden)]
 pub const fn in_a_line(doc: &'static str) -> &'static str {
-    let bytes = doc.as_bytes();
-    let start = if !bytes.is_empty() && bytes[0] == b' ' { 1 } else { 0 };
-    let end = if !bytes.is_empty() && bytes[bytes.len() - 1] == b'.' { bytes.len() - 1 } else { bytes.len() };
-    let (_, rest) = doc.split_at(start);
-    rest.split_at(end - start).0
+    let mut line = doc.as_bytes();
+    if let [b' ', rest @ ..] = line {
+        line = rest;
+    }
+    if let [rest @ .., b'.'] = line {
+        line = rest;
+    }
+    // `str::split_at` in constants is newer than the oldest compiler of the policy.
+    match core::str::from_utf8(line) {
+        Ok(line) => line,
+        Err(_) => doc,
+    }
 }
 
 /// Defines an enumeration with names; see [`Named`].
@@ -59,13 +66,13 @@ macro_rules! named {
     (
         $(#[$meta:meta])*
         $visibility:vis enum $type:ident: $facts:ty {
-            $($(#[doc = $about:literal])+ $value:ident = $name:literal => $known:expr,)+
+            $($(#[doc = $about:literal])* $value:ident = $name:literal => $known:expr,)+
         }
     ) => {
         $crate::named! {
             $(#[$meta])*
             $visibility enum $type {
-                $($(#[doc = $about])+ $value = $name,)+
+                $($(#[doc = $about])* $value = $name,)+
             }
         }
 
@@ -84,13 +91,13 @@ macro_rules! named {
     (
         $(#[$meta:meta])*
         $visibility:vis enum $type:ident {
-            $($(#[doc = $about:literal])+ $value:ident = $name:literal,)+
+            $($(#[doc = $about:literal])* $value:ident = $name:literal,)+
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         $visibility enum $type {
-            $($(#[doc = $about])+ $value,)+
+            $($(#[doc = $about])* $value,)+
         }
 
         impl $crate::Named for $type {
@@ -104,7 +111,7 @@ macro_rules! named {
 
             fn about(self) -> &'static str {
                 match self {
-                    $($type::$value => const { $crate::named::in_a_line(concat!($($about),+)) },)+
+                    $($type::$value => const { $crate::named::in_a_line(concat!($($about),*)) },)+
                 }
             }
         }

@@ -21,7 +21,10 @@ impl MountPoint {
                 return Err(PathError::Component(name.to_string()));
             }
         }
-        Self::within(root, &format!("{root}/{runtime}/{namespace}/{dataset}/{}", runtime.facts().fuse_directory))
+        Self::within(
+            root,
+            &format!("{root}/{runtime}/{namespace}/{dataset}/{}", runtime.facts().fuse_directory),
+        )
     }
 
     /// A place that somebody else names, such as `fluid_path` of a PersistentVolume.
