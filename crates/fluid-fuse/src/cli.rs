@@ -11,38 +11,56 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use fluid_sidecar_layout::FLUID_FUSE;
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use fluid_sidecar_layout::contract::{
+    CONFIG_FILE, ExitWithPod, FLUID_FUSE, MOUNT_ROOT, command, env, exit_code, option,
+};
+use fluid_sidecar_layout::{Runtime, clap_parser};
 
 use crate::config::FluidConfig;
 use crate::descriptor::FuseFd;
 use crate::remote::options::is_secret;
 use crate::watch::Address;
 
-/// Where Fluid puts the configuration of a ThinRuntime image.
-pub const FLUID_CONFIG: &str = "/etc/fluid/config/config.json";
+/// The hidden command with which this program asks a file system for an answer, in a process of its own.
+pub(crate) mod hidden {
+    /// The command.
+    pub(crate) const PROBE: &str = "probe";
+    /// Its option that lists.
+    pub(crate) const LIST: &str = "list";
+    /// Its option that names the file system.
+    pub(crate) const DEVICE: &str = "device";
+}
 
-const EXAMPLES: &str = "\
+fn examples() -> String {
+    let (mount, wait, check, unmount) = (command::MOUNT, command::WAIT, command::CHECK, command::UNMOUNT);
+    let (mountpoint, timeout) = (option::MOUNTPOINT, option::TIMEOUT);
+    let (mount_point, mount_options, log) = (env::MOUNT_POINT, env::MOUNT_OPTIONS, env::LOG);
+    let place = format!("{MOUNT_ROOT}/{}/ns/name/{}", Runtime::Thin, Runtime::Thin.facts().fuse_directory);
+    format!(
+        "\
 Examples:
-  fluid-fuse mount --source file:///data --mountpoint /runtime-mnt/thin/ns/name/thin-fuse
-  fluid-fuse mount --source oss://bucket/train --option endpoint=oss-cn-hangzhou.aliyuncs.com --mountpoint DIR
-  fluid-fuse mount --source images=s3://one/a --source labels=s3://two --memory 64MiB --mountpoint DIR
-  fluid-fuse wait --mountpoint /runtime-mnt/thin/ns/name/thin-fuse --timeout 30s   (postStart)
-  fluid-fuse check --mountpoint /runtime-mnt/thin/ns/name/thin-fuse                (livenessProbe)
-  fluid-fuse unmount --mountpoint /runtime-mnt/thin/ns/name/thin-fuse              (preStop)
-  fluid-fuse warm --source s3://one/a --cache-dir /cache --cache-size 100GiB
-  fluid-fuse bench --source s3://one/a --mountpoint DIR
+  {FLUID_FUSE} {mount} --source file:///data --{mountpoint} {place}
+  {FLUID_FUSE} {mount} --source oss://bucket/train --option endpoint=oss-cn-hangzhou.aliyuncs.com --{mountpoint} DIR
+  {FLUID_FUSE} {mount} --source images=s3://one/a --source labels=s3://two --memory 64MiB --{mountpoint} DIR
+  {FLUID_FUSE} {wait} --{mountpoint} {place} --{timeout} 30s   (postStart)
+  {FLUID_FUSE} {check} --{mountpoint} {place}                (livenessProbe)
+  {FLUID_FUSE} {unmount} --{mountpoint} {place}              (preStop)
+  {FLUID_FUSE} warm --source s3://one/a --cache-dir /cache --cache-size 100GiB
+  {FLUID_FUSE} bench --source s3://one/a --{mountpoint} DIR
 
-As the image of a Fluid ThinRuntime, `fluid-fuse mount` needs no options: the mount point comes from
-MOUNT_POINT and the source from /etc/fluid/config/config.json. Of MOUNT_OPTIONS, uid= and gid= count,
+As the image of a Fluid ThinRuntime, `{FLUID_FUSE} {mount}` needs no options: the mount point comes from
+{mount_point} and the source from {CONFIG_FILE}. Of {mount_options}, uid= and gid= count,
 and ro, which wins over all that makes a mount writable.
 
 Environment: each option names its variable; a flag wins over its variable, and both over Fluid's own.
-FLUID_FUSE_LOG (or RUST_LOG) sets the level of the log on stderr: error, warn, info, debug.";
+{log} (or RUST_LOG) sets the level of the log on stderr: error, warn, info, debug."
+    )
+}
 
 /// Mounts a Dataset with FUSE, for the containers of one Pod.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = examples())]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -53,23 +71,30 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Mount the source and serve it until SIGTERM, SIGINT, an unmount or the end of its users: exit code 0
-    #[command(after_help = EXAMPLES)]
+    #[command(name = command::MOUNT, after_help = examples())]
     Mount(MountOptions),
     /// Wait until the mount is there and answers; exit code 1 when the time is up
+    #[command(name = command::WAIT)]
     Wait(WaitOptions),
     /// Check that the mount is there and answers within a second
+    #[command(name = command::CHECK)]
     Check(Target),
     /// Detach whatever FUSE mount is there, also a dead one; having nothing to do is a success
+    #[command(name = command::UNMOUNT)]
     Unmount(Target),
     /// Fetch a Dataset, or some of its files, before it is read; exit code 1 when a file could not be had
-    ///
-    /// With the options of the mount that comes later, into its cache directory, while nothing is mounted with it.
-    /// With --mountpoint alone, by reading through a mount: into its cache directory and the kernel's page cache.
+    #[command(long_about = format!(
+        "Fetch a Dataset, or some of its files, before it is read; exit code {} when a file could not be had\n\n\
+         With the options of the mount that comes later, into its cache directory, while nothing is mounted with \
+         it. With --{} alone, by reading through a mount: into its cache directory and the kernel's page cache.",
+        exit_code::FAILURE,
+        option::MOUNTPOINT,
+    ))]
     Warm(WarmOptions),
     /// Measure a mount against its own source: the same bytes, with as many requests, without the mount
     Bench(BenchOptions),
     /// Ask the file system at a path for an answer; the exit code is the error number
-    #[command(hide = true)]
+    #[command(name = hidden::PROBE, hide = true)]
     Probe(ProbeOptions),
 }
 
@@ -78,22 +103,22 @@ pub enum Command {
 pub struct SourceOptions {
     /// What to mount, percent-encoded: s3://, oss://, gs://, az://, http(s)://, webhdfs://, file://; as
     /// PATH=URL at a path of its own [otherwise: Fluid's config.json]
-    #[arg(long = "source", value_name = "[PATH=]URL", env = "FLUID_FUSE_SOURCE", value_delimiter = ' ')]
+    #[arg(long = "source", value_name = "[PATH=]URL", env = env::SOURCE, value_delimiter = ' ')]
     #[arg(hide_env_values = true)]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub sources: Vec<String>,
 
     /// An option of the sources, such as endpoint or region. Secrets belong into the environment or files
-    #[arg(long = "option", short = 'o', value_name = "NAME=VALUE", env = "FLUID_FUSE_OPTION")]
+    #[arg(long = "option", short = 'o', value_name = "NAME=VALUE", env = env::OPTION)]
     #[arg(value_delimiter = ' ', hide_env_values = true)]
     pub options: Vec<String>,
 
     /// Fluid's configuration of a ThinRuntime, read for what is not given otherwise
-    #[arg(long, value_name = "FILE", env = "FLUID_FUSE_CONFIG", default_value = FLUID_CONFIG)]
+    #[arg(long, value_name = "FILE", env = env::CONFIG, default_value = CONFIG_FILE)]
     pub config: PathBuf,
 
     /// The same configuration itself, instead of a file. Secrets belong into its variable
-    #[arg(long, value_name = "JSON", env = "FLUID_FUSE_CONFIG_JSON", hide_env_values = true)]
+    #[arg(long, value_name = "JSON", env = env::CONFIG_JSON, hide_env_values = true)]
     pub config_json: Option<String>,
 }
 
@@ -101,26 +126,17 @@ pub struct SourceOptions {
 #[derive(Debug, Args)]
 pub struct CacheOptions {
     /// Keep what is fetched in this directory, which no other process uses
-    #[arg(long, value_name = "DIR", env = "FLUID_FUSE_CACHE_DIR")]
+    #[arg(long, value_name = "DIR", env = env::CACHE_DIR)]
     pub cache_dir: Option<PathBuf>,
 
     /// How much is kept there
-    #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_CACHE_SIZE", default_value = "10GiB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", env = env::CACHE_SIZE, default_value = "10GiB", value_parser = size)]
     pub cache_size: u64,
 
     /// How long a read is tried for before it fails with an input/output error
-    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_IO_TIMEOUT", default_value = "60s")]
+    #[arg(long, value_name = "TIME", env = env::IO_TIMEOUT, default_value = "60s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub io_timeout: Duration,
-}
-
-/// What ends a mount beside signals and unmounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ExitWithPod {
-    /// Nothing: for native sidecars and platforms that end sidecars
-    Signal,
-    /// The end of the containers that use it: for Pods with shareProcessNamespace
-    ProcessNamespace,
 }
 
 /// `mount`, as written.
@@ -135,17 +151,21 @@ pub struct MountOptions {
     pub target: Target,
 
     /// X in the type `fuse.X` that the mount shows in /proc/self/mountinfo
-    #[arg(long, value_name = "X", env = "FLUID_FUSE_SUBTYPE", default_value = FLUID_FUSE)]
+    #[arg(long, value_name = "X", env = env::SUBTYPE, default_value = FLUID_FUSE)]
     pub subtype: String,
 
-    /// Whether nothing can be written; always true with `ro` in MOUNT_OPTIONS [default: as the accessModes of
-    /// Fluid's config.json have it, otherwise true]
-    #[arg(long, value_name = "BOOL", env = "FLUID_FUSE_READ_ONLY", action = ArgAction::Set)]
+    /// Whether nothing can be written
+    #[arg(help = format!(
+        "Whether nothing can be written; always true with `ro` in {} [default: as the accessModes of Fluid's \
+         config.json have it, otherwise true]",
+        env::MOUNT_OPTIONS,
+    ))]
+    #[arg(long, value_name = "BOOL", env = env::READ_ONLY, action = ArgAction::Set)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub read_only: Option<bool>,
 
     /// Memory for what is read, at least 8MiB [default: 128MiB, or 40% of the container's limit if that is less]
-    #[arg(long, value_name = "SIZE", env = "FLUID_FUSE_MEMORY", value_parser = size)]
+    #[arg(long, value_name = "SIZE", env = env::MEMORY, value_parser = size)]
     pub memory: Option<u64>,
 
     #[command(flatten)]
@@ -153,52 +173,61 @@ pub struct MountOptions {
     pub cache: CacheOptions,
 
     /// Requests to the sources at a time
-    #[arg(long, value_name = "N", env = "FLUID_FUSE_REQUESTS", default_value = "64")]
+    #[arg(long, value_name = "N", env = env::REQUESTS, default_value = "64")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub requests: u16,
 
     /// How long names and attributes of far sources are trusted
-    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_METADATA_TTL", default_value = "60s")]
+    #[arg(long, value_name = "TIME", env = env::METADATA_TTL, default_value = "60s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub metadata_ttl: Duration,
 
     /// Owner of what has none in its source [default: the user of this process]
-    #[arg(long, value_name = "UID", env = "FLUID_FUSE_UID")]
+    #[arg(long, value_name = "UID", env = env::UID)]
     pub uid: Option<u32>,
 
     /// Group of what has none in its source [default: the group of this process]
-    #[arg(long, value_name = "GID", env = "FLUID_FUSE_GID")]
+    #[arg(long, value_name = "GID", env = env::GID)]
     pub gid: Option<u32>,
 
     /// How long files that are still open are served after SIGTERM took the mount away
-    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_LINGER", default_value = "10s")]
+    #[arg(long, value_name = "TIME", env = env::LINGER, default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub linger: Duration,
 
     /// What ends it beside signals and unmounts
-    #[arg(long, value_name = "MODE", env = "FLUID_FUSE_EXIT_WITH_POD", default_value = "signal")]
+    #[arg(long, value_name = "MODE", env = env::EXIT_WITH_POD, default_value_t = ExitWithPod::Signal)]
+    #[arg(value_parser = clap_parser::<ExitWithPod>())]
     pub exit_with_pod: ExitWithPod,
 
-    /// With process-namespace: how many containers use the mount, which must all have been there; 0 when none does
-    #[arg(long, value_name = "N", env = "FLUID_FUSE_EXIT_CONTAINERS", default_value = "1")]
+    /// How many containers use the mount
+    #[arg(help = format!(
+        "With {}: how many containers use the mount, which must all have been there; 0 when none does",
+        ExitWithPod::ProcessNamespace,
+    ))]
+    #[arg(long, value_name = "N", env = env::EXIT_CONTAINERS, default_value = "1")]
     pub exit_containers: u16,
 
-    /// With process-namespace: how long none of them runs before they have ended for good
-    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_EXIT_SETTLE", default_value = "1s")]
+    /// How long none of them runs before they have ended for good
+    #[arg(help = format!(
+        "With {}: how long none of them runs before they have ended for good",
+        ExitWithPod::ProcessNamespace,
+    ))]
+    #[arg(long, value_name = "TIME", env = env::EXIT_SETTLE, default_value = "1s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub exit_settle: Duration,
 
     /// The descriptor of /dev/fuse of who has mounted already: its number in this process, or unix:/PATH of a socket
     /// on which it is sent
-    #[arg(long, value_name = "FD", env = "FLUID_FUSE_FD")]
+    #[arg(long, value_name = "FD", env = env::FD)]
     pub fuse_fd: Option<FuseFd>,
 
     /// Where Prometheus finds the metrics, at /metrics: an address such as 127.0.0.1:9400, or unix:/PATH
-    #[arg(long, value_name = "ADDR", env = "FLUID_FUSE_METRICS")]
+    #[arg(long, value_name = "ADDR", env = env::METRICS)]
     pub metrics: Option<Address>,
 
     /// Log reads that take longer
-    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_SLOW_READ", default_value = "5s")]
+    #[arg(long, value_name = "TIME", env = env::SLOW_READ, default_value = "5s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub slow_read: Duration,
 }
@@ -211,7 +240,7 @@ pub struct WarmOptions {
     pub source: SourceOptions,
 
     /// Read through the mount at this directory, instead of fetching from its sources
-    #[arg(long, value_name = "DIR")]
+    #[arg(long = option::MOUNTPOINT, value_name = "DIR")]
     pub mountpoint: Option<PathBuf>,
 
     /// The files and directories to fetch, as they are named below the mount point [otherwise: all]
@@ -223,7 +252,7 @@ pub struct WarmOptions {
     pub files: Option<PathBuf>,
 
     /// Requests, or files being read, at a time
-    #[arg(long, value_name = "N", env = "FLUID_FUSE_WORKERS", default_value = "16")]
+    #[arg(long, value_name = "N", env = env::WORKERS, default_value = "16")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,
 
@@ -248,7 +277,7 @@ pub struct BenchOptions {
     pub file: Option<PathBuf>,
 
     /// Requests to the source at a time, as many as the mount makes
-    #[arg(long, value_name = "N", env = "FLUID_FUSE_REQUESTS", default_value = "64")]
+    #[arg(long, value_name = "N", env = env::REQUESTS, default_value = "64")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub requests: u16,
 }
@@ -256,8 +285,9 @@ pub struct BenchOptions {
 /// The directory that a command is about, as written.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// The directory of the mount [otherwise: the variable MOUNT_POINT]
-    #[arg(long, value_name = "DIR", env = "FLUID_FUSE_MOUNTPOINT")]
+    /// The directory of the mount
+    #[arg(help = format!("The directory of the mount [otherwise: the variable {}]", env::MOUNT_POINT))]
+    #[arg(long = option::MOUNTPOINT, value_name = "DIR", env = env::MOUNTPOINT)]
     pub mountpoint: Option<PathBuf>,
 }
 
@@ -269,11 +299,11 @@ pub struct WaitOptions {
     pub target: Target,
 
     /// A file or directory of the mount that must answer too
-    #[arg(long, value_name = "PATH", env = "FLUID_FUSE_SUB_PATH", value_parser = sub_path)]
+    #[arg(long, value_name = "PATH", env = env::SUB_PATH, value_parser = sub_path)]
     pub sub_path: Option<PathBuf>,
 
     /// How long to wait
-    #[arg(long, value_name = "TIME", env = "FLUID_FUSE_TIMEOUT", default_value = "30s")]
+    #[arg(long = option::TIMEOUT, value_name = "TIME", env = env::TIMEOUT, default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 }
@@ -285,11 +315,11 @@ pub struct ProbeOptions {
     pub path: PathBuf,
 
     /// Read a directory's first entry too
-    #[arg(long)]
+    #[arg(long = hidden::LIST)]
     pub list: bool,
 
     /// `major:minor` of the file system that must be the one that answers
-    #[arg(long)]
+    #[arg(long = hidden::DEVICE)]
     pub device: String,
 }
 
@@ -320,7 +350,8 @@ fn shown_secret(given: &ArgMatches) -> Option<String> {
         is_secret(name, value).then(|| {
             format!(
                 "--option {name}=… is a secret, and every process sees the arguments of others: give \
-                 {name}_file=PATH, credentials_dir=DIR, or {name}=… in the variable FLUID_FUSE_OPTION"
+                 {name}_file=PATH, credentials_dir=DIR, or {name}=… in the variable {}",
+                env::OPTION
             )
         })
     });
@@ -330,8 +361,9 @@ fn shown_secret(given: &ArgMatches) -> Option<String> {
         let name = config.secret()?;
         Some(format!(
             "the option {name:?} in --config-json is a secret, and every process sees the arguments of others: \
-             give {name}_file, the variable of it in secretOptions, or all of it in the variable \
-             FLUID_FUSE_CONFIG_JSON or in a file"
+             give {name}_file, the variable of it in secretOptions, or all of it in the variable {} or in a \
+             file",
+            env::CONFIG_JSON
         ))
     })
 }
@@ -383,7 +415,7 @@ mod tests {
         };
         let refused = json(r#""options":{"region":"r","secret-access-key":"s3cr3t"}"#).unwrap_err();
         assert!(refused.contains("\"secret-access-key\" in --config-json"), "{refused}");
-        assert!(refused.contains("FLUID_FUSE_CONFIG_JSON") && !refused.contains("s3cr3t"), "{refused}");
+        assert!(refused.contains(env::CONFIG_JSON) && !refused.contains("s3cr3t"), "{refused}");
         for options in [
             r#""options":{"region":"r","secret_key_file":"/x","access_key_id":"id"}"#,
             r#""options":{"secret_key":"/etc/fluid/secrets/s/key"},"secretOptions":{"token":"VARIABLE"}"#,

@@ -1,7 +1,6 @@
 //! Fluid's configuration of a ThinRuntime image, `config.json`: which mounts a Dataset has.
 //!
-//! It knows the fields that Fluid writes, and `secretOptions`, with which the policy names the variables that
-//! hold secrets. What a mount's options mean is the store's matter.
+//! Its fields are those of [`Config`]. What a mount's options mean is the store's matter.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,12 +9,10 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use serde::Deserialize;
+use fluid_sidecar_layout::config::Config;
+use fluid_sidecar_layout::contract::SECRETS_DIRECTORY;
 
 use crate::remote::options::is_secret;
-
-/// Where Fluid puts the secrets of a ThinRuntime's Dataset; the options have the paths of the files there.
-const SECRETS: &str = "/etc/fluid/secrets/";
 
 /// One mount of a Dataset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,48 +37,22 @@ impl std::fmt::Debug for Options {
     }
 }
 
-/// The part of Fluid's `config.json` that is used.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FluidConfig {
-    #[serde(default)]
-    mounts: Vec<FluidMount>,
-    /// Where to mount.
-    pub target_path: Option<PathBuf>,
-    #[serde(default)]
-    access_modes: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct FluidMount {
-    mount_point: String,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    path: String,
-    #[serde(default)]
-    read_only: bool,
-    #[serde(default)]
-    options: BTreeMap<String, String>,
-    /// Options whose values are in the variables named.
-    #[serde(default)]
-    secret_options: BTreeMap<String, String>,
-}
+/// Fluid's `config.json`, read.
+pub struct FluidConfig(Config);
 
 impl FluidConfig {
     /// Reads the file; `missing` names the option that would make it unnecessary.
     pub fn read(path: &Path, missing: &str) -> anyhow::Result<Self> {
         let bytes = fs::read(path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => anyhow!("{missing} is not given, and there is no {}", path.display()),
-            _ => anyhow!("{missing} is not given, and {} cannot be read: {error}", path.display()),
+            ErrorKind::NotFound => anyhow!("--{missing} is not given, and there is no {}", path.display()),
+            _ => anyhow!("--{missing} is not given, and {} cannot be read: {error}", path.display()),
         })?;
         Self::parse(&path.display().to_string(), &bytes)
     }
 
     /// Reads the text, which is from the place.
     pub fn parse(place: &str, json: &[u8]) -> anyhow::Result<Self> {
-        serde_json::from_slice(json).map_err(|error| {
+        serde_json::from_slice(json).map(Self).map_err(|error| {
             // The library's own words may quote a value.
             let kind = match error.classify() {
                 serde_json::error::Category::Data => "a field has another type than Fluid gives it",
@@ -94,15 +65,21 @@ impl FluidConfig {
         })
     }
 
+    /// Where to mount.
+    pub fn target_path(&self) -> Option<&str> {
+        self.0.target_path.as_deref()
+    }
+
     /// Whether the Dataset may be written to.
     pub fn is_writable(&self) -> bool {
-        self.access_modes.iter().any(|mode| matches!(mode.as_str(), "ReadWriteMany" | "ReadWriteOnce"))
+        self.0.access_modes.iter().any(|mode| matches!(mode.as_str(), "ReadWriteMany" | "ReadWriteOnce"))
     }
 
     /// The name of an option that has a secret for a value, if one has.
     pub fn secret(&self) -> Option<&str> {
-        let mut options = self.mounts.iter().flat_map(|mount| &mount.options);
-        let found = options.find(|(name, value)| is_secret(name, value) && !value.starts_with(SECRETS));
+        let mut options = self.0.mounts.iter().flat_map(|mount| &mount.options);
+        let found =
+            options.find(|(name, value)| is_secret(name, value) && !value.starts_with(SECRETS_DIRECTORY));
         found.map(|(name, _)| name.as_str())
     }
 
@@ -113,10 +90,10 @@ impl FluidConfig {
         place: &str,
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> anyhow::Result<Vec<MountSpec>> {
-        let alone = self.mounts.len() == 1;
-        ensure!(!self.mounts.is_empty(), "{place} names no mounts");
+        let alone = self.0.mounts.len() == 1;
+        ensure!(!self.0.mounts.is_empty(), "{place} names no mounts");
         let mut mounts = Vec::new();
-        for (index, mount) in self.mounts.into_iter().enumerate() {
+        for (index, mount) in self.0.mounts.into_iter().enumerate() {
             let field = format!("{place}: mounts[{index}]");
             let path = match mount.path.as_str() {
                 "" if alone => String::new(),
@@ -126,7 +103,7 @@ impl FluidConfig {
             };
             let mut options = BTreeMap::new();
             for (name, value) in mount.options {
-                match value.starts_with(SECRETS) {
+                match value.starts_with(SECRETS_DIRECTORY) {
                     true => options.insert(format!("{name}_file"), value),
                     false => options.insert(name, value),
                 };

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use fluid_sidecar_layout::contract::ExitWithPod;
 use fuser::{Config, Session, SessionACL};
 use log::{debug, error, info, warn};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -123,8 +124,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     thread::spawn(move || ended.send(Event::Ended(session.run())));
     if let Some(expected) = settings.users {
         let device = mount.device().map(str::to_string);
-        let device = device
-            .context("--exit-with-pod=process-namespace: the mount cannot be seen in this container")?;
+        let device = device.with_context(|| {
+            let mode = ExitWithPod::ProcessNamespace;
+            format!("--exit-with-pod={mode}: the mount cannot be seen in this container")
+        })?;
         thread::spawn(move || {
             users::wait_until_gone(&device, expected);
             unused.send(Event::Unused)

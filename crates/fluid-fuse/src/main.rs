@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use fluid_fuse::cli::{Cli, Command};
 use fluid_fuse::{bench, daemon, mount, probe, warm};
+use fluid_sidecar_layout::contract::{FLUID_FUSE, env, exit_code};
 use log::LevelFilter;
 
 fn main() -> ExitCode {
@@ -20,14 +21,14 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("fluid-fuse: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("{FLUID_FUSE}: {error:#}");
+            exit_code::FAILURE.into()
         }
     }
 }
 
 fn log_variable() -> &'static str {
-    if std::env::var_os("FLUID_FUSE_LOG").is_some() { "FLUID_FUSE_LOG" } else { "RUST_LOG" }
+    if std::env::var_os(env::LOG).is_some() { env::LOG } else { "RUST_LOG" }
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -42,5 +43,5 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(options) => bench::run(&options)?,
         Command::Probe(options) => return Ok(probe::report(&options)),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(exit_code::SUCCESS.into())
 }

@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fluid_sidecar_layout::VFUSE_RESOURCE;
+use fluid_sidecar_layout::contract::VFUSE_RESOURCE;
 use log::{debug, error, info, warn};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};

@@ -16,7 +16,7 @@ use anyhow::bail;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 
-use crate::cli::ProbeOptions;
+use crate::cli::{ProbeOptions, hidden};
 use crate::mount;
 
 /// How long a living file system may take for the attributes of its root.
@@ -87,7 +87,8 @@ pub(crate) fn stat(path: &Path, device: &str) -> io::Result<()> {
 
 fn ask(path: &Path, device: &str, list: bool, end: Instant) -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["probe", "--device", device]).args(list.then_some("--list")).arg("--").arg(path);
+    command.arg(hidden::PROBE).arg(format!("--{}={device}", hidden::DEVICE));
+    command.args(list.then(|| format!("--{}", hidden::LIST))).arg("--").arg(path);
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     loop {

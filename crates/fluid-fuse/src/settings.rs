@@ -12,22 +12,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use fluid_sidecar_layout::contract::ExitWithPod;
+use fluid_sidecar_layout::contract::env::{self, MOUNT_OPTIONS, MOUNT_POINT};
+use fluid_sidecar_layout::contract::option::MOUNTPOINT;
 use rustix::process::{getgid, getuid};
 
-use crate::cli::{BenchOptions, ExitWithPod, MountOptions, SourceOptions, Target};
+use crate::cli::{BenchOptions, MountOptions, SourceOptions, Target};
 use crate::config::{FluidConfig, MountSpec, Options, below};
 use crate::descriptor::FuseFd;
 use crate::users::Expected;
 use crate::watch::Address;
-
-/// The variable in which Fluid tells a ThinRuntime image where to mount.
-pub const MOUNT_POINT: &str = "MOUNT_POINT";
-
-/// The variable in which Fluid tells it the options of that mount, as mount(8) takes them.
-pub const MOUNT_OPTIONS: &str = "MOUNT_OPTIONS";
-
-/// What Fluid says of the Dataset: its namespace and its name.
-const RUNTIME: [&str; 2] = ["FLUID_RUNTIME_NS", "FLUID_RUNTIME_NAME"];
 
 /// `mount`, as meant.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,8 +63,9 @@ pub struct Settings {
 impl Target {
     /// The directory: the flag, its variable or [`MOUNT_POINT`].
     pub fn resolve(self) -> anyhow::Result<PathBuf> {
-        self.or_fluid(std::env::var_os(MOUNT_POINT))
-            .context("no mount point: give --mountpoint, FLUID_FUSE_MOUNTPOINT or MOUNT_POINT")
+        self.or_fluid(std::env::var_os(MOUNT_POINT)).with_context(|| {
+            format!("no mount point: give --{MOUNTPOINT}, {} or {MOUNT_POINT}", env::MOUNTPOINT)
+        })
     }
 
     fn or_fluid(&self, mount_point: Option<OsString>) -> Option<PathBuf> {
@@ -97,13 +92,13 @@ impl SourceOptions {
                 ("--config-json".to_string(), FluidConfig::parse("--config-json", json.as_bytes())?)
             }
             None => {
-                let missing = if none { "--source" } else { "--mountpoint" };
+                let missing = if none { "source" } else { MOUNTPOINT };
                 (self.config.display().to_string(), FluidConfig::read(&self.config, missing)?)
             }
         };
         let mountpoint = target
-            .or_else(|| config.target_path.clone())
-            .with_context(|| format!("no mount point: {place} has no targetPath; give --mountpoint"))?;
+            .or_else(|| config.target_path().map(PathBuf::from))
+            .with_context(|| format!("no mount point: {place} has no targetPath; give --{MOUNTPOINT}"))?;
         let read_only = read_only.unwrap_or(!config.is_writable());
         let mut mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
         mounts.iter_mut().for_each(|mount| mount.read_only |= read_only);
@@ -146,7 +141,7 @@ impl MountOptions {
         let (mounts, mountpoint) = self.source.resolve(target, read_only)?;
         let memory = self.memory.unwrap_or_else(|| default_memory(cgroup_limit()));
         ensure!(memory >= LEAST_MEMORY, "--memory must be at least 8MiB");
-        let [namespace, name] = RUNTIME.map(text);
+        let [namespace, name] = [env::RUNTIME_NAMESPACE, env::RUNTIME_NAME].map(text);
         Ok(Settings {
             mounts,
             mountpoint,
@@ -223,8 +218,9 @@ fn sources(sources: &[String], options: &[String], read_only: bool) -> anyhow::R
         // It may be the rest of a secret that has a blank in it.
         let (name, value) = option.split_once('=').with_context(|| {
             format!(
-                "--option (FLUID_FUSE_OPTION): the {}. of them, separated by blanks, is not NAME=VALUE; a value \
-                 with a blank in it goes into a file (NAME_file=PATH) or into Fluid's configuration",
+                "--option ({}): the {}. of them, separated by blanks, is not NAME=VALUE; a value with a blank in it \
+                 goes into a file (NAME_file=PATH) or into Fluid's configuration",
+                env::OPTION,
                 index + 1
             )
         })?;
@@ -246,12 +242,14 @@ fn sources(sources: &[String], options: &[String], read_only: bool) -> anyhow::R
 
 #[cfg(test)]
 mod tests {
+    use fluid_sidecar_layout::contract::{FLUID_FUSE, command};
+
     use super::*;
     use crate::cli::{Cli, Command};
 
     fn settings(arguments: &[&str], mount_point: Option<&str>) -> anyhow::Result<Settings> {
         let environment = |name: &str| mount_point.filter(|_| name == MOUNT_POINT).map(OsString::from);
-        match Cli::read([&["fluid-fuse", "mount"], arguments].concat())?.command {
+        match Cli::read([&[FLUID_FUSE, command::MOUNT], arguments].concat())?.command {
             Command::Mount(options) => options.with(environment),
             other => panic!("{other:?}"),
         }
@@ -307,7 +305,7 @@ mod tests {
         let options = ["region=r", "endpoint=e", "s3cr3t"].map(String::from);
         let error = format!("{:#}", sources(&["s3://b".into()], &options, true).unwrap_err());
         assert!(
-            error.contains("--option (FLUID_FUSE_OPTION): the 3.") && !error.contains("s3cr3t"),
+            error.contains(&format!("--option ({}): the 3.", env::OPTION)) && !error.contains("s3cr3t"),
             "{error}"
         );
     }
@@ -347,15 +345,15 @@ mod tests {
         let found = |arguments: &[&str], options: &str| {
             let environment = |name: &str| match name {
                 MOUNT_OPTIONS => Some(OsString::from(options)),
-                "FLUID_RUNTIME_NS" => Some("ns".into()),
-                "FLUID_RUNTIME_NAME" => Some("data".into()),
+                env::RUNTIME_NAMESPACE => Some("ns".into()),
+                env::RUNTIME_NAME => Some("data".into()),
                 _ => Some("/m".into()),
             };
             let source = match arguments {
                 ["--config-json", ..] => [].as_slice(),
                 _ => &["--source", "s3://b"],
             };
-            match Cli::read([&["fluid-fuse", "mount"], source, arguments].concat()).unwrap().command {
+            match Cli::read([&[FLUID_FUSE, command::MOUNT], source, arguments].concat()).unwrap().command {
                 Command::Mount(options) => options.with(environment),
                 other => panic!("{other:?}"),
             }

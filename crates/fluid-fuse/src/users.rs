@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use fluid_sidecar_layout::contract::ExitWithPod;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -46,8 +47,9 @@ pub fn require_shared_namespace() -> anyhow::Result<()> {
     let is_alone = cgroup("1").is_ok_and(|first| cgroup("self").is_ok_and(|own| own == first));
     ensure!(
         !is_alone,
-        "--exit-with-pod=process-namespace sees the processes of this container only: the Pod needs \
-         spec.shareProcessNamespace: true"
+        "--exit-with-pod={} sees the processes of this container only: the Pod needs \
+         spec.shareProcessNamespace: true",
+        ExitWithPod::ProcessNamespace
     );
     Ok(())
 }

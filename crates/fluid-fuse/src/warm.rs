@@ -18,6 +18,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use fluid_sidecar_layout::contract::exit_code;
+use fluid_sidecar_layout::contract::option::MOUNTPOINT;
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{info, warn};
 
@@ -71,7 +73,7 @@ pub fn run(options: &WarmOptions) -> anyhow::Result<ExitCode> {
         failures.len(),
         moved as f64 / 1e6 / seconds
     );
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failures.is_empty() { exit_code::SUCCESS } else { exit_code::FAILURE }.into())
 }
 
 /// What is asked for; `""` for all.
@@ -185,11 +187,14 @@ struct Item<'a> {
 
 /// The bytes that had to be fetched.
 fn fill_cache(options: &WarmOptions, paths: &[PathBuf], progress: &Progress) -> anyhow::Result<u64> {
-    let directory = options.cache.cache_dir.as_deref().context(
-        "nowhere to keep what is fetched: give --cache-dir, or --mountpoint to read through a mount",
-    )?;
-    let disk = DiskCache::open(directory, options.cache.cache_size)
-        .context("cannot use --cache-dir; what a mount has, fill through its --mountpoint")?;
+    let directory = options.cache.cache_dir.as_deref().with_context(|| {
+        format!(
+            "nowhere to keep what is fetched: give --cache-dir, or --{MOUNTPOINT} to read through a mount"
+        )
+    })?;
+    let disk = DiskCache::open(directory, options.cache.cache_size).with_context(|| {
+        format!("cannot use --cache-dir; what a mount has, fill through its --{MOUNTPOINT}")
+    })?;
     let workers = usize::from(options.workers);
     let budget = Budget {
         memory: workers as u64 * PER_WORKER,

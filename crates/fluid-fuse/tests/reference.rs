@@ -12,28 +12,40 @@ use std::path::Path;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use fluid_fuse::cli::Cli;
-use fluid_fuse::remote::options::{ENVIRONMENT, OPTIONS, SCHEMES, is_secret};
+use fluid_fuse::remote::options::{Meaning, Scheme, is_secret};
+use fluid_sidecar_layout::Named as _;
+use fluid_sidecar_layout::contract::{FLUID_FUSE, env};
 
-const HEAD: &str = "\
+fn head() -> String {
+    let (mount_point, mount_options, log) = (env::MOUNT_POINT, env::MOUNT_OPTIONS, env::LOG);
+    format!(
+        "\
 <!-- Made from crates/fluid-fuse/src by its tests/reference.rs; change it there. -->
 
-# fluid-fuse
+# {FLUID_FUSE}
 
-Each flag has the variable beside it; the flag wins, then the variable, then what Fluid sets (`MOUNT_POINT`,
-`MOUNT_OPTIONS`: `uid=` and `gid=`), then Fluid's `config.json`. Only `ro` in `MOUNT_OPTIONS` wins over all. Sizes are
-written like 128MiB, 2Gi or 500M, times like 30s or 5m. `FLUID_FUSE_LOG` (or `RUST_LOG`) sets the level of the log on
+Each flag has the variable beside it; the flag wins, then the variable, then what Fluid sets (`{mount_point}`,
+`{mount_options}`: `uid=` and `gid=`), then Fluid's `config.json`. Only `ro` in `{mount_options}` wins over all. Sizes are
+written like 128MiB, 2Gi or 500M, times like 30s or 5m. `{log}` (or `RUST_LOG`) sets the level of the log on
 stderr: error, warn, info, debug.
-";
+"
+    )
+}
 
-const SOURCES: &str = "
+fn sources() -> String {
+    let option = env::OPTION;
+    format!(
+        "
 ## Options of the sources
 
-Given with `--option NAME=VALUE`, in `FLUID_FUSE_OPTION` (separated by spaces), or as `options` of a mount in Fluid's
+Given with `--option NAME=VALUE`, in `{option}` (separated by spaces), or as `options` of a mount in Fluid's
 `config.json`. Names are written as Fluid's runtimes have them; case does not count, nor whether words are joined by
 `-` or `_`. A name with a store's prefix (`fs.oss.`) is read for that store alone. Each also exists as `NAME_file`,
 the path of a file that has the value and is read again when it changes. Secrets (marked \u{2020}) are refused on the
 command line, also in `--config-json`.
-";
+"
+    )
+}
 
 const CREDENTIALS: &str = "
 ## Credentials that are not options
@@ -59,7 +71,7 @@ Of the options, these are read from variables too:
 
 #[test]
 fn reference() {
-    let mut text = HEAD.to_string();
+    let mut text = head();
     let mut program = Cli::command();
     program.build();
     for command in
@@ -67,24 +79,25 @@ fn reference() {
     {
         describe(command, &mut text);
     }
-    text.push_str(SOURCES);
-    let schemes: Vec<_> = SCHEMES.iter().map(|(name, _)| format!("`{name}://`")).collect();
+    text.push_str(&sources());
+    let schemes = Scheme::ALL.iter().flat_map(|scheme| scheme.names());
+    let schemes: Vec<_> = schemes.map(|name| format!("`{name}://`")).collect();
     writeln!(text, "\nSources: {}, `file://`.\n", schemes.join(", ")).unwrap();
     text.push_str("| option | other names | meaning |\n| --- | --- | --- |\n");
-    for row in OPTIONS {
-        let names: Vec<_> = row.names[1..].iter().map(|name| format!("`{name}`")).collect();
-        let mark = if is_secret(row.names[0], "") { " \u{2020}" } else { "" };
-        writeln!(text, "| `{}`{mark} | {} | {} |", row.names[0], names.join(" "), cell(row.text)).unwrap();
+    for option in Meaning::ALL {
+        let names: Vec<_> = option.names().skip(1).map(|name| format!("`{name}`")).collect();
+        let mark = if is_secret(option.name(), "") { " \u{2020}" } else { "" };
+        writeln!(text, "| `{option}`{mark} | {} | {} |", names.join(" "), cell(option.about())).unwrap();
     }
     text.push_str(CREDENTIALS);
     let mut rows: Vec<(String, Vec<String>)> = Vec::new();
-    for (scheme, variable, meaning) in ENVIRONMENT {
-        let store = SCHEMES.iter().find(|(_, known)| known == scheme).unwrap().0;
-        let name = OPTIONS.iter().find(|row| row.meaning == *meaning).unwrap().names[0];
-        let option = format!("`{name}` of `{store}`");
-        match rows.last_mut().filter(|(last, _)| *last == option) {
-            Some((_, variables)) => variables.push(format!("`{variable}`")),
-            None => rows.push((option, vec![format!("`{variable}`")])),
+    for store in Scheme::ALL {
+        for (variable, option) in store.facts().environment {
+            let option = format!("`{option}` of `{store}`");
+            match rows.last_mut().filter(|(last, _)| *last == option) {
+                Some((_, variables)) => variables.push(format!("`{variable}`")),
+                None => rows.push((option, vec![format!("`{variable}`")])),
+            }
         }
     }
     for (option, variables) in rows {
@@ -101,17 +114,17 @@ fn help_shows_nobody_a_secret() {
     for command in ["mount", "warm", "bench"] {
         for flag in ["-h", "--help"] {
             let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
-            program.args([command, flag]).env("FLUID_FUSE_SOURCE", "https://user:s3cr3t@host/a");
-            program.env("FLUID_FUSE_OPTION", "region=r secret_key=s3cr3t");
-            program.env("FLUID_FUSE_CONFIG_JSON", r#"{"mounts":[{"options":{"secret_key":"s3cr3t"}}]}"#);
+            program.args([command, flag]).env(env::SOURCE, "https://user:s3cr3t@host/a");
+            program.env(env::OPTION, "region=r secret_key=s3cr3t");
+            program.env(env::CONFIG_JSON, r#"{"mounts":[{"options":{"secret_key":"s3cr3t"}}]}"#);
             let help = String::from_utf8(program.output().unwrap().stdout).unwrap();
-            assert!(help.contains("FLUID_FUSE_CONFIG_JSON") && !help.contains("s3cr3t"), "{help}");
+            assert!(help.contains(env::CONFIG_JSON) && !help.contains("s3cr3t"), "{help}");
         }
     }
 }
 
 fn describe(command: &Command, text: &mut String) {
-    writeln!(text, "\n## fluid-fuse {}\n", command.get_name()).unwrap();
+    writeln!(text, "\n## {FLUID_FUSE} {}\n", command.get_name()).unwrap();
     let about = command.get_long_about().or(command.get_about()).unwrap().to_string();
     for paragraph in about.split("\n\n") {
         writeln!(text, "{}.\n", paragraph.trim_end_matches('.')).unwrap();

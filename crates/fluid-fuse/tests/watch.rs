@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use fluid_sidecar_layout::contract::env;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -84,8 +85,8 @@ fn what_was_warmed_is_read_without_its_server() {
     let options = format!("endpoint={endpoint} access_key_id={KEY} secret_access_key={SECRET}");
     let program = |command: &str| {
         let mut program = place.program(command);
-        program.env("FLUID_FUSE_SOURCE", "s3://data").env("FLUID_FUSE_OPTION", &options);
-        program.env_remove("FLUID_FUSE_LOG").stdin(Stdio::null());
+        program.env(env::SOURCE, "s3://data").env(env::OPTION, &options);
+        program.env_remove(env::LOG).stdin(Stdio::null());
         program
     };
     let warm = |arguments: &[&str]| {

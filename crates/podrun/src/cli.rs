@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use fluid_sidecar_layout::contract::{MOUNT_ROOT, VFUSE_RESOURCE};
+use fluid_sidecar_layout::{clap_parser, named};
 
 use crate::event::Format;
 
 /// Run the containers of one Pod here, under runc or crun, and tell what happens.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "podrun", version, after_long_help = HELP)]
+#[command(name = "podrun", version, after_long_help = help())]
 pub struct Options {
     /// The Pod as JSON, as an admission policy leaves it; `-` is stdin
     #[arg(value_name = "POD.json")]
@@ -43,11 +45,11 @@ pub struct Options {
     pub node_root: Option<PathBuf>,
 
     /// The OCI runtime; `auto` is runc, else crun
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, default_value_t = Choice::Auto, value_parser = clap_parser::<Choice>())]
     pub runtime: Choice,
 
     /// The extended resource for which a container may mount FUSE
-    #[arg(long, value_name = "RESOURCE", default_value = fluid_sidecar_layout::VFUSE_RESOURCE)]
+    #[arg(long, value_name = "RESOURCE", default_value = VFUSE_RESOURCE)]
     pub vfuse_resource: String,
 
     /// Delete the Pod when it has not ended by then: 500ms, 60s, 2m
@@ -59,17 +61,18 @@ pub struct Options {
     pub max_restarts: u32,
 
     /// How events are written to stdout
-    #[arg(long, value_enum, default_value = "json")]
+    #[arg(long, default_value_t = Format::Json, value_parser = clap_parser::<Format>())]
     pub format: Format,
 }
 
-/// The value of `--runtime`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "each is the runtime of its name")]
-pub enum Choice {
-    Auto,
-    Runc,
-    Crun,
+named! {
+    /// The value of `--runtime`.
+    #[allow(missing_docs, reason = "each is the runtime of its name")]
+    pub enum Choice {
+        Auto = "auto",
+        Runc = "runc",
+        Crun = "crun",
+    }
 }
 
 impl Options {
@@ -102,7 +105,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(number.saturating_mul(unit)))
 }
 
-const HELP: &str = "\
+fn help() -> String {
+    format!(
+        "\
 Example:
   podrun pod.json --image fluid-fuse=target/release/fluid-fuse --format text
 
@@ -134,7 +139,7 @@ What it does as kubelet does:
 
 What it does as the serverless platform (Alibaba Cloud ECI) does:
   * a container whose limits name --vfuse-resource gets /dev/fuse,
-    CAP_SYS_ADMIN, and the node's /runtime-mnt as a shared mount, so that what
+    CAP_SYS_ADMIN, and the node's {MOUNT_ROOT} as a shared mount, so that what
     it mounts there shows up in hostPath volumes;
   * env ECI_CONTAINER_TYPE=sidecar: SIGTERM once all other containers have
     ended for good;
@@ -174,7 +179,9 @@ images are built from it. Everything happens in a mount namespace of its own
 and is gone afterwards; killed by SIGKILL, it cannot stop its containers.
 
 Exit code: 0 the Pod Succeeded, 1 it Failed, 2 anything else (usage, machine,
-deleted, --timeout).";
+deleted, --timeout)."
+    )
+}
 
 #[cfg(test)]
 mod tests {

@@ -6,16 +6,17 @@
 use std::io::Write as _;
 use std::time::Instant;
 
-use clap::ValueEnum;
+use fluid_sidecar_layout::named;
 use serde::Serialize;
 
-/// How events are written to stdout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// One JSON object a line.
-    Json,
-    /// A timeline to read.
-    Text,
+named! {
+    /// How events are written to stdout.
+    pub enum Format {
+        /// One JSON object a line.
+        Json = "json",
+        /// A timeline to read.
+        Text = "text",
+    }
 }
 
 /// How a Pod ended.

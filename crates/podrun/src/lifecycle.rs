@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use fluid_sidecar_layout::contract::MOUNT_ROOT;
 
 use crate::cli::Options;
 use crate::event::{Event, Events, Phase};
@@ -232,7 +233,8 @@ impl<'a> Lifecycle<'a> {
         let container = self.container(index);
         let (name, restarts) = (container.name.as_str(), self.states[index].restarts);
         if container.vfuse {
-            let what = ["/dev/fuse", "CAP_SYS_ADMIN", "a shared /runtime-mnt"];
+            let shared = format!("a shared {MOUNT_ROOT}");
+            let what = ["/dev/fuse", "CAP_SYS_ADMIN", &shared];
             self.events.emit(&Event::Granted {
                 container: name,
                 resource: &self.plan.vfuse_resource,

@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use fluid_sidecar_layout::MOUNT_ROOT;
+use fluid_sidecar_layout::contract::MOUNT_ROOT;
 
 use crate::node::Node;
 use crate::oci::Bind;

@@ -24,7 +24,7 @@ use crate::store::StoreError;
 /// How long names are trusted by who says nothing else.
 const TRUSTED: Duration = Duration::from_secs(60);
 
-/// Opens the bucket that a URL names, with the options of [`options::OPTIONS`]. Nothing is asked of the store.
+/// Opens the bucket that a URL names, with the options of [`options::Meaning`]. Nothing is asked of the store.
 ///
 /// ```no_run
 /// # fn main() -> anyhow::Result<()> {

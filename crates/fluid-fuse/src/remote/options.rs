@@ -1,221 +1,250 @@
 //! The options of a bucket: what users of Fluid's runtimes write, and what it means for the store.
 //!
-//! Decides which store a URL names, what each option means for it ([`OPTIONS`] is the one table of them) and
+//! Decides which store a URL names, what each option means for it ([`Meaning`] is the one table of them) and
 //! where a value comes from: the option itself, a file, a directory of files, the environment. It does not know
 //! whether the values are right, nor what they do; credentials that nobody wrote down (a role of the machine, a
 //! token of the Pod, a profile in the home directory) are found by the library that signs.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use fluid_sidecar_layout::{Named as _, named};
 use percent_encoding::percent_decode_str;
 
 use self::Meaning::*;
 
-/// A kind of store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names of the stores")]
-pub enum Scheme {
-    S3,
-    Oss,
-    Gcs,
-    Azblob,
-    Cos,
-    Obs,
-    Tos,
-    Webhdfs,
-    Http,
-}
-
-/// The schemes of URLs.
-pub const SCHEMES: &[(&str, Scheme)] = &[
-    ("s3", Scheme::S3),
-    ("s3a", Scheme::S3),
-    ("oss", Scheme::Oss),
-    ("gs", Scheme::Gcs),
-    ("gcs", Scheme::Gcs),
-    ("az", Scheme::Azblob),
-    ("azblob", Scheme::Azblob),
-    ("cos", Scheme::Cos),
-    ("cosn", Scheme::Cos),
-    ("obs", Scheme::Obs),
-    ("tos", Scheme::Tos),
-    ("webhdfs", Scheme::Webhdfs),
-    ("swebhdfs", Scheme::Webhdfs),
-    ("http", Scheme::Http),
-    ("https", Scheme::Http),
-];
-
-/// Names that begin so are about one store: there is no other reader, so a name that is not known is a mistake.
-const PREFIXES: &[(&str, Scheme)] = &[
-    ("fs.s3a.", Scheme::S3),
-    ("fs.s3.", Scheme::S3),
-    ("aws.", Scheme::S3),
-    ("alluxio.underfs.s3.", Scheme::S3),
-    ("minio_", Scheme::S3),
-    ("fs.oss.", Scheme::Oss),
-    ("fs.gs.", Scheme::Gcs),
-    ("fs.gcs.", Scheme::Gcs),
-    ("fs.azure.", Scheme::Azblob),
-    ("fs.cosn.", Scheme::Cos),
-    ("fs.cos.", Scheme::Cos),
-    ("fs.obs.", Scheme::Obs),
-    ("fs.tos.", Scheme::Tos),
-];
-
-/// What an option is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "explained in the table")]
-pub enum Meaning {
-    Endpoint,
-    Https,
-    Region,
-    AccessKey,
-    SecretKey,
-    SessionToken,
-    Anonymous,
-    PathStyle,
-    RoleArn,
-    RoleSessionName,
-    ExternalId,
-    OidcProviderArn,
-    OidcTokenFile,
-    StsEndpoint,
-    Profile,
-    RequesterPays,
-    Encryption,
-    EncryptionKeyId,
-    StorageClass,
-    Checksum,
-    Account,
-    AccountKey,
-    SasToken,
-    ServiceAccount,
-    ServiceAccountFile,
-    User,
-    Password,
-    Token,
-    Manifest,
-    CredentialsDirectory,
-    ConnectTimeout,
-    FirstByteTimeout,
-    StallTimeout,
-    Client,
-}
-
-/// A row of the table of options.
+/// What is known of a kind of store.
 #[derive(Debug)]
-pub struct Row {
-    /// What it is about.
-    pub meaning: Meaning,
-    /// Its names, the first being ours. Case does not count, nor whether words are joined by `-` or `_`.
-    pub names: &'static [&'static str],
-    /// A sentence for the documentation.
-    pub text: &'static str,
+pub struct Facts {
+    /// Other schemes of its URLs.
+    pub other_names: &'static [&'static str],
+    /// Options whose names begin so are about this store. It is their only reader, so a name that is not known is a
+    /// mistake.
+    pub option_prefixes: &'static [&'static str],
+    /// Variables that are read where the library that signs does not read them, for what no option says; the first
+    /// that is set counts.
+    pub environment: &'static [(&'static str, Meaning)],
 }
 
-/// Every option. A name with a store's prefix is read for that store alone; each also exists as `<name>_file`,
-/// the path of a file that has the value.
-#[rustfmt::skip]
-pub const OPTIONS: &[Row] = &[
-    Row { meaning: Endpoint, text: "Where the store is, with or without https://", names: &[
-        "endpoint", "endpoint_url", "url", "aws_endpoint_url", "fs.s3a.endpoint", "fs.s3.endpoint",
-        "alluxio.underfs.s3.endpoint", "minio-url", "fs.oss.endpoint", "fs.azure.endpoint", "fs.cos.endpoint",
-        "fs.obs.endpoint", "fs.tos.endpoint", "fs.gs.endpoint"] },
-    Row { meaning: Https, text: "false: HTTP for an endpoint that does not say", names: &[
-        "https", "use_https", "fs.s3a.connection.ssl.enabled", "alluxio.underfs.s3.secure.http.enabled",
-        "fs.oss.connection.secure.enabled"] },
-    Row { meaning: Region, text: "Region of the bucket", names: &[
-        "region", "aws_region", "fs.s3a.endpoint.region", "fs.s3.region", "aws.region",
-        "alluxio.underfs.s3.region", "alluxio.underfs.s3.endpoint.region", "fs.oss.region", "fs.cos.region",
-        "fs.cosn.bucket.region", "fs.tos.region"] },
-    Row { meaning: AccessKey, text: "Id of the access key", names: &[
-        "access_key_id", "access_key", "accessKeyId", "akId", "aws_access_key_id", "aws.accessKeyId",
-        "fs.s3a.access.key", "fs.s3.accessKeyId", "fs.s3.access.key", "minio-access-key", "fs.oss.accessKeyId",
-        "fs.cos.access.key", "fs.cos.accessKeyId", "fs.cosn.userinfo.secretId", "secret_id",
-        "fs.obs.accessKey", "fs.obs.access.key", "fs.obs.accessKeyId", "fs.tos.access-key-id",
-        "fs.tos.accessKeyId"] },
-    Row { meaning: SecretKey, text: "The access key itself", names: &[
-        "secret_access_key", "secret_key", "access_key_secret", "secretKey", "accessKeySecret", "akSecret",
-        "aws_secret_access_key", "aws.secretKey", "fs.s3a.secret.key", "fs.s3.accessKeySecret",
-        "fs.s3.secret.key", "minio-access-secret", "minio-secret-key", "fs.oss.accessKeySecret",
-        "fs.cos.secret.key", "fs.cos.accessKeySecret", "fs.cosn.userinfo.secretKey", "fs.obs.secretKey",
-        "fs.obs.secret.key", "fs.obs.accessKeySecret", "fs.tos.secret-access-key", "fs.tos.accessKeySecret"] },
-    Row { meaning: SessionToken, text: "Token of a temporary access key", names: &[
-        "session_token", "security_token", "securityToken", "aws_session_token", "aws.sessionToken",
-        "fs.s3a.session.token", "fs.s3.securityToken", "fs.oss.securityToken", "fs.cos.securityToken",
-        "fs.cosn.userinfo.sessionToken", "fs.tos.sessionToken"] },
-    Row { meaning: Anonymous, text: "true: requests are not signed", names: &[
-        "anonymous", "no_sign_request", "skip_signature", "fs.s3a.anonymous"] },
-    Row { meaning: PathStyle, text: "true: the bucket in the path, false: in the host name [otherwise: as \
-                                     the endpoint needs]", names: &[
-        "path_style", "fs.s3a.path.style.access", "fs.s3.path.style.access",
-        "alluxio.underfs.s3.disable.dns.buckets", "fs.oss.path.style.access"] },
-    Row { meaning: RoleArn, text: "Role to assume", names: &[
-        "role_arn", "fs.s3a.assumed.role.arn", "fs.oss.roleArn"] },
-    Row { meaning: RoleSessionName, text: "Name of the session with that role", names: &[
-        "role_session_name", "fs.s3a.assumed.role.session.name", "fs.oss.roleSessionName"] },
-    Row { meaning: ExternalId, text: "External id that the role asks for", names: &["external_id"] },
-    Row { meaning: OidcProviderArn, text: "Provider of the Pod's OIDC token (RRSA)", names: &[
-        "oidc_provider_arn"] },
-    Row { meaning: OidcTokenFile, text: "File with the Pod's OIDC token", names: &["oidc_token_file"] },
-    Row { meaning: StsEndpoint, text: "Where roles are assumed", names: &["sts_endpoint"] },
-    Row { meaning: Profile, text: "Profile in ~/.aws", names: &["profile", "aws_profile"] },
-    Row { meaning: RequesterPays, text: "true: the requester pays", names: &[
-        "request_payer", "requester_pays", "fs.s3a.requester.pays.enabled"] },
-    Row { meaning: Encryption, text: "Encryption of what is written: AES256, aws:kms, KMS", names: &[
-        "server_side_encryption", "fs.oss.server-side-encryption"] },
-    Row { meaning: EncryptionKeyId, text: "Key of that encryption", names: &["server_side_encryption_key_id"] },
-    Row { meaning: StorageClass, text: "Storage class of what is written", names: &["storage_class"] },
-    Row { meaning: Checksum, text: "Checksum of what is written: crc32c, md5 or none [crc32c]", names: &["checksum_algorithm"] },
-    Row { meaning: Account, text: "Storage account", names: &["account_name", "azure_storage_account_name"] },
-    Row { meaning: AccountKey, text: "Key of the account", names: &["account_key", "azure_storage_account_key"] },
-    Row { meaning: SasToken, text: "Shared access signature", names: &["sas_token", "azure_storage_sas_token"] },
-    Row { meaning: ServiceAccount, text: "Service account key, the JSON in base64", names: &["credential"] },
-    Row { meaning: ServiceAccountFile, text: "File with the service account key", names: &[
-        "credential_path", "google_application_credentials", "fs.gcs.credential.path",
-        "fs.gs.auth.service.account.json.keyfile"] },
-    Row { meaning: User, text: "User", names: &["user", "username", "user_name", "hadoop.user.name"] },
-    Row { meaning: Password, text: "Password", names: &["password"] },
-    Row { meaning: Token, text: "Bearer token; delegation token", names: &["token", "delegation"] },
-    Row { meaning: Manifest, text: "URL or file of a list of the files: a line each, the path, optionally a \
-                                    tab and the size, optionally a tab and the ETag", names: &["manifest"] },
-    Row { meaning: CredentialsDirectory, text: "Directory with a file for each of these options, as a Secret \
-                                                 is mounted", names: &["credentials_dir"] },
-    Row { meaning: ConnectTimeout, text: "Time to connect [5s]", names: &["connect_timeout"] },
-    Row { meaning: FirstByteTimeout, text: "Time to the first byte of an answer [20s]", names: &[
-        "first_byte_timeout"] },
-    Row { meaning: Client, text: "library: reads go the way of all other requests, to find a fault", names: &[
-        "http_client"] },
-    Row { meaning: StallTimeout, text: "Time between two bytes [10s]", names: &["stall_timeout"] },
-];
+named! {
+    /// A kind of store; its name is the scheme of its URLs.
+    pub enum Scheme: Facts {
+        /// Amazon S3, and what speaks its protocol.
+        S3 = "s3" => Facts {
+            other_names: &["s3a"],
+            option_prefixes: &["fs.s3a.", "fs.s3.", "aws.", "alluxio.underfs.s3.", "minio_"],
+            environment: &[
+                ("AWS_REGION", Region),
+                ("AWS_DEFAULT_REGION", Region),
+                ("AWS_ENDPOINT_URL_S3", Endpoint),
+                ("AWS_ENDPOINT_URL", Endpoint),
+                ("AWS_PROFILE", Profile),
+            ],
+        },
+        /// Alibaba Cloud's OSS.
+        Oss = "oss" => Facts {
+            other_names: &[],
+            option_prefixes: &["fs.oss."],
+            environment: &[("OSS_ENDPOINT", Endpoint), ("OSS_REGION", Region)],
+        },
+        /// Google Cloud Storage.
+        Gcs = "gs" => Facts {
+            other_names: &["gcs"],
+            option_prefixes: &["fs.gs.", "fs.gcs."],
+            environment: &[("GOOGLE_APPLICATION_CREDENTIALS", ServiceAccountFile)],
+        },
+        /// Azure Blob Storage.
+        Azblob = "az" => Facts {
+            other_names: &["azblob"],
+            option_prefixes: &["fs.azure."],
+            environment: &[
+                ("AZURE_STORAGE_ACCOUNT_NAME", Account),
+                ("AZURE_STORAGE_ACCOUNT", Account),
+                ("AZURE_STORAGE_ACCOUNT_KEY", AccountKey),
+                ("AZURE_STORAGE_KEY", AccountKey),
+                ("AZURE_STORAGE_SAS_TOKEN", SasToken),
+            ],
+        },
+        /// Tencent Cloud's COS.
+        Cos = "cos" => Facts {
+            other_names: &["cosn"],
+            option_prefixes: &["fs.cosn.", "fs.cos."],
+            environment: &[],
+        },
+        /// Huawei Cloud's OBS.
+        Obs = "obs" => Facts {
+            other_names: &[],
+            option_prefixes: &["fs.obs."],
+            environment: &[],
+        },
+        /// Volcengine's TOS.
+        Tos = "tos" => Facts {
+            other_names: &[],
+            option_prefixes: &["fs.tos."],
+            environment: &[],
+        },
+        /// HDFS, by WebHDFS.
+        Webhdfs = "webhdfs" => Facts {
+            other_names: &["swebhdfs"],
+            option_prefixes: &[],
+            environment: &[("HADOOP_USER_NAME", User)],
+        },
+        /// A web server.
+        Http = "http" => Facts {
+            other_names: &["https"],
+            option_prefixes: &[],
+            environment: &[],
+        },
+    }
+}
 
-/// Variables that are read for a store where the library that signs does not read them, for what no option says;
-/// the first that is set counts.
-pub const ENVIRONMENT: &[(Scheme, &str, Meaning)] = &[
-    (Scheme::S3, "AWS_REGION", Region),
-    (Scheme::S3, "AWS_DEFAULT_REGION", Region),
-    (Scheme::S3, "AWS_ENDPOINT_URL_S3", Endpoint),
-    (Scheme::S3, "AWS_ENDPOINT_URL", Endpoint),
-    (Scheme::S3, "AWS_PROFILE", Profile),
-    (Scheme::Oss, "OSS_ENDPOINT", Endpoint),
-    (Scheme::Oss, "OSS_REGION", Region),
-    (Scheme::Gcs, "GOOGLE_APPLICATION_CREDENTIALS", ServiceAccountFile),
-    (Scheme::Azblob, "AZURE_STORAGE_ACCOUNT_NAME", Account),
-    (Scheme::Azblob, "AZURE_STORAGE_ACCOUNT", Account),
-    (Scheme::Azblob, "AZURE_STORAGE_ACCOUNT_KEY", AccountKey),
-    (Scheme::Azblob, "AZURE_STORAGE_KEY", AccountKey),
-    (Scheme::Azblob, "AZURE_STORAGE_SAS_TOKEN", SasToken),
-    (Scheme::Webhdfs, "HADOOP_USER_NAME", User),
-];
+/// Further names of an option. Case does not count, nor whether words are joined by `-` or `_`.
+#[derive(Debug)]
+pub struct Spellings(pub &'static [&'static str]);
+
+named! {
+    /// What an option is about: every option, with its text for the documentation. A name with a store's prefix is read
+    /// for that store alone; each also exists as `<name>_file`, the path of a file that has the value.
+    #[allow(rustdoc::broken_intra_doc_links, reason = "what is in brackets is a default")]
+    pub enum Meaning: Spellings {
+        /// Where the store is, with or without https://.
+        Endpoint = "endpoint" => Spellings(&[
+            "endpoint_url", "url", "aws_endpoint_url", "fs.s3a.endpoint", "fs.s3.endpoint",
+            "alluxio.underfs.s3.endpoint", "minio-url", "fs.oss.endpoint", "fs.azure.endpoint",
+            "fs.cos.endpoint", "fs.obs.endpoint", "fs.tos.endpoint", "fs.gs.endpoint",
+        ]),
+        /// false: HTTP for an endpoint that does not say.
+        Https = "https" => Spellings(&[
+            "use_https", "fs.s3a.connection.ssl.enabled", "alluxio.underfs.s3.secure.http.enabled",
+            "fs.oss.connection.secure.enabled",
+        ]),
+        /// Region of the bucket.
+        Region = "region" => Spellings(&[
+            "aws_region", "fs.s3a.endpoint.region", "fs.s3.region", "aws.region",
+            "alluxio.underfs.s3.region", "alluxio.underfs.s3.endpoint.region", "fs.oss.region",
+            "fs.cos.region", "fs.cosn.bucket.region", "fs.tos.region",
+        ]),
+        /// Id of the access key.
+        AccessKey = "access_key_id" => Spellings(&[
+            "access_key", "accessKeyId", "akId", "aws_access_key_id", "aws.accessKeyId",
+            "fs.s3a.access.key", "fs.s3.accessKeyId", "fs.s3.access.key", "minio-access-key",
+            "fs.oss.accessKeyId", "fs.cos.access.key", "fs.cos.accessKeyId", "fs.cosn.userinfo.secretId",
+            "secret_id", "fs.obs.accessKey", "fs.obs.access.key", "fs.obs.accessKeyId",
+            "fs.tos.access-key-id", "fs.tos.accessKeyId",
+        ]),
+        /// The access key itself.
+        SecretKey = "secret_access_key" => Spellings(&[
+            "secret_key", "access_key_secret", "secretKey", "accessKeySecret", "akSecret",
+            "aws_secret_access_key", "aws.secretKey", "fs.s3a.secret.key", "fs.s3.accessKeySecret",
+            "fs.s3.secret.key", "minio-access-secret", "minio-secret-key", "fs.oss.accessKeySecret",
+            "fs.cos.secret.key", "fs.cos.accessKeySecret", "fs.cosn.userinfo.secretKey",
+            "fs.obs.secretKey", "fs.obs.secret.key", "fs.obs.accessKeySecret", "fs.tos.secret-access-key",
+            "fs.tos.accessKeySecret",
+        ]),
+        /// Token of a temporary access key.
+        SessionToken = "session_token" => Spellings(&[
+            "security_token", "securityToken", "aws_session_token", "aws.sessionToken",
+            "fs.s3a.session.token", "fs.s3.securityToken", "fs.oss.securityToken", "fs.cos.securityToken",
+            "fs.cosn.userinfo.sessionToken", "fs.tos.sessionToken",
+        ]),
+        /// true: requests are not signed.
+        Anonymous = "anonymous" => Spellings(&["no_sign_request", "skip_signature", "fs.s3a.anonymous"]),
+        /// true: the bucket in the path, false: in the host name [otherwise: as the endpoint needs].
+        PathStyle = "path_style" => Spellings(&[
+            "fs.s3a.path.style.access", "fs.s3.path.style.access",
+            "alluxio.underfs.s3.disable.dns.buckets", "fs.oss.path.style.access",
+        ]),
+        /// Role to assume.
+        RoleArn = "role_arn" => Spellings(&["fs.s3a.assumed.role.arn", "fs.oss.roleArn"]),
+        /// Name of the session with that role.
+        RoleSessionName = "role_session_name" => Spellings(&[
+            "fs.s3a.assumed.role.session.name", "fs.oss.roleSessionName",
+        ]),
+        /// External id that the role asks for.
+        ExternalId = "external_id" => Spellings(&[]),
+        /// Provider of the Pod's OIDC token (RRSA).
+        OidcProviderArn = "oidc_provider_arn" => Spellings(&[]),
+        /// File with the Pod's OIDC token.
+        OidcTokenFile = "oidc_token_file" => Spellings(&[]),
+        /// Where roles are assumed.
+        StsEndpoint = "sts_endpoint" => Spellings(&[]),
+        /// Profile in ~/.aws.
+        Profile = "profile" => Spellings(&["aws_profile"]),
+        /// true: the requester pays.
+        RequesterPays = "request_payer" => Spellings(&["requester_pays", "fs.s3a.requester.pays.enabled"]),
+        /// Encryption of what is written: AES256, aws:kms, KMS.
+        Encryption = "server_side_encryption" => Spellings(&["fs.oss.server-side-encryption"]),
+        /// Key of that encryption.
+        EncryptionKeyId = "server_side_encryption_key_id" => Spellings(&[]),
+        /// Storage class of what is written.
+        StorageClass = "storage_class" => Spellings(&[]),
+        /// Checksum of what is written: crc32c, md5 or none [crc32c].
+        Checksum = "checksum_algorithm" => Spellings(&[]),
+        /// Storage account.
+        Account = "account_name" => Spellings(&["azure_storage_account_name"]),
+        /// Key of the account.
+        AccountKey = "account_key" => Spellings(&["azure_storage_account_key"]),
+        /// Shared access signature.
+        SasToken = "sas_token" => Spellings(&["azure_storage_sas_token"]),
+        /// Service account key, the JSON in base64.
+        ServiceAccount = "credential" => Spellings(&[]),
+        /// File with the service account key.
+        ServiceAccountFile = "credential_path" => Spellings(&[
+            "google_application_credentials", "fs.gcs.credential.path",
+            "fs.gs.auth.service.account.json.keyfile",
+        ]),
+        /// User.
+        User = "user" => Spellings(&["username", "user_name", "hadoop.user.name"]),
+        /// Password.
+        Password = "password" => Spellings(&[]),
+        /// Bearer token; delegation token.
+        Token = "token" => Spellings(&["delegation"]),
+        /// URL or file of a list of the files: a line each, the path, optionally a tab and the size, optionally a tab and
+        /// the ETag.
+        Manifest = "manifest" => Spellings(&[]),
+        /// Directory with a file for each of these options, as a Secret is mounted.
+        CredentialsDirectory = "credentials_dir" => Spellings(&[]),
+        /// Time to connect [5s].
+        ConnectTimeout = "connect_timeout" => Spellings(&[]),
+        /// Time to the first byte of an answer [20s].
+        FirstByteTimeout = "first_byte_timeout" => Spellings(&[]),
+        /// library: reads go the way of all other requests, to find a fault.
+        Client = "http_client" => Spellings(&[]),
+        /// Time between two bytes [10s].
+        StallTimeout = "stall_timeout" => Spellings(&[]),
+    }
+}
 
 /// Endpoints that want the bucket in the host name.
 const VIRTUAL_HOSTED: &[&str] = &[".aliyuncs.com", ".amazonaws.com", ".myqcloud.com", ".volces.com"];
 
+impl Scheme {
+    /// The schemes of its URLs.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        iter::once(self.name()).chain(self.facts().other_names.iter().copied())
+    }
+
+    /// Every scheme of a URL, and what it names.
+    fn every_name() -> impl Iterator<Item = (&'static str, Self)> {
+        Self::ALL.iter().flat_map(|scheme| scheme.names().map(|name| (name, *scheme)))
+    }
+}
+
 impl Meaning {
+    /// The names of the option, the first being ours.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        iter::once(self.name()).chain(self.facts().0.iter().copied())
+    }
+
+    /// The meaning of an option's name, written [`plain`].
+    fn of(asked: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|meaning| meaning.names().any(|name| plain(name) == asked))
+    }
+
     /// What opendal calls it; none where it means nothing or is not opendal's.
     fn setting(self, scheme: Scheme) -> Option<&'static str> {
         use Scheme::*;
@@ -328,8 +357,8 @@ impl Place {
         let Some((name, rest)) = url.split_once("://") else {
             bail!("{url:?} is not a URL such as s3://bucket")
         };
-        let Some(&(_, scheme)) = SCHEMES.iter().find(|(known, _)| *known == name) else {
-            let known: Vec<_> = SCHEMES.iter().map(|(known, _)| *known).collect();
+        let Some((_, scheme)) = Scheme::every_name().find(|(known, _)| *known == name) else {
+            let known: Vec<_> = Scheme::every_name().map(|(known, _)| known).collect();
             bail!("the scheme {name:?} is not supported; supported are: file, {}", known.join(", "));
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -347,9 +376,8 @@ impl Place {
         );
 
         let mut values = Values::read(scheme, options)?;
-        for (of, variable, meaning) in ENVIRONMENT {
-            if *of == scheme
-                && !values.has(*meaning)
+        for (variable, meaning) in scheme.facts().environment {
+            if !values.has(*meaning)
                 && let Some(value) = environment(variable).filter(|value| !value.is_empty())
             {
                 values.found.push((*meaning, value));
@@ -554,29 +582,23 @@ impl Values {
         match value.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" => Ok(Some(true)),
             "false" | "0" | "no" => Ok(Some(false)),
-            _ => bail!("the option {:?} must be true or false, not {value:?}", name(meaning)),
+            _ => bail!("the option {:?} must be true or false, not {value:?}", meaning.name()),
         }
     }
 
     fn duration(&self, meaning: Meaning, seconds: u64) -> anyhow::Result<Duration> {
         let Some(value) = self.get(meaning) else { return Ok(Duration::from_secs(seconds)) };
         let time = humantime::parse_duration(value).with_context(|| {
-            format!("the option {:?} must be a time such as 5s, not {value:?}", name(meaning))
+            format!("the option {:?} must be a time such as 5s, not {value:?}", meaning.name())
         })?;
-        ensure!(!time.is_zero(), "the option {:?} must be longer than nothing", name(meaning));
+        ensure!(!time.is_zero(), "the option {:?} must be longer than nothing", meaning.name());
         Ok(time)
     }
 }
 
-fn name(meaning: Meaning) -> &'static str {
-    OPTIONS.iter().find(|row| row.meaning == meaning).map_or("", |row| row.names[0])
-}
-
 /// Whether an option is itself something that nobody else may see, neither a file's path nor a mere name.
 pub fn is_secret(name: &str, value: &str) -> bool {
-    let asked = plain(name);
-    let row = OPTIONS.iter().find(|row| row.names.iter().any(|name| plain(name) == asked));
-    row.is_some_and(|row| row.meaning.secret() && !matches!(row.meaning, AccessKey | User))
+    Meaning::of(&plain(name)).is_some_and(|meaning| meaning.secret() && !matches!(meaning, AccessKey | User))
         && !(value.starts_with('/') && Path::new(value).is_file())
 }
 
@@ -587,25 +609,25 @@ fn plain(name: &str) -> String {
 /// The store that a name is about, if one alone, what it means, and whether its value is the path of a file.
 fn meaning(name: &str) -> anyhow::Result<Option<(Option<Scheme>, Meaning, bool)>> {
     let asked = plain(name);
-    let prefix = PREFIXES.iter().find(|(prefix, _)| asked.starts_with(prefix));
-    let find = |asked: &str| {
-        OPTIONS.iter().find(|row| row.names.iter().any(|name| plain(name) == asked)).map(|row| row.meaning)
-    };
-    let known = find(&asked)
-        .map(|meaning| (meaning, false))
-        .or_else(|| Some((find(asked.strip_suffix("_file")?)?, true)));
-    if let Some((meaning, file)) = known {
-        return Ok(Some((prefix.map(|(_, scheme)| *scheme), meaning, file)));
-    }
-    let near = OPTIONS
+    let store = Scheme::ALL
         .iter()
-        .flat_map(|row| row.names)
+        .copied()
+        .find(|scheme| scheme.facts().option_prefixes.iter().any(|prefix| asked.starts_with(prefix)));
+    let known = Meaning::of(&asked)
+        .map(|meaning| (meaning, false))
+        .or_else(|| Some((Meaning::of(asked.strip_suffix("_file")?)?, true)));
+    if let Some((meaning, file)) = known {
+        return Ok(Some((store, meaning, file)));
+    }
+    let near = Meaning::ALL
+        .iter()
+        .flat_map(|meaning| meaning.names())
         .map(|known| (strsim::damerau_levenshtein(&plain(known), &asked), known))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, _)| *distance <= 3)
         .map(|(_, known)| format!("; did you mean {known:?}?"))
         .unwrap_or_default();
-    ensure!(prefix.is_none(), "the option {name:?} is not known{near}");
+    ensure!(store.is_none(), "the option {name:?} is not known{near}");
     log::warn!("the option {name:?} is not known and not used{near}");
     Ok(None)
 }
@@ -727,7 +749,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let names = || OPTIONS.iter().flat_map(|row| row.names).map(|name| plain(name));
+        let names = || Meaning::ALL.iter().flat_map(|meaning| meaning.names()).map(plain);
         let unique: std::collections::BTreeSet<_> = names().collect();
         assert_eq!(unique.len(), names().count());
     }

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::thread;
 
 use fluid_fuse::mount::Mount;
+use fluid_sidecar_layout::contract::env;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
@@ -80,8 +81,8 @@ fn script(place: &Place, unshare: &[&str], script: &str) -> std::process::Output
     let mut shell = Command::new("unshare");
     // What other tests unmount goes there, too.
     shell.args(["-m", "--propagation", "slave"]).args(unshare).args(["sh", "-c", &script]);
-    shell.env("FLUID_FUSE", env!("CARGO_BIN_EXE_fluid-fuse")).env("FLUID_FUSE_SOURCE", place.url());
-    shell.env("FLUID_FUSE_MOUNTPOINT", place.mountpoint()).env("DIRECTORY", place.root.path());
+    shell.env("FLUID_FUSE", env!("CARGO_BIN_EXE_fluid-fuse")).env(env::SOURCE, place.url());
+    shell.env(env::MOUNTPOINT, place.mountpoint()).env("DIRECTORY", place.root.path());
     shell.output().unwrap()
 }
 
@@ -139,8 +140,8 @@ fn a_directory_of_a_fluid_pod_is_closed_below_the_mount() {
     assert_ne!(mode(&place), 0, "nobody's Pod");
 
     let mut program = place.program("mount");
-    program.env("FLUID_RUNTIME_NS", "default").env("FLUID_RUNTIME_NAME", "data");
-    program.env("FLUID_FUSE_SOURCE", place.url());
+    program.env(env::RUNTIME_NAMESPACE, "default").env(env::RUNTIME_NAME, "data");
+    program.env(env::SOURCE, place.url());
     place.spawn(&mut program);
     assert_ne!(mode(&place), 0, "the mount's own root");
     place.signal(Signal::TERM);

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use fluid_fuse::mount::Mount;
+use fluid_sidecar_layout::contract::env;
 use fuser::{Config, FileHandle, Filesystem, INodeNo, ReplyAttr, Request, Session, SessionACL};
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
@@ -151,13 +152,13 @@ fn is_the_image_of_a_thin_runtime() {
     );
     fs::write(&config, json).unwrap();
     let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
-    program.arg("mount").arg("--config").arg(config).env("MOUNT_POINT", place.mountpoint());
-    program.env_remove("FLUID_FUSE_MOUNTPOINT").env("FLUID_FUSE_SUBTYPE", "thin-fuse");
+    program.arg("mount").arg("--config").arg(config).env(env::MOUNT_POINT, place.mountpoint());
+    program.env_remove(env::MOUNTPOINT).env(env::SUBTYPE, "thin-fuse");
     place.spawn(&mut program);
     assert_eq!(place.kind().as_deref(), Some("fuse.thin-fuse"));
     assert_eq!(fs::read(place.mountpoint().join("file")).unwrap(), b"x");
     let mut check = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
-    let check = check.arg("check").env_remove("FLUID_FUSE_MOUNTPOINT").env("MOUNT_POINT", place.mountpoint());
+    let check = check.arg("check").env_remove(env::MOUNTPOINT).env(env::MOUNT_POINT, place.mountpoint());
     assert!(check.status().unwrap().success());
 }
 

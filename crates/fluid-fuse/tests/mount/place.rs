@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fluid_fuse::mount::mounted_at;
+use fluid_sidecar_layout::contract::env;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -70,13 +71,13 @@ impl Place {
 
     pub(crate) fn program(&self, command: &str) -> Command {
         let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
-        program.arg(command).env("FLUID_FUSE_MOUNTPOINT", self.mountpoint());
+        program.arg(command).env(env::MOUNTPOINT, self.mountpoint());
         program
     }
 
     pub(crate) fn start(&mut self, arguments: &[&str]) {
         let mut program = self.program("mount");
-        self.spawn(program.env("FLUID_FUSE_SOURCE", self.url()).args(arguments));
+        self.spawn(program.env(env::SOURCE, self.url()).args(arguments));
     }
 
     pub(crate) fn spawn(&mut self, program: &mut Command) {

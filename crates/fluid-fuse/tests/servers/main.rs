@@ -15,6 +15,7 @@ mod writes;
 
 use std::path::PathBuf;
 
+use fluid_sidecar_layout::contract::env;
 use support::place::{Place, place};
 
 /// What a store has, asked past fluid-fuse.
@@ -49,7 +50,7 @@ impl<S: Store> Mounted<S> {
         let how = store.mounted();
         let mut mounted = Mounted { place: place()?, store };
         let mut program = mounted.place.program("mount");
-        program.env("FLUID_FUSE_SOURCE", how.url).args(arguments).envs(how.secrets);
+        program.env(env::SOURCE, how.url).args(arguments).envs(how.secrets);
         for (name, value) in how.options {
             program.args(["--option", &format!("{name}={value}")]);
         }

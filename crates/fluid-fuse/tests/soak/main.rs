@@ -34,6 +34,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fluid_fuse::remote::{self, Bucket};
+use fluid_sidecar_layout::contract::env;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::Signal;
 
@@ -142,7 +143,7 @@ impl Ground {
     fn start(&mut self, soak: &Soak, cached: bool) {
         let mut program = self.place.program("mount");
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        program.stderr(log).env("FLUID_FUSE_LOG", "info").env("NO_PROXY", "*");
+        program.stderr(log).env(env::LOG, "info").env("NO_PROXY", "*");
         program.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET);
         program.args(["--source", "s3://data", "--read-only=false", "--linger=3s"]);
         program.arg(format!("--memory={MEMORY}MiB"));

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use content::Content;
+use fluid_sidecar_layout::contract::env;
 use place::Place;
 use s3::S3;
 
@@ -70,7 +71,7 @@ impl Mounted {
 /// Mounts a store at an endpoint.
 pub(crate) fn start(place: &mut Place, endpoint: &str, arguments: &[&str]) {
     let mut program = place.program("mount");
-    program.env("FLUID_FUSE_OPTION", format!("endpoint={endpoint} region=nowhere {PATIENCE}"));
+    program.env(env::OPTION, format!("endpoint={endpoint} region=nowhere {PATIENCE}"));
     program.env("AWS_ACCESS_KEY_ID", s3::KEY).env("AWS_SECRET_ACCESS_KEY", s3::SECRET);
     program.args(arguments);
     spawn(place, &mut program);
@@ -79,7 +80,7 @@ pub(crate) fn start(place: &mut Place, endpoint: &str, arguments: &[&str]) {
 /// Mounts; the log goes to a file.
 pub(crate) fn spawn(place: &mut Place, program: &mut Command) {
     let log = File::options().create(true).append(true).open(log_file(place)).unwrap();
-    program.stderr(log).env("FLUID_FUSE_LOG", "debug").env("NO_PROXY", "*");
+    program.stderr(log).env(env::LOG, "debug").env("NO_PROXY", "*");
     place.spawn(program);
 }
 

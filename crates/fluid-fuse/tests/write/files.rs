@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::process::Command;
 use std::time::SystemTime;
 
+use fluid_sidecar_layout::contract::env;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
@@ -232,7 +233,7 @@ fn a_read_only_mount_refuses() {
 fn ro_of_fluid_wins_and_rw_is_nothing() {
     for (options, flags) in [("rw", [].as_slice()), ("rw,ro", &["--read-only=false"])] {
         let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
-        program.env("MOUNT_OPTIONS", options);
+        program.env(env::MOUNT_OPTIONS, options);
         let Some(mounted) = Mounted::by(program, flags) else { return };
         fails(fs::write(mounted.path("new"), "x"), Errno::ROFS);
     }

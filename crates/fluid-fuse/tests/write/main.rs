@@ -14,6 +14,7 @@ mod server;
 use std::path::PathBuf;
 use std::process::Command;
 
+use fluid_sidecar_layout::contract::env;
 use place::Place;
 use server::Server;
 
@@ -33,7 +34,7 @@ impl Mounted {
     fn by(mut program: Command, arguments: &[&str]) -> Option<Self> {
         let mut mounted = Mounted { place: place::place()?, server: Server::start() };
         std::fs::write(mounted.stored("old"), "old content").unwrap();
-        program.arg("mount").env("FLUID_FUSE_MOUNTPOINT", mounted.place.mountpoint());
+        program.arg("mount").env(env::MOUNTPOINT, mounted.place.mountpoint());
         program.args(["--source", "s3://data"]).env("AWS_ACCESS_KEY_ID", s3s_server::KEY);
         program.env("AWS_SECRET_ACCESS_KEY", s3s_server::SECRET).args(["-o", "region=us-east-1"]);
         program.args(["-o", &format!("endpoint={}", mounted.server.endpoint())]).args(arguments);

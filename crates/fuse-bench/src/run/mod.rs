@@ -23,7 +23,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use fluid_sidecar_layout::{Named as _, clap_parser};
 
 use crate::direct::{self, Connection};
 use crate::size::MIB;
@@ -60,7 +61,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
     /// Who; all by default
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = clap_parser::<Peer>())]
     peers: Vec<Peer>,
     /// Where the data set is made and kept (2.2 GiB), and where mounts and caches go
     #[arg(long, default_value = "target/fuse-bench")]
@@ -93,7 +94,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         rows => rows.contains(&line.row),
     };
     let lines: Vec<&Line> = TABLE.iter().filter(wanted).collect();
-    let peers = if options.peers.is_empty() { Peer::value_variants() } else { &options.peers };
+    let peers = if options.peers.is_empty() { Peer::ALL } else { &options.peers };
 
     fs::create_dir_all(&options.data).with_context(|| format!("cannot make {}", options.data.display()))?;
     let lock = File::create(options.data.join("lock"))?;

@@ -1,43 +1,31 @@
 //! Who is measured, and how each is called. The tuned forms are what their own documentation recommends for
 //! large reads. It does not know what they are good at.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
-use clap::ValueEnum;
+use fluid_sidecar_layout::contract::option;
+use fluid_sidecar_layout::{contract, named};
 
 use super::data::BUCKET;
 
-/// A file system over an object store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(super) enum Peer {
-    /// Ours
-    FluidFuse,
-    /// s3fs as it is
-    S3fs,
-    /// s3fs with a disk cache, the kernel's cache and 16 requests at a time
-    S3fsTuned,
-    /// rclone as it is
-    Rclone,
-    /// rclone with a disk cache, read-ahead and 16 streams
-    RcloneTuned,
-    /// mountpoint-s3
-    MountS3,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Peer::FluidFuse => "fluid-fuse",
-            Peer::S3fs => "s3fs",
-            Peer::S3fsTuned => "s3fs-tuned",
-            Peer::Rclone => "rclone",
-            Peer::RcloneTuned => "rclone-tuned",
-            Peer::MountS3 => "mount-s3",
-        })
+named! {
+    /// A file system over an object store.
+    pub(super) enum Peer {
+        /// Ours.
+        FluidFuse = "fluid-fuse",
+        /// s3fs as it is.
+        S3fs = "s3fs",
+        /// s3fs with a disk cache, the kernel's cache and 16 requests at a time.
+        S3fsTuned = "s3fs-tuned",
+        /// rclone as it is.
+        Rclone = "rclone",
+        /// rclone with a disk cache, read-ahead and 16 streams.
+        RcloneTuned = "rclone-tuned",
+        /// mountpoint-s3.
+        MountS3 = "mount-s3",
     }
 }
 
@@ -85,8 +73,8 @@ impl Peer {
         match self {
             Peer::FluidFuse => {
                 command.env("AWS_ENDPOINT_URL", url);
-                command.args(["mount", "--source"]).arg(format!("s3://{BUCKET}/"));
-                command.arg("--mountpoint").arg(mountpoint);
+                command.args([contract::command::MOUNT, "--source"]).arg(format!("s3://{BUCKET}/"));
+                command.arg(format!("--{}", option::MOUNTPOINT)).arg(mountpoint);
                 command.arg("--memory").arg(format!("{}MiB", mounting.memory));
                 if mounting.cached {
                     command.arg("--cache-dir").arg(cache).args(["--cache-size", "2GiB"]);

@@ -192,7 +192,7 @@ pub(crate) fn exec(hook: &str, script: &str) -> Value {
 }
 
 pub(crate) fn vfuse(container: Value) -> Value {
-    with(container, json!({"resources": {"limits": {fluid_sidecar_layout::VFUSE_RESOURCE: "1"}}}))
+    with(container, json!({"resources": {"limits": {fluid_sidecar_layout::contract::VFUSE_RESOURCE: "1"}}}))
 }
 
 /// Runs until it gets SIGTERM, and says so.
