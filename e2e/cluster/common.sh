@@ -4,6 +4,8 @@
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$here/../.." && pwd)
+# shellcheck source=e2e/cluster/contract.sh
+source "$here/contract.sh"
 
 # Built once; safe to delete while the cluster is down.
 cache=$(realpath -m "${CLUSTER_CACHE:-$here/.cache}")

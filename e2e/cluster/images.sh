@@ -68,8 +68,8 @@ EOF
   pack busybox "$root/busybox" '{"Cmd": ["sh"]}' busybox:1 busybox:latest
 
   # Upon busybox, so that a test can look around in a sidecar.
-  cp "$FLUID_FUSE" "$root/busybox/usr/bin/fluid-fuse"
-  pack fluid-fuse "$root/busybox" '{"Entrypoint": ["fluid-fuse"]}' "fluid-fuse:$(version)" fluid-fuse:latest
+  cp "$FLUID_FUSE" "$root/busybox/usr/bin/$sidecar"
+  pack fluid-fuse "$root/busybox" "{\"Entrypoint\": [\"$sidecar\"]}" "fluid-fuse:$(version)" fluid-fuse:latest
   echo "$stamp" >"$images/stamp"
 }
 

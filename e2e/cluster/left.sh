@@ -6,7 +6,7 @@ source "$(dirname "$0")/common.sh"
 
 left=$({
   processes | xargs -r ps -o 'pid=,args=' -p | cut -c 1-100 | sed 's/^ */process /'
-  findmnt -rno TARGET,SOURCE | grep -E "$run/|^/runtime-mnt| runtime-mnt" | sed 's/^/mount /' || true
+  findmnt -rno TARGET,SOURCE | grep -E "$run/|^$mount_root| ${mount_root#/}" | sed 's/^/mount /' || true
   [ ! -e "/sys/class/net/$bridge" ] || echo "network interface $bridge"
   ip -o link show type veth | grep -F "master $bridge" | sed 's/^/network interface /' || true
   cgroups | grep "/$cgroup\$" | sed 's/^/cgroup /' || true

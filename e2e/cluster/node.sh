@@ -15,7 +15,7 @@ for folder in "${node_folders[@]}"; do
   mount --bind "$own/${folder%%:*}" "${folder#*:}"
 done
 # A file system of its own, so that a bind of one of its folders tells which it was (see eci-runtime).
-mount -t tmpfs -o mode=0755,size=16m runtime-mnt /runtime-mnt
+mount -t tmpfs -o mode=0755,size=16m "${mount_root#/}" "$mount_root"
 
 hierarchies | while read -r hierarchy; do mkdir -p "$hierarchy/$cgroup/$node"; done
 # Of v2 a cgroup has the controllers that its parents hand on.

@@ -21,9 +21,9 @@ alive() {
 }
 
 ready() {
-  [ "$(kubectl get nodes --request-timeout=5s -o json 2>/dev/null | jq -r --arg serverless "$serverless" '
+  [ "$(kubectl get nodes --request-timeout=5s -o json 2>/dev/null | jq -r --arg serverless "$serverless" --arg resource "$vfuse_resource" '
     [.items[] | select(any(.status.conditions[]; .type == "Ready" and .status == "True"))
-      | select(.metadata.name != $serverless or .status.allocatable["alibabacloud.com/vfuse"] > "0")] | length')" = \
+      | select(.metadata.name != $serverless or .status.allocatable[$resource] > "0")] | length')" = \
     "${#kubelet_port[@]}" ]
 }
 
@@ -78,7 +78,7 @@ for name in "${sysctls[@]}"; do
 done
 
 # Folders that a node mounts its own upon; those that are not there are removed in the end.
-for folder in "${node_folders[@]#*:}" /runtime-mnt; do
+for folder in "${node_folders[@]#*:}" "$mount_root"; do
   [ -d "$folder" ] || {
     mkdir -p "$folder"
     echo "$folder" >>"$run/made"
