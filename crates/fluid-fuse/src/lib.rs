@@ -2,12 +2,14 @@
 //!
 //! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
 //! bytes). The way of the process: [`cli`] (what was asked) →
-//! [`settings`] (what is meant) → [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount table, [`descriptor`] for
-//! mounts that others make, and [`users`] for who uses it. [`probe`] is for the commands that look from outside,
-//! [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how it goes.
+//! [`settings`] (what is meant) → [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount
+//! table, [`descriptor`] for mounts that others make, and [`users`] for who uses it. [`probe`] is for the commands that
+//! look from outside, [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how it goes.
 //!
-//! The crate knows nothing of Kubernetes, and of Fluid only the `config.json` and the variable with which it
-//! starts the image of a ThinRuntime.
+//! It never calls Kubernetes. Of the Pod it knows what a container sees: the variables and files with which Fluid or
+//! the policy starts it (their names are in [`fluid_sidecar_layout::contract`]), the memory limit of its cgroup, and the
+//! processes of the Pod's other containers ([`users`]). Messages name the field of the Pod that would have to change.
+//! Only [`remote`] speaks the protocols of stores and holds credentials; others ask it which options are secrets.
 
 pub mod bench;
 pub mod cli;

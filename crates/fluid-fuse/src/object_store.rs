@@ -21,7 +21,7 @@ use log::{debug, warn};
 
 use crate::fetch::{Fetcher, RemoteFile, Shared};
 use crate::inodes::lock;
-use crate::remote::{Bucket, Item, Upload, Version};
+use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
 use crate::store::{Answer, Entries, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
 
 /// The longest name that Linux has.
@@ -44,9 +44,6 @@ const ABREAST: usize = 16;
 
 /// Files fetched ahead of a walk at most.
 const STRIDE: usize = 32;
-
-/// The largest object that S3 copies in one request.
-const LARGEST_COPY: u64 = 5 << 30;
 
 /// How a mount shows what object stores do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Enumerations with names: the one way in which this workspace writes them.
 //!
-//! [`named!`](crate::named) makes an enumeration of blocks. A block has the documentation of a value, its name, and
+//! [`named!`](crate::named!) makes an enumeration of blocks. A block has the documentation of a value, its name, and
 //! what else is known of it:
 //!
 //! ```

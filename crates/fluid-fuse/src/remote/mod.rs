@@ -24,6 +24,9 @@ use crate::store::StoreError;
 /// How long names are trusted by who says nothing else.
 const TRUSTED: Duration = Duration::from_secs(60);
 
+/// The largest object that may be copied, in bytes: S3 copies no larger one in one request.
+pub const LARGEST_COPY: u64 = 5 << 30;
+
 /// Opens the bucket that a URL names, with the options of [`options::Meaning`]. Nothing is asked of the store.
 ///
 /// ```no_run
