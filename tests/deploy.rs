@@ -62,17 +62,34 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The manifests of this policy, by file.
+/// The second policy of `verify.yaml`.
+const TWIN_OF_NAMESPACES: &str = "verify.yaml (fluid-sidecar-verify-namespaces)";
+
+/// The manifests of this policy, by file. The second one of a file has its own name behind the file's.
 fn policies() -> BTreeMap<String, Value> {
     let ours = format!("/{}:", env!("CARGO_PKG_NAME"));
-    let policies: BTreeMap<String, Value> = files()
-        .into_iter()
-        .flat_map(|(file, manifests)| manifests.into_iter().map(move |manifest| (file.clone(), manifest)))
-        .filter(|(_, manifest)| manifest["kind"] == "ClusterAdmissionPolicy")
-        .filter(|(_, manifest)| text(&manifest["spec"]["module"]).contains(&ours))
-        .collect();
-    assert!(policies.len() >= 5, "{:?}", policies.keys());
+    let mut policies = BTreeMap::new();
+    for (file, manifests) in files() {
+        for manifest in manifests {
+            if manifest["kind"] != "ClusterAdmissionPolicy"
+                || !text(&manifest["spec"]["module"]).contains(&ours)
+            {
+                continue;
+            }
+            let key = match policies.contains_key(&file) {
+                true => format!("{file} ({})", text(&manifest["metadata"]["name"])),
+                false => file.clone(),
+            };
+            policies.insert(key, manifest);
+        }
+    }
+    assert!(policies.len() >= 6, "{:?}", policies.keys());
     policies
+}
+
+fn policy_server(name: &str) -> Value {
+    let mut servers = of_kind("PolicyServer").into_iter().filter(|it| it["metadata"]["name"] == name);
+    servers.next().unwrap_or_else(|| panic!("no PolicyServer {name}"))
 }
 
 fn examples() -> Vec<PathBuf> {
@@ -128,6 +145,9 @@ fn manifests_with_mistakes_are_refused() {
     }
 }
 
+const SERVER: &str = "fluid-sidecar";
+const TWINS_SERVER: &str = "fluid-sidecar-verify";
+
 #[test]
 fn policies_agree_with_the_metadata() {
     let metadata = metadata();
@@ -136,8 +156,6 @@ fn policies_agree_with_the_metadata() {
         text(&metadata["annotations"]["io.kubewarden.policy.ociUrl"]),
         env!("CARGO_PKG_VERSION")
     );
-    let servers = of_kind("PolicyServer");
-    let servers: Vec<&str> = servers.iter().map(|server| text(&server["metadata"]["name"])).collect();
     for (file, policy) in policies() {
         let spec = &policy["spec"];
         let settings = &spec["settings"];
@@ -149,7 +167,8 @@ fn policies_agree_with_the_metadata() {
         // Who reads nothing needs no PolicyServer of its own, and shall be granted nothing.
         let (resources, server) = match settings["datasetsFrom"] == "settings" {
             true => (&Value::Null, "default"),
-            false => (&metadata["contextAwareResources"], servers[0]),
+            false if settings["mode"] == "verify" => (&metadata["contextAwareResources"], TWINS_SERVER),
+            false => (&metadata["contextAwareResources"], SERVER),
         };
         assert_eq!(&spec["contextAwareResources"], resources, "{file}");
         assert_eq!(spec["policyServer"], server, "{file}");
@@ -161,9 +180,51 @@ fn policies_agree_with_the_metadata() {
 #[test]
 fn the_twin_verifies_what_the_policy_does() {
     let policies = policies();
-    let mut settings = policies["verify.yaml"]["spec"]["settings"].clone();
-    assert_eq!(settings.as_object_mut().unwrap().remove("mode"), Some(json!("verify")));
-    assert_eq!(settings, policies["eci.yaml"]["spec"]["settings"]);
+    let eci = &policies["eci.yaml"]["spec"];
+    for file in ["verify.yaml", TWIN_OF_NAMESPACES] {
+        let twin = &policies[file]["spec"];
+        let mut settings = twin["settings"].clone();
+        assert_eq!(settings.as_object_mut().unwrap().remove("mode"), Some(json!("verify")), "{file}");
+        assert_eq!(settings, eci["settings"], "{file}");
+        for field in ["objectSelector", "timeoutSeconds", "timeoutEvalSeconds"] {
+            assert_eq!(twin[field], eci[field], "{file}: {field}");
+        }
+        // After an injection the claim is gone, and the annotation there.
+        let claims = format!(
+            "({})\n|| (has(object.metadata.annotations) && 'fluid-sidecar-policy/injected' in object.metadata.annotations)",
+            text(&eci["matchConditions"][0]["expression"])
+        );
+        let words = |expression: &str| expression.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(text(&twin["matchConditions"][0]["expression"])), words(&claims), "{file}");
+        // It holds while the server of the other does not answer.
+        assert_eq!((text(&twin["failurePolicy"]), text(&eci["failurePolicy"])), ("Fail", "Ignore"), "{file}");
+        assert_ne!(twin["policyServer"], eci["policyServer"], "{file}");
+    }
+    assert_eq!(policies["verify.yaml"]["spec"]["namespaceSelector"], eci["namespaceSelector"]);
+    let namespaces = &policies[TWIN_OF_NAMESPACES]["spec"]["namespaceSelector"];
+    let marked = json!({"alibabacloud.com/eci": "true", "kubernetes.io/metadata.name": "training"});
+    assert!(selects(namespaces, &marked));
+    assert!(!selects(namespaces, &json!({"kubernetes.io/metadata.name": "training"})));
+}
+
+#[test]
+fn the_twins_server_differs_from_the_policys_in_its_name_alone() {
+    let renamed = policy_server(TWINS_SERVER).to_string().replace(TWINS_SERVER, SERVER);
+    assert_eq!(serde_json::from_str::<Value>(&renamed).unwrap(), policy_server(SERVER));
+}
+
+/// The examples for closed networks in `policy-server.yaml`.
+#[test]
+fn commented_fields_are_fields() {
+    let mut source = fs::read_to_string(root().join("deploy/policy-server.yaml")).unwrap();
+    for field in ["imagePullSecret", "insecureSources", "sigstoreTrustConfig", "sourceAuthorities"] {
+        let commented = format!("\n  # {field}: ");
+        assert!(source.contains(&commented), "{field}");
+        source = source.replace(&commented, &format!("\n  {field}: "));
+    }
+    for manifest in yaml::parse(&source).unwrap() {
+        manifests::check(&manifest).unwrap();
+    }
 }
 
 /// Kubewarden's controller drops matchLabels of a cluster-wide policy's namespaceSelector, so that it selects all.
@@ -199,13 +260,14 @@ fn the_role_grants_what_the_policy_reads_and_no_more() {
     });
     assert_eq!(granted, BTreeSet::from(read));
 
-    let (binding, account, server) =
-        (only("ClusterRoleBinding"), only("ServiceAccount"), only("PolicyServer"));
+    let (binding, account) = (only("ClusterRoleBinding"), only("ServiceAccount"));
     assert_eq!(binding["roleRef"]["name"], only("ClusterRole")["metadata"]["name"]);
     let subject = json!([{"kind": "ServiceAccount", "name": account["metadata"]["name"],
         "namespace": account["metadata"]["namespace"]}]);
     assert_eq!(binding["subjects"], subject);
-    assert_eq!(server["spec"]["serviceAccountName"], account["metadata"]["name"]);
+    for server in [SERVER, TWINS_SERVER] {
+        assert_eq!(policy_server(server)["spec"]["serviceAccountName"], account["metadata"]["name"]);
+    }
 }
 
 #[test]
@@ -298,7 +360,8 @@ fn pods() -> Vec<(String, Value, Cluster)> {
 #[test]
 fn only_pods_that_the_policy_would_leave_alone_are_kept_from_it() {
     let pods = pods();
-    for (file, policy) in policies() {
+    // What the twin is asked about is narrower, and has tests of its own.
+    for (file, policy) in policies().into_iter().filter(|(_, it)| it["spec"]["mutating"] == true) {
         let (mut asked, mut spared, mut concerned) = (0, 0, 0);
         for (case, pod, cluster) in &pods {
             let answer = create(pod, cluster, &policy["spec"]["settings"]);
@@ -335,22 +398,136 @@ fn pods_without_a_claim_cost_no_call() {
 
 /// The claim is gone from an injected Pod, and so may be its sidecar.
 #[test]
-fn the_twin_is_asked_about_injected_pods() {
-    let twin = &policies()["verify.yaml"];
+fn the_twins_are_asked_about_injected_pods() {
+    let policies = policies();
+    let twins = ["verify.yaml", TWIN_OF_NAMESPACES].map(|file| &policies[file]);
     let mut rejected = 0;
     for (case, pod, cluster) in pods() {
         let answer = create(&pod, &cluster, &json!({}));
         let Some(injected) = answer.get("mutated_object") else { continue };
-        assert!(is_asked(twin, injected), "{case}");
+        assert!(twins.iter().all(|twin| is_asked(twin, injected)), "{case}");
         let mut damaged = injected.clone();
         damaged["spec"]["containers"].as_array_mut().unwrap().retain(|it| it["name"] != "fluid-fuse");
         if let Some(sidecars) = damaged["spec"]["initContainers"].as_array_mut() {
             sidecars.retain(|it| it["name"] != "fluid-fuse");
         }
-        assert!(is_asked(twin, &damaged), "{case}");
-        rejected += usize::from(create(&damaged, &cluster, &twin["spec"]["settings"])["accepted"] == false);
+        assert!(twins.iter().all(|twin| is_asked(twin, &damaged)), "{case}");
+        rejected +=
+            usize::from(create(&damaged, &cluster, &twins[0]["spec"]["settings"])["accepted"] == false);
     }
     assert!(rejected > 10, "{rejected}");
+}
+
+/// With `failurePolicy: Fail` the API server refuses the Pods that it would ask the twin about. So these are the Pods
+/// that go to a serverless node with a claim, and no others.
+#[test]
+fn the_twin_is_asked_about_marked_pods_and_no_others() {
+    let policies = policies();
+    let twin = &policies["verify.yaml"];
+    let (mut marked, mut by_namespace, mut ordinary) = (0, 0, 0);
+    for (case, pod, cluster) in pods() {
+        let answer = create(&pod, &cluster, &twin["spec"]["settings"]);
+        let reasons = answer["audit_annotations"]["reasons"].as_str().unwrap_or_default();
+        // Being asked costs nothing but the call: these Pods have a marker, and something that outweighs it.
+        if reasons.starts_with("exempt: ") || case == "placement-node-name-of-an-ordinary-node" {
+            continue;
+        }
+        let placement = reasons.lines().find(|line| line.starts_with("serverless: "));
+        let is_asked = |file: &str| is_asked(&policies[file], &pod);
+        if !pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"].is_null() {
+            assert!(is_asked("verify.yaml"), "{case}");
+        } else if placement.is_some_and(|line| line.contains("namespace label")) {
+            assert!(is_asked(TWIN_OF_NAMESPACES) && !is_asked("verify.yaml"), "{case}: {reasons}");
+            by_namespace += 1;
+        } else {
+            assert_eq!(is_asked("verify.yaml"), placement.is_some(), "{case}: {reasons}");
+            marked += usize::from(placement.is_some());
+            ordinary += usize::from(placement.is_none());
+        }
+    }
+    assert!(marked > 10 && by_namespace > 0 && ordinary > 5, "{marked}, {by_namespace}, {ordinary}");
+}
+
+#[test]
+fn the_twin_knows_the_markers_of_pods() {
+    let affinity = |operator: &str, key: &str, values: &[&str]| {
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]}}}})
+    };
+    let label = |key: &str, value: &str| (json!({"labels": {key: value}}), json!({}));
+    let annotation = |key: &str, value: &str| (json!({"annotations": {key: value}}), json!({}));
+    let node = |fields: Value| (json!({}), fields);
+    let policies = policies();
+    let twin = &policies["verify.yaml"];
+    for (is_marked, (metadata, fields)) in [
+        (true, label("alibabacloud.com/fluid-sidecar-target", "eci")),
+        (true, label("alibabacloud.com/fluid-sidecar-target", "acs")),
+        (true, label("alibabacloud.com/eci", "true")),
+        (true, label("eci", "true")),
+        (true, label("alibabacloud.com/acs", "true")),
+        (true, label("alibabacloud.com/compute-class", "general-purpose")),
+        (true, label("serverless.fluid.io/inject", "true")),
+        (true, label("fuse.sidecar.fluid.io/inject", "true")),
+        (true, annotation("alibabacloud.com/burst-resource", "eci_only")),
+        (true, node(json!({"nodeName": "virtual-kubelet-cn-hangzhou-b"}))),
+        (true, node(json!({"nodeName": "virtual-node-eci-0"}))),
+        (true, node(json!({"nodeName": "cn-hangzhou.vnd-1"}))),
+        (true, node(json!({"nodeSelector": {"disk": "ssd", "type": "virtual-kubelet"}}))),
+        (true, node(json!({"nodeSelector": {"k8s.aliyun.com/vnode": "true"}}))),
+        (true, node(affinity("In", "type", &["virtual-kubelet"]))),
+        (true, node(affinity("In", "k8s.aliyun.com/vnode", &["true"]))),
+        (false, node(json!({}))),
+        (false, label("alibabacloud.com/eci", "false")),
+        (false, label("app", "true")),
+        (false, annotation("alibabacloud.com/burst-resource", "eci")),
+        (false, node(json!({"nodeName": "cn-hangzhou.10.0.0.1"}))),
+        (false, node(json!({"nodeSelector": {"type": "gpu"}}))),
+        (false, node(affinity("NotIn", "type", &["virtual-kubelet"]))),
+        (false, node(affinity("In", "type", &["virtual-kubelet", "gpu"]))),
+        (
+            false,
+            node(json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": "type", "operator": "In", "values": ["virtual-kubelet"]}]}}]}}})),
+        ),
+        (false, node(json!({"tolerations": [{"key": "virtual-kubelet.io/provider", "operator": "Exists"}]}))),
+    ] {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": fields});
+        pod["metadata"]["name"] = "app".into();
+        pod["spec"]["containers"] = json!([{"name": "app", "image": "app"}]);
+        assert!(!is_asked(twin, &pod), "without a claim: {pod}");
+        pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+        assert_eq!(is_asked(twin, &pod), is_marked, "{pod}");
+        let answer =
+            create(&pod, &Cluster(Objects::read::<PathBuf>(&[]).unwrap()), &json!({"onUnresolved": "allow"}));
+        let reasons = text(&answer["audit_annotations"]["reasons"]);
+        assert_eq!(
+            reasons.lines().any(|line| line.starts_with("serverless: ")),
+            is_marked,
+            "{reasons}\n{pod}"
+        );
+    }
+}
+
+/// A row of the table that is new must be told to the API server, too.
+#[test]
+fn the_twin_knows_every_row_of_the_table() {
+    let semantics = fs::read_to_string(root().join("SEMANTICS.md")).unwrap();
+    let (_, table) = semantics.split_once("<!-- placement:begin -->").unwrap();
+    let (table, _) = table.split_once("<!-- placement:end -->").unwrap();
+    let policies = policies();
+    let expression = text(&policies["verify.yaml"]["spec"]["matchConditions"][1]["expression"]);
+    let mut rows = 0;
+    for row in table.lines() {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, marker, answer, _] = cells[..] else { continue };
+        if !answer.starts_with('`') || marker.starts_with("namespace label") {
+            continue;
+        }
+        rows += 1;
+        let quoted = marker.split('`').skip(1).step_by(2).map(|it| format!("'{}'", it.trim_matches('*')));
+        assert!(quoted.into_iter().any(|it| expression.contains(&it)), "{marker}");
+    }
+    assert!(rows > 10, "{rows}");
 }
 
 // --- the examples ------------------------------------------------------------------------------------------

@@ -150,10 +150,14 @@ struct PolicyServerSpec {
     replicas: i32,
     affinity: Option<core::v1::Affinity>,
     env: Option<Vec<core::v1::EnvVar>>,
+    image_pull_secret: Option<String>,
+    insecure_sources: Option<Vec<String>>,
     limits: Option<BTreeMap<String, Quantity>>,
     min_available: Option<IntOrString>,
     requests: Option<BTreeMap<String, Quantity>>,
     service_account_name: Option<String>,
+    sigstore_trust_config: Option<String>,
+    source_authorities: Option<BTreeMap<String, Vec<String>>>,
 }
 
 // --- Fluid -------------------------------------------------------------------------------------------------
