@@ -39,7 +39,8 @@ new_namespace() {
 
 # dataset NAME PHASE
 dataset() {
-  sed "s|NAMESPACE|$NAMESPACE|g; s|NAME|$1|g; s|PHASE|$2|g; s|ENDPOINT|$STORE|g; s|IMAGE|$IMAGE|g" "$BATS_TEST_DIRNAME/fluid/dataset.yaml" |
+  # NAME is a word of its own: it is also a part of FLUID_RUNTIME_NAME.
+  sed "s|NAMESPACE|$NAMESPACE|g; s|\bNAME\b|$1|g; s|PHASE|$2|g; s|ENDPOINT|$STORE|g; s|IMAGE|$IMAGE|g" "$BATS_TEST_DIRNAME/fluid/dataset.yaml" |
     kubectl apply -f -
 }
 

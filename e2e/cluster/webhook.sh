@@ -28,13 +28,13 @@ webhook_register() {
 # failure_policy Fail|Ignore: (re)registers the webhook.
 failure_policy() {
   # shellcheck disable=SC2016 # jq's variables
-  yq -c --arg policy "$1" --arg url "https://127.0.0.1:$webhook_port/validate/fluid-sidecar" \
+  yq -c --arg policy "$1" --arg url "https://127.0.0.1:$webhook_port/validate/" \
     --arg authority "$(base64 -w 0 "$run/webhook/tls.crt")" '{
       apiVersion: "admissionregistration.k8s.io/v1", kind: "MutatingWebhookConfiguration",
-      metadata: {name: .metadata.name},
-      webhooks: [.spec | {
-        name: "fluid-sidecar.kubewarden.admission", sideEffects: "None", admissionReviewVersions: ["v1"],
-        clientConfig: {url: $url, caBundle: $authority}, failurePolicy: $policy,
+      metadata: {name: "clusterwide-\(.metadata.name)"},
+      webhooks: ["clusterwide-\(.metadata.name)" as $id | .spec | {
+        name: "\($id).kubewarden.admission", sideEffects: "None", admissionReviewVersions: ["v1"],
+        clientConfig: {url: ($url + $id), caBundle: $authority}, failurePolicy: $policy,
         rules, namespaceSelector, objectSelector, timeoutSeconds}]}' "$policy" |
     kubectl apply -f -
 }
