@@ -6,6 +6,7 @@
 //! Lists and access reviews are not answered: the policy does not ask for them.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -61,41 +62,51 @@ impl fmt::Display for Read {
     }
 }
 
-/// Keeps the fields that the masks name; what identifies the object is always kept.
-fn masked(object: &Value, masks: &[String]) -> Value {
-    let mut kept = Map::new();
-    for (key, value) in object.as_object().into_iter().flatten() {
-        if matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
-            kept.insert(key.clone(), value.clone());
-        } else if let Some(part) = mask_below(value, key, masks) {
-            kept.insert(key.clone(), part);
+/// The fields that masks name, as a tree: `spec.csi` and `spec.claimRef` are two children of `spec`.
+///
+/// What it keeps is what the host's `prune_in_place` keeps: everything below a node without children (so an empty list
+/// of masks keeps the whole object), and whatever is no map where a mask goes on below it. Lists are transparent.
+#[derive(Default)]
+struct Mask<'a>(BTreeMap<&'a str, Mask<'a>>);
+
+impl<'a> Mask<'a> {
+    fn new(masks: &'a [String]) -> Mask<'a> {
+        let mut root = Mask::default();
+        for mask in masks {
+            mask.split('.').fold(&mut root, |node, key| node.0.entry(key).or_default());
+        }
+        root
+    }
+
+    fn prune(&self, value: &mut Value) {
+        if self.0.is_empty() {
+            return;
+        }
+        match value {
+            Value::Object(map) => map.retain(|key, value| match self.0.get(key.as_str()) {
+                Some(mask) => {
+                    mask.prune(value);
+                    true
+                }
+                None => false,
+            }),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.prune(item)),
+            _ => {}
         }
     }
-    Value::Object(kept)
 }
 
-/// The part of `value`, which stands at `path`, that some mask keeps. Lists are transparent.
-fn mask_below(value: &Value, path: &str, masks: &[String]) -> Option<Value> {
-    if masks.iter().any(|mask| mask == path) {
-        return Some(value.clone());
+/// The object as the host answers with it: pruned, but for what identifies it.
+fn masked(object: &Value, masks: &[String]) -> Value {
+    let identity = |key: &String| matches!(key.as_str(), "apiVersion" | "kind" | "metadata");
+    let fields = object.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
+    let (mut kept, data): (Map<_, _>, Map<_, _>) = fields.partition(|(key, _)| identity(key));
+    let mut data = Value::Object(data);
+    Mask::new(masks).prune(&mut data);
+    if let Value::Object(data) = data {
+        kept.extend(data);
     }
-    let prefix = format!("{path}.");
-    if !masks.iter().any(|mask| mask.starts_with(&prefix)) {
-        return None;
-    }
-    match value {
-        Value::Object(map) => Some(Value::Object(
-            map.iter()
-                .filter_map(|(key, value)| {
-                    Some((key.clone(), mask_below(value, &format!("{prefix}{key}"), masks)?))
-                })
-                .collect(),
-        )),
-        Value::Array(items) => {
-            Some(Value::Array(items.iter().filter_map(|item| mask_below(item, path, masks)).collect()))
-        }
-        _ => None,
-    }
+    Value::Object(kept)
 }
 
 #[cfg(test)]
@@ -118,5 +129,36 @@ mod tests {
             })
         );
         assert_eq!(masked(&object, &["status".into()])["status"], object["status"]);
+    }
+    #[test]
+    fn masks_prune_as_the_host_does() {
+        let object = json!({
+            "kind": "X", "metadata": {"name": "x"}, "data": "text", "count": 3,
+            "spec": {"args": ["a", {"b": 1, "c": 2}, [{"b": 3, "c": 4}], null], "no": null, "other": {"b": 5}},
+        });
+        let whole = |field: &str| object[field].clone();
+        for (masks, expected) in [
+            // No mask at all: everything stays.
+            (vec![], object.clone()),
+            // Of a scalar everything stays where a mask goes on below it.
+            (vec!["data.key", "count.key"], json!({"data": "text", "count": 3})),
+            (vec!["spec.no.key"], json!({"spec": {"no": null}})),
+            // Likewise of a list's elements, which the mask goes through.
+            (vec!["spec.args.b"], json!({"spec": {"args": ["a", {"b": 1}, [{"b": 3}], null]}})),
+            // A map without the field stays as an empty map.
+            (vec!["spec.other.none"], json!({"spec": {"other": {}}})),
+            // Below a shorter mask a longer one prunes nevertheless.
+            (vec!["spec", "spec.other.b"], json!({"spec": {"other": {"b": 5}}})),
+            (vec!["spec"], json!({"spec": whole("spec")})),
+            // What identifies the object stays whatever the masks say.
+            (vec!["metadata.labels", "kind"], json!({})),
+        ] {
+            let mut expected = expected;
+            for field in ["kind", "metadata"] {
+                expected[field] = whole(field);
+            }
+            let masks: Vec<String> = masks.into_iter().map(str::to_string).collect();
+            assert_eq!(masked(&object, &masks), expected, "{masks:?}");
+        }
     }
 }
