@@ -96,25 +96,24 @@ impl Answer {
         json_patch::diff(request.object(), self.object(request))
     }
 
-    /// The AdmissionResponse, with its patch as JSON where the API server gets it in base64.
+    /// The AdmissionResponse, field by field as policy-server writes it, but for the patch, which is JSON here and
+    /// base64 there. `auditAnnotations` and `warnings` are `null` where there are none; the other fields are absent.
     pub fn response(&self, request: &Request) -> Value {
         let mut response = json!({
             "uid": request.admission.get("uid").cloned().unwrap_or_default(),
             "allowed": self.accepted,
+            "auditAnnotations": self.audit_annotations,
+            "warnings": self.warnings,
         });
         let patch = self.patch(request);
-        if self.accepted && !patch.is_empty() {
+        if !patch.is_empty() {
             response["patchType"] = "JSONPatch".into();
             response["patch"] = json!(patch);
         }
-        if !self.accepted {
-            response["status"] = json!({"message": self.message, "code": self.code});
-        }
-        if let Some(annotations) = &self.audit_annotations {
-            response["auditAnnotations"] = json!(annotations);
-        }
-        if let Some(warnings) = &self.warnings {
-            response["warnings"] = json!(warnings);
+        let message = self.message.as_ref().map(|message| ("message", json!(message)));
+        let code = self.code.map(|code| ("code", json!(code)));
+        for (field, value) in message.into_iter().chain(code) {
+            response["status"][field] = value;
         }
         response
     }
@@ -149,5 +148,28 @@ mod tests {
                 "{key} {mutated} {mutating}"
             );
         }
+    }
+    #[test]
+    fn the_response_is_the_hosts() {
+        let request = Request { admission: json!({"uid": "u", "object": {"a": 1}}) };
+        let accepted = Answer { accepted: true, message: None, ..Answer::rejection(String::new(), None) };
+        assert_eq!(
+            accepted.response(&request),
+            json!({"uid": "u", "allowed": true, "auditAnnotations": null, "warnings": null})
+        );
+        let rejected = Answer {
+            warnings: Some(vec!["w".into()]),
+            audit_annotations: json!({"k": "v"}).as_object().cloned(),
+            ..Answer::rejection("no".into(), None)
+        };
+        assert_eq!(
+            rejected.response(&request),
+            json!({
+                "uid": "u", "allowed": false, "status": {"message": "no"},
+                "auditAnnotations": {"k": "v"}, "warnings": ["w"],
+            })
+        );
+        let rejected = Answer::rejection("no".into(), Some(403));
+        assert_eq!(rejected.response(&request)["status"], json!({"message": "no", "code": 403}));
     }
 }
