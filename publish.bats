@@ -110,6 +110,17 @@ blob() { echo "$1/blobs/${2/://}"; }
   jq -cjS . "$manifest" | cmp - "$manifest"
 }
 
+@test "the annotated policy is the same where kwctl is installed and where it is not" {
+  run -0 make --dry-run annotated-policy.wasm
+  [[ "$output" == *"annotate --usage README.md"* ]]
+  [[ "$output" != *kwctl* ]]
+}
+
+@test "the usage text has the README's words, but not its comments" {
+  grep -aq 'io.kubewarden.policy.usage' "$ANNOTATED_POLICY"
+  run ! grep -aq '<!--' "$ANNOTATED_POLICY"
+}
+
 @test "kwctl reads our metadata, and pushes the same manifest" {
   command -v kwctl >/dev/null || skip "kwctl is not installed"
   kwctl inspect --output yaml "$ANNOTATED_POLICY"

@@ -89,10 +89,11 @@ fn kubernetes() -> String {
 }
 
 impl Metadata {
-    /// Reads `policy-metadata.yml`, and takes `usage` as the policy's documentation. Errors name the field.
+    /// Reads `policy-metadata.yml`, and takes `usage`, without its HTML comments, as the policy's documentation. Errors
+    /// name the field.
     pub fn parse(yaml: &str, usage: Option<&str>) -> Result<Self> {
         let mut metadata: Self = serde_saphyr::from_str(yaml)?;
-        metadata.annotations.extend(usage.map(|usage| (USAGE.to_owned(), usage.to_owned())));
+        metadata.annotations.extend(usage.map(|usage| (USAGE.to_owned(), without_comments(usage))));
         metadata.check()?;
         Ok(metadata)
     }
@@ -145,6 +146,42 @@ impl Rule {
     }
 }
 
+/// Markdown without the HTML comments that stand on lines of their own: `kwctl inspect` prints them. Code blocks stay as
+/// they are.
+fn without_comments(markdown: &str) -> String {
+    let mut kept = String::with_capacity(markdown.len());
+    let mut fence: Option<&str> = None;
+    let mut comment = false;
+    for line in markdown.split_inclusive('\n') {
+        let text = line.trim_start_matches(' ');
+        // With four spaces it may be code.
+        let block = line.len() - text.len() < 4;
+        comment |= fence.is_none() && block && text.starts_with("<!--");
+        if comment {
+            let Some((_, behind)) = line.split_once("-->") else { continue };
+            comment = false;
+            if !behind.trim().is_empty() {
+                kept.push_str(behind);
+            }
+            continue;
+        }
+        kept.push_str(line);
+        match fence {
+            // The end is at least as long as the beginning, and has nothing behind it.
+            Some(begin) => {
+                let ends = text.starts_with(begin) && text.trim_end().chars().all(|it| begin.starts_with(it));
+                fence = fence.filter(|_| !ends);
+            }
+            None if text.starts_with("```") || text.starts_with("~~~") => {
+                let info = text.trim_start_matches(['`', '~']);
+                fence = text.get(..text.len() - info.len());
+            }
+            None => {}
+        }
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -193,6 +230,23 @@ annotations: {io.kubewarden.policy.version: 1.2.3}
             assert_ne!(yaml, MINIMAL, "{from}");
             let error = format!("{:#}", Metadata::parse(&yaml, None).expect_err(to));
             assert!(error.contains(problem), "{to}: {error}");
+        }
+    }
+    #[test]
+    fn comments_do_not_get_into_the_usage() {
+        for (markdown, expected) in [
+            ("a\n\n<!-- run -->\n```sh\nb\n```\n", "a\n\n```sh\nb\n```\n"),
+            ("  <!-- several\nlines\n-->\na", "a"),
+            ("<!-- x --> a\nb <!-- c -->\n", " a\nb <!-- c -->\n"),
+            ("```html\n<!-- code -->\n```\n<!-- x -->\n", "```html\n<!-- code -->\n```\n"),
+            ("~~~~\n~~~\n<!-- code -->\n~~~~~\n<!-- x -->", "~~~~\n~~~\n<!-- code -->\n~~~~~\n"),
+            ("- a\n  ```\n  <!-- code -->\n  ```\n  <!-- x -->\n", "- a\n  ```\n  <!-- code -->\n  ```\n"),
+            ("    <!-- code -->\n", "    <!-- code -->\n"),
+            ("a\n<!-- no end\nb\n", "a\n"),
+        ] {
+            assert_eq!(without_comments(markdown), expected, "{markdown}");
+            let metadata = Metadata::parse(MINIMAL, Some(markdown)).unwrap();
+            assert_eq!(metadata.annotations[USAGE], expected);
         }
     }
 }
