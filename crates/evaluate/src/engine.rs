@@ -18,6 +18,12 @@ pub fn no_reads() -> Host {
     Arc::new(|namespace, operation, _| Err(format!("{namespace}/{operation} was not expected")))
 }
 
+/// The bytes of a policy's module.
+pub(crate) fn read_module(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path)
+        .with_context(|| format!("cannot read the policy {}; `make wasm` builds it", path.display()))
+}
+
 /// A compiled policy.
 pub struct Policy {
     compiled: WasmtimeEngineProviderPre,
@@ -26,8 +32,7 @@ pub struct Policy {
 impl Policy {
     /// Compiles a module.
     pub fn load(path: &Path) -> Result<Policy> {
-        let module = std::fs::read(path)
-            .with_context(|| format!("cannot read the policy {}; `make wasm` builds it", path.display()))?;
+        let module = read_module(path)?;
         let compiled = WasmtimeEngineProviderBuilder::new()
             .module_bytes(&module)
             .build_pre()

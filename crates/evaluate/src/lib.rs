@@ -19,6 +19,7 @@
 //! - [`answer`]: what the API server would receive.
 //! - [`explain`]: the same for people.
 //! - [`mod@bench`]: how long it takes.
+//! - [`count`]: how many instructions and bytes it takes, on every machine the same.
 //!
 //! Nothing here knows what the policy does: any Kubewarden policy that reads through `get_resource` runs.
 
@@ -28,6 +29,8 @@ pub mod answer;
 pub mod api_server;
 #[cfg(feature = "engine")]
 pub mod bench;
+#[cfg(feature = "engine")]
+pub mod count;
 #[cfg(feature = "engine")]
 pub mod engine;
 #[cfg(feature = "engine")]

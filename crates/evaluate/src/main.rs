@@ -9,13 +9,14 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use evaluate::answer::{Answer, check_settings};
 use evaluate::bench::bench;
+use evaluate::count::Counter;
 use evaluate::engine::{Host, Policy, no_reads};
 use evaluate::explain::explain;
 use evaluate::input::request;
 use evaluate::objects::Objects;
 use evaluate::session::Session;
 use evaluate::{serve, yaml};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// See what the policy does to a Pod, without a cluster.
 ///
@@ -65,11 +66,15 @@ struct Review {
     #[arg(long, default_value = "explain")]
     output: Output,
     /// Instead of a review: print the Pod as it was before its injection. Other changes stay.
-    #[arg(long, conflicts_with_all = ["objects", "settings", "record", "output", "bench"])]
+    #[arg(long, conflicts_with_all = ["objects", "settings", "record", "output", "bench", "count"])]
     uninject: bool,
     /// Instead of the answer: the time that N reviews take, each in a new instance as in policy-server.
     #[arg(long, value_name = "N", conflicts_with_all = ["record", "output"])]
     bench: Option<NonZeroU32>,
+    /// Instead of the answer: the instructions and the bytes of memory that the review takes, which are the same on
+    /// every machine.
+    #[arg(long, conflicts_with_all = ["record", "output", "bench"])]
+    count: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -96,6 +101,7 @@ Examples:
   evaluate --pod deployment.yaml --settings settings.yaml    the same for the Pods of a Deployment
   evaluate --pod pod.yaml --objects cluster/ --output patch  the JSON patch, for a script
   evaluate --pod pod.yaml --objects cluster/ --output pod | kubectl apply -f -
+  evaluate --pod pod.yaml --objects cluster/ --count         what the review costs the policy server
   kubectl get pod app -o yaml | evaluate --pod - --uninject  the Pod as its owner wrote it";
 
 fn main() -> ExitCode {
@@ -133,9 +139,15 @@ fn run(arguments: &Review) -> Result<bool> {
     });
     let request = request(manifest, arguments.namespace.as_deref(), &arguments.operation)
         .with_context(|| arguments.pod.display().to_string())?;
+    let payload = || serde_json::to_vec(&json!({"request": request.admission, "settings": settings}));
+    if arguments.count {
+        let (cost, _) = Counter::load(&arguments.policy)?.call("validate", &payload()?, &host)?;
+        anstream::println!("{cost}");
+        return Ok(true);
+    }
     let policy = Policy::load(&arguments.policy)?;
     if let Some(runs) = arguments.bench {
-        anstream::print!("{}", bench(&policy, &request, &settings, &host, runs)?);
+        anstream::println!("{}", bench(&policy, &payload()?, &host, runs)?);
         return Ok(true);
     }
     check_settings(&policy, &settings)?;
