@@ -1,7 +1,7 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
+.PHONY: help demo test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
   e2e-cluster cluster-up cluster-down lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
@@ -30,6 +30,9 @@ e2e: wasm tools ## the golden cases through the compiled policy (and through kwc
 
 wasm: cc ## build the policy: target/policy.wasm
 	@scripts/build-wasm.sh
+
+yardstick: cc ## build the policy that the cost of ours is compared with: target/yardstick.wasm
+	@scripts/build-wasm.sh yardstick
 
 # Rust links with it, and wasmtime has C in it.
 cc:

@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Builds the policy: target/policy.wasm. Owns the one choice there is, whose standard library for
-# wasm32-wasip1 is linked:
+# Builds the policy, target/policy.wasm, or what it is measured with, target/yardstick.wasm:
+#   scripts/build-wasm.sh [policy|yardstick]
+# Owns the one choice there is, whose standard library for wasm32-wasip1 is linked:
 #   rustup   the one that rust-toolchain.toml names
 #   debian   where rustup may not download: Debian's rustc-web compiles its own sources of it, for size
 # WASM_TOOLCHAIN=rustup|debian forces one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+what=${1:-policy}
+case $what in
+  policy) package=fluid-sidecar-policy ;;
+  yardstick) package=yardstick ;;
+  *) echo "expected policy or yardstick, not $what" >&2; exit 2 ;;
+esac
 target=wasm32-wasip1
 # Paths of this machine would otherwise stand in the module's panic messages, and differ on the next.
 rustflags="--remap-path-prefix=$PWD=/src --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
@@ -26,7 +33,7 @@ case "$way" in
   rustup)
     echo "wasm: rustup's standard library, $(rustc --version)"
     CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$rustflags" \
-      cargo build --target "$target" --profile wasm --locked
+      cargo build --package "$package" --target "$target" --profile wasm --locked
     built=${CARGO_TARGET_DIR:-target}/$target/wasm
     ;;
   debian)
@@ -39,20 +46,20 @@ case "$way" in
       CARGO_TARGET_WASM32_WASIP1_LINKER="$linker" \
       CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$rustflags --remap-path-prefix=/usr/src=/rustc -L native=/usr/lib/wasm32-wasi" \
       cargo build -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size \
-      --target "$target" --profile wasm --locked
+      --package "$package" --target "$target" --profile wasm --locked
     built=target/wasm-debian/$target/wasm
     ;;
   *) echo "WASM_TOOLCHAIN must be rustup or debian, not $way" >&2; exit 2 ;;
 esac
-module=$built/fluid_sidecar_policy.wasm
+module=$built/${package//-/_}.wasm
 if command -v wasm-opt >/dev/null; then
   # The features that rustc uses on this target: what would tell them is stripped.
   wasm-opt -O3 --mvp-features --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
-    --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext "$module" -o "$built/optimised.wasm"
-  module=$built/optimised.wasm
+    --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext "$module" -o "$built/$what-optimised.wasm"
+  module=$built/$what-optimised.wasm
 else
   echo "wasm: without wasm-opt (Debian: binaryen) the module is a sixth larger, and slower"
 fi
 mkdir -p target
-cmp -s "$module" target/policy.wasm || cp "$module" target/policy.wasm
-echo "wasm: target/policy.wasm, $(stat -c %s target/policy.wasm) bytes"
+cmp -s "$module" "target/$what.wasm" || cp "$module" "target/$what.wasm"
+echo "wasm: target/$what.wasm, $(stat -c %s "target/$what.wasm") bytes"
