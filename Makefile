@@ -62,10 +62,9 @@ publish: annotated-policy.wasm ## push the policy to REGISTRY (such as ghcr.io/O
 publish-image: image ## push the sidecar's image to REGISTRY, with TAG or its version, by skopeo
 	@scripts/publish.sh image "$(REGISTRY)" "$(TAG)"
 
-bench: wasm tools ## what a review costs: natively, and through the compiled policy
-	cargo bench --bench review
-	@for case in target/tmp/bench/*; do echo "$${case##*/}:"; \
-	  $(EVALUATE) --pod $$case/pod.json --objects $$case/objects.json --settings $$case/settings.json --bench 1000; done
+bench: wasm yardstick ## what a review costs: natively, and through the compiled policy (writes bench/review.md)
+	cargo bench --locked --profile host --bench review
+	cargo bench --locked --profile host -p evaluate --bench cost
 
 bench-fuse: sidecar ## what reading through the sidecar costs, beside its peers and the limits (as root; 20 minutes)
 	cargo build --locked --release -p fuse-bench

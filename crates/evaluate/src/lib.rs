@@ -21,7 +21,8 @@
 //! - [`mod@bench`]: how long it takes.
 //! - [`count`]: how many instructions and bytes it takes, on every machine the same.
 //!
-//! Nothing here knows what the policy does: any Kubewarden policy that reads through `get_resource` runs.
+//! Any Kubewarden policy that reads through `get_resource` runs. Two names are those of this project's policy: the audit
+//! annotation `reasons`, which [`explain`] prints, and the operation `uninject`, which `evaluate --uninject` calls.
 
 #[cfg(feature = "engine")]
 pub mod answer;

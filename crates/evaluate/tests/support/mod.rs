@@ -1,4 +1,5 @@
 //! Where the compiled policy and the golden cases are.
+#![allow(dead_code, reason = "a module of each test program, which uses a part of it")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,19 @@ pub(crate) fn root() -> PathBuf {
 /// error, where `scripts/test.sh` counts it.
 pub(crate) fn policy() -> Option<PathBuf> {
     let given = std::env::var_os("POLICY").map(|path| root().join(path));
-    let path = given.unwrap_or_else(|| root().join("target/policy.wasm"));
+    built(given.unwrap_or_else(|| root().join("target/policy.wasm")))
+}
+
+/// What the policy's cost is compared with; `make yardstick` builds it.
+pub(crate) fn yardstick() -> Option<PathBuf> {
+    built(root().join("target/yardstick.wasm"))
+}
+
+fn built(path: PathBuf) -> Option<PathBuf> {
     if !path.exists() {
         // Not by eprintln, which the test harness swallows.
         let mut stderr = std::io::stderr();
-        writeln!(stderr, "skipped test: target/policy.wasm is not built").unwrap();
+        writeln!(stderr, "skipped test: {} is not built", path.display()).unwrap();
     }
     path.exists().then_some(path)
 }
