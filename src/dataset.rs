@@ -6,16 +6,21 @@
 //! is read.
 //!
 //! This module finds; what becomes of the findings in the Pod is decided in [`crate::sidecar`] and
-//! [`crate::plan`]. It does not know the Pod.
+//! [`crate::injection`]. It does not know the Pod.
 
-use fluid_sidecar_layout::{MountPoint, Runtime};
-use serde_json::{Map, Value, json};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use fluid_sidecar_layout::config::{Config, Mount};
+use fluid_sidecar_layout::contract::env;
+use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
+use serde_json::Value;
 
-use crate::cluster::{Host, Kind, ObjectRef, ReadError, get};
-use crate::request::Entries;
-use crate::settings::{DatasetsFrom, Settings, SidecarFrom};
+use crate::cluster::{CAPABILITY, Cluster, Kind, Masks, ObjectRef, ReadError, get};
+use crate::json::{Mask, Places, all, at, done, elements, text};
+use crate::reason::{Because as _, Code, Reason};
+use crate::request::{ClaimVolume, Entries};
+use crate::settings::{ClaimRule, DatasetsFrom, Settings, SidecarFrom};
 
-/// One Dataset, ready to be served.
+/// One Dataset and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
     /// Its namespace, which is the claim's.
@@ -28,12 +33,10 @@ pub struct Dataset {
     pub mount_point: MountPoint,
     /// What the application sees: the mount point, or a sub path of it.
     pub data: MountPoint,
-    /// What serves it.
-    pub server: Server,
 }
 
 /// What serves a Dataset.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Server {
     /// The Pod template of the Runtime's fuse DaemonSet (`spec.template.spec`).
     DaemonSet {
@@ -54,7 +57,7 @@ pub enum Server {
 }
 
 /// What `fluid-fuse` serves.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Source {
     /// One URL.
     Url(String),
@@ -62,7 +65,7 @@ pub enum Source {
     Mounts {
         /// In the form of Fluid's configuration of a ThinRuntime, with the names of environment variables
         /// where Fluid has files of secrets.
-        config: Value,
+        config: Config,
         /// The variables that hold secrets.
         secrets: Vec<SecretVariable>,
     },
@@ -79,61 +82,184 @@ pub struct SecretVariable {
     pub key: String,
 }
 
+/// A Dataset and the volumes that show it.
+#[derive(Clone)]
+pub struct Use {
+    /// What is shown.
+    pub dataset: Dataset,
+    /// What serves it.
+    pub server: Server,
+    /// The volumes, in their order.
+    pub volumes: Vec<ClaimVolume>,
+}
+
+/// Finds the Datasets of claims, in the order of their first volumes. Two claims may be one Dataset's; two sidecars
+/// would mount over one another. Claims that are not Datasets are noted.
+pub fn uses(
+    claims: Vec<ClaimVolume>,
+    namespace: &str,
+    settings: &Settings,
+    cluster: &impl Cluster,
+    notes: &mut Vec<Reason>,
+) -> Result<Vec<Use>, Reason> {
+    let mut uses: Vec<Use> = Vec::new();
+    // Places in `uses`, and for ordinary claims one that is none.
+    const ORDINARY: usize = usize::MAX;
+    let (mut by_claim, mut by_dataset) = (Places::new(), Places::new());
+    for volume in claims {
+        let claim = volume.claim.as_str();
+        if claim.is_empty() {
+            let text = format!(
+                "spec.volumes[{}].persistentVolumeClaim.claimName is missing; name the claim",
+                volume.index
+            );
+            return Err(Reason::new(Code::Malformed, text));
+        }
+        let place = match by_claim.get(claim) {
+            Some(place) => *place,
+            None => {
+                let found = resolve(claim, namespace, settings, cluster).because(Code::Unresolved)?;
+                if found.is_none() {
+                    let text = format!("claim {claim} is not a Dataset's");
+                    notes.push(Reason::new(Code::OrdinaryClaim, text));
+                }
+                let place = found.map_or(ORDINARY, |(dataset, server)| {
+                    *by_dataset.entry(dataset.name.clone()).or_insert_with(|| {
+                        uses.push(Use { dataset, server, volumes: Vec::new() });
+                        uses.len() - 1
+                    })
+                });
+                by_claim.insert(claim.to_string(), place);
+                place
+            }
+        };
+        if let Some(known) = uses.get_mut(place) {
+            known.volumes.push(volume);
+        }
+    }
+    Ok(uses)
+}
+
 /// Finds the Dataset of a claim. `None`: an ordinary claim. The error is one sentence that names the object
 /// and the fix.
-pub fn resolve(
+fn resolve(
     claim: &str,
     namespace: &str,
     settings: &Settings,
-    host: &dyn Host,
-) -> Result<Option<Dataset>, String> {
-    match &settings.datasets_from {
-        DatasetsFrom::Cluster => from_cluster(claim, namespace, settings, host),
-        DatasetsFrom::Settings(rules) => {
-            let rule =
-                rules.iter().find(|rule| rule.claim.matches(claim) && rule.namespace.matches(namespace));
-            let Some(rule) = rule else { return Ok(None) };
+    cluster: &impl Cluster,
+) -> Result<Option<(Dataset, Server)>> {
+    match settings.datasets_from {
+        DatasetsFrom::Cluster => from_cluster(claim, namespace, settings, cluster),
+        DatasetsFrom::Settings => {
+            let Some(rule) = rule(claim, namespace, settings) else { return Ok(None) };
             let mount_point = MountPoint::new(&settings.mount_root, rule.runtime, namespace, claim)
-                .map_err(|error| format!("claim {namespace}/{claim}: {error}"))?;
+                .with_context(|| format!("claim {namespace}/{claim}"))?;
             let image = settings.image(rule.runtime).unwrap_or_default().to_string();
-            Ok(Some(Dataset {
+            let server = match &rule.source {
+                Some(url) => Server::FluidFuse { image, source: Source::Url(url.clone()) },
+                None => Server::Image(image),
+            };
+            let dataset = Dataset {
                 namespace: namespace.to_string(),
                 name: claim.to_string(),
                 runtime: rule.runtime,
                 data: mount_point.clone(),
                 mount_point,
-                server: match &rule.source {
-                    Some(url) => Server::FluidFuse { image, source: Source::Url(url.clone()) },
-                    None => Server::Image(image),
-                },
-            }))
+            };
+            Ok(Some((dataset, server)))
         }
     }
 }
 
-/// Whether a claim is a Dataset's, without asking what serves it. A claim that does not exist is none.
-pub fn is_dataset(
-    claim: &str,
+/// What the settings say of a claim: the first rule that matches.
+fn rule<'s>(claim: &str, namespace: &str, settings: &'s Settings) -> Option<&'s ClaimRule> {
+    settings.datasets.iter().find(|rule| rule.claim.matches(claim) && rule.namespace.matches(namespace))
+}
+
+/// The first claim that is a Dataset's, without asking what serves it. A claim that does not exist is none.
+pub fn first<'c>(
+    claims: impl IntoIterator<Item = &'c str>,
     namespace: &str,
     settings: &Settings,
-    host: &dyn Host,
-) -> Result<bool, String> {
-    match &settings.datasets_from {
-        DatasetsFrom::Cluster => {
-            let object = claim_ref(claim, namespace);
-            match get(host, &object, CLAIM_MASKS) {
-                Ok(found) => Ok(dataset_name(&found, claim).is_some()),
-                Err(ReadError::NotFound) => Ok(false),
-                Err(error) => Err(explain(&object, error, "")),
+    cluster: &impl Cluster,
+) -> Result<Option<&'c str>> {
+    let mut asked = Places::new();
+    for claim in claims.into_iter().filter(|claim| asked.insert(claim.to_string(), 0).is_none()) {
+        let is_dataset = match settings.datasets_from {
+            DatasetsFrom::Cluster => {
+                let object = claim_ref(claim, namespace);
+                match get::<Claim>(cluster, &object) {
+                    Ok(found) => dataset_name(&found, claim).is_some(),
+                    Err(ReadError::NotFound) => false,
+                    Err(error) => return Err(explain(&object, error, "")),
+                }
             }
-        }
-        DatasetsFrom::Settings(rules) => {
-            Ok(rules.iter().any(|rule| rule.claim.matches(claim) && rule.namespace.matches(namespace)))
+            DatasetsFrom::Settings => rule(claim, namespace, settings).is_some(),
+        };
+        if is_dataset {
+            return Ok(Some(claim));
         }
     }
+    Ok(None)
 }
 
-const CLAIM_MASKS: &[&str] = &["spec.volumeName"];
+/// What is read of a claim. A mask must name something beside metadata, or the host sends all.
+#[derive(Clone, Debug)]
+struct Claim;
+
+impl Masks for Claim {
+    const MASKS: &'static [Mask] = &[Mask("metadata", &[all("labels")]), Mask("spec", &[all("volumeName")])];
+}
+
+/// What is read of a Dataset.
+#[derive(Clone, Debug)]
+struct Status;
+
+impl Masks for Status {
+    const MASKS: &'static [Mask] =
+        &[Mask("status", &[all("conditions"), all("phase"), Mask("runtimes", &[all("type")])])];
+}
+
+/// The same with its mounts.
+#[derive(Clone, Debug)]
+struct StatusAndMounts;
+
+impl Masks for StatusAndMounts {
+    const MASKS: &'static [Mask] = &[
+        Mask("spec", &[all("accessModes"), all("mounts"), all("sharedEncryptOptions"), all("sharedOptions")]),
+        Mask("status", &[all("conditions"), all("phase"), Mask("runtimes", &[all("type")])]),
+    ];
+}
+
+/// What is read of a PersistentVolume.
+#[derive(Clone, Debug)]
+struct Volume;
+
+impl Masks for Volume {
+    const MASKS: &'static [Mask] = &[Mask(
+        "spec",
+        &[
+            Mask("claimRef", &[all("namespace")]),
+            Mask("csi", &[Mask("volumeAttributes", &[all("fluid_path"), all("fluid_sub_path")])]),
+        ],
+    )];
+}
+
+/// What is read of a fuse DaemonSet.
+#[derive(Clone, Debug)]
+struct PodTemplate;
+
+impl Masks for PodTemplate {
+    const MASKS: &'static [Mask] = &[Mask("spec", &[Mask("template", &[all("spec")])])];
+}
+
+/// What is read of a Namespace.
+#[derive(Clone, Debug)]
+struct Labels;
+
+impl Masks for Labels {
+    const MASKS: &'static [Mask] = &[Mask("metadata", &[all("labels")]), Mask("spec", &[all("finalizers")])];
+}
 
 fn claim_ref<'a>(claim: &'a str, namespace: &'a str) -> ObjectRef<'a> {
     ObjectRef { kind: Kind::PersistentVolumeClaim, namespace: Some(namespace), name: claim }
@@ -143,132 +269,136 @@ fn from_cluster(
     claim: &str,
     namespace: &str,
     settings: &Settings,
-    host: &dyn Host,
-) -> Result<Option<Dataset>, String> {
-    let found = read(host, &claim_ref(claim, namespace), CLAIM_MASKS, "create it before the Pod")?;
+    cluster: &impl Cluster,
+) -> Result<Option<(Dataset, Server)>> {
+    let found = read::<Claim>(cluster, &claim_ref(claim, namespace), "create it before the Pod")?;
     let Some(name) = dataset_name(&found, claim) else { return Ok(None) };
 
     let object = ObjectRef { kind: Kind::Dataset, namespace: Some(namespace), name: &name };
-    let mut masks = vec!["status.conditions", "status.phase", "status.runtimes"];
-    if settings.sidecar_from == SidecarFrom::FluidFuse {
-        masks.extend(["spec.accessModes", "spec.mounts", "spec.sharedEncryptOptions", "spec.sharedOptions"]);
-    }
-    let dataset = read(host, &object, &masks, "create it, or remove the claim")?;
-    let runtime = bound_runtime(&dataset, &object, settings)?;
+    let fix = "create it, or remove the claim";
+    let dataset = match settings.sidecar_from {
+        SidecarFrom::DaemonSet => read::<Status>(cluster, &object, fix)?,
+        SidecarFrom::FluidFuse => read::<StatusAndMounts>(cluster, &object, fix)?,
+    };
+    let runtime = bound_runtime(at(&dataset, &["status"]), &object, settings)?;
 
     // Fluid names the volume after the Dataset (`RuntimeInfo.GetPersistentVolumeName`).
     let volume_name = format!("{namespace}-{name}");
     let volume_ref = ObjectRef { kind: Kind::PersistentVolume, namespace: None, name: &volume_name };
-    let volume = read(host, &volume_ref, &["spec.claimRef", "spec.csi"], "wait until Fluid has made it")?;
+    let volume = read::<Volume>(cluster, &volume_ref, "wait until Fluid has made it")?;
     // `a-b` and `c` give the same name as `a` and `b-c`.
-    if text(&volume, "/spec/claimRef/namespace").is_some_and(|other| other != namespace) {
-        return Err(format!("{volume_ref} is another namespace's; rename the Dataset"));
-    }
+    let owner = at(&volume, &["spec", "claimRef", "namespace"]).as_str();
+    ensure!(
+        owner.is_none_or(|owner| owner == namespace),
+        "{volume_ref} is another namespace's; rename the Dataset"
+    );
     let (mount_point, data) =
-        mount_point(&volume, &settings.mount_root).map_err(|error| format!("{volume_ref}: {error}"))?;
+        mount_point(&volume, &settings.mount_root).with_context(|| volume_ref.to_string())?;
 
     let server = match settings.sidecar_from {
-        SidecarFrom::DaemonSet => daemonset(&name, namespace, runtime, host)?,
+        SidecarFrom::DaemonSet => daemonset(&name, namespace, runtime, cluster)?,
         SidecarFrom::FluidFuse => Server::FluidFuse {
             image: settings.image(Runtime::Thin).unwrap_or_default().to_string(),
-            source: mounts(&dataset).map_err(|error| format!("{object}: {error}"))?,
+            source: mounts(at(&dataset, &["spec"])).with_context(|| object.to_string())?,
         },
     };
-    Ok(Some(Dataset { namespace: namespace.to_string(), name, runtime, mount_point, data, server }))
+    done((found, dataset, volume));
+    Ok(Some((Dataset { namespace: namespace.to_string(), name, runtime, mount_point, data }, server)))
 }
 
 /// The Runtime of a Dataset that can be mounted: Fluid's check before injection (`DatasetMutator.PreCheck`).
-fn bound_runtime(dataset: &Value, object: &ObjectRef<'_>, settings: &Settings) -> Result<Runtime, String> {
-    let phase = text(dataset, "/status/phase").unwrap_or_default();
+fn bound_runtime(status: &Value, object: &ObjectRef<'_>, settings: &Settings) -> Result<Runtime> {
+    let phase = text(status, "phase").unwrap_or_default();
     if matches!(phase, "" | "NotBound") {
-        let conditions = dataset.pointer("/status/conditions").and_then(Value::as_array);
-        let not_ready = conditions.into_iter().flatten().find_map(|condition| {
-            (text(condition, "/type") == Some("NotReady")).then(|| text(condition, "/message")).flatten()
+        let not_ready = elements(status.get("conditions")).iter().find_map(|condition| {
+            (text(condition, "type") == Some("NotReady")).then(|| text(condition, "message")).flatten()
         });
         let because = not_ready.map(|message| format!(" ({message})")).unwrap_or_default();
-        return Err(format!(
-            "{object} is not bound{because}; create its Runtime and wait until its phase is Bound"
-        ));
+        bail!("{object} is not bound{because}; create its Runtime and wait until its phase is Bound");
     }
-    if phase == "Failed" && !settings.inject_failed_datasets {
-        return Err(format!(
-            "{object} is in phase Failed; repair its Runtime, or set injectFailedDatasets: true"
-        ));
-    }
-    let kind = text(dataset, "/status/runtimes/0/type")
-        .ok_or_else(|| format!("{object} names no Runtime in status.runtimes; create its Runtime"))?;
+    ensure!(
+        phase != "Failed" || settings.inject_failed_datasets,
+        "{object} is in phase Failed; repair its Runtime, or set injectFailedDatasets: true"
+    );
+    let kind = elements(status.get("runtimes")).first().and_then(|runtime| text(runtime, "type"));
+    let kind =
+        kind.ok_or_else(|| anyhow!("{object} names no Runtime in status.runtimes; create its Runtime"))?;
     Runtime::from_name(kind).ok_or_else(|| {
-        let known = Runtime::ALL.map(Runtime::name).join(", ");
-        format!("{object} is served by runtime {kind:?}, which this policy does not know; it knows {known}")
+        let known: Vec<_> = Runtime::ALL.iter().map(|runtime| runtime.name()).collect();
+        let known = known.join(", ");
+        anyhow!("{object} is served by runtime {kind:?}, which this policy does not know; it knows {known}")
     })
 }
 
-fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, host: &dyn Host) -> Result<Server, String> {
-    let name = format!("{dataset}{}", runtime.daemonset_suffix());
+fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, cluster: &impl Cluster) -> Result<Server> {
+    let name = format!("{dataset}{}", runtime.facts().daemonset_suffix);
     let object = ObjectRef { kind: Kind::DaemonSet, namespace: Some(namespace), name: &name };
-    let mut daemonset =
-        read(host, &object, &["spec.template.spec"], "wait until Fluid has set up the Runtime")?;
-    let pod_spec = daemonset.pointer_mut("/spec/template/spec").map(Value::take).unwrap_or_default();
-    if pod_spec.pointer("/containers/0").is_none() {
-        return Err(format!("{object} has no container in spec.template.spec.containers"));
-    }
+    let mut daemonset = read::<PodTemplate>(cluster, &object, "wait until Fluid has set up the Runtime")?;
+    let pod_spec = daemonset.get_mut("spec").and_then(|spec| spec.get_mut("template")?.get_mut("spec"));
+    let pod_spec = pod_spec.map(Value::take).unwrap_or_default();
+    ensure!(
+        !elements(pod_spec.get("containers")).is_empty(),
+        "{object} has no container in spec.template.spec.containers"
+    );
     Ok(Server::DaemonSet { name: object.to_string(), pod_spec })
 }
 
 /// `spec.mounts` of a Dataset with the shared options, as Fluid gives them to a ThinRuntime, but for secrets:
 /// each becomes a variable, named in `secretOptions`.
-fn mounts(dataset: &Value) -> Result<Source, String> {
-    let list = |value: &Value, pointer: &str| {
-        value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
-    };
+fn mounts(spec: &Value) -> Result<Source> {
     let mut secrets = Vec::new();
     let mut mounts = Vec::new();
-    for (index, mount) in list(dataset, "/spec/mounts").iter().enumerate() {
-        let url = text(mount, "/mountPoint")
-            .ok_or_else(|| format!("spec.mounts[{index}].mountPoint is missing"))?;
-        if url.starts_with("dataset://") {
-            return Err(format!(
-                "spec.mounts[{index}] refers to {url}, which sidecarFrom: fluid-fuse does not follow; \
-                 use sidecarFrom: daemonset"
-            ));
-        }
-        let mut options =
-            dataset.pointer("/spec/sharedOptions").and_then(Value::as_object).cloned().unwrap_or_default();
-        options.extend(mount.get("options").and_then(Value::as_object).cloned().unwrap_or_default());
-        let mut secret_options = Map::new();
-        let encrypted = [list(dataset, "/spec/sharedEncryptOptions"), list(mount, "/encryptOptions")];
-        for option in encrypted.iter().flatten() {
-            let field = |pointer: &str| text(option, pointer).map(str::to_string);
-            let (Some(option), Some(secret), Some(key)) =
-                (field("/name"), field("/valueFrom/secretKeyRef/name"), field("/valueFrom/secretKeyRef/key"))
-            else {
-                return Err(format!(
-                    "an encrypted option of spec.mounts[{index}] needs name and valueFrom.secretKeyRef with name and key"
-                ));
-            };
-            let name = format!("FLUID_FUSE_SECRET_{}", secrets.len());
-            secret_options.insert(option, name.as_str().into());
-            secrets.push(SecretVariable { name, secret, key });
-        }
-        let mut config = json!({"mountPoint": url, "options": options, "secretOptions": secret_options});
-        for key in ["name", "path", "readOnly"] {
-            if let Some(value) = mount.get(key) {
-                config[key] = value.clone();
+    for (index, mount) in elements(spec.get("mounts")).iter().enumerate() {
+        let url =
+            text(mount, "mountPoint").ok_or_else(|| anyhow!("spec.mounts[{index}].mountPoint is missing"))?;
+        ensure!(
+            !url.starts_with("dataset://"),
+            "spec.mounts[{index}] refers to {url}, which sidecarFrom: fluid-fuse does not follow; \
+             use sidecarFrom: daemonset"
+        );
+        let mut options = Entries::new();
+        for given in [at(spec, &["sharedOptions"]), at(mount, &["options"])] {
+            for (option, value) in given.as_object().into_iter().flatten() {
+                let value = value.as_str();
+                let value = value
+                    .with_context(|| format!("option {option:?} of spec.mounts[{index}] must be a string"))?;
+                options.insert(option.clone(), value.to_string());
             }
         }
-        mounts.push(config);
+        let mut secret_options = Entries::new();
+        let encrypted = [spec.get("sharedEncryptOptions"), mount.get("encryptOptions")];
+        for option in encrypted.into_iter().flat_map(elements) {
+            let reference = at(option, &["valueFrom", "secretKeyRef"]);
+            let (Some(option), Some(secret), Some(key)) =
+                (text(option, "name"), text(reference, "name"), text(reference, "key"))
+            else {
+                bail!(
+                    "an encrypted option of spec.mounts[{index}] needs name and valueFrom.secretKeyRef with name and key"
+                );
+            };
+            let name = format!("{}{}", env::SECRET_PREFIX, secrets.len());
+            secret_options.insert(option.to_string(), name.clone());
+            secrets.push(SecretVariable { name, secret: secret.to_string(), key: key.to_string() });
+        }
+        mounts.push(Mount {
+            mount_point: url.to_string(),
+            name: text(mount, "name").unwrap_or_default().to_string(),
+            options,
+            path: text(mount, "path").unwrap_or_default().to_string(),
+            read_only: mount.get("readOnly").and_then(Value::as_bool).unwrap_or_default(),
+            secret_options,
+        });
     }
-    if mounts.is_empty() {
-        return Err("spec.mounts is empty; there is nothing to serve".into());
-    }
-    let access_modes = list(dataset, "/spec/accessModes");
-    Ok(Source::Mounts { config: json!({"mounts": mounts, "accessModes": access_modes}), secrets })
+    ensure!(!mounts.is_empty(), "spec.mounts is empty; there is nothing to serve");
+    let access_modes = elements(spec.get("accessModes")).iter().filter_map(Value::as_str);
+    let access_modes = access_modes.map(str::to_string).collect();
+    Ok(Source::Mounts { config: Config { access_modes, mounts, target_path: None }, secrets })
 }
 
 /// Fluid's rule (`kubeclient.IsDatasetPVC`, `GetManagingDatasetFromLabels`): a claim is a Dataset's when it
 /// has a label `fluid.io/s-…`, and the Dataset bears its name; or when a label names the Dataset.
 fn dataset_name(claim: &Value, claim_name: &str) -> Option<String> {
-    let labels = claim.pointer("/metadata/labels")?.as_object()?;
+    let labels = at(claim, &["metadata", "labels"]).as_object()?;
     let named = ["fluid.io/managed-by", "fluid.io/wrapped-by"].iter().find_map(|key| labels.get(*key));
     match named.and_then(Value::as_str) {
         Some(name) => Some(name.to_string()),
@@ -279,51 +409,49 @@ fn dataset_name(claim: &Value, claim_name: &str) -> Option<String> {
 
 /// Where Fluid's CSI driver would find the mount: `fluid_path` is the file system's root on the node,
 /// `fluid_sub_path` what a Dataset that refers to a part of another one shows.
-fn mount_point(volume: &Value, root: &str) -> Result<(MountPoint, MountPoint), String> {
-    let attribute = |name: &str| text(volume, &format!("/spec/csi/volumeAttributes/{name}"));
-    let path = attribute("fluid_path")
-        .ok_or("spec.csi.volumeAttributes.fluid_path is missing; it is not a volume that Fluid made")?;
+fn mount_point(volume: &Value, root: &str) -> Result<(MountPoint, MountPoint)> {
+    let attributes = at(volume, &["spec", "csi", "volumeAttributes"]);
+    let path = text(attributes, "fluid_path")
+        .context("spec.csi.volumeAttributes.fluid_path is missing; it is not a volume that Fluid made")?;
     let mount_point = MountPoint::within(root, path)
-        .map_err(|error| format!("fluid_path: {error}; is the setting mountRoot Fluid's MOUNT_ROOT?"))?;
+        .map_err(|error| anyhow!("fluid_path: {error}; is the setting mountRoot Fluid's MOUNT_ROOT?"))?;
     let data = mount_point
-        .join(attribute("fluid_sub_path").unwrap_or_default())
-        .map_err(|error| format!("fluid_sub_path: {error}; correct the mountPoint of the Dataset"))?;
+        .join(text(attributes, "fluid_sub_path").unwrap_or_default())
+        .map_err(|error| anyhow!("fluid_sub_path: {error}; correct the mountPoint of the Dataset"))?;
     Ok((mount_point, data))
 }
 
-fn text<'v>(object: &'v Value, pointer: &str) -> Option<&'v str> {
-    object.pointer(pointer)?.as_str()
-}
-
 /// The labels of a namespace.
-pub fn namespace_labels(namespace: &str, host: &dyn Host) -> Result<Entries, String> {
+pub fn namespace_labels(namespace: &str, cluster: &impl Cluster) -> Result<Value> {
     let object = ObjectRef { kind: Kind::Namespace, namespace: None, name: namespace };
-    // A mask must name something; all that is wanted is metadata, which always comes.
-    let object = read(host, &object, &["spec.finalizers"], "create it before its Pods")?;
-    let labels = object.pointer("/metadata/labels").and_then(Value::as_object);
-    let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_string()));
-    Ok(labels.into_iter().flatten().filter_map(text).collect())
+    let mut object = read::<Labels>(cluster, &object, "create it before its Pods")?;
+    let labels = object.get_mut("metadata").and_then(|metadata| metadata.get_mut("labels"));
+    Ok(labels.map(Value::take).unwrap_or_default())
 }
 
-fn read(host: &dyn Host, object: &ObjectRef<'_>, masks: &[&str], fix: &str) -> Result<Value, String> {
-    get(host, object, masks).map_err(|error| explain(object, error, fix))
+fn read<M: Masks>(cluster: &impl Cluster, object: &ObjectRef<'_>, fix: &str) -> Result<Value> {
+    get::<M>(cluster, object).map_err(|error| explain(object, error, fix))
 }
 
 /// One sentence with what to do; `fix` is for an object that does not exist.
-fn explain(object: &ObjectRef<'_>, error: ReadError, fix: &str) -> String {
-    let (api_version, kind) = (object.kind.api_version(), object.kind.name());
+fn explain(object: &ObjectRef<'_>, error: ReadError, fix: &str) -> anyhow::Error {
+    let (api_version, kind) = (object.kind.facts(), object.kind);
     match error {
-        ReadError::NotFound => format!("{object} does not exist; {fix}"),
-        ReadError::Forbidden => format!(
+        ReadError::NotFound => anyhow!("{object} does not exist; {fix}"),
+        ReadError::Forbidden => anyhow!(
             "{object} may not be read by the policy server's service account; grant it get on {api_version} {kind}"
         ),
-        ReadError::NotGranted => format!(
+        ReadError::NotGranted => anyhow!(
             "{object} may not be read by this policy; add {api_version} {kind} to its contextAwareResources, \
              or use the setting datasetsFrom: settings"
         ),
+        ReadError::NoCapability => anyhow!(
+            "{object} may not be read by this policy; add {CAPABILITY} to its hostCapabilities, \
+             or use the setting datasetsFrom: settings"
+        ),
         ReadError::UnknownKind => {
-            format!("{object} cannot be read: the cluster has no {api_version} {kind}; install Fluid")
+            anyhow!("{object} cannot be read: the cluster has no {api_version} {kind}; install Fluid")
         }
-        ReadError::Unreachable(text) => format!("{object} could not be read: {text}; try again"),
+        ReadError::Unreachable(text) => anyhow!("{object} could not be read: {text}; try again"),
     }
 }

@@ -1,163 +1,202 @@
-//! The kinds of node that a Pod with a sidecar can run on, and how four things are done on each.
+//! The kinds of node that a Pod with a sidecar can run on: one block for each, with what is done there unless the
+//! settings say otherwise, what it refuses, and how a Pod says that it goes there.
 //!
-//! | | `eci` | `acs` | `kubernetes` |
-//! |---|---|---|---|
-//! | device | extended resource; the platform publishes `/runtime-mnt` | privileged, `Bidirectional` | privileged, `Bidirectional` |
-//! | order | first container, blocking postStart | first container, blocking postStart | native sidecar |
-//! | exit | ECI's env | ACS's env | by kubelet |
-//! | readiness probe | yes | no | no |
-//!
-//! These are defaults: what the public record cannot confirm (whether ECI honours native sidecars, the value of
-//! ACS's variable, …) is a setting. Only a privileged container may mount with `Bidirectional` propagation (the
-//! API server refuses it otherwise), which is why device and propagation go together.
-//!
-//! This module decides how; it does not know which Pods go where ([`crate::placement`]).
+//! What the public record cannot confirm (whether ECI honours native sidecars, the value of ACS's variable, …) is a
+//! setting. Only a privileged container may mount with `Bidirectional` propagation (the API server refuses it
+//! otherwise), which is why device and propagation go together.
 
-/// Where the Pod runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// Elastic Container Instance: a virtual machine for each Pod, no privileged containers, no hostPath but
-    /// the one that its FUSE support provides.
-    Eci,
-    /// Alibaba Cloud Container Compute Service.
-    Acs,
-    /// Any node with a kubelet of Kubernetes 1.29 or newer.
-    Kubernetes,
+use fluid_sidecar_layout::named;
+
+use crate::marker::Marker;
+use crate::settings::form::{Boolean, Choice};
+use crate::settings::section;
+
+/// What is known of a destination.
+#[derive(Debug)]
+pub struct Facts {
+    /// How a sidecar is run there, unless the setting `destinations` says otherwise.
+    pub strategy: Strategy,
+    /// What a Pod becomes there, and the most containers, and the most volumes, that one can have; `None`: as many as it
+    /// likes.
+    pub limit: Option<(&'static str, usize)>,
+    /// What on a Pod, or its namespace, sends it there.
+    pub markers: &'static [Marker],
+    /// What leaves it to the scheduler whether the Pod goes there.
+    pub possible: &'static [Marker],
 }
 
-/// How the sidecar gets its FUSE device and how its mount reaches the other containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// The sidecar is unprivileged; the platform grants the device for an extended resource and publishes
-    /// what the sidecar mounts under the mount root.
-    ExtendedResource,
-    /// The sidecar is privileged and mounts the directory above the mount point with `Bidirectional`
-    /// propagation.
-    Privileged,
-}
-
-/// What makes the sidecar start before the containers that read the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// First in `containers`; kubelet starts the next container once the postStart hook of this one returned.
-    FirstContainer,
-    /// An init container with `restartPolicy: Always` (KEP-753), which init containers can use, too.
-    NativeSidecar,
-}
-
-/// What makes the sidecar end with the Pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// kubelet, which ends native sidecars after the containers.
-    Kubelet,
-    /// ECI, told by environment variables.
-    Eci,
-    /// ACS, likewise.
-    Acs,
-    /// OpenKruise's SidecarTerminator, likewise.
-    Kruise,
-    /// The sidecar itself, which sees the processes of the other containers (`spec.shareProcessNamespace`).
-    /// Only `fluid-fuse` does.
-    ProcessNamespace,
-}
-
-/// How things are done on a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Strategy {
-    /// See [`Device`].
-    pub device: Device,
-    /// See [`Order`].
-    pub order: Order,
-    /// See [`Exit`].
-    pub exit: Exit,
-    /// Whether the sidecar has a readiness probe: ECI starts a container of a lower launch priority once those
-    /// of a higher one are ready.
-    pub readiness_probe: bool,
-}
-
-impl Device {
-    /// As the settings spell them.
-    pub const NAMES: &[(&str, Device)] =
-        &[("extendedResource", Device::ExtendedResource), ("privileged", Device::Privileged)];
-}
-
-impl Order {
-    /// As the settings spell them.
-    pub const NAMES: &[(&str, Order)] =
-        &[("firstContainer", Order::FirstContainer), ("nativeSidecar", Order::NativeSidecar)];
-}
-
-impl Exit {
-    /// As the settings spell them.
-    pub const NAMES: &[(&str, Exit)] = &[
-        ("kubelet", Exit::Kubelet),
-        ("eci", Exit::Eci),
-        ("acs", Exit::Acs),
-        ("kruise", Exit::Kruise),
-        ("processNamespace", Exit::ProcessNamespace),
-    ];
-
-    /// The same where the sidecar need not look for itself.
-    pub fn unwatched(self) -> Exit {
-        if self == Exit::ProcessNamespace { Exit::Kubelet } else { self }
-    }
-
-    /// Environment variables by which the platform knows that the container is a sidecar: it ends it when the
-    /// other containers have ended, and a failure of it does not fail the Pod. Or by which the sidecar knows.
-    ///
-    /// ECI starts and stops the containers of a Pod all at once unless priorities say otherwise: the larger
-    /// launch priority starts first and is waited for until it is ready, the smaller exit priority ends last
-    /// (-1000 to 1000; ECI user guide, "Declare container types", "Configure start and exit priorities").
-    pub fn sidecar_env(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Exit::Kubelet => &[],
-            Exit::Eci => &[
-                ("ECI_CONTAINER_TYPE", "sidecar"),
-                ("ECI_CONTAINER_IGNORE_EXIT_CODE", "true"),
-                ("ECI_CONTAINER_LAUNCH_PRIORITY", "1000"),
-                ("ECI_CONTAINER_EXIT_PRIORITY", "-1000"),
-            ],
-            Exit::Acs => &[("__IS_SIDECAR__", "true")],
-            Exit::Kruise => &[("KRUISE_TERMINATE_SIDECAR_WHEN_JOB_EXIT", "true")],
-            Exit::ProcessNamespace => &[("FLUID_FUSE_EXIT_WITH_POD", "process-namespace")],
-        }
-    }
-}
-
-impl Destination {
-    /// Every destination.
-    pub const ALL: [Destination; 3] = [Destination::Eci, Destination::Acs, Destination::Kubernetes];
-
-    /// The name used in the settings and in annotations.
-    pub fn name(self) -> &'static str {
-        match self {
-            Destination::Eci => "eci",
-            Destination::Acs => "acs",
-            Destination::Kubernetes => "kubernetes",
-        }
-    }
-
-    /// How things are done here unless the settings say otherwise.
-    pub fn strategy(self) -> Strategy {
-        match self {
-            Destination::Eci => Strategy {
+named! {
+    /// Where the Pod runs.
+    pub enum Destination: Facts {
+        /// Alibaba Cloud Elastic Container Instance (ECI), a virtual machine for each Pod, without privileged containers.
+        Eci = "eci" => Facts {
+            strategy: Strategy {
                 device: Device::ExtendedResource,
                 order: Order::FirstContainer,
                 exit: Exit::Eci,
+                // ECI starts a container of a lower launch priority once those of a higher one are ready.
                 readiness_probe: true,
             },
-            Destination::Acs => Strategy {
+            // ECI user guide, "Limits of elastic container instances".
+            limit: Some(("an ECI instance", 20)),
+            markers: &[
+                Marker::SidecarTarget("eci"),
+                Marker::Label("alibabacloud.com/eci", "true"),
+                Marker::Label("eci", "true"),
+                Marker::Fluid { unprivileged: true },
+                // Nodes of ACK's virtual-kubelet, and of VNodes in self-managed clusters (`<region>.vnd-…`).
+                Marker::NodeName(&["virtual-kubelet-*", "virtual-node-*", "*.vnd-*"]),
+                Marker::NodeSelector("type", "virtual-kubelet"),
+                Marker::NodeSelector("k8s.aliyun.com/vnode", "true"),
+                Marker::RequiredAffinity("type", "virtual-kubelet"),
+                Marker::RequiredAffinity("k8s.aliyun.com/vnode", "true"),
+                Marker::Annotation("alibabacloud.com/burst-resource", "eci_only"),
+                Marker::NamespaceLabel("alibabacloud.com/eci", "true"),
+                Marker::NamespaceLabel("eci", "true"),
+                Marker::NamespaceLabel("virtual-node-affinity-injection", "enabled"),
+            ],
+            possible: &[
+                Marker::Annotation("alibabacloud.com/burst-resource", "eci"),
+                Marker::SomeAffinity("type", "virtual-kubelet"),
+                Marker::SomeAffinity("k8s.aliyun.com/vnode", "true"),
+                Marker::Toleration("virtual-kubelet.io/provider"),
+                Marker::Toleration("k8s.aliyun.com/vnode"),
+            ],
+        },
+        /// Alibaba Cloud Container Compute Service (ACS).
+        Acs = "acs" => Facts {
+            strategy: Strategy {
                 device: Device::Privileged,
                 order: Order::FirstContainer,
                 exit: Exit::Acs,
                 readiness_probe: false,
             },
-            Destination::Kubernetes => Strategy {
+            limit: None,
+            markers: &[
+                Marker::SidecarTarget("acs"),
+                Marker::Label("alibabacloud.com/acs", "true"),
+                Marker::Label("alibabacloud.com/compute-class", ""),
+            ],
+            possible: &[],
+        },
+        /// A node with a kubelet, Kubernetes 1.29 or newer.
+        Kubernetes = "kubernetes" => Facts {
+            strategy: Strategy {
                 device: Device::Privileged,
                 order: Order::NativeSidecar,
                 exit: Exit::Kubelet,
                 readiness_probe: false,
             },
+            limit: None,
+            markers: &[Marker::Fluid { unprivileged: false }],
+            possible: &[],
+        },
+    }
+}
+
+section! {
+    /// How a sidecar is run.
+    #[derive(Copy)]
+    pub struct Strategy {
+        /// How the sidecar gets its FUSE device, and how its mount reaches the other containers.
+        device: Device, Choice, {
+            name: "device",
+            label: "Device",
+            example: "
+destinations:
+  kubernetes: {device: extendedResource}",
         }
+
+        /// What makes the sidecar start before the containers that read the data. Use `nativeSidecar` where the
+        /// platform supports it and init containers read the data.
+        order: Order, Choice, {
+            name: "order",
+            label: "Order",
+            example: "
+destinations:
+  eci: {order: nativeSidecar}",
+        }
+
+        /// What ends the sidecar when the containers of a Job have ended; environment variables of the sidecar tell
+        /// the platform. Set it to `kubelet` together with `order: nativeSidecar`. Where neither the platform nor
+        /// kubelet ends sidecars, `processNamespace` needs nothing of them (with `order: nativeSidecar` it is as
+        /// `kubelet`); with `restartPolicy: OnFailure` the Pod then ends some five minutes after its containers, since
+        /// they might be started again.
+        exit: Exit, Choice, {
+            name: "exit",
+            label: "Exit",
+            example: "
+destinations:
+  acs: {order: nativeSidecar, exit: kubelet}",
+        }
+
+        /// Whether the sidecar has a readiness probe that succeeds once the file system is mounted. ECI starts
+        /// containers of a lower launch priority when those of a higher one are ready.
+        readiness_probe: bool, Boolean, {
+            name: "readinessProbe",
+            label: "Readiness probe",
+            example: "
+destinations:
+  eci: {readinessProbe: false}",
+        }
+    }
+}
+
+named! {
+    /// How the sidecar gets its FUSE device and how its mount reaches the other containers.
+    pub enum Device {
+        /// the sidecar is unprivileged and has a limit of `vfuseResourceName`; the platform gives it a FUSE device and
+        /// publishes what it mounts under the mount root
+        ExtendedResource = "extendedResource",
+        /// the sidecar is privileged and mounts with `Bidirectional` propagation
+        Privileged = "privileged",
+    }
+}
+
+named! {
+    /// What makes the sidecar start before the containers that read the data.
+    pub enum Order {
+        /// the sidecar comes before the other containers, which wait for its postStart hook; init containers cannot
+        /// read the data
+        FirstContainer = "firstContainer",
+        /// the sidecar is an init container with `restartPolicy: Always` (KEP-753); init containers after it can read
+        /// the data
+        NativeSidecar = "nativeSidecar",
+    }
+}
+
+/// Environment variables by which the platform knows that the container is a sidecar: it ends it when the other
+/// containers have ended, and a failure of it does not fail the Pod.
+pub type SidecarEnv = &'static [(&'static str, &'static str)];
+
+named! {
+    /// What makes the sidecar end with the Pod.
+    pub enum Exit: SidecarEnv {
+        /// nothing is set; kubelet ends native sidecars after the containers
+        Kubelet = "kubelet" => &[],
+        /// ECI, told by `ECI_CONTAINER_TYPE` and the exit and launch priorities
+        // ECI starts and stops the containers of a Pod all at once unless priorities say otherwise: the larger launch
+        // priority starts first and is waited for until it is ready, the smaller exit priority ends last (-1000 to
+        // 1000; ECI user guide, "Declare container types", "Configure start and exit priorities").
+        Eci = "eci" => &[
+            ("ECI_CONTAINER_TYPE", "sidecar"),
+            ("ECI_CONTAINER_IGNORE_EXIT_CODE", "true"),
+            ("ECI_CONTAINER_LAUNCH_PRIORITY", "1000"),
+            ("ECI_CONTAINER_EXIT_PRIORITY", "-1000"),
+        ],
+        /// ACS, told by `__IS_SIDECAR__`
+        Acs = "acs" => &[("__IS_SIDECAR__", "true")],
+        /// OpenKruise's SidecarTerminator, told by `KRUISE_TERMINATE_SIDECAR_WHEN_JOB_EXIT`
+        Kruise = "kruise" => &[("KRUISE_TERMINATE_SIDECAR_WHEN_JOB_EXIT", "true")],
+        /// the sidecar itself, which must be fluid-fuse and sees the processes of the other containers; the Pod gets
+        /// `shareProcessNamespace: true`
+        ProcessNamespace = "processNamespace" => &[],
+    }
+}
+
+impl Exit {
+    /// The same where the sidecar need not look for itself.
+    pub fn unwatched(self) -> Exit {
+        if self == Exit::ProcessNamespace { Exit::Kubelet } else { self }
     }
 }

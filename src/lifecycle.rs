@@ -8,8 +8,8 @@
 //! DaemonSet has for itself are not taken over: its preStop hook unmounts, and for a sidecar that is at the
 //! beginning of the Pod's end, while the application still writes.
 
-use fluid_sidecar_layout::FLUID_FUSE;
-use serde_json::{Value, json};
+use fluid_sidecar_layout::contract::{FLUID_FUSE, command, option};
+use k8s_openapi::api::core::v1::{ExecAction, Lifecycle, LifecycleHandler, Probe};
 
 use crate::destination::Device;
 
@@ -43,34 +43,50 @@ pub struct Gate {
 
 impl Gate {
     /// The postStart hook: blocks until mounted.
-    pub fn lifecycle(&self, timeout_seconds: u32) -> Value {
-        json!({"postStart": {"exec": {"command": self.wait(timeout_seconds)}}})
+    pub fn lifecycle(&self, timeout_seconds: u32) -> Lifecycle {
+        Lifecycle {
+            post_start: Some(LifecycleHandler {
+                exec: Some(ExecAction { command: Some(self.wait(timeout_seconds)) }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }
     }
 
     /// The readiness probe: is it mounted now?
-    pub fn readiness_probe(&self) -> Value {
-        let command = if self.fluid_fuse {
-            owned(&[FLUID_FUSE, "check", "--mountpoint", &self.mount_point])
-        } else {
-            self.wait(0)
+    pub fn readiness_probe(&self) -> Probe {
+        let command = match self.fluid_fuse {
+            true => vec![
+                FLUID_FUSE.into(),
+                command::CHECK.into(),
+                flag(option::MOUNTPOINT),
+                self.mount_point.clone(),
+            ],
+            false => self.wait(0),
         };
-        json!({"exec": {"command": command}, "periodSeconds": 2, "timeoutSeconds": 2})
+        Probe {
+            exec: Some(ExecAction { command: Some(command) }),
+            period_seconds: Some(2),
+            timeout_seconds: Some(2),
+            ..Probe::default()
+        }
     }
 
     fn wait(&self, timeout_seconds: u32) -> Vec<String> {
+        let mount_point = self.mount_point.clone();
         if self.fluid_fuse {
             let timeout = format!("{timeout_seconds}s");
-            return owned(&[FLUID_FUSE, "wait", "--mountpoint", &self.mount_point, "--timeout", &timeout]);
+            let program = [FLUID_FUSE.into(), command::WAIT.into()];
+            let options = [flag(option::MOUNTPOINT), mount_point, flag(option::TIMEOUT), timeout];
+            return program.into_iter().chain(options).collect();
         }
-        let mut command =
-            owned(&["sh", "-c", GATE_SCRIPT, "gate", &self.mount_point, &timeout_seconds.to_string()]);
-        if self.device == Device::ExtendedResource {
-            command.push(DEVICE_GATE.into());
-        }
-        command
+        let script = ["sh", "-c", GATE_SCRIPT, "gate"].map(str::to_string);
+        let device_gate = (self.device == Device::ExtendedResource).then(|| DEVICE_GATE.to_string());
+        script.into_iter().chain([mount_point, timeout_seconds.to_string()]).chain(device_gate).collect()
     }
 }
 
-fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| word.to_string()).collect()
+/// An option as it is written in a command.
+fn flag(name: &str) -> String {
+    format!("--{name}")
 }

@@ -5,13 +5,10 @@ use serde_json::Value;
 use crate::destination::Destination;
 use crate::reason::{Code, Reason};
 
-/// The most containers and the most volumes of one ECI instance ("Limits of elastic container instances").
-const ECI_MAX: usize = 20;
-
 /// The most bytes of all annotations of an object (Kubernetes: `TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_MAX: usize = 256 << 10;
 
-/// Checks that the Pod's annotations leave room for one of ours.
+/// Checks that the Pod's annotations leave room for the policy's own.
 pub fn check_annotations(pod: &Value, key: &str, value: &str) -> Result<(), Reason> {
     let annotations = pod.get("metadata").and_then(|metadata| metadata.get("annotations")?.as_object());
     let others = annotations.into_iter().flatten().filter(|(other, _)| *other != key);
@@ -27,16 +24,12 @@ pub fn check_annotations(pod: &Value, key: &str, value: &str) -> Result<(), Reas
 
 /// Checks the numbers that the Pod would have with its sidecars.
 pub fn check(destination: Destination, containers: usize, volumes: usize) -> Result<(), Reason> {
-    if destination != Destination::Eci {
-        return Ok(());
-    }
+    let Some((instance, most)) = destination.facts().limit else { return Ok(()) };
     for (what, count) in [("containers", containers), ("volumes", volumes)] {
-        if count > ECI_MAX {
+        if count > most {
             return Err(Reason::new(
                 Code::Unsupported,
-                format!(
-                    "with its sidecars the Pod has {count} {what}, but an ECI instance can have {ECI_MAX}"
-                ),
+                format!("with its sidecars the Pod has {count} {what}, but {instance} can have {most}"),
             ));
         }
     }

@@ -5,7 +5,10 @@
 //! rejection; what the user should know although the Pod was admitted is a warning; all of them are written
 //! to the audit annotation [`REASONS_ANNOTATION`], one a line.
 
-use std::fmt;
+use fluid_sidecar_layout::{Named as _, named};
+
+/// Begins every message, so that it is known whose it is.
+pub const POLICY: &str = "fluid-sidecar-policy";
 
 /// The audit annotation (prefixed by the API server with the webhook's name) that says what was done:
 /// `injected`, `untouched` or `rejected`.
@@ -14,65 +17,49 @@ pub const DECISION_ANNOTATION: &str = "decision";
 /// The audit annotation that lists the reasons, one a line, each `<code>: <sentence>`.
 pub const REASONS_ANNOTATION: &str = "reasons";
 
-macro_rules! codes {
-    ($($(#[doc = $about:literal])* $code:ident = $name:literal,)*) => {
-        /// Stable names of the reasons.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Code {
-            $($(#[doc = $about])* $code,)*
-        }
+/// The length that Kubernetes advises for a warning; longer ones may be cut.
+const WARNING_MAX: usize = 120;
 
-        impl Code {
-            /// Every code with what it means, in the order in which they can come.
-            pub const ALL: &[(Code, &str)] = &[$((Code::$code, concat!($($about),*)),)*];
-
-            /// The name as it is written.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Code::$code => $name,)*
-                }
-            }
-        }
-    };
-}
-
-codes! {
-    /// Not the creation of a Pod.
-    NotAPodCreation = "not-a-pod-creation",
-    /// The Pod asks to be left alone.
-    OptedOut = "opted-out",
-    /// A Pod that no policy may touch: of the system, of a node's static manifests, of Windows.
-    Exempt = "exempt",
-    /// The Pod mounts no PersistentVolumeClaim.
-    NoClaims = "no-claims",
-    /// The Pod goes to an ordinary node, or nothing says otherwise.
-    NotServerless = "not-serverless",
-    /// The scheduler may or may not choose a serverless node, or none is known for the platform.
-    Undecidable = "undecidable",
-    /// The Pod goes to a serverless node.
-    Serverless = "serverless",
-    /// A claim is not a Dataset's.
-    OrdinaryClaim = "ordinary-claim",
-    /// A Dataset is served by a sidecar.
-    Injected = "injected",
-    /// The sidecar runs without something that its DaemonSet has.
-    TemplateReduced = "template-reduced",
-    /// The Pod has more time to end than it asked for.
-    GracePeriodRaised = "grace-period-raised",
-    /// The sidecar sees the processes of the Pod's containers, and they see each other's.
-    ProcessesShared = "processes-shared",
-    /// The Pod asks for something of Fluid's that this policy does not do.
-    Ignored = "ignored",
-    /// With `mode: verify`: the injection is whole.
-    Verified = "verified",
-    /// With `mode: verify`: the injection is missing or was damaged.
-    Damaged = "damaged",
-    /// What serves a Dataset, or the labels of the namespace, cannot be found or read.
-    Unresolved = "unresolved",
-    /// The Pod's use of a Dataset cannot be served by a sidecar.
-    Unsupported = "unsupported",
-    /// The request, the settings or the Pod cannot be read.
-    Malformed = "malformed",
+named! {
+    /// Stable names of the reasons, in the order in which they can come.
+    pub enum Code {
+        /// Not the creation of a Pod.
+        NotAPodCreation = "not-a-pod-creation",
+        /// The Pod asks to be left alone.
+        OptedOut = "opted-out",
+        /// A Pod that no policy may touch: of the system, of a node's static manifests, of Windows.
+        Exempt = "exempt",
+        /// The Pod mounts no PersistentVolumeClaim.
+        NoClaims = "no-claims",
+        /// The Pod goes to an ordinary node, or nothing says otherwise.
+        NotServerless = "not-serverless",
+        /// The scheduler may or may not choose a serverless node, or none is known for the platform.
+        Undecidable = "undecidable",
+        /// The Pod goes to a serverless node.
+        Serverless = "serverless",
+        /// A claim is not a Dataset's.
+        OrdinaryClaim = "ordinary-claim",
+        /// A Dataset is served by a sidecar.
+        Injected = "injected",
+        /// The sidecar runs without something that its DaemonSet has.
+        TemplateReduced = "template-reduced",
+        /// The Pod has more time to end than it asked for.
+        GracePeriodRaised = "grace-period-raised",
+        /// The sidecar sees the processes of the Pod's containers, and they see each other's.
+        ProcessesShared = "processes-shared",
+        /// The Pod asks for something of Fluid's that this policy does not do.
+        Ignored = "ignored",
+        /// With `mode: verify`: the injection is whole.
+        Verified = "verified",
+        /// With `mode: verify`: the injection is missing or was damaged.
+        Damaged = "damaged",
+        /// What serves a Dataset, or the labels of the namespace, cannot be found or read.
+        Unresolved = "unresolved",
+        /// The Pod's use of a Dataset cannot be served by a sidecar.
+        Unsupported = "unsupported",
+        /// The request, the settings or the Pod cannot be read.
+        Malformed = "malformed",
+    }
 }
 
 /// One decision and its ground.
@@ -87,13 +74,56 @@ pub struct Reason {
 impl Reason {
     /// A reason; line breaks in the text (of an error that was quoted) become spaces.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        let text: String = text.into();
-        Reason { code, text: text.split_whitespace().collect::<Vec<_>>().join(" ") }
+        let mut text: String = text.into();
+        if text.bytes().any(|byte| byte.is_ascii_control()) {
+            text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        }
+        Reason { code, text }
+    }
+
+    /// The text as a message of the policy.
+    pub fn message(&self) -> String {
+        format!("{POLICY}: {}", self.text)
+    }
+
+    /// The message as warnings: a long one becomes several, as nothing of it may be lost.
+    pub fn warnings(&self) -> Vec<String> {
+        let message = self.message();
+        let mut lines = vec![String::new()];
+        for word in message.split(' ') {
+            match lines.last_mut() {
+                Some(line) if line.is_empty() => line.push_str(word),
+                Some(line) if line.len() + 1 + word.len() <= WARNING_MAX => {
+                    line.push(' ');
+                    line.push_str(word);
+                }
+                _ => lines.push(word.to_string()),
+            }
+        }
+        lines
     }
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.code.as_str(), self.text)
+/// Reasons as the audit annotation has them: one a line, `<code>: <sentence>`.
+pub fn lines(reasons: &[Reason]) -> String {
+    let mut lines = String::new();
+    for Reason { code, text } in reasons {
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        lines.extend([code.name(), ": ", text]);
+    }
+    lines
+}
+
+/// Makes a reason of an error that is only shown to people.
+pub trait Because<T> {
+    /// The error with the code.
+    fn because(self, code: Code) -> Result<T, Reason>;
+}
+
+impl<T> Because<T> for anyhow::Result<T> {
+    fn because(self, code: Code) -> Result<T, Reason> {
+        self.map_err(|error| Reason::new(code, format!("{error:#}")))
     }
 }

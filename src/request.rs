@@ -1,193 +1,252 @@
-//! What the host asks and the form in which it is answered: the waPC protocol of Kubewarden, version 1.
+//! What the host asks, and what a Pod says of itself at a glance.
 //!
-//! Most Pods are not ours, so the object is not read into a tree at first: [`PodGlance`] reads only what decides
-//! that, field by field, and leaves the rest where it lies. This module knows the shape of the messages and
-//! nothing of Fluid.
+//! Most Pods have no Dataset, so the payload is not read into a tree at first: one pass reads only what decides that
+//! (`Glance`), and skips the rest. The whole Pod is read when something changes in it. This module knows the shape
+//! of the messages and nothing of Fluid.
 //!
-//! Own types instead of kubewarden-policy-sdk's: its request error quotes the whole payload, which may carry
-//! secrets, and its answer keeps annotations in a hash map, whose order changes from run to run.
+//! The request is not read as the SDK's `ValidationRequest`: its reader quotes the whole payload in its error, which may
+//! carry secrets, and makes a tree of every object.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use serde_json::value::RawValue;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::{Map, Value};
 
-/// The payload of `validate`.
-#[derive(Debug, Deserialize)]
-pub struct Payload<'a> {
-    /// The AdmissionRequest.
-    #[serde(borrow)]
-    pub request: AdmissionRequest<'a>,
-    /// The policy's settings, as in the ClusterAdmissionPolicy.
-    #[serde(borrow, default)]
-    pub settings: Option<&'a RawValue>,
+use crate::json::{Mask, Masked, Masks, all, at, elements, text};
+
+/// What is read of every payload.
+#[derive(Clone, Debug)]
+struct Glance;
+
+impl Masks for Glance {
+    const MASKS: &'static [Mask] = &[
+        Mask(
+            "request",
+            &[
+                all("operation"),
+                Mask("kind", &[all("group"), all("kind")]),
+                all("namespace"),
+                all("subResource"),
+                Mask(
+                    "object",
+                    &[
+                        Mask("metadata", &[all("labels"), all("annotations")]),
+                        Mask(
+                            "spec",
+                            &[
+                                all("affinity"),
+                                all("nodeName"),
+                                all("nodeSelector"),
+                                all("os"),
+                                all("tolerations"),
+                                Mask("volumes", &[all("name"), all("persistentVolumeClaim")]),
+                            ],
+                        ),
+                    ],
+                ),
+            ],
+        ),
+        all("settings"),
+    ];
 }
 
-/// The fields of Kubernetes' AdmissionRequest that matter here.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AdmissionRequest<'a> {
-    /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
-    pub operation: String,
-    /// What the object is.
-    pub kind: GroupVersionKind,
-    /// The namespace of the request; `metadata.namespace` of the object may be empty.
-    #[serde(default)]
-    pub namespace: Option<String>,
-    /// `status`, `exec`, …; absent or empty for the object itself.
-    #[serde(default)]
-    pub sub_resource: Option<String>,
-    /// The object as it came; absent in a DELETE.
-    #[serde(borrow, default)]
-    pub object: Option<&'a RawValue>,
+/// The object of a payload.
+#[derive(Clone, Debug)]
+struct WholeObject;
+
+impl Masks for WholeObject {
+    const MASKS: &'static [Mask] = &[Mask("request", &[all("object")])];
 }
 
-/// Names a kind of objects.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct GroupVersionKind {
-    /// Empty for core kinds.
-    pub group: String,
-    /// Without the group.
-    pub kind: String,
-}
-
-/// The parts of a Pod that decide whether it is ours, and how. Those of `spec` are read from the text when they are
-/// asked for.
+/// The payload of `validate`: an AdmissionRequest and the policy's settings.
 #[derive(Debug)]
-pub struct PodGlance<'a> {
+pub struct Payload<'a> {
+    bytes: &'a [u8],
+    glance: Value,
+}
+
+impl<'a> Payload<'a> {
+    /// Reads the payload.
+    pub fn read(bytes: &'a [u8]) -> Result<Self> {
+        let Masked::<Glance>(glance, _) =
+            serde_json::from_slice(bytes).map_err(|error| anyhow!("the request: {error}"))?;
+        let payload = Payload { bytes, glance };
+        ensure!(payload.request().is_object(), "the request: request must be a map");
+        Ok(payload)
+    }
+
+    fn request(&self) -> &Value {
+        at(&self.glance, &["request"])
+    }
+
+    /// The settings as they came; `null` when there are none.
+    pub fn settings(&self) -> &Value {
+        at(&self.glance, &["settings"])
+    }
+
+    /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`, and the kind of the object.
+    pub fn operation(&self) -> (&str, &str) {
+        let operation = text(self.request(), "operation").unwrap_or_default();
+        (operation, at(self.request(), &["kind", "kind"]).as_str().unwrap_or_default())
+    }
+
+    /// The Pod that is created. `None`: it is a request of another kind.
+    pub fn created_pod(&self) -> Option<Result<PodGlance<'_>>> {
+        let object = self.request().get("object")?;
+        let group = at(self.request(), &["kind", "group"]).as_str().unwrap_or_default();
+        let whole = text(self.request(), "subResource").unwrap_or_default().is_empty();
+        let created = self.operation() == ("CREATE", "Pod") && group.is_empty() && whole;
+        created.then(|| PodGlance::new(object))
+    }
+
+    /// The namespace that the Pod is created in; `metadata.namespace` of the object may be empty.
+    pub fn namespace(&self) -> &str {
+        text(self.request(), "namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default")
+    }
+
+    /// All of the object.
+    pub fn whole_object(&self) -> Result<Value> {
+        let Masked::<WholeObject>(mut whole, _) =
+            serde_json::from_slice(self.bytes).map_err(|error| anyhow!("the request: {error}"))?;
+        let object = whole.get_mut("request").and_then(|request| request.get_mut("object"));
+        Ok(object.map(Value::take).unwrap_or_default())
+    }
+}
+
+/// The parts of a Pod that decide whether it has a Dataset, and how. The errors of all methods name the field.
+#[derive(Clone, Copy, Debug)]
+pub struct PodGlance<'v> {
     /// `metadata.labels`.
-    pub labels: Entries,
+    pub labels: Texts<'v>,
     /// `metadata.annotations`.
-    pub annotations: Entries,
-    spec: Spec<'a>,
+    pub annotations: Texts<'v>,
+    spec: &'v Value,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, expecting = "metadata to be a map")]
-struct Metadata<'a> {
-    #[serde(borrow)]
-    labels: Option<&'a RawValue>,
-    #[serde(borrow)]
-    annotations: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase", expecting = "spec to be a map")]
-struct Spec<'a> {
-    #[serde(borrow)]
-    affinity: Option<&'a RawValue>,
-    #[serde(borrow)]
-    node_name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    node_selector: Option<&'a RawValue>,
-    #[serde(borrow)]
-    os: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tolerations: Option<&'a RawValue>,
-    #[serde(borrow)]
-    volumes: Option<&'a RawValue>,
-}
-
-/// Labels, annotations, node selectors.
+/// Texts by name, as settings have them.
 pub type Entries = BTreeMap<String, String>;
 
-impl<'a> PodGlance<'a> {
-    /// Looks at the JSON of a Pod. The errors of this and of all methods name the field.
-    pub fn new(pod: &'a str) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Pod<'a> {
-            #[serde(borrow, default)]
-            metadata: Option<Metadata<'a>>,
-            #[serde(borrow, default)]
-            spec: Option<Spec<'a>>,
+/// Texts by name: labels, annotations, node selectors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Texts<'v>(Option<&'v Map<String, Value>>);
+
+impl<'v> Texts<'v> {
+    /// The texts of a map; `null` has none.
+    pub fn of(value: &'v Value) -> Option<Self> {
+        let map = value.as_object();
+        let texts = map.into_iter().flatten().all(|(_, value)| value.is_string());
+        ((map.is_some() || value.is_null()) && texts).then_some(Texts(map))
+    }
+
+    /// A text.
+    pub fn get(&self, name: &str) -> Option<&'v str> {
+        self.0?.get(name)?.as_str()
+    }
+
+    /// Whether all of these are there.
+    pub fn contain(&self, wanted: &Entries) -> bool {
+        wanted.iter().all(|(name, value)| self.get(name) == Some(value))
+    }
+}
+
+/// A volume of a Pod that is a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimVolume {
+    /// Its index in `spec.volumes`.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// `persistentVolumeClaim.claimName`.
+    pub claim: String,
+    /// `persistentVolumeClaim.readOnly`.
+    pub read_only: bool,
+}
+
+impl<'v> PodGlance<'v> {
+    fn new(pod: &'v Value) -> Result<Self> {
+        for part in [&["metadata"][..], &["spec"], &[]] {
+            let value = at(pod, part);
+            ensure!(value.is_object() || value.is_null(), "the Pod: {}must be a map", path(part, ": "));
         }
-        let Pod { metadata, spec } = serde_json::from_str(pod).map_err(|error| without_place(&error))?;
-        let Metadata { labels, annotations } = metadata.unwrap_or_default();
         Ok(PodGlance {
-            labels: field("metadata.labels", labels)?,
-            annotations: field("metadata.annotations", annotations)?,
-            spec: spec.unwrap_or_default(),
+            labels: texts(pod, &["metadata", "labels"])?,
+            annotations: texts(pod, &["metadata", "annotations"])?,
+            spec: at(pod, &["spec"]),
         })
     }
 
     /// `spec.affinity`, as it is.
-    pub fn affinity(&self) -> Result<Value, String> {
-        value("spec.affinity", self.spec.affinity)
+    pub fn affinity(&self) -> &'v Value {
+        at(self.spec, &["affinity"])
     }
 
     /// `spec.nodeName`, empty when absent.
-    pub fn node_name(&self) -> Result<String, String> {
-        field("spec.nodeName", self.spec.node_name)
+    pub fn node_name(&self) -> Result<&'v str> {
+        match at(self.spec, &["nodeName"]) {
+            Value::Null => Ok(""),
+            name => name.as_str().context("the Pod: spec.nodeName: must be a string"),
+        }
     }
 
     /// `spec.nodeSelector`.
-    pub fn node_selector(&self) -> Result<Entries, String> {
-        field("spec.nodeSelector", self.spec.node_selector)
+    pub fn node_selector(&self) -> Result<Texts<'v>> {
+        let selector = Texts::of(at(self.spec, &["nodeSelector"]));
+        selector.context("the Pod: spec.nodeSelector: must be a map of strings")
     }
 
     /// `spec.os.name`, empty when absent.
-    pub fn os(&self) -> Result<String, String> {
-        let os = value("spec.os", self.spec.os)?;
-        Ok(os.get("name").and_then(Value::as_str).unwrap_or_default().to_string())
+    pub fn os(&self) -> &'v str {
+        at(self.spec, &["os", "name"]).as_str().unwrap_or_default()
     }
 
     /// `spec.tolerations`, as they are.
-    pub fn tolerations(&self) -> Result<Value, String> {
-        value("spec.tolerations", self.spec.tolerations)
+    pub fn tolerations(&self) -> &'v Value {
+        at(self.spec, &["tolerations"])
     }
 
-    /// `spec.volumes`.
-    pub fn volumes(&self) -> Result<Vec<VolumeGlance<'a>>, String> {
-        field("spec.volumes", self.spec.volumes)
+    /// The volumes that are claims, in their order.
+    pub fn claims(&self) -> Result<Vec<ClaimVolume>> {
+        let volumes = at(self.spec, &["volumes"]);
+        ensure!(volumes.is_array() || volumes.is_null(), "the Pod: spec.volumes: must be a list");
+        let mut claims = Vec::new();
+        for (index, volume) in elements(Some(volumes)).iter().enumerate() {
+            ensure!(volume.is_object(), "the Pod: spec.volumes[{index}]: must be a map");
+            let source = at(volume, &["persistentVolumeClaim"]);
+            if source.is_null() {
+                continue;
+            }
+            let field = |of: &'v Value, key: &str| match of.get(key) {
+                Some(Value::Null) | None => None,
+                some => some,
+            };
+            let wrong =
+                |key: &str, what: &str| format!("the Pod: spec.volumes[{index}].{key}: must be a {what}");
+            ensure!(source.is_object(), wrong("persistentVolumeClaim", "map"));
+            let name =
+                field(volume, "name").map(|name| name.as_str().with_context(|| wrong("name", "string")));
+            let claim = field(source, "claimName").map(|claim| {
+                claim.as_str().with_context(|| wrong("persistentVolumeClaim.claimName", "string"))
+            });
+            let read_only = field(source, "readOnly").map(|read_only| {
+                read_only.as_bool().with_context(|| wrong("persistentVolumeClaim.readOnly", "boolean"))
+            });
+            claims.push(ClaimVolume {
+                index,
+                name: name.transpose()?.unwrap_or_default().to_string(),
+                claim: claim.transpose()?.unwrap_or_default().to_string(),
+                read_only: read_only.transpose()?.unwrap_or_default(),
+            });
+        }
+        Ok(claims)
     }
 }
 
-/// Of one volume.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct VolumeGlance<'a> {
-    /// The volume's name.
-    pub name: String,
-    /// Present when the volume is a claim.
-    #[serde(borrow)]
-    pub persistent_volume_claim: Option<&'a RawValue>,
+fn texts<'v>(pod: &'v Value, field: &[&str]) -> Result<Texts<'v>> {
+    Texts::of(at(pod, field))
+        .with_context(|| format!("the Pod: {}must be a map of strings", path(field, ": ")))
 }
 
-/// The answer to `validate`.
-#[derive(Debug, Serialize)]
-pub struct Response {
-    /// Whether the request is allowed.
-    pub accepted: bool,
-    /// Said to the user when it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// The whole object, present only when it differs from the one that came.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mutated_object: Option<Value>,
-    /// For the audit log of the API server.
-    pub audit_annotations: BTreeMap<&'static str, String>,
-    /// Said to the user also when the request is allowed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-}
-
-/// Reads one field; absent and `null` are its default, as everywhere in Kubernetes. The error never quotes a
-/// value.
-fn field<'a, T: Deserialize<'a> + Default>(path: &str, raw: Option<&'a RawValue>) -> Result<T, String> {
-    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(T::default()) };
-    serde_json::from_str(raw.get()).map_err(|error| format!("{path}: {}", without_place(&error)))
-}
-
-/// Reads one field as it is; serde_json's own reader of a whole `Value` is faster than one that is made for a type.
-pub fn value(path: &str, raw: Option<&RawValue>) -> Result<Value, String> {
-    let text = raw.map_or("null", RawValue::get);
-    text.parse().map_err(|error| format!("{path}: {}", without_place(&error)))
-}
-
-/// Line and column mean nothing to somebody who wrote YAML.
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or_default().to_string()
+/// A path with what follows it.
+fn path(fields: &[&str], then: &str) -> String {
+    if fields.is_empty() { String::new() } else { fields.join(".") + then }
 }

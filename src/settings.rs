@@ -1,426 +1,609 @@
 //! What the administrator decided, checked as a whole.
 //!
-//! Settings arrive as free-form JSON. [`Settings::parse`] walks all of it and reports every problem at once,
-//! each with the path of its field, because Kubewarden shows them only when a policy server fails to start.
-//! Unknown fields are refused: a misspelt one would otherwise silently keep its default.
+//! A setting is one block here (those of a destination are in [`crate::destination`]): its documentation, name, type,
+//! default, form, and what documents say of it. The reader, README's table, docs/settings.md, the JSON schema and
+//! Rancher's form are made of the blocks.
 //!
-//! Settings are read again for each request (Kubewarden gives each request a new instance), so this stays a
-//! plain walk without tables or regular expressions.
+//! [`Settings::parse`] walks all of the JSON and reports every problem at once, each with the path of its field,
+//! because Kubewarden shows them only when a policy server fails to start. Settings are read again for each request
+//! (Kubewarden gives each request a new instance), so this stays a plain walk without tables or regular expressions.
 
 use std::hash::Hasher as _;
 
-use fluid_sidecar_layout::{FLUID_FUSE, MOUNT_ROOT, Runtime, VFUSE_RESOURCE};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use fluid_sidecar_layout::contract::{MOUNT_ROOT, VFUSE_RESOURCE};
+use fluid_sidecar_layout::{Named as _, Runtime, named};
+use kubewarden_policy_sdk::settings::SettingsValidationResponse;
+use serde_json::Value;
 use wildmatch::WildMatch;
 
-use crate::destination::{Destination, Device, Exit, Order, Strategy};
+use crate::destination::{Destination, Strategy};
+use crate::reason::POLICY;
 use crate::request::Entries;
 
-mod checks;
-mod fields;
+pub mod form;
+pub mod rules;
+pub mod section;
+pub mod text;
 
-pub use checks::quantity;
-use checks::{any, check_image, check_path, check_quantity, check_resource_name, check_source};
-use fields::Fields;
+use form::{AutoOr, Boolean, Choice, Each, Entry, List, Map, Optional, Pattern, Seconds, Text, Whole};
+pub(crate) use section::section;
+pub use section::{Field, Fields, Group, Note, Place, Section};
+use text::{ELEMENT, IMAGE, PATH, QUANTITY, RESOURCE, URL, VALUE};
 
-/// The settings, resolved: valid as a whole, defaults filled in.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// `datasetsFrom` and `datasets`: how claims are known to be Datasets.
-    pub datasets_from: DatasetsFrom,
-    /// `destination`: where all Pods go; `None` (`auto`): to be found out for each Pod.
-    pub destination: Option<Destination>,
-    /// `destinations`: how things are done on each, where it differs from the defaults.
-    pub strategies: [Strategy; Destination::ALL.len()],
-    /// `gateTimeoutSeconds`: how long the start of the application waits for the file system, in seconds.
-    pub gate_timeout_seconds: u32,
-    /// `injectFailedDatasets`: whether a Dataset in phase Failed is served, as Fluid does; its data may still be
-    /// there.
-    pub inject_failed_datasets: bool,
-    /// `mode`: whether Pods are changed, or what an earlier webhook made of them is checked.
-    pub mode: Mode,
-    /// `mountRoot`: Fluid's own `MOUNT_ROOT`; nothing outside it is ever mounted.
-    pub mount_root: String,
-    /// `namespaceLabels`: whether the labels of the Pod's namespace are read to place it.
-    pub read_namespace_labels: bool,
-    /// `onUndecidable`: what to do with Pods that may or may not land on a serverless node.
-    pub on_undecidable: OnProblem,
-    /// `onUnresolved`: what to do with Pods whose Dataset cannot be served.
-    pub on_unresolved: OnProblem,
-    /// `podOverrides`: the most that a Pod may ask for its sidecars by annotation; absent: nothing.
-    pub pod_overrides: Entries,
-    /// `selectors`: the administrator's own ways to a serverless node.
-    pub selectors: Vec<Selector>,
-    /// `sidecarFrom`: what serves Datasets that are found in the cluster.
-    pub sidecar_from: SidecarFrom,
-    /// `sidecarImages`: images that replace those of the Runtimes.
-    pub sidecar_images: Vec<(Runtime, String)>,
-    /// `sidecars`: what is changed in or added to the sidecars of a Runtime.
-    pub sidecars: Vec<(Runtime, SidecarOverrides)>,
-    /// `vfuseResourceName`: the extended resource that grants a FUSE device.
-    pub vfuse_resource_name: String,
-    /// Identifies the settings that a Pod was mutated with (FNV-1a of their JSON, hexadecimal).
-    pub hash: String,
-}
+section! {
+    /// The settings: valid as a whole, defaults filled in.
+    pub struct Settings {
+        /// Whether Pods are changed, or checked after all other webhooks have changed them. Run the policy a second
+        /// time with `verify`, as a policy with `mutating: false` and otherwise the same settings, when other webhooks
+        /// change Pods after this one.
+        mode: Mode = Mode::Mutate, Choice, {
+            name: "mode",
+            group: Some(Group::General),
+            label: "Mode",
+            example: "
+mode: verify",
+        }
 
-/// How claims are known to be Datasets.
-#[derive(Clone, Debug, PartialEq)]
-pub enum DatasetsFrom {
-    /// Claims, Datasets and fuse DaemonSets are read from the cluster.
-    Cluster,
-    /// The settings name the claims; nothing is read from the cluster.
-    Settings(Vec<ClaimRule>),
-}
+        /// Where Pods run: decided for each Pod, or one destination for all. Name a destination for clusters such as
+        /// ACK Serverless, where every Pod goes to a serverless node, or when the policy is bound to chosen
+        /// namespaces; then no marker and no selector is looked at.
+        destination: Option<Destination> = None,
+            AutoOr("what the Pod says decides, by `selectors` and the built-in markers"),
+        {
+            name: "destination",
+            group: Some(Group::Placement),
+            label: "Destination",
+            example: "
+destination: eci",
+        }
 
-/// What the settings say of the claims that match.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ClaimRule {
-    /// Names of claims, `*` and `?` being wildcards.
-    pub claim: WildMatch,
-    /// Namespaces, likewise.
-    pub namespace: WildMatch,
-    /// Decides the host path and the image.
-    pub runtime: Runtime,
-    /// What `fluid-fuse` shall serve; absent for images that know their source themselves.
-    pub source: Option<String>,
-}
+        /// Rules of your own that send Pods to a destination, by labels of the Pod and of its namespace. They are
+        /// tried in their order, before the built-in markers; the first that matches decides. Use them for virtual
+        /// nodes that the built-in markers do not know, or to repeat the selectors of an `eci-profile`.
+        selectors: Vec<Selector> = Vec::new(), List(Whole), {
+            name: "selectors",
+            group: Some(Group::Placement),
+            label: "Selectors",
+            show_if: Some("destination=auto"),
+            example: "
+selectors:
+- podLabels: {team: ai}
+  namespaceLabels: {env: prod}
+  destination: eci
+- podLabels: {node: virtual}
+  destination: acs",
+        }
 
-/// Whether Pods are changed or checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Inject sidecars.
-    Mutate,
-    /// Change nothing; reject Pods whose injection is missing or was damaged after it.
-    Verify,
-}
+        /// Whether markers on the Pod's namespace count, such as the label `alibabacloud.com/eci=true`. Set it to
+        /// `read` when whole namespaces are sent to virtual nodes; the policy then needs `v1` `Namespace` in its
+        /// `contextAwareResources`. The `namespaceLabels` of `selectors` do not depend on it.
+        namespace_labels: NamespaceLabels = NamespaceLabels::Ignore, Choice, {
+            name: "namespaceLabels",
+            group: Some(Group::Placement),
+            label: "Namespace markers",
+            show_if: Some("destination=auto"),
+            example: "
+namespaceLabels: read",
+        }
 
-/// What serves Datasets that are found in the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SidecarFrom {
-    /// The container of the Runtime's fuse DaemonSet.
-    DaemonSet,
-    /// `fluid-fuse`, with the mounts of the Dataset.
-    FluidFuse,
-}
+        /// What happens to a Pod with a Dataset that may or may not land on a serverless node. With `allow` it starts
+        /// only where Fluid's CSI driver runs; use `reject` to have owners say where their Pods go.
+        on_undecidable: OnProblem = OnProblem::Allow, Choice, {
+            name: "onUndecidable",
+            group: Some(Group::Placement),
+            label: "When the placement is undecidable",
+            show_if: Some("destination=auto"),
+            example: "
+onUndecidable: reject",
+        }
 
-/// An administrator's rule: Pods with these labels, in namespaces with those, go to the destination (the form
-/// of eci-profile's ConfigMap).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Selector {
-    /// `podLabels`: all of them; empty: any Pod.
-    pub pod_labels: Entries,
-    /// `namespaceLabels`: all of them; empty: any namespace, and no read.
-    pub namespace_labels: Entries,
-    /// `destination`.
-    pub destination: Destination,
-}
+        /// How the policy knows which claims are Datasets. Use `settings` where the policy may not read the cluster or
+        /// Fluid is not installed.
+        datasets_from: DatasetsFrom = DatasetsFrom::Cluster, Choice, {
+            name: "datasetsFrom",
+            group: Some(Group::Dataset),
+            label: "Datasets from",
+            example: "
+datasetsFrom: settings
+datasets:
+- {claim: \"training-*\", source: \"file:///mnt/nas/training\"}
+sidecarImages: {thin: \"registry.example/fluid-fuse:0.1.0\"}",
+        }
 
-impl Selector {
-    /// Whether the labels of a Pod have what is selected.
-    pub fn matches_pod(&self, labels: &Entries) -> bool {
-        contains(labels, &self.pod_labels)
+        /// The claims that are Datasets, with `datasetsFrom: settings`; at least one there, and none otherwise. The
+        /// first entry that matches a claim and its namespace counts. The image comes from `sidecarImages` of the
+        /// entry's runtime, which must be set.
+        datasets: Vec<ClaimRule> = Vec::new(), List(Whole), {
+            name: "datasets",
+            group: Some(Group::Dataset),
+            label: "Datasets",
+            show_if: Some("datasetsFrom=settings"),
+            example: "
+datasetsFrom: settings
+datasets:
+- claim: imagenet
+  namespace: \"team-*\"
+  source: file:///mnt/nas/imagenet
+- claim: \"jfs-*\"
+  runtime: juicefs
+sidecarImages:
+  thin: registry.example/fluid-fuse:0.1.0
+  juicefs: registry.example/juicefs-fuse:1.2",
+        }
+
+        /// Whether a Dataset in phase `Failed` is served, as Fluid does. Its data may still be reachable; set it to
+        /// `false` to treat such a Dataset as `onUnresolved` says.
+        inject_failed_datasets: bool = true, Boolean, {
+            name: "injectFailedDatasets",
+            group: Some(Group::Dataset),
+            label: "Inject failed Datasets",
+            show_if: Some("datasetsFrom=cluster"),
+            example: "
+injectFailedDatasets: false",
+        }
+
+        /// Fluid's `MOUNT_ROOT`, the directory of the node under which Datasets are mounted. Change it only together
+        /// with Fluid; nothing outside it is ever mounted.
+        mount_root: String = MOUNT_ROOT.into(), Text(&PATH), {
+            name: "mountRoot",
+            group: Some(Group::Dataset),
+            label: "Mount root",
+            example: "
+mountRoot: /var/lib/fluid/mounts",
+        }
+
+        /// What happens to a Pod that goes to a serverless node and whose Dataset cannot be served, for example
+        /// because it is not bound, an object is missing, or the cluster cannot be read. An admitted Pod cannot start
+        /// on a serverless node; use `allow` while introducing the policy.
+        on_unresolved: OnProblem = OnProblem::Reject, Choice, {
+            name: "onUnresolved",
+            group: Some(Group::Dataset),
+            label: "When a Dataset cannot be served",
+            example: "
+onUnresolved: allow",
+        }
+
+        /// What serves the Datasets that are found in the cluster. Use `fluid-fuse` when the Runtime's own image needs
+        /// a privileged container, or a cache cluster that serverless Pods do not reach: it reads the Dataset's mounts
+        /// itself, from object stores (`s3://`, `oss://` and others) and directories (`local://`, `file://`). With
+        /// `datasetsFrom: settings` each entry of `datasets` with a `source` is served by `fluid-fuse` anyway, in the
+        /// image of its own runtime; there `sidecarFrom: fluid-fuse` only demands that all of them have one.
+        sidecar_from: SidecarFrom = SidecarFrom::DaemonSet, Choice, {
+            name: "sidecarFrom",
+            group: Some(Group::Sidecar),
+            label: "Sidecar from",
+            show_if: Some("datasetsFrom=cluster"),
+            example: "
+sidecarFrom: fluid-fuse
+sidecarImages: {thin: \"registry.example/fluid-fuse:0.1.0\"}",
+        }
+
+        /// Images of the sidecars by Runtime, instead of those of the fuse DaemonSets. Required for each runtime that
+        /// `datasets` uses, and `thin` for `sidecarFrom: fluid-fuse` with `datasetsFrom: cluster`.
+        sidecar_images: Vec<(Runtime, String)> = Vec::new(), EACH_IMAGE, {
+            name: "sidecarImages",
+            group: Some(Group::Sidecar),
+            label: "Sidecar images",
+            example: "
+sidecarImages:
+  jindo: registry.example/jindo-fuse:6.2
+  thin: registry.example/fluid-fuse:0.1.0",
+        }
+
+        /// What is changed in or added to the sidecars, by Runtime of the Dataset. It applies to containers of fuse
+        /// DaemonSets, to `fluid-fuse`, and to images of `sidecarImages` alike.
+        sidecars: Vec<(Runtime, SidecarOverrides)> = Vec::new(), EACH_SIDECAR, {
+            name: "sidecars",
+            group: Some(Group::Sidecar),
+            label: "Sidecar overrides",
+            in_form: false,
+            example: "
+sidecars:
+  jindo:
+    args: [-ometrics_port=0]
+    env: {LOG_LEVEL: debug}
+    limits: {memory: 6Gi}
+    requests: {memory: 3Gi}
+    imagePullSecrets: [registry]
+    cacheDirectory: /var/cache/jindo
+    cacheSizeLimit: 16Gi",
+        }
+
+        /// The most that a Pod may ask for each of its sidecars, by the annotations `fluid-sidecar-policy/cpu` and
+        /// `fluid-sidecar-policy/memory`. A Pod that asks for more, or for a resource that is not listed here, is
+        /// treated as `onUnresolved` says.
+        pod_overrides: Vec<(PodResource, String)> = Vec::new(), EACH_MOST, {
+            name: "podOverrides",
+            group: Some(Group::Sidecar),
+            label: "Pod overrides",
+            example: "
+podOverrides: {cpu: \"4\", memory: 8Gi}",
+        }
+
+        /// How long the start of the application waits for its file system, in seconds. After that the sidecar's
+        /// postStart hook fails, and the sidecar is ended and, by the Pod's `restartPolicy`, restarted. Raise it for
+        /// file systems that take long to mount.
+        gate_timeout_seconds: u32 = 30, Seconds(1, 600), {
+            name: "gateTimeoutSeconds",
+            group: Some(Group::Sidecar),
+            label: "Gate timeout",
+            example: "
+gateTimeoutSeconds: 90",
+        }
+
+        /// How sidecars are run on each destination, where it differs from the defaults. Change it when a platform
+        /// offers more, or less, than the defaults assume.
+        destinations: Vec<(Destination, Strategy)> = Vec::new(), EACH_DESTINATION, {
+            name: "destinations",
+            group: Some(Group::Platform),
+            label: "Destinations",
+            example: "
+destinations:
+  acs: {order: nativeSidecar, exit: kubelet}
+  eci: {readinessProbe: false}",
+        }
+
+        /// The extended resource that grants a FUSE device, as `<domain>/<name>`. Change it for a device plugin of
+        /// another name; only destinations with `device: extendedResource` use it.
+        vfuse_resource_name: String = VFUSE_RESOURCE.into(), Text(&RESOURCE), {
+            name: "vfuseResourceName",
+            group: Some(Group::Platform),
+            label: "vfuse resource",
+            example: "
+vfuseResourceName: fluid.io/fuse",
+        }
     }
+    check: rules::check_settings
+}
 
-    /// Whether the labels of a namespace have what is selected.
-    pub fn matches_namespace(&self, labels: &Entries) -> bool {
-        contains(labels, &self.namespace_labels)
+named! {
+    /// Whether Pods are changed or checked.
+    pub enum Mode {
+        /// inject sidecars
+        Mutate = "mutate",
+        /// change nothing, and reject Pods whose sidecars are missing or were damaged after injection
+        Verify = "verify",
     }
 }
 
-fn contains(labels: &Entries, wanted: &Entries) -> bool {
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+named! {
+    /// Whether markers of the namespace count.
+    pub enum NamespaceLabels {
+        /// only the Pod decides
+        Ignore = "ignore",
+        /// the Namespace is read, once for each Pod that mounts a claim and that no earlier marker places
+        Read = "read",
+    }
 }
 
-/// What is changed in or added to the sidecars of one Runtime.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SidecarOverrides {
-    /// `args`: appended to the container's arguments.
-    pub args: Vec<String>,
-    /// `cacheDirectory`: the path of an emptyDir of its own.
-    pub cache_directory: Option<String>,
-    /// `cacheSizeLimit`: how much it may hold.
-    pub cache_size_limit: Option<String>,
-    /// `env`: set, by name.
-    pub env: Entries,
-    /// `imagePullSecrets`: added to the Pod.
-    pub image_pull_secrets: Vec<String>,
-    /// `limits` and `requests`: set, by resource.
-    pub limits: Entries,
-    /// See `limits`.
-    pub requests: Entries,
+named! {
+    /// What to do when a Pod should be injected and cannot.
+    pub enum OnProblem {
+        /// admit the Pod unchanged, with a warning
+        Allow = "allow",
+        /// reject the Pod with the reason
+        Reject = "reject",
+    }
 }
 
-/// What to do when a Pod should be injected and cannot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnProblem {
-    /// Reject the Pod with the reason.
-    Reject,
-    /// Admit it untouched with the reason as a warning.
-    Allow,
+named! {
+    /// How claims are known to be Datasets.
+    pub enum DatasetsFrom {
+        /// claims, volumes, Datasets and fuse DaemonSets are read from the cluster
+        Cluster = "cluster",
+        /// `datasets` names the claims, and nothing is read to find them
+        Settings = "settings",
+    }
 }
 
-/// The answer to `validate_settings`.
-#[derive(Debug, Serialize)]
-pub struct SettingsResponse {
-    /// Whether the policy can run with them.
-    pub valid: bool,
-    /// All problems, one a line.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
+named! {
+    /// What serves Datasets that are found in the cluster.
+    pub enum SidecarFrom {
+        /// the container of the Runtime's fuse DaemonSet, made fit for the destination
+        DaemonSet = "daemonset",
+        /// `fluid-fuse`, with the mounts of the Dataset; its image is `sidecarImages.thin`, which must be set
+        FluidFuse = "fluid-fuse",
+    }
 }
 
-/// Answers `validate_settings` for the JSON of the settings.
-pub fn validate_settings(payload: &[u8]) -> SettingsResponse {
-    let raw = std::str::from_utf8(payload).map_err(|error| error.to_string());
-    let raw = raw.and_then(|text| text.parse().map_err(|error: serde_json::Error| error.to_string()));
-    let checked = match raw {
-        Ok(raw) => Settings::parse(&raw).map(drop),
-        Err(error) => Err(vec![format!("settings: not JSON: {error}")]),
-    };
-    let message = checked.err().map(|problems| problems.join("\n"));
-    SettingsResponse { valid: message.is_none(), message }
+section! {
+    /// An administrator's rule: Pods with these labels, in namespaces with those, go to the destination (the form of
+    /// eci-profile's ConfigMap).
+    pub struct Selector {
+        /// The labels that the Pod must have, all of them. Without any, every Pod of the selected namespaces matches;
+        /// one of `podLabels` and `namespaceLabels` must select something.
+        pod_labels: Entries = Entries::new(), Map(Text(&VALUE)), {
+            name: "podLabels",
+            label: "Pod labels",
+            example: "
+selectors:
+- {podLabels: {team: ai}, destination: eci}",
+        }
+
+        /// The labels that the Pod's namespace must have, all of them. The Namespace is read from the cluster only for
+        /// Pods that match `podLabels`; the policy needs `v1` `Namespace` in its `contextAwareResources`.
+        namespace_labels: Entries = Entries::new(), Map(Text(&VALUE)), {
+            name: "namespaceLabels",
+            label: "Namespace labels",
+            example: "
+selectors:
+- {namespaceLabels: {env: prod}, destination: eci}",
+        }
+
+        /// Where the selected Pods go.
+        destination: Destination = Destination::Eci, Choice, {
+            name: "destination",
+            required: Some("where the selected Pods go"),
+            label: "Destination",
+            example: "
+selectors:
+- podLabels: {team: ai}
+  destination: acs",
+        }
+    }
+    check: rules::check_selector
 }
 
-const DESTINATION_FIELDS: &[&str] = &["device", "exit", "order", "readinessProbe"];
-const SIDECAR_FIELDS: &[&str] =
-    &["args", "cacheDirectory", "cacheSizeLimit", "env", "imagePullSecrets", "limits", "requests"];
-const ON_PROBLEM: &[(&str, OnProblem)] = &[("reject", OnProblem::Reject), ("allow", OnProblem::Allow)];
-const BOOLEAN: &[(&str, bool)] = &[("true", true), ("false", false)];
+section! {
+    /// What the settings say of the claims that match.
+    pub struct ClaimRule {
+        /// The name of the PersistentVolumeClaim. `*` stands for any characters, `?` for one.
+        claim: WildMatch = WildMatch::new(""), Pattern, {
+            name: "claim",
+            required: Some("the name of a PersistentVolumeClaim, or a pattern"),
+            label: "Claim",
+            example: "
+datasetsFrom: settings
+datasets:
+- claim: \"training-*\"
+sidecarImages: {thin: \"registry.example/nfs-fuse:1.0\"}",
+        }
 
-/// Fields of `podOverrides`, which are also the ends of the annotations that use them.
-pub const POD_OVERRIDES: &[&str] = &["cpu", "memory"];
+        /// The namespace of the claim, with the same wildcards.
+        namespace: WildMatch = WildMatch::new("*"), Pattern, {
+            name: "namespace",
+            label: "Namespace",
+            example: "
+datasetsFrom: settings
+datasets:
+- {claim: data, namespace: \"team-?\"}
+sidecarImages: {thin: \"registry.example/nfs-fuse:1.0\"}",
+        }
+
+        /// The kind of Fluid Runtime: it decides the sidecar's image, its entry in `sidecars`, and the directory that
+        /// it mounts.
+        runtime: Runtime = Runtime::Thin, Choice, {
+            name: "runtime",
+            label: "Runtime",
+            example: "
+datasetsFrom: settings
+datasets:
+- {claim: data, runtime: juicefs}
+sidecarImages: {juicefs: \"registry.example/juicefs-fuse:1.2\"}",
+        }
+
+        /// The URL that the sidecar serves, such as `s3://bucket/prefix`, `oss://bucket/prefix` or
+        /// `file:///directory`. With a source the image must have the program `fluid-fuse`; without one it runs as it
+        /// is and must know its source. The URL stands in the Pod, so it must not hold credentials: give them, and the
+        /// endpoint, as `env` of the sidecar.
+        source: Option<String> = None, Optional(Text(&URL)), {
+            name: "source",
+            label: "Source",
+            example: "
+datasetsFrom: settings
+datasets:
+- {claim: data, source: \"file:///mnt/nas/data\"}
+sidecarImages: {thin: \"registry.example/fluid-fuse:0.1.0\"}",
+        }
+    }
+}
+
+section! {
+    /// What is changed in or added to the sidecars of one Runtime.
+    pub struct SidecarOverrides {
+        /// Arguments appended to those of the container.
+        args: Vec<String> = Vec::new(), List(Text(&ELEMENT)), {
+            name: "args",
+            label: "Arguments",
+            example: "
+sidecars:
+  jindo:
+    args: [-ometrics_port=0]",
+        }
+
+        /// Environment variables by name; a variable that the container already has is replaced. The values stand in
+        /// the Pod, so they must not hold secrets.
+        env: Entries = Entries::new(), Map(Text(&VALUE)), {
+            name: "env",
+            label: "Environment",
+            example: "
+sidecars:
+  jindo:
+    env: {LOG_LEVEL: debug}",
+        }
+
+        /// Resource limits by resource; others of the container stay. Set them when the DaemonSet's are made for a
+        /// whole node: on ECI they count towards the size of the instance.
+        limits: Entries = Entries::new(), Map(Text(&QUANTITY)), {
+            name: "limits",
+            label: "Limits",
+            example: "
+sidecars:
+  jindo:
+    limits: {cpu: 2, memory: 6Gi, ephemeral-storage: 20Gi}",
+        }
+
+        /// Resource requests by resource; others of the container stay.
+        requests: Entries = Entries::new(), Map(Text(&QUANTITY)), {
+            name: "requests",
+            label: "Requests",
+            example: "
+sidecars:
+  jindo:
+    requests: {cpu: 500m, memory: 3Gi}",
+        }
+
+        /// Names of Secrets, added to the Pod's `imagePullSecrets`. The Secrets must exist in the namespace of the
+        /// Pod.
+        image_pull_secrets: Vec<String> = Vec::new(), List(Text(&ELEMENT)), {
+            name: "imagePullSecrets",
+            label: "Image pull secrets",
+            example: "
+sidecars:
+  jindo:
+    imagePullSecrets: [registry]",
+        }
+
+        /// A path in the sidecar where an `emptyDir` of its own is mounted, instead of what the container mounts
+        /// there. Use it when the Runtime caches on a disk of the node, which a serverless node does not have.
+        cache_directory: Option<String> = None, Optional(Text(&PATH)), {
+            name: "cacheDirectory",
+            label: "Cache directory",
+            example: "
+sidecars:
+  jindo:
+    cacheDirectory: /var/cache/jindo",
+        }
+
+        /// The `sizeLimit` of the cache directory's `emptyDir`, in bytes; without it there is none. Only together with
+        /// `cacheDirectory`.
+        cache_size_limit: Option<String> = None, Optional(Text(&QUANTITY)), {
+            name: "cacheSizeLimit",
+            label: "Cache size limit",
+            example: "
+sidecars:
+  jindo:
+    cacheDirectory: /var/cache/jindo
+    cacheSizeLimit: 16Gi",
+        }
+    }
+    check: rules::check_overrides
+}
+
+named! {
+    /// What a Pod may ask for by annotation.
+    pub enum PodResource {
+        /// in cores
+        Cpu = "cpu",
+        /// in bytes
+        Memory = "memory",
+    }
+}
+
+const EACH_IMAGE: Each<Runtime, String, Text> = Each {
+    of: Text(&IMAGE),
+    base: |_| String::new(),
+    entry: Entry {
+        about: "The image of the sidecars of this Runtime. Change it when serverless nodes need another image than the \
+                Runtime's, or pull from another registry.",
+        note: Note {
+            name: "<runtime>",
+            label: "Image",
+            example: "
+sidecarImages:
+  jindo: registry.example/jindo-fuse:6.2",
+            ..Note::BLANK
+        },
+    },
+};
+
+const EACH_SIDECAR: Each<Runtime, SidecarOverrides, Whole> = Each {
+    of: Whole,
+    base: |_| SidecarOverrides::default(),
+    entry: Entry {
+        about: "The overrides for sidecars of this Runtime.",
+        note: Note {
+            name: "<runtime>",
+            label: "Overrides",
+            example: "
+sidecars:
+  juicefs:
+    limits: {memory: 4Gi}",
+            ..Note::BLANK
+        },
+    },
+};
+
+const EACH_MOST: Each<PodResource, String, Text> = Each {
+    of: Text(&QUANTITY),
+    base: |_| String::new(),
+    entry: Entry {
+        about: "The largest limit of this resource that a Pod may ask for: `cpu` in cores, `memory` in bytes.",
+        note: Note {
+            name: "<resource>",
+            label: "Most",
+            example: "
+podOverrides: {cpu: 500m, memory: 8Gi}",
+            ..Note::BLANK
+        },
+    },
+};
+
+const EACH_DESTINATION: Each<Destination, Strategy, Whole> = Each {
+    of: Whole,
+    base: |destination: Destination| destination.facts().strategy,
+    entry: Entry {
+        about: "What differs on this destination.",
+        note: Note {
+            name: "<destination>",
+            label: "Destination",
+            example: "
+destinations:
+  acs: {order: nativeSidecar, exit: kubelet}",
+            ..Note::BLANK
+        },
+    },
+};
 
 impl Settings {
-    /// Reads the settings; `null` means all defaults.
+    /// Reads the settings; `null` means all defaults. The error has every problem, with the path of its field.
     pub fn parse(raw: &Value) -> Result<Settings, Vec<String>> {
         let mut problems = Vec::new();
-        let empty = Value::Object(Map::new());
-        let raw = if raw.is_null() { &empty } else { raw };
-        let Some(mut fields) = Fields::new("", raw, &mut problems) else {
-            return Err(problems);
-        };
-        let mut destinations = vec![("auto", None)];
-        destinations.extend(Destination::ALL.map(|destination| (destination.name(), Some(destination))));
-        let sidecar_from = fields
-            .choice(
-                "sidecarFrom",
-                &[("daemonset", SidecarFrom::DaemonSet), (FLUID_FUSE, SidecarFrom::FluidFuse)],
-            )
-            .unwrap_or(SidecarFrom::DaemonSet);
-        let sidecar_images = sidecar_images(&mut fields);
-        let settings = Settings {
-            destination: fields.choice("destination", &destinations).unwrap_or_default(),
-            strategies: strategies(&mut fields),
-            gate_timeout_seconds: fields.seconds("gateTimeoutSeconds", 1..=600).unwrap_or(30),
-            inject_failed_datasets: fields.choice("injectFailedDatasets", BOOLEAN).unwrap_or(true),
-            mode: fields
-                .choice("mode", &[("mutate", Mode::Mutate), ("verify", Mode::Verify)])
-                .unwrap_or(Mode::Mutate),
-            mount_root: fields.checked("mountRoot", check_path).unwrap_or(MOUNT_ROOT).to_string(),
-            read_namespace_labels: fields
-                .choice("namespaceLabels", &[("ignore", false), ("read", true)])
-                .unwrap_or(false),
-            on_undecidable: fields.choice("onUndecidable", ON_PROBLEM).unwrap_or(OnProblem::Allow),
-            on_unresolved: fields.choice("onUnresolved", ON_PROBLEM).unwrap_or(OnProblem::Reject),
-            pod_overrides: pod_overrides(&mut fields),
-            selectors: selectors(&mut fields),
-            sidecar_from,
-            datasets_from: datasets_from(&mut fields, sidecar_from, &sidecar_images),
-            sidecar_images,
-            sidecars: sidecars(&mut fields),
-            vfuse_resource_name: fields
-                .checked("vfuseResourceName", check_resource_name)
-                .unwrap_or(VFUSE_RESOURCE)
-                .to_string(),
-            hash: hash(raw),
-        };
+        let mut settings = Settings::default();
+        if !raw.is_null() {
+            settings = form::Form::read(&Whole, &mut Place::root(&mut problems), raw, settings);
+        }
         if problems.is_empty() { Ok(settings) } else { Err(problems) }
     }
 
-    /// How things are done on a destination.
+    /// How a sidecar is run on a destination.
     pub fn strategy(&self, destination: Destination) -> Strategy {
-        self.strategies[destination as usize]
+        of(&self.destinations, destination).copied().unwrap_or(destination.facts().strategy)
     }
 
     /// The image that the settings name for a Runtime.
     pub fn image(&self, runtime: Runtime) -> Option<&str> {
-        self.sidecar_images.iter().find(|(known, _)| *known == runtime).map(|(_, image)| image.as_str())
-    }
-
-    /// What the settings change in the sidecars of a Runtime.
-    pub fn overrides(&self, runtime: Runtime) -> Option<&SidecarOverrides> {
-        self.sidecars.iter().find(|(known, _)| *known == runtime).map(|(_, overrides)| overrides)
+        of(&self.sidecar_images, runtime).map(String::as_str)
     }
 }
 
-/// How claims are known to be Datasets. A container of ours has no image of its own, and `fluid-fuse` must know what
-/// it serves.
-fn datasets_from(
-    fields: &mut Fields<'_>,
-    sidecar_from: SidecarFrom,
-    images: &[(Runtime, String)],
-) -> DatasetsFrom {
-    let from_settings =
-        fields.choice("datasetsFrom", &[("cluster", false), ("settings", true)]).unwrap_or(false);
-    let Some(entries) = fields.list("datasets") else { return DatasetsFrom::Cluster };
-    let fluid_fuse = sidecar_from == SidecarFrom::FluidFuse;
-    let has_image = |runtime| images.iter().any(|(known, _)| *known == runtime);
-    if !from_settings {
-        if !entries.is_empty() {
-            fields
-                .problem("datasets", "only used with datasetsFrom: settings; set that or remove this".into());
-        }
-        if fluid_fuse && !has_image(Runtime::Thin) {
-            fields.problem(
-                "sidecarImages.thin",
-                "required with sidecarFrom: fluid-fuse, whose image it is".into(),
-            );
-        }
-        return DatasetsFrom::Cluster;
-    }
-    if entries.is_empty() {
-        fields.problem("datasets", "required with datasetsFrom: settings; name at least one claim".into());
-    }
-    let runtimes = Runtime::ALL.map(|runtime| (runtime.name(), runtime));
-    let rules = entries.iter().enumerate().filter_map(|(index, entry)| {
-        let mut rule = Fields::new(&format!("datasets[{index}]"), entry, fields.problems)?;
-        let claim = WildMatch::new(rule.string("claim").unwrap_or_default());
-        if rule.get("claim").is_none() {
-            rule.problem("claim", "required: the name of a PersistentVolumeClaim, or a pattern".into());
-        }
-        if fluid_fuse && rule.get("source").is_none() {
-            rule.problem("source", "required with sidecarFrom: fluid-fuse, which serves it".into());
-        }
-        let namespace = WildMatch::new(rule.string("namespace").unwrap_or("*"));
-        let runtime = rule.choice("runtime", &runtimes).unwrap_or(Runtime::Thin);
-        let source = rule.checked("source", check_source).map(str::to_string);
-        if !has_image(runtime) {
-            fields.problem(
-                &format!("sidecarImages.{runtime}"),
-                format!("required, because datasets[{index}] is served by runtime {runtime}"),
-            );
-        }
-        Some(ClaimRule { claim, namespace, runtime, source })
-    });
-    DatasetsFrom::Settings(rules.collect())
+/// What the settings say of one of several.
+pub(crate) fn of<N: PartialEq, T>(each: &[(N, T)], name: N) -> Option<&T> {
+    each.iter().find(|(known, _)| *known == name).map(|(_, said)| said)
 }
 
-fn sidecar_images(fields: &mut Fields<'_>) -> Vec<(Runtime, String)> {
-    let Some(mut images) = fields.section("sidecarImages") else { return Vec::new() };
-    let mut all = Vec::new();
-    for runtime in Runtime::ALL {
-        if let Some(image) = images.checked(runtime.name(), check_image) {
-            all.push((runtime, image.to_string()));
-        }
-    }
-    all
-}
-
-fn sidecars(fields: &mut Fields<'_>) -> Vec<(Runtime, SidecarOverrides)> {
-    let Some(mut runtimes) = fields.section("sidecars") else { return Vec::new() };
-    let mut all = Vec::new();
-    for runtime in Runtime::ALL {
-        let Some(mut one) = runtimes.section(runtime.name()) else { continue };
-        if one.get("cacheSizeLimit").is_some() && one.get("cacheDirectory").is_none() {
-            one.problem("cacheSizeLimit", "only used with cacheDirectory; set that or remove this".into());
-        }
-        let overrides = SidecarOverrides {
-            args: one.strings("args"),
-            cache_directory: one.checked("cacheDirectory", check_path).map(str::to_string),
-            cache_size_limit: one.quantity("cacheSizeLimit"),
-            env: one.entries("env", any),
-            image_pull_secrets: one.strings("imagePullSecrets"),
-            limits: one.entries("limits", check_quantity),
-            requests: one.entries("requests", check_quantity),
-        };
-        all.push((runtime, overrides));
-    }
-    all
-}
-
-fn pod_overrides(fields: &mut Fields<'_>) -> Entries {
-    let Some(mut most) = fields.section("podOverrides") else { return Entries::new() };
-    let mut all = Entries::new();
-    for resource in POD_OVERRIDES {
-        if let Some(quantity) = most.quantity(resource) {
-            all.insert(resource.to_string(), quantity);
-        }
-    }
-    all
-}
-
-fn selectors(fields: &mut Fields<'_>) -> Vec<Selector> {
-    let entries = fields.list("selectors").unwrap_or_default();
-    let destinations = Destination::ALL.map(|destination| (destination.name(), destination));
-    let selectors = entries.iter().enumerate().filter_map(|(index, entry)| {
-        let mut selector = Fields::new(&format!("selectors[{index}]"), entry, fields.problems)?;
-        let (pod_labels, namespace_labels) =
-            (selector.entries("podLabels", any), selector.entries("namespaceLabels", any));
-        if pod_labels.is_empty() && namespace_labels.is_empty() {
-            selector.problem("podLabels", "select something by podLabels or namespaceLabels; for every Pod there is the setting destination".into());
-        }
-        if selector.get("destination").is_none() {
-            selector.problem("destination", "required: where the selected Pods go".into());
-        }
-        let destination = selector.choice("destination", &destinations)?;
-        Some(Selector { pod_labels, namespace_labels, destination })
-    });
-    selectors.collect()
-}
-
-fn strategies(fields: &mut Fields<'_>) -> [Strategy; Destination::ALL.len()] {
-    let mut strategies = Destination::ALL.map(Destination::strategy);
-    let Some(mut all) = fields.section("destinations") else { return strategies };
-    for destination in Destination::ALL {
-        let Some(mut one) = all.section(destination.name()) else { continue };
-        let strategy = &mut strategies[destination as usize];
-        strategy.device = one.choice("device", Device::NAMES).unwrap_or(strategy.device);
-        strategy.order = one.choice("order", Order::NAMES).unwrap_or(strategy.order);
-        strategy.exit = one.choice("exit", Exit::NAMES).unwrap_or(strategy.exit);
-        strategy.readiness_probe = one.choice("readinessProbe", BOOLEAN).unwrap_or(strategy.readiness_probe);
-    }
-    strategies
-}
-
-/// The names of the fields of the map at a path, `[…]` being any index and a Runtime or destination itself.
-fn known_fields(path: &str) -> Vec<&'static str> {
-    let runtimes = || Runtime::ALL.map(Runtime::name).to_vec();
-    let path = path.split('[').next().unwrap_or_default();
-    match path.split_once('.').map_or((path, false), |(section, _)| (section, true)) {
-        ("", _) => vec![
-            "datasets",
-            "datasetsFrom",
-            "destination",
-            "destinations",
-            "gateTimeoutSeconds",
-            "injectFailedDatasets",
-            "mode",
-            "mountRoot",
-            "namespaceLabels",
-            "onUndecidable",
-            "onUnresolved",
-            "podOverrides",
-            "selectors",
-            "sidecarFrom",
-            "sidecarImages",
-            "sidecars",
-            "vfuseResourceName",
-        ],
-        ("datasets", _) => vec!["claim", "namespace", "runtime", "source"],
-        ("destinations", false) => Destination::ALL.map(Destination::name).to_vec(),
-        ("destinations", true) => DESTINATION_FIELDS.to_vec(),
-        ("podOverrides", _) => POD_OVERRIDES.to_vec(),
-        ("selectors", _) => vec!["destination", "namespaceLabels", "podLabels"],
-        ("sidecars", true) => SIDECAR_FIELDS.to_vec(),
-        _ => runtimes(),
-    }
-}
-
-fn hash(raw: &Value) -> String {
+/// Identifies the settings that a Pod was mutated with: FNV-1a of their JSON, hexadecimal.
+pub fn hash(raw: &Value) -> String {
     let mut hasher = fnv::FnvHasher::default();
-    hasher.write(raw.to_string().as_bytes());
+    hasher.write(if raw.is_null() { "{}".into() } else { raw.to_string() }.as_bytes());
     format!("{:016x}", hasher.finish())
+}
+
+/// Answers `validate_settings` for the JSON of the settings. All problems are told at once, one a line; each begins with
+/// the policy's name, as several policies share a policy server and its log.
+pub fn validate_settings(payload: &[u8]) -> SettingsValidationResponse {
+    let raw: Result<Value, _> = serde_json::from_slice(payload);
+    let problems = match &raw {
+        Ok(raw) => Settings::parse(raw).err().unwrap_or_default(),
+        Err(error) => vec![format!("settings: not JSON: {error}")],
+    };
+    let verify = raw.is_ok_and(|raw| raw.get("mode").is_some_and(|mode| mode == Mode::Verify.name()));
+    let policy = if verify { format!("{POLICY} (mode: {})", Mode::Verify) } else { POLICY.to_string() };
+    let lines: Vec<_> = problems.iter().map(|problem| format!("{policy}: {problem}")).collect();
+    SettingsValidationResponse {
+        valid: lines.is_empty(),
+        message: (!lines.is_empty()).then(|| lines.join("\n")),
+    }
 }
 
 #[cfg(test)]
@@ -429,10 +612,28 @@ mod tests {
 
     use super::*;
 
+    /// The problems, in any order.
     #[track_caller]
     fn check(raw: Value, problems: &[&str]) {
-        let found = Settings::parse(&raw).err().unwrap_or_default();
+        let mut found = Settings::parse(&raw).err().unwrap_or_default();
+        let mut problems: Vec<_> = problems.iter().map(|problem| problem.to_string()).collect();
+        found.sort();
+        problems.sort();
         assert_eq!(found, problems, "{raw}");
+    }
+
+    #[test]
+    fn each_line_of_the_servers_log_names_the_policy() {
+        let lines = |settings: &str| validate_settings(settings.as_bytes()).message.unwrap_or_default();
+        assert_eq!(
+            lines(r#"{"mod": "verify", "mountRoot": "x"}"#),
+            "fluid-sidecar-policy: mod: unknown field; did you mean mode?\n\
+             fluid-sidecar-policy: mountRoot: \"x\" must be absolute, without empty, \".\" or \"..\" components"
+        );
+        let of_the_twin = lines(r#"{"mode": "verify", "destination": ""}"#);
+        assert_eq!(of_the_twin, "fluid-sidecar-policy (mode: verify): destination: must not be empty");
+        assert!(lines("{").starts_with("fluid-sidecar-policy: settings: not JSON: "));
+        assert!(validate_settings(b"null").valid);
     }
 
     #[test]
@@ -474,7 +675,6 @@ mod tests {
                 "datasets[0].claim: required: the name of a PersistentVolumeClaim, or a pattern",
                 "datasets[0].runtime: \"fuse\" is not one of alluxio, cache, efc, jindo, juicefs, thin, vineyard",
                 "datasets[0].source: \"/mnt\" is no URL; expected <scheme>://… like file:///mnt/nas/data",
-                "sidecarImages.thin: required, because datasets[0] is served by runtime thin",
                 "datasets[1].source: the s3 URL holds credentials; they would be readable in every Pod",
                 "sidecarImages.thin: required, because datasets[1] is served by runtime thin",
                 "datasets[2]: must be a map, not a number",

@@ -1,19 +1,27 @@
 //! What container serves a Dataset?
 //!
 //! Either the first container of the Runtime's fuse DaemonSet, taken as JSON so that no field of it is lost,
-//! or one that we make for `fluid-fuse` or an image of the settings. All are then dressed alike: name,
-//! environment, device, security, gate, and what the settings override. The module does not know the Pod:
-//! names are given to it, and where the container goes is decided in [`crate::plan`].
+//! or one that we make for `fluid-fuse` or an image of the settings. On top of both comes what every sidecar has: name,
+//! gate, environment, device, and what the settings override. The module does not know the Pod: names are given to it,
+//! and where the container goes is decided in [`crate::injection`].
 
-use fluid_sidecar_layout::FLUID_FUSE;
-use serde_json::{Map, Value, json};
+use anyhow::{Context as _, Result, bail, ensure};
+use fluid_sidecar_layout::contract::{ExitWithPod, FLUID_FUSE, command, env};
+use fluid_sidecar_layout::{MountPoint, Named as _};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
+    SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, SecretVariable, Server, Source};
 use crate::destination::{Device, Exit, Order, Strategy};
-use crate::json::elements;
+use crate::json::{elements, json, list_field, map_field, name_of, text};
 use crate::lifecycle::Gate;
 use crate::request::Entries;
-use crate::settings::{Settings, quantity};
+use crate::settings::text::quantity;
+use crate::settings::{Settings, SidecarOverrides, of};
 
 /// The volume of `cacheDirectory`.
 const CACHE_VOLUME: &str = "fluid-fuse-cache";
@@ -37,13 +45,13 @@ pub struct Sidecar {
 const LONGEST_BACKOFF: &str = "310s";
 
 impl Sidecar {
-    /// Tells it how many containers of the Pod it ends with, and to wait for those that kubelet starts again.
-    pub fn end_with(&mut self, containers: usize, restarts: bool) -> Result<(), String> {
-        set_env(&mut self.container, "FLUID_FUSE_EXIT_CONTAINERS", &containers.to_string())?;
-        match restarts {
-            true => set_env(&mut self.container, "FLUID_FUSE_EXIT_SETTLE", LONGEST_BACKOFF),
-            false => Ok(()),
-        }
+    /// Has it end with this many containers of the Pod, and wait for those that kubelet starts again.
+    pub fn end_with(&mut self, containers: usize, restarts: bool) -> Result<()> {
+        let settle = restarts.then_some((env::EXIT_SETTLE, LONGEST_BACKOFF));
+        let containers = containers.to_string();
+        let variables =
+            [(env::EXIT_WITH_POD, ExitWithPod::ProcessNamespace.name()), (env::EXIT_CONTAINERS, &containers)];
+        set_env(&mut self.container, variables.into_iter().chain(settle))
     }
 
     /// Gives up its own cpu and memory: the Pod has some for all of its containers, and the API server refuses a
@@ -62,66 +70,71 @@ impl Sidecar {
     }
 }
 
-/// Makes the sidecar of one Dataset. `limits` are what the Pod asks for. The error is one sentence that names
+/// Makes the sidecar of one Dataset from what serves it. `limits` are what the Pod asks for. The error is one sentence that names
 /// the object.
 pub fn build(
     dataset: &Dataset,
+    server: Server,
     name: &str,
     strategy: Strategy,
     limits: &Entries,
     settings: &Settings,
-) -> Result<Sidecar, String> {
-    let (mut sidecar, gate) = match &dataset.server {
+) -> Result<Sidecar> {
+    let has_image = matches!(server, Server::FluidFuse { .. });
+    let (mut sidecar, gate) = match server {
         Server::DaemonSet { name, pod_spec } => {
-            from_daemonset(dataset, pod_spec, strategy.device).map_err(|error| format!("{name}: {error}"))?
+            from_daemonset(&dataset.mount_point, pod_spec, strategy.device).context(name)?
         }
-        Server::Image(image) => from_image(dataset, image, None, strategy.device),
-        Server::FluidFuse { image, source } => from_image(dataset, image, Some(source), strategy.device),
+        Server::Image(image) => from_image(dataset, image, None, strategy.device)?,
+        Server::FluidFuse { image, source } => from_image(dataset, image, Some(source), strategy.device)?,
     };
-    let old_name = sidecar.container.insert("name".into(), name.into());
-    if let Some(Value::String(old_name)) = old_name {
-        let env = sidecar.container.get_mut("env").into_iter();
-        env.chain(&mut sidecar.volumes).for_each(|part| follow_name(part, &old_name, name));
+    let who = || format!("Dataset {}/{}", dataset.namespace, dataset.name);
+    ensure!(
+        gate.fluid_fuse || strategy.exit != Exit::ProcessNamespace,
+        "the sidecar of {} is not fluid-fuse, which alone knows exit: processNamespace; \
+         set sidecarFrom: fluid-fuse, or another exit in destinations",
+        who()
+    );
+    let container = &mut sidecar.container;
+    let old_name = container.get_mut("name").map(Value::take);
+    if let Some(Value::String(old_name)) = old_name.filter(|old| *old != name) {
+        let env = container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten();
+        let values = env.filter_map(|variable| variable.get_mut("valueFrom"));
+        let volumes = sidecar.volumes.iter_mut().filter_map(Value::as_object_mut).flatten();
+        let files = volumes.filter(|(source, _)| matches!(source.as_str(), "downwardAPI" | "projected"));
+        values.chain(files.map(|(_, source)| source)).for_each(|part| follow_name(part, &old_name, name));
+    }
+    let every_sidecar = Container {
+        name: name.to_string(),
+        image: settings.image(dataset.runtime).filter(|_| !has_image).map(str::to_string),
+        lifecycle: Some(gate.lifecycle(settings.gate_timeout_seconds)),
+        readiness_probe: strategy.readiness_probe.then(|| gate.readiness_probe()),
+        restart_policy: (strategy.order == Order::NativeSidecar).then(|| "Always".to_string()),
+        ..Container::default()
+    };
+    if let Value::Object(fields) = json(every_sidecar)? {
+        container.extend(fields);
+    }
+    ensure!(
+        container.get("image").is_some_and(Value::is_string),
+        "the fuse container of {} has no image; set sidecarImages.{}",
+        who(),
+        dataset.runtime
+    );
+    if let Some(overrides) = of(&settings.sidecars, dataset.runtime) {
+        override_fields(&mut sidecar, overrides)?;
     }
     let container = &mut sidecar.container;
-    let ours = matches!(dataset.server, Server::FluidFuse { .. });
-    if let Some(image) = settings.image(dataset.runtime).filter(|_| !ours) {
-        container.insert("image".into(), image.into());
-    }
-    if !container.get("image").is_some_and(Value::is_string) {
-        let Dataset { namespace, name, runtime, .. } = dataset;
-        return Err(format!(
-            "the fuse container of Dataset {namespace}/{name} has no image; set sidecarImages.{runtime}"
-        ));
-    }
-    override_fields(&mut sidecar, dataset, settings)?;
-
-    if strategy.exit == Exit::ProcessNamespace && !gate.fluid_fuse {
-        let Dataset { namespace, name, .. } = dataset;
-        return Err(format!(
-            "the sidecar of Dataset {namespace}/{name} is not fluid-fuse, which alone knows exit: processNamespace; \
-             set sidecarFrom: fluid-fuse, or another exit in destinations"
-        ));
-    }
-    let container = &mut sidecar.container;
-    for (key, value) in strategy.exit.sidecar_env() {
-        set_env(container, key, value)?;
-    }
+    set_env(container, strategy.exit.facts().iter().copied())?;
     set_resources(container, "limits", limits)?;
     clamp_requests(container);
     if strategy.device == Device::ExtendedResource {
         // Kubernetes wants extended resources whole, with the request, if any, equal to the limit.
         let resources = map_field(container, "resources")?;
         for kind in ["limits", "requests"] {
-            map_field(resources, kind)?.insert(settings.vfuse_resource_name.clone(), "1".into());
+            map_field(resources, kind)?
+                .insert(settings.vfuse_resource_name.clone(), json(Quantity("1".to_string()))?);
         }
-    }
-    container.insert("lifecycle".into(), gate.lifecycle(settings.gate_timeout_seconds));
-    if strategy.readiness_probe {
-        container.insert("readinessProbe".into(), gate.readiness_probe());
-    }
-    if strategy.order == Order::NativeSidecar {
-        container.insert("restartPolicy".into(), "Always".into());
     }
     // Forbidden in init containers, and its RestartContainer in Pods that never restart.
     container.remove("resizePolicy");
@@ -134,104 +147,111 @@ pub fn build(
 }
 
 /// What the administrator changes in the sidecars of this Runtime.
-fn override_fields(sidecar: &mut Sidecar, dataset: &Dataset, settings: &Settings) -> Result<(), String> {
-    let Some(overrides) = settings.overrides(dataset.runtime) else { return Ok(()) };
+fn override_fields(sidecar: &mut Sidecar, overrides: &SidecarOverrides) -> Result<()> {
     let container = &mut sidecar.container;
     if !overrides.args.is_empty() {
         list_field(container, "args")?.extend(overrides.args.iter().map(|arg| arg.as_str().into()));
     }
-    for (name, value) in &overrides.env {
-        set_env(container, name, value)?;
-    }
+    set_env(container, overrides.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
     set_resources(container, "limits", &overrides.limits)?;
     set_resources(container, "requests", &overrides.requests)?;
     if let Some(path) = &overrides.cache_directory {
         let mounts = list_field(container, "volumeMounts")?;
-        mounts.retain(|mount| mount.get("mountPath").and_then(Value::as_str) != Some(path));
-        mounts.push(json!({"name": CACHE_VOLUME, "mountPath": path}));
+        mounts.retain(|mount| text(mount, "mountPath") != Some(path));
+        mounts.push(json(VolumeMount {
+            name: CACHE_VOLUME.to_string(),
+            mount_path: path.clone(),
+            ..VolumeMount::default()
+        })?);
         // What was mounted there before may be mounted no longer.
         let used = volume_names(container);
         sidecar.volumes.retain(|volume| used.iter().any(|name| volume.get("name") == Some(name)));
-        let mut empty_dir = Map::new();
-        if let Some(limit) = &overrides.cache_size_limit {
-            empty_dir.insert("sizeLimit".into(), limit.as_str().into());
-        }
-        sidecar.volumes.push(json!({"name": CACHE_VOLUME, "emptyDir": empty_dir}));
+        sidecar.volumes.push(volume(
+            CACHE_VOLUME,
+            "emptyDir",
+            json(EmptyDirVolumeSource {
+                size_limit: overrides.cache_size_limit.clone().map(Quantity),
+                ..EmptyDirVolumeSource::default()
+            })?,
+        ));
     }
     sidecar.image_pull_secrets.extend(overrides.image_pull_secrets.iter().cloned());
     Ok(())
 }
 
+/// A volume of one source. The type `Volume` with all sources is half a megabyte of the module.
+pub(crate) fn volume(name: &str, kind: &str, source: Value) -> Value {
+    Value::Object(Map::from_iter([("name".to_string(), name.into()), (kind.to_string(), source)]))
+}
+
 /// The first container of the DaemonSet's Pods, and of their volumes those that it mounts: what Fluid takes.
 /// What Fluid forgets and the container needs comes along: pull secrets, its user, its time to end.
-fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result<(Sidecar, Gate), String> {
-    let Some(Value::Object(template)) = pod_spec.pointer("/containers/0") else {
-        return Err("spec.template.spec.containers[0] must be a map".into());
+fn from_daemonset(mount_point: &MountPoint, mut pod_spec: Value, device: Device) -> Result<(Sidecar, Gate)> {
+    let template =
+        pod_spec.get_mut("containers").and_then(|containers| containers.get_mut(0)).map(Value::take);
+    let Some(Value::Object(mut container)) = template else {
+        bail!("spec.template.spec.containers[0] must be a map");
     };
-    let mut sidecar = Sidecar { container: template.clone(), ..Default::default() };
     let volumes = elements(pod_spec.get("volumes"));
-    let mount_point = container_mount_point(dataset, template, volumes)?;
-    let program = template.get("command").and_then(|command| command.get(0)).and_then(Value::as_str);
+    let seen_at = seen_at(mount_point, &container, volumes)?;
+    let program = container.get("command").and_then(|command| command.get(0)).and_then(Value::as_str);
     let fluid_fuse = program.is_some_and(|program| program.rsplit('/').next() == Some(FLUID_FUSE));
+    let mut sidecar = Sidecar::default();
 
-    let mut used = sidecar.container.clone();
-    let used = volume_names(&mut used);
-    let mounts = list_field(&mut sidecar.container, "volumeMounts")?;
+    let used: Vec<Value> = volume_names(&mut container).into_iter().map(|name| name.clone()).collect();
+    let mounts = list_field(&mut container, "volumeMounts")?;
     for volume in volumes {
         let name = volume.get("name").unwrap_or(&Value::Null);
-        if !used.iter().any(|used| *used == name) {
+        if !used.contains(name) {
             continue;
         }
         if let (Device::ExtendedResource, Some(path)) = (device, host_path(volume)) {
             mounts.retain(|mount| mount.get("name") != Some(name));
             // The device and the mount are what the platform gives instead.
-            if path != "/dev/fuse" && !is_above(path, dataset) {
+            if path != "/dev/fuse" && !is_above(path, mount_point) {
                 sidecar.left_out.push(format!("hostPath volume {}", name.as_str().unwrap_or_default()));
             }
         } else {
             sidecar.volumes.push(volume.clone());
         }
     }
+    for mount in mounts {
+        let volume = volumes.iter().find(|volume| volume.get("name") == mount.get("name"));
+        let above = volume.and_then(host_path).is_some_and(|path| is_above(path, mount_point));
+        let Some(mount) = mount.as_object_mut() else { continue };
+        match device {
+            Device::Privileged if above => {
+                mount.insert("mountPropagation".into(), "Bidirectional".into());
+            }
+            Device::ExtendedResource
+                if mount.get("mountPropagation").is_some_and(|it| it == "Bidirectional") =>
+            {
+                mount.remove("mountPropagation");
+            }
+            _ => {}
+        }
+    }
     // On a DaemonSet with hostNetwork the API server has set it for every port.
-    for port in sidecar.container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+    for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(port) = port.as_object_mut() {
             port.remove("hostPort");
         }
     }
-    let template_user = pod_spec.get("securityContext").and_then(Value::as_object);
-    let security = map_field(&mut sidecar.container, "securityContext")?;
-    pin_user(security, template_user);
+    let security = map_field(&mut container, "securityContext")?;
+    pin_user(security, pod_spec.get("securityContext").and_then(Value::as_object));
     match device {
-        Device::ExtendedResource => {
-            unprivileged(security)?;
-            for mount in list_field(&mut sidecar.container, "volumeMounts")? {
-                if let Some(mount) = mount.as_object_mut() {
-                    if mount.get("mountPropagation").and_then(Value::as_str) == Some("Bidirectional") {
-                        mount.remove("mountPropagation");
-                    }
-                }
-            }
-        }
+        Device::ExtendedResource => unprivileged(security)?,
         Device::Privileged => {
             security.insert("privileged".into(), true.into());
             // A contradiction that the API server refuses.
             security.remove("allowPrivilegeEscalation");
-            for mount in list_field(&mut sidecar.container, "volumeMounts")? {
-                let volume = volumes.iter().find(|volume| volume.get("name") == mount.get("name"));
-                let above = volume.and_then(host_path).is_some_and(|path| is_above(path, dataset));
-                if let Some(mount) = mount.as_object_mut().filter(|_| above) {
-                    mount.insert("mountPropagation".into(), "Bidirectional".into());
-                }
-            }
         }
     }
     sidecar.grace_seconds = pod_spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64);
-    let secrets = elements(pod_spec.get("imagePullSecrets"));
-    let secrets = secrets.iter().filter_map(|secret| secret.get("name")?.as_str());
+    let secrets = elements(pod_spec.get("imagePullSecrets")).iter().filter_map(name_of);
     sidecar.image_pull_secrets.extend(secrets.map(str::to_string));
     for (list, first) in [("initContainers", 0), ("containers", 1)] {
-        let more = elements(pod_spec.get(list)).iter().skip(first);
-        let names = more.filter_map(|container| container.get("name")?.as_str());
+        let names = elements(pod_spec.get(list)).iter().skip(first).filter_map(name_of);
         sidecar.left_out.extend(names.map(|name| format!("container {name}")));
     }
     for field in ["dnsConfig", "hostPID", "hostIPC", "runtimeClassName", "serviceAccountName"] {
@@ -239,95 +259,117 @@ fn from_daemonset(dataset: &Dataset, pod_spec: &Value, device: Device) -> Result
             sidecar.left_out.push(field.to_string());
         }
     }
-    Ok((sidecar, Gate { mount_point, fluid_fuse, device }))
+    sidecar.container = container;
+    Ok((sidecar, Gate { mount_point: seen_at, fluid_fuse, device }))
 }
 
 /// Whether a directory of the node holds the mount point.
-fn is_above(path: &str, dataset: &Dataset) -> bool {
-    let below = dataset.mount_point.as_str().strip_prefix(path.trim_end_matches('/'));
-    below.is_some_and(|below| below.starts_with('/'))
+fn is_above(path: &str, mount_point: &MountPoint) -> bool {
+    below(path, mount_point).is_some()
+}
+
+/// What follows a directory of the node in the path of a mount point that is below it.
+fn below<'m>(path: &str, mount_point: &'m MountPoint) -> Option<&'m str> {
+    mount_point.as_str().strip_prefix(path.trim_end_matches('/')).filter(|below| below.starts_with('/'))
 }
 
 /// Where the DaemonSet's container sees the mount point: it mounts a directory of the node above it.
-fn container_mount_point(
-    dataset: &Dataset,
-    container: &Map<String, Value>,
-    volumes: &[Value],
-) -> Result<String, String> {
+fn seen_at(mount_point: &MountPoint, container: &Map<String, Value>, volumes: &[Value]) -> Result<String> {
     let mounts = elements(container.get("volumeMounts"));
-    volumes
-        .iter()
-        .filter_map(|volume| {
-            let path = host_path(volume).filter(|path| is_above(path, dataset))?.trim_end_matches('/');
-            let mount = mounts.iter().find(|mount| mount.get("name") == volume.get("name"))?;
-            let mount_path = mount.get("mountPath")?.as_str()?.trim_end_matches('/');
-            Some(format!("{mount_path}{}", dataset.mount_point.as_str().strip_prefix(path)?))
-        })
-        .next()
-        .ok_or_else(|| format!("its container mounts no hostPath above {}", dataset.mount_point))
-}
-
-/// A container of ours: `fluid-fuse` with its source, or an image that knows its own.
-fn from_image(dataset: &Dataset, image: &str, source: Option<&Source>, device: Device) -> (Sidecar, Gate) {
-    let mut container = Map::from_iter([
-        ("image".to_string(), image.into()),
-        ("env".to_string(), environment(dataset, source).into()),
-    ]);
-    if source.is_some() {
-        container.insert("command".into(), [FLUID_FUSE, "mount"].as_slice().into());
-    }
-    // The Pod may have a user of its own for its application; the device needs root.
-    let mut security = json!({
-        "privileged": device == Device::Privileged,
-        "runAsUser": 0,
-        "runAsGroup": 0,
-        "runAsNonRoot": false,
-        "seccompProfile": {"type": "RuntimeDefault"},
+    let seen = volumes.iter().find_map(|volume| {
+        let below = below(host_path(volume)?, mount_point)?;
+        let mount = mounts.iter().find(|mount| mount.get("name") == volume.get("name"))?;
+        Some(format!("{}{below}", text(mount, "mountPath")?.trim_end_matches('/')))
     });
-    let mut volumes = Vec::new();
-    match device {
-        Device::ExtendedResource => {
-            security["allowPrivilegeEscalation"] = false.into();
-            security["capabilities"] = json!({"drop": ["ALL"]});
-        }
-        Device::Privileged => {
-            // The directory above the mount point: a dead mount could not be a volume (Fluid #1345).
-            let path = dataset.mount_point.parent().to_string();
-            let mount = json!({"name": FLUID_FUSE, "mountPath": path, "mountPropagation": "Bidirectional"});
-            container.insert("volumeMounts".into(), vec![mount].into());
-            volumes
-                .push(json!({"name": FLUID_FUSE, "hostPath": {"path": path, "type": "DirectoryOrCreate"}}));
-        }
-    }
-    container.insert("securityContext".into(), security);
-    let mount_point = dataset.mount_point.to_string();
-    let gate = Gate { mount_point, fluid_fuse: source.is_some(), device };
-    (Sidecar { container, volumes, ..Default::default() }, gate)
+    seen.with_context(|| format!("its container mounts no hostPath above {mount_point}"))
 }
 
-fn environment(dataset: &Dataset, source: Option<&Source>) -> Vec<Value> {
-    let variable = |name: &str, value: &str| {
+/// A container that the policy makes: `fluid-fuse` with its source, or an image that knows its own.
+fn from_image(
+    dataset: &Dataset,
+    image: String,
+    source: Option<Source>,
+    device: Device,
+) -> Result<(Sidecar, Gate)> {
+    let fluid_fuse = source.is_some();
+    let privileged = device == Device::Privileged;
+    // The directory above the mount point: a dead mount could not be a volume (Fluid #1345).
+    let directory = dataset.mount_point.parent();
+    let container = Container {
+        image: Some(image),
+        command: fluid_fuse.then(|| vec![FLUID_FUSE.to_string(), command::MOUNT.to_string()]),
+        env: Some(environment(dataset, source)?),
+        security_context: Some(SecurityContext {
+            privileged: Some(privileged),
+            allow_privilege_escalation: (!privileged).then_some(false),
+            capabilities: (!privileged)
+                .then(|| Capabilities { drop: Some(vec!["ALL".to_string()]), ..Capabilities::default() }),
+            // The Pod may have a user of its own for its application; the device needs root.
+            run_as_user: Some(0),
+            run_as_group: Some(0),
+            run_as_non_root: Some(false),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_string(),
+                ..SeccompProfile::default()
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: privileged.then(|| {
+            vec![VolumeMount {
+                name: FLUID_FUSE.to_string(),
+                mount_path: directory.to_string(),
+                mount_propagation: Some("Bidirectional".to_string()),
+                ..VolumeMount::default()
+            }]
+        }),
+        ..Container::default()
+    };
+    let volumes = match device {
+        Device::ExtendedResource => Vec::new(),
+        Device::Privileged => {
+            let source = HostPathVolumeSource {
+                path: directory.to_string(),
+                type_: Some("DirectoryOrCreate".to_string()),
+            };
+            vec![volume(FLUID_FUSE, "hostPath", json(source)?)]
+        }
+    };
+    let Value::Object(container) = json(container)? else { bail!("a container must be a map") };
+    let gate = Gate { mount_point: dataset.mount_point.to_string(), fluid_fuse, device };
+    Ok((Sidecar { container, volumes, ..Sidecar::default() }, gate))
+}
+
+fn environment(dataset: &Dataset, source: Option<Source>) -> Result<Vec<EnvVar>> {
+    let variable = |name: &str, value: &str| EnvVar {
+        name: name.to_string(),
         // `$(…)` in a value would be replaced by kubelet.
-        json!({"name": name, "value": value.replace("$(", "$$(")})
+        value: Some(value.replace("$(", "$$(")),
+        value_from: None,
     };
     // The names that Fluid gives to the containers of a ThinRuntime.
-    let mut env = vec![
-        variable("FLUID_RUNTIME_TYPE", dataset.runtime.name()),
-        variable("FLUID_RUNTIME_NS", &dataset.namespace),
-        variable("FLUID_RUNTIME_NAME", &dataset.name),
-        variable("MOUNT_POINT", dataset.mount_point.as_str()),
+    let mut variables = vec![
+        variable(env::RUNTIME_TYPE, dataset.runtime.name()),
+        variable(env::RUNTIME_NAMESPACE, &dataset.namespace),
+        variable(env::RUNTIME_NAME, &dataset.name),
+        variable(env::MOUNT_POINT, dataset.mount_point.as_str()),
     ];
     match source {
         None => {}
-        Some(Source::Url(url)) => env.push(variable("FLUID_FUSE_SOURCE", url)),
+        Some(Source::Url(url)) => variables.push(variable(env::SOURCE, &url)),
         Some(Source::Mounts { config, secrets }) => {
-            env.push(variable("FLUID_FUSE_CONFIG_JSON", &config.to_string()));
-            env.extend(secrets.iter().map(|SecretVariable { name, secret, key }| {
-                json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+            let config = serde_json::to_string(&config).map_err(anyhow::Error::new)?;
+            variables.push(variable(env::CONFIG_JSON, &config));
+            variables.extend(secrets.into_iter().map(|SecretVariable { name, secret, key }| EnvVar {
+                name,
+                value: None,
+                value_from: Some(EnvVarSource {
+                    secret_key_ref: Some(SecretKeySelector { name: secret, key, optional: None }),
+                    ..EnvVarSource::default()
+                }),
             }));
         }
     }
-    env
+    Ok(variables)
 }
 
 /// A user that the application's Pod asks for must not reach the sidecar (Fluid #2500), so the sidecar always
@@ -345,7 +387,7 @@ fn pin_user(security: &mut Map<String, Value>, template: Option<&Map<String, Val
 }
 
 /// Serverless nodes admit no privileged containers; the device is granted by the extended resource.
-fn unprivileged(security: &mut Map<String, Value>) -> Result<(), String> {
+fn unprivileged(security: &mut Map<String, Value>) -> Result<()> {
     security.insert("privileged".into(), false.into());
     if security.contains_key("capabilities") {
         let capabilities = map_field(security, "capabilities")?;
@@ -385,7 +427,9 @@ pub(crate) fn volume_names(container: &mut Map<String, Value>) -> Vec<&mut Value
         for entry in entries.as_array_mut().into_iter().flatten() {
             names.extend(match field.as_str() {
                 "volumeMounts" | "volumeDevices" => entry.get_mut("name"),
-                "env" => entry.pointer_mut("/valueFrom/fileKeyRef/volumeName"),
+                "env" => entry
+                    .get_mut("valueFrom")
+                    .and_then(|from| from.get_mut("fileKeyRef")?.get_mut("volumeName")),
                 _ => None,
             });
         }
@@ -393,18 +437,24 @@ pub(crate) fn volume_names(container: &mut Map<String, Value>) -> Vec<&mut Value
     names
 }
 
-/// Sets a variable, in its old place if it had one: later variables may refer to it.
-fn set_env(container: &mut Map<String, Value>, name: &str, value: &str) -> Result<(), String> {
+/// Sets variables, each in its old place if it had one: later variables may refer to it.
+fn set_env<'e>(
+    container: &mut Map<String, Value>,
+    variables: impl IntoIterator<Item = (&'e str, &'e str)>,
+) -> Result<()> {
     let env = list_field(container, "env")?;
-    let entry = json!({"name": name, "value": value});
-    match env.iter_mut().find(|known| known.get("name").and_then(Value::as_str) == Some(name)) {
-        Some(known) => *known = entry,
-        None => env.push(entry),
+    for (name, value) in variables {
+        let entry =
+            json(EnvVar { name: name.to_string(), value: Some(value.to_string()), value_from: None })?;
+        match env.iter_mut().find(|known| name_of(known) == Some(name)) {
+            Some(known) => *known = entry,
+            None => env.push(entry),
+        }
     }
     Ok(())
 }
 
-fn set_resources(container: &mut Map<String, Value>, kind: &str, entries: &Entries) -> Result<(), String> {
+fn set_resources(container: &mut Map<String, Value>, kind: &str, entries: &Entries) -> Result<()> {
     if !entries.is_empty() {
         let resources = map_field(map_field(container, "resources")?, kind)?;
         resources.extend(entries.iter().map(|(name, value)| (name.clone(), value.as_str().into())));
@@ -412,7 +462,7 @@ fn set_resources(container: &mut Map<String, Value>, kind: &str, entries: &Entri
     Ok(())
 }
 
-/// Lowers requests that are above their limits, which may be others' than theirs.
+/// Lowers requests that are above their limits, which the settings may have changed.
 fn clamp_requests(container: &mut Map<String, Value>) {
     let Some(Value::Object(resources)) = container.get_mut("resources") else { return };
     let Some(Value::Object(limits)) = resources.get("limits").cloned() else { return };
@@ -432,21 +482,5 @@ fn clamp_requests(container: &mut Map<String, Value>) {
 }
 
 fn host_path(volume: &Value) -> Option<&str> {
-    volume.get("hostPath")?.get("path")?.as_str()
-}
-
-fn map_field<'m>(map: &'m mut Map<String, Value>, key: &str) -> Result<&'m mut Map<String, Value>, String> {
-    let value = map.entry(key).or_insert(Value::Null);
-    if value.is_null() {
-        *value = Value::Object(Map::new());
-    }
-    value.as_object_mut().ok_or_else(|| format!("{key} must be a map"))
-}
-
-fn list_field<'m>(map: &'m mut Map<String, Value>, key: &str) -> Result<&'m mut Vec<Value>, String> {
-    let value = map.entry(key).or_insert(Value::Null);
-    if value.is_null() {
-        *value = Value::Array(Vec::new());
-    }
-    value.as_array_mut().ok_or_else(|| format!("{key} must be a list"))
+    text(volume.get("hostPath")?, "path")
 }

@@ -1,14 +1,16 @@
 //! What was done to a Pod, written on the Pod: for people, and to undo it.
 //!
-//! The annotation never decides anything about an admission. It names objects and holds no values of secrets.
-//! [`uninject`] gives back the Pod as it was before; [`crate::verify`] compares what it says with the Pod.
+//! The annotation never decides what is injected. It names objects and holds no values of secrets. [`uninject`] gives
+//! back the Pod as it was before; [`crate::verify`] compares what it says with the Pod.
 
+use anyhow::{Context as _, Result};
+use fluid_sidecar_layout::Named as _;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::destination::Destination;
-use crate::json::elements;
-use crate::settings::Settings;
+use crate::json::{Places, elements, name_of, text};
+use crate::request::Texts;
 
 /// Says on the Pod what was injected, and by which settings. JSON of a [`Status`].
 pub const ANNOTATION: &str = "fluid-sidecar-policy/injected";
@@ -88,11 +90,11 @@ impl Mount {
 }
 
 impl Status {
-    /// Nothing done yet.
-    pub fn new(destination: Destination, settings: &Settings) -> Status {
+    /// Nothing done yet, by settings with this hash.
+    pub fn new(destination: Destination, settings: String) -> Status {
         Status {
             destination: destination.name().into(),
-            settings: settings.hash.clone(),
+            settings,
             sidecars: Vec::new(),
             claims: Vec::new(),
             image_pull_secrets: Vec::new(),
@@ -102,17 +104,22 @@ impl Status {
     }
 
     /// The annotation's text.
-    pub fn to_json(&self) -> Result<String, String> {
-        serde_json::to_string(self).map_err(|error| error.to_string())
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(anyhow::Error::new)
     }
 
-    /// The claim that a volume was.
-    pub fn claim(&self, volume: &str) -> Option<&Claim> {
-        self.claims.iter().find(|claim| claim.volume == volume)
+    /// The places of the claims by the names of their volumes.
+    pub(crate) fn claims_by_volume(&self) -> Places {
+        by_name(self.claims.iter().map(|claim| claim.volume.as_str()))
     }
 
-    /// The status that a Pod bears. `None`: it bears none.
-    pub fn of(pod: &Value) -> Result<Option<Status>, String> {
+    /// Whether annotations have a status.
+    pub fn is_on(annotations: Texts<'_>) -> bool {
+        annotations.get(ANNOTATION).is_some()
+    }
+
+    /// The status that a Pod has. `None`: it has none.
+    pub fn of(pod: &Value) -> Result<Option<Status>> {
         let annotation =
             pod.get("metadata").and_then(|metadata| metadata.get("annotations")?.get(ANNOTATION));
         let Some(text) = annotation.and_then(Value::as_str) else { return Ok(None) };
@@ -120,29 +127,29 @@ impl Status {
         let status = Status::read(&status);
         status
             .map(Some)
-            .ok_or_else(|| format!("annotation {ANNOTATION} cannot be read: no injection wrote it"))
+            .with_context(|| format!("annotation {ANNOTATION} cannot be read: no injection wrote it"))
     }
 
     /// Read by hand: derived, this is 20 KB of the module.
     fn read(value: &Value) -> Option<Status> {
         Some(Status {
-            destination: text(value, "destination")?,
-            settings: text(value, "settings")?,
+            destination: owned(value, "destination")?,
+            settings: owned(value, "settings")?,
             sidecars: each(value, "sidecars", |sidecar| {
                 Some(InjectedSidecar {
-                    container: text(sidecar, "container")?,
-                    dataset: text(sidecar, "dataset")?,
+                    container: owned(sidecar, "container")?,
+                    dataset: owned(sidecar, "dataset")?,
                     volumes: each(sidecar, "volumes", string)?,
                 })
             })?,
             claims: each(value, "claims", |claim| {
                 Some(Claim {
-                    volume: text(claim, "volume")?,
+                    volume: owned(claim, "volume")?,
                     persistent_volume_claim: claim.get("persistentVolumeClaim")?.clone(),
                     mounts: each(claim, "mounts", |mount| {
                         Some(Mount {
-                            container: text(mount, "container")?,
-                            mount_path: text(mount, "mountPath")?,
+                            container: owned(mount, "container")?,
+                            mount_path: owned(mount, "mountPath")?,
                             mount_propagation: mount.get("mountPropagation").cloned(),
                             read_only: mount.get("readOnly").cloned(),
                         })
@@ -160,7 +167,7 @@ fn each<T>(value: &Value, key: &str, read: fn(&Value) -> Option<T>) -> Option<Ve
     elements(value.get(key)).iter().map(read).collect()
 }
 
-fn text(value: &Value, key: &str) -> Option<String> {
+fn owned(value: &Value, key: &str) -> Option<String> {
     string(value.get(key)?)
 }
 
@@ -169,30 +176,39 @@ fn string(value: &Value) -> Option<String> {
 }
 
 /// Gives back the Pod as it was before the injection. `false`: nothing was injected.
-pub fn uninject(pod: &mut Value) -> Result<bool, String> {
+pub fn uninject(pod: &mut Value) -> Result<bool> {
     let Some(status) = Status::of(pod)? else { return Ok(false) };
-    let added: Vec<_> = status.sidecars.iter().map(|sidecar| sidecar.container.as_str()).collect();
-    let added_volumes: Vec<_> = status.sidecars.iter().flat_map(|sidecar| &sidecar.volumes).collect();
+    let claims = status.claims_by_volume();
+    let mounts: Vec<_> = status.claims.iter().flat_map(|claim| &claim.mounts).collect();
+    let place = |container: &str, path: &str| format!("{container}:{path}");
+    let mounted = mounts.iter().map(|mount| place(&mount.container, &mount.mount_path));
+    let by_place: Places = mounted.zip(0..).collect();
+    let containers = by_name(status.sidecars.iter().map(|sidecar| sidecar.container.as_str()));
+    let volumes = by_name(status.sidecars.iter().flat_map(|sidecar| &sidecar.volumes).map(String::as_str));
+    let secrets = by_name(status.image_pull_secrets.iter().map(String::as_str));
 
     for list in ["initContainers", "containers"] {
-        remove(pod, list, |name| added.contains(&name));
+        remove(pod, list, &containers);
         for container in elements_mut(pod, list) {
-            let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
-            let mounts = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
-            for mount in mounts.into_iter().flatten() {
-                restore(mount, &name, &status);
+            let name = name_of(container).unwrap_or_default().to_string();
+            let found = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
+            for mount in found.into_iter().flatten() {
+                if name_of(mount).is_some_and(|volume| claims.contains_key(volume)) {
+                    let before = by_place.get(&place(&name, text(mount, "mountPath").unwrap_or_default()));
+                    restore(before.map(|before| mounts[*before]), mount);
+                }
             }
         }
     }
-    remove(pod, "volumes", |name| added_volumes.iter().any(|added| *added == name));
+    remove(pod, "volumes", &volumes);
     for volume in elements_mut(pod, "volumes") {
-        let claim = volume.get("name").and_then(Value::as_str).and_then(|name| status.claim(name));
-        if let (Some(claim), Some(volume)) = (claim.cloned(), volume.as_object_mut()) {
+        let claim = name_of(volume).and_then(|name| status.claims.get(*claims.get(name)?));
+        if let (Some(claim), Some(volume)) = (claim, volume.as_object_mut()) {
             volume.remove("hostPath");
-            volume.insert("persistentVolumeClaim".into(), claim.persistent_volume_claim);
+            volume.insert("persistentVolumeClaim".into(), claim.persistent_volume_claim.clone());
         }
     }
-    remove(pod, "imagePullSecrets", |name| status.image_pull_secrets.iter().any(|secret| secret == name));
+    remove(pod, "imagePullSecrets", &secrets);
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         match status.termination_grace_period_seconds {
             Some(Some(seconds)) => drop(spec.insert("terminationGracePeriodSeconds".into(), seconds.into())),
@@ -214,25 +230,19 @@ pub fn uninject(pod: &mut Value) -> Result<bool, String> {
     Ok(true)
 }
 
-/// Puts back what a mount had, if it is one of a replaced claim.
-fn restore(mount: &mut Value, container: &str, status: &Status) {
-    let field = |key: &str| mount.get(key).and_then(Value::as_str).unwrap_or_default();
-    let Some(claim) = status.claim(field("name")) else { return };
-    let path = field("mountPath");
-    let before = claim
-        .mounts
-        .iter()
-        .find(|before| before.container == container && before.mount_path == path)
-        .cloned();
+fn by_name<'n>(names: impl Iterator<Item = &'n str>) -> Places {
+    names.map(str::to_string).zip(0..).collect()
+}
+
+/// Puts back what a mount of a replaced claim had.
+fn restore(before: Option<&Mount>, mount: &mut Value) {
     let Some(mount) = mount.as_object_mut() else { return };
-    let (propagation, read_only) =
-        before.map_or((None, None), |before| (before.mount_propagation, before.read_only));
-    let mut put_back = |key: &str, value: Option<Value>| match value {
-        Some(value) => drop(mount.insert(key.into(), value)),
+    let mut put_back = |key: &str, value: Option<&Value>| match value {
+        Some(value) => drop(mount.insert(key.into(), value.clone())),
         None => drop(mount.remove(key)),
     };
-    put_back("mountPropagation", propagation);
-    put_back("readOnly", read_only);
+    put_back("mountPropagation", before.and_then(|before| before.mount_propagation.as_ref()));
+    put_back("readOnly", before.and_then(|before| before.read_only.as_ref()));
 }
 
 fn elements_mut<'v>(pod: &'v mut Value, list: &str) -> &'v mut [Value] {
@@ -241,11 +251,11 @@ fn elements_mut<'v>(pod: &'v mut Value, list: &str) -> &'v mut [Value] {
 }
 
 /// Removes elements of a list by name, and the list when nothing is left of it.
-fn remove(pod: &mut Value, key: &str, is_added: impl Fn(&str) -> bool) {
+fn remove(pod: &mut Value, key: &str, added: &Places) {
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let Some(list) = spec.get_mut(key).and_then(Value::as_array_mut) else { return };
     let before = list.len();
-    list.retain(|element| !element.get("name").and_then(Value::as_str).is_some_and(&is_added));
+    list.retain(|element| !name_of(element).is_some_and(|name| added.contains_key(name)));
     if list.is_empty() && before > 0 {
         spec.remove(key);
     }

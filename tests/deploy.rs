@@ -17,6 +17,7 @@ use std::process::Command;
 
 use evaluate::objects::Objects;
 use evaluate::{input, yaml};
+use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_policy::cluster::Kind;
 use fluid_sidecar_policy::settings::Settings;
 use k8s_openapi::api::core::v1::Pod;
@@ -254,11 +255,11 @@ fn the_role_grants_what_the_policy_reads_and_no_more() {
             granted.insert(format!("{}/{}", text(group), text(resource)));
         }
     }
-    let read = Kind::ALL.map(|kind| {
-        let group = kind.api_version().split_once('/').map_or("", |(group, _)| group);
+    let read = Kind::ALL.iter().map(|kind| {
+        let group = kind.facts().split_once('/').map_or("", |(group, _)| group);
         format!("{group}/{}s", kind.name().to_lowercase())
     });
-    assert_eq!(granted, BTreeSet::from(read));
+    assert_eq!(granted, read.collect::<BTreeSet<_>>());
 
     let (binding, account) = (only("ClusterRoleBinding"), only("ServiceAccount"));
     assert_eq!(binding["roleRef"]["name"], only("ClusterRole")["metadata"]["name"]);

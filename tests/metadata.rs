@@ -18,7 +18,9 @@ use std::process::Command;
 
 use evaluate::objects::Objects;
 use evaluate::{input, yaml};
-use fluid_sidecar_policy::cluster::{Host, Kind};
+use fluid_sidecar_layout::Named as _;
+use fluid_sidecar_policy::cluster::{self, CAPABILITY, Kind, Masked, Masks};
+use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
 use serde_json::{Value, json};
 use support::{Cluster, cases, metadata, read, root, validate};
 
@@ -51,42 +53,36 @@ fn the_package_and_the_metadata_agree() {
 struct Recorder {
     cluster: Cluster,
     kinds: RefCell<BTreeSet<String>>,
-    capabilities: RefCell<BTreeSet<String>>,
 }
 
-impl Host for Recorder {
-    fn call(&self, namespace: &str, operation: &str, payload: &[u8]) -> Result<Vec<u8>, String> {
-        let request: Value = serde_json::from_slice(payload).unwrap();
-        let kind = json!([{"apiVersion": request["api_version"], "kind": request["kind"]}]);
+impl cluster::Cluster for Recorder {
+    fn get<M: Masks>(&self, request: &GetResourceRequest) -> anyhow::Result<Masked<M>> {
+        let kind = json!([{"apiVersion": request.api_version, "kind": request.kind}]);
         self.kinds.borrow_mut().append(&mut kinds(&kind));
-        self.capabilities.borrow_mut().insert(format!("{namespace}/{operation}"));
-        self.cluster.call(namespace, operation, payload)
+        self.cluster.get(request)
     }
 }
 
 /// The golden cases together read everything that the policy can read.
 #[test]
 fn the_metadata_grants_what_the_code_reads_and_no_more() {
-    let (mut read_kinds, mut capabilities) = (BTreeSet::new(), BTreeSet::new());
+    let mut read_kinds = BTreeSet::new();
     for case in cases("tests/cases") {
         let objects = Some(case.join("objects.yaml")).filter(|path| path.exists());
         let recorder = Recorder {
             cluster: Cluster(Objects::read(objects.as_slice()).unwrap()),
             kinds: RefCell::default(),
-            capabilities: RefCell::default(),
         };
         let request = input::request(read(&case.join("pod.yaml")), None, "CREATE").unwrap();
         let settings = read(&case.join("settings.yaml"));
         let settings = if settings.is_null() { json!({}) } else { settings };
         validate(&json!({"request": request.admission, "settings": settings}), &recorder);
         read_kinds.append(&mut recorder.kinds.take());
-        capabilities.append(&mut recorder.capabilities.take());
     }
-    let table = Kind::ALL.map(|kind| format!("{} {}", kind.api_version(), kind.name()));
-    assert_eq!(BTreeSet::from(table), read_kinds, "Kind::ALL and what the cases read");
+    let table = Kind::ALL.iter().map(|kind| format!("{} {kind}", kind.facts()));
+    assert_eq!(table.collect::<BTreeSet<_>>(), read_kinds, "Kind::ALL and what the cases read");
     assert_eq!(kinds(&metadata()["contextAwareResources"]), read_kinds);
-    let granted: BTreeSet<String> = serde_json::from_value(metadata()["hostCapabilities"].clone()).unwrap();
-    assert_eq!(granted, capabilities);
+    assert_eq!(metadata()["hostCapabilities"], json!([CAPABILITY]));
 }
 
 // --- artifacthub-pkg.yml -----------------------------------------------------------------------------------

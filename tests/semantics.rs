@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_policy::placement;
 use fluid_sidecar_policy::reason::Code;
 use serde_json::{Value, json};
@@ -25,8 +26,8 @@ fn the_tables_are_those_of_the_code() {
     }
     rows.push_str("| none of these | not serverless |\n");
     let mut reasons = String::from("| code | meaning |\n|---|---|\n");
-    for (code, about) in Code::ALL {
-        writeln!(reasons, "| `{}` |{about} |", code.as_str()).unwrap();
+    for code in Code::ALL {
+        writeln!(reasons, "| `{code}` | {}. |", code.about()).unwrap();
     }
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("SEMANTICS.md");
@@ -102,9 +103,9 @@ fn troubleshooting_knows_every_reason() {
 
     let rows = Row::all("docs/operators.md");
     let mut missing = Vec::new();
-    for (code, _) in Code::ALL {
-        if !rows.iter().any(|row| row.code == code.as_str()) {
-            missing.push(format!("docs/operators.md has no row for {}", code.as_str()));
+    for code in Code::ALL {
+        if !rows.iter().any(|row| row.code == code.name()) {
+            missing.push(format!("docs/operators.md has no row for {code}"));
         }
     }
     for (code, text) in &heard {

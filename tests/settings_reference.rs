@@ -1,8 +1,9 @@
-//! `docs/settings.yaml` is the table of the settings. All documentation of them is made from it, and it is true:
-//! what it says of each field is compared with the parser.
+//! The documents of the settings are made from the settings' own blocks (`src/settings.rs`): README's table,
+//! docs/settings.md, docs/settings.schema.json and questions-ui.yml.
 //!
-//! `UPDATE_EXPECT=1 cargo test --test settings_reference` writes the documentation anew. Whether the JSON Schema
-//! agrees with the parser is checked by `scripts/check-settings-schema.sh`, on documents that are listed here.
+//! `UPDATE_EXPECT=1 cargo test --test settings_reference` writes them anew. What a block says in words or by an example
+//! is compared with the parser here. Whether the JSON Schema agrees with the parser is checked by
+//! `scripts/check-settings-schema.sh`, on documents that are listed here.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test")]
 
@@ -14,110 +15,135 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use evaluate::yaml;
-use fluid_sidecar_layout::Runtime;
+use fluid_sidecar_layout::{Named as _, Runtime};
 use fluid_sidecar_policy::destination::Destination;
-use fluid_sidecar_policy::settings::Settings;
-use serde::Deserialize;
+use fluid_sidecar_policy::settings::form::Kind;
+use fluid_sidecar_policy::settings::text::{EXPLAINED, TextForm};
+use fluid_sidecar_policy::settings::{self, Group, Note, Section as _, Settings, rules};
 use serde_json::{Map, Value, json};
 use support::expect::expect;
 
-const MADE: &str = "Made from docs/settings.yaml by tests/settings_reference.rs; change it there.";
+const MADE: &str = "Made from src/settings.rs by tests/settings_reference.rs; change it there.";
 const WIDTH: usize = 110;
 
-/// One entry of the table; `docs/settings.yaml` says what its fields mean.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+/// One field at its path: dotted, `[]` being any element of a list, `<runtime>` and the like each of several names.
+#[derive(Clone, Debug)]
 struct Field {
     path: String,
-    #[serde(rename = "type")]
+    about: &'static str,
+    note: Note,
     kind: Kind,
-    items: Option<Kind>,
-    default: Option<Value>,
-    #[serde(default)]
-    choices: Vec<Choice>,
-    minimum: Option<u32>,
-    maximum: Option<u32>,
-    #[serde(default)]
-    required: bool,
-    group: Option<String>,
-    label: String,
-    about: String,
-    show_if: Option<String>,
-    #[serde(default = "yes")]
-    form: bool,
-    example: String,
+    /// The default; below a placeholder that of each of its names, where they differ.
+    defaults: Vec<(&'static str, Option<Value>)>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Choice {
-    value: String,
-    about: String,
+/// The names that a placeholder of the path stands for.
+type Names = Vec<&'static str>;
+
+/// All fields, each before those in it.
+fn table() -> Vec<Field> {
+    let mut table = Vec::new();
+    collect("", &Settings::describe(&Settings::default()), &mut table);
+    table
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    String,
-    Image,
-    Path,
-    Url,
-    Quantity,
-    Resource,
-    Integer,
-    Boolean,
-    Enum,
-    List,
-    Map,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// Names that stand for each of several.
-fn placeholder(name: &str) -> Option<Vec<&'static str>> {
-    match name {
-        "<runtime>" => Some(Runtime::ALL.map(Runtime::name).to_vec()),
-        "<destination>" => Some(Destination::ALL.map(Destination::name).to_vec()),
-        _ => None,
+fn collect(parent: &str, fields: &[settings::Field], table: &mut Vec<Field>) {
+    for settings::Field { about, note, kind, default } in fields {
+        let path = join(parent, note.name);
+        let field =
+            Field { path, about, note: *note, kind: kind.clone(), defaults: vec![("", default.clone())] };
+        collect_inner(field, table);
     }
+}
+
+/// A field and those in it.
+fn collect_inner(field: Field, table: &mut Vec<Field>) {
+    let (path, kind) = (field.path.clone(), field.kind.clone());
+    table.push(field);
+    match kind {
+        Kind::Section(fields) => collect(&path, &fields, table),
+        Kind::List(element) => {
+            if let Kind::Section(fields) = *element {
+                collect(&format!("{path}[]"), &fields, table);
+            }
+        }
+        Kind::Each(entry, kinds) => {
+            let first = kinds[0].1.clone();
+            let begun = table.len();
+            collect_inner(
+                Field {
+                    path: join(&path, entry.note.name),
+                    about: entry.about,
+                    note: entry.note,
+                    kind: first,
+                    defaults: kinds.iter().map(|(name, _)| (*name, None)).collect(),
+                },
+                table,
+            );
+            // The fields are the same for each name, their defaults may not be.
+            let mut others: Vec<Vec<Field>> = Vec::new();
+            for (_, kind) in &kinds {
+                let mut fields = Vec::new();
+                if let Kind::Section(inner) = kind {
+                    collect(&join(&path, entry.note.name), inner, &mut fields);
+                }
+                others.push(fields);
+            }
+            for (index, field) in table[begun + 1..].iter_mut().enumerate() {
+                let default = |other: &Vec<Field>| other[index].defaults[0].1.clone();
+                field.defaults =
+                    kinds.iter().zip(&others).map(|((name, _), other)| (*name, default(other))).collect();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.to_string() } else { format!("{parent}.{name}") }
 }
 
 impl Field {
     /// The last part of its path.
     fn name(&self) -> &str {
-        self.path.rsplit('.').next().unwrap()
-    }
-
-    fn is_top(&self) -> bool {
-        !self.path.contains('.')
+        self.note.name
     }
 
     /// Its path for each name that a placeholder stands for, with that name.
     fn paths(&self) -> Vec<(String, &'static str)> {
-        let Some(mark) = self.path.split('.').find(|part| placeholder(part).is_some()) else {
+        let Some(mark) = self.path.split('.').find(|part| part.starts_with('<')) else {
             return vec![(self.path.clone(), "")];
         };
-        let names = placeholder(mark).unwrap().into_iter();
-        names.map(|name| (self.path.replace(mark, name), name)).collect()
+        self.names().into_iter().map(|name| (self.path.replace(mark, name), name)).collect()
+    }
+
+    fn names(&self) -> Names {
+        self.defaults.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect()
     }
 
     /// The default where a placeholder stands for `name`.
     fn default_for(&self, name: &str) -> Option<&Value> {
-        let default = self.default.as_ref()?;
-        if self.path.contains("<destination>") { default.get(name) } else { Some(default) }
+        let of_name = self.defaults.iter().find(|(known, _)| *known == name).or(self.defaults.first());
+        of_name.and_then(|(_, default)| default.as_ref())
     }
 
     fn example(&self) -> Value {
-        document(&self.example)
+        document(self.note.example)
     }
 
     /// The choices as they may be written.
     fn choices(&self) -> Vec<Value> {
-        match self.kind {
+        match &self.kind {
             Kind::Boolean => vec![json!(true), json!(false), json!("true"), json!("false")],
-            _ => self.choices.iter().map(|choice| json!(choice.value)).collect(),
+            _ => self.described().iter().map(|(name, _)| json!(name)).collect(),
+        }
+    }
+
+    /// The choices with what each means.
+    fn described(&self) -> &[(&'static str, &'static str)] {
+        match &self.kind {
+            Kind::Choice(choices) => choices,
+            _ => &[],
         }
     }
 
@@ -134,10 +160,6 @@ fn document(text: &str) -> Value {
     let mut documents = yaml::parse(text).unwrap();
     assert_eq!(documents.len(), 1, "{text}");
     documents.pop().unwrap()
-}
-
-fn table() -> Vec<Field> {
-    serde_json::from_value(document(&fs::read_to_string(root().join("docs/settings.yaml")).unwrap())).unwrap()
 }
 
 /// The fields of a field, in the order of the table; of the settings themselves for an empty path.
@@ -192,13 +214,9 @@ fn problems(document: &Value) -> Vec<String> {
     Settings::parse(document).err().unwrap_or_default()
 }
 
-/// Settings that parse, but for what identifies their text.
 #[track_caller]
 fn parsed(document: &Value) -> Settings {
-    let settings = Settings::parse(document).map_err(|problems| (problems, document));
-    let mut settings = settings.unwrap();
-    settings.hash.clear();
-    settings
+    Settings::parse(document).map_err(|problems| (problems, document)).unwrap()
 }
 
 /// Every name that is one mistake away: a letter left out, another one, one too many.
@@ -224,33 +242,6 @@ fn every_example_is_accepted_and_uses_its_field() {
             place(&mut example, parent).get(name).is_some()
         });
         assert!(used, "the example of {} does not use it", field.path);
-    }
-}
-
-#[test]
-fn the_parser_knows_these_fields_and_no_others() {
-    let listed: BTreeSet<String> =
-        table().iter().flat_map(Field::paths).map(|(path, _)| path.to_string()).collect();
-    let mut known = BTreeSet::new();
-    collect_known("", &mut known);
-    assert_eq!(listed, known, "left: the table; right: the parser");
-}
-
-/// Asks the parser for the fields below a path: it lists them when it meets one that it cannot guess.
-fn collect_known(path: &str, known: &mut BTreeSet<String>) {
-    const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz";
-    let base = json!({"datasetsFrom": "settings"});
-    for section in if path.is_empty() { vec![String::new()] } else { vec![path.into(), format!("{path}[]")] }
-    {
-        let at = if section.is_empty() { UNKNOWN.into() } else { format!("{section}.{UNKNOWN}") };
-        let problems = problems(&with(base.clone(), &at, Some(json!(1))));
-        let start = format!("{}: unknown field; known are ", reported(&at));
-        let Some(names) = problems.iter().find_map(|problem| problem.strip_prefix(&start)) else { continue };
-        for name in names.split(", ") {
-            let field = if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };
-            collect_known(&field, known);
-            known.insert(field);
-        }
     }
 }
 
@@ -283,47 +274,12 @@ fn a_misspelt_field_is_refused_with_its_name() {
 }
 
 #[test]
-fn the_parser_knows_these_choices_and_no_others() {
-    for field in table() {
-        assert_eq!(field.kind == Kind::Enum, !field.choices.is_empty(), "{}", field.path);
-        if !matches!(field.kind, Kind::Boolean | Kind::Enum) {
-            continue;
-        }
-        for (path, _) in field.paths() {
-            let about_it = |value: Value| {
-                let start = format!("{}: ", reported(&path));
-                let problems = problems(&with(field.example(), &path, Some(value)));
-                problems.iter().find_map(|problem| problem.strip_prefix(&start).map(str::to_string))
-            };
-            for choice in field.choices() {
-                assert_eq!(about_it(choice.clone()), None, "{path}: {choice}");
-            }
-            let names: Vec<&str> = match field.kind {
-                Kind::Boolean => vec!["true", "false"],
-                _ => field.choices.iter().map(|choice| choice.value.as_str()).collect(),
-            };
-            let refused = about_it(json!("zzzzzzzzzzzz")).unwrap_or_default();
-            let listed = refused.strip_prefix("\"zzzzzzzzzzzz\" is not one of ").unwrap_or(&refused);
-            assert_eq!(
-                listed.split(", ").collect::<BTreeSet<_>>(),
-                names.into_iter().collect::<BTreeSet<_>>(),
-                "{path}: left: the parser; right: the table"
-            );
-        }
-    }
-}
-
-#[test]
-fn defaults_are_those_of_the_parser() {
+fn a_default_that_is_written_means_the_same_as_none() {
     for field in table() {
         for (path, name) in field.paths() {
-            let Some(default) = field.default_for(name).cloned() else {
-                assert!(field.default.is_none(), "{path} has no default for {name}");
+            let Some(default) = field.default_for(name).cloned() else { continue };
+            if field.note.required.is_some() {
                 continue;
-            };
-            if field.is_top() {
-                let written = with(json!({}), &path, Some(default.clone()));
-                assert_eq!(parsed(&written), parsed(&Value::Null), "{path}");
             }
             // An element of a list needs more than the field, and an image of the runtime.
             let example = if field.path.contains("[]") { field.example() } else { json!({}) };
@@ -336,25 +292,7 @@ fn defaults_are_those_of_the_parser() {
             let written = with(example.clone(), &path, Some(default.clone()));
             assert_eq!(parsed(&written), parsed(&absent), "{path}");
             assert_eq!(parsed(&null), parsed(&absent), "{path}: null");
-            // Otherwise the comparison would hold for a field that the parser forgets.
-            for choice in field.choices() {
-                if let Ok(mut other) = Settings::parse(&with(example.clone(), &path, Some(choice.clone()))) {
-                    other.hash.clear();
-                    let same = inline(&choice) == inline(&default);
-                    assert_eq!(other == parsed(&absent), same, "{path}: {choice}");
-                }
-            }
         }
-    }
-}
-
-#[test]
-fn numbers_have_these_bounds() {
-    for field in table().iter().filter(|field| field.kind == Kind::Integer) {
-        let (minimum, maximum) = (field.minimum.unwrap(), field.maximum.unwrap());
-        let ok = |number: i64| problems(&with(json!({}), &field.path, Some(json!(number)))).is_empty();
-        assert!(ok(minimum.into()) && ok(maximum.into()), "{}", field.path);
-        assert!(!ok(i64::from(minimum) - 1) && !ok(i64::from(maximum) + 1), "{}", field.path);
     }
 }
 
@@ -380,7 +318,12 @@ fn a_form_that_nobody_filled_in_means_the_defaults() {
     collect(&form(&table())["questions"], &mut settings);
     parsed(&settings);
     prune(&mut settings);
-    assert_eq!(parsed(&settings), parsed(&Value::Null));
+    let (mut filled, empty) = (parsed(&settings), parsed(&Value::Null));
+    for destination in Destination::ALL {
+        assert_eq!(filled.strategy(*destination), empty.strategy(*destination), "{destination}");
+    }
+    filled.destinations.clear();
+    assert_eq!(filled, empty);
 }
 
 // --- documents for the schema -----------------------------------------------------------------------------
@@ -477,7 +420,7 @@ fn documents_for_the_schema() {
         }
     }
     // What is required depends on other fields.
-    for runtime in Runtime::ALL.map(Runtime::name) {
+    for runtime in Runtime::ALL.iter().map(|runtime| runtime.name()) {
         let images =
             [json!(null), json!({}), json!({runtime: null}), json!({runtime: "x"}), json!({"thin": "x"})];
         let datasets =
@@ -553,17 +496,14 @@ fn readme_table(table: &[Field]) -> String {
     let mut text = String::from("| field | default | meaning |\n|---|---|---|\n");
     for field in children(table, "") {
         let default =
-            field.default.as_ref().map(|default| format!("`{}`", inline(default))).unwrap_or_default();
+            field.default_for("").map(|default| format!("`{}`", inline(default))).unwrap_or_default();
         let link = anchor(&field.path);
         writeln!(
             text,
             "| [`{}`](docs/settings.md#{link}) | {default} | {}{} |",
             field.path,
             field.first_sentence(),
-            match field.kind {
-                Kind::Enum => format!(" {}", one_of(field)),
-                _ => String::new(),
-            }
+            one_of(field)
         )
         .unwrap();
     }
@@ -571,9 +511,11 @@ fn readme_table(table: &[Field]) -> String {
 }
 
 fn one_of(field: &Field) -> String {
-    let names: Vec<String> = field.choices.iter().map(|choice| format!("`{}`", choice.value)).collect();
-    let (last, first) = names.split_last().unwrap();
-    format!("{} or {last}.", first.join(", "))
+    let names: Vec<String> = field.described().iter().map(|(name, _)| format!("`{name}`")).collect();
+    match names.split_last() {
+        Some((last, first)) => format!(" {} or {last}.", first.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// Breaks a text into lines; those after the first begin with `indent`.
@@ -593,46 +535,25 @@ fn wrap(text: &str, indent: &str) -> String {
     lines.join("\n")
 }
 
-impl Kind {
-    fn one(self) -> &'static str {
-        match self {
-            Kind::String => "string",
-            Kind::Image => "image",
-            Kind::Path => "path",
-            Kind::Url => "URL",
-            Kind::Quantity => "quantity",
-            Kind::Resource => "extended resource",
-            Kind::Integer => "whole number",
-            Kind::Boolean => "boolean",
-            Kind::Enum => "one of the values below",
-            Kind::List => "list",
-            Kind::Map => "map",
-        }
+/// What documents call the type.
+fn type_of(kind: &Kind) -> String {
+    match kind {
+        Kind::Text(form) => form.name.to_string(),
+        Kind::Seconds(least, most) => format!("whole number, {least} to {most}"),
+        Kind::Boolean => "boolean".to_string(),
+        Kind::Choice(_) => "one of the values below".to_string(),
+        Kind::List(element) => format!("list{}", of(element)),
+        Kind::Map(value) => format!("map{}", of(value)),
+        Kind::Section(_) | Kind::Each(..) => "map".to_string(),
     }
+}
 
-    fn many(self) -> &'static str {
-        match self {
-            Kind::Quantity => "quantities",
-            _ => "strings",
-        }
+fn of(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Text(form) if form.name == "quantity" => " of quantities",
+        Kind::Text(_) => " of strings",
+        _ => "",
     }
-
-    /// What may be written there, for types that are not YAML's.
-    fn form(self) -> Option<&'static str> {
-        Some(match self {
-            Kind::Path => "absolute, without empty, `.` or `..` components, and not `/` itself",
-            Kind::Image => "an image reference, without white space",
-            Kind::Url => "`<scheme>://…`, without credentials",
-            Kind::Quantity => {
-                "a number that is not negative, with one of Kubernetes' suffixes `n`, `u`, `m`, `k`, `M`, `G`, `T`, \
-                 `P`, `E`, `Ki`, `Mi`, `Gi`, `Ti`, `Pi`, `Ei`, an exponent like `e3`, or none of these"
-            }
-            Kind::Resource => "`<domain>/<name>`, where the domain is not Kubernetes' own",
-            _ => return None,
-        })
-    }
-
-    const ALL_FORMS: [Kind; 5] = [Kind::Image, Kind::Path, Kind::Quantity, Kind::Resource, Kind::Url];
 }
 
 fn reference(table: &[Field]) -> String {
@@ -644,66 +565,60 @@ fn reference(table: &[Field]) -> String {
         server loads the policy, each with the path of its field. Editors can check settings with \
         [settings.schema.json](settings.schema.json).";
     writeln!(text, "{}\n", wrap(intro, "")).unwrap();
-    let mut groups: Vec<&str> = Vec::new();
-    for group in children(table, "").iter().filter_map(|field| field.group.as_deref()) {
-        if !groups.contains(&group) {
-            assert!(!anchors.contains(&anchor(group)), "{group} is also a field");
-            groups.push(group);
-        }
-    }
-    let of_group = |group: &str| {
+    let of_group = |group: Group| {
         let mut fields = children(table, "");
-        fields.retain(|field| field.group.as_deref() == Some(group));
+        fields.retain(|field| field.note.group == Some(group));
         fields
     };
-    for group in &groups {
-        let links: Vec<_> = of_group(group)
+    for group in Group::ALL {
+        assert!(!anchors.contains(&anchor(group.name())), "{group} is also a field");
+        let links: Vec<_> = of_group(*group)
             .iter()
             .map(|field| format!("[`{}`](#{})", field.path, anchor(&field.path)))
             .collect();
-        writeln!(text, "{}", wrap(&format!("- [{group}](#{}): {}", anchor(group), links.join(", ")), "  "))
-            .unwrap();
+        let line = format!("- [{group}](#{}): {}", anchor(group.name()), links.join(", "));
+        writeln!(text, "{}", wrap(&line, "  ")).unwrap();
     }
     writeln!(text, "- [Types](#types)").unwrap();
-    for group in &groups {
+    for group in Group::ALL {
         writeln!(text, "\n## {group}").unwrap();
-        for field in of_group(group) {
+        for field in of_group(*group) {
             describe(table, field, 3, &mut text);
         }
     }
     writeln!(text, "\n## Types\n").unwrap();
-    for kind in Kind::ALL_FORMS {
-        writeln!(text, "{}", wrap(&format!("- {}: {}.", kind.one(), kind.form().unwrap()), "  ")).unwrap();
+    for TextForm { name, about, .. } in EXPLAINED {
+        writeln!(text, "{}", wrap(&format!("- {name}: {about}."), "  ")).unwrap();
     }
     text
 }
 
 fn describe(table: &[Field], field: &Field, depth: usize, text: &mut String) {
     writeln!(text, "\n{} `{}`\n", "#".repeat(depth), field.path).unwrap();
-    let mut facts = match (field.kind, field.items, field.minimum, field.maximum) {
-        (kind, Some(items), ..) => format!("{} of {}", kind.one(), items.many()),
-        (kind, None, Some(minimum), Some(maximum)) => format!("{}, {minimum} to {maximum}", kind.one()),
-        (kind, ..) => kind.one().to_string(),
-    };
-    match &field.default {
-        Some(Value::Object(defaults)) => {
-            let each = Destination::ALL.map(Destination::name);
-            let each = each.map(|name| format!("`{}` on `{name}`", inline(&defaults[name])));
-            write!(facts, "; default: {}", each.join(", ")).unwrap();
+    let mut facts = type_of(&field.kind);
+    let shown = |name: &str| field.default_for(name).map(inline);
+    let defaults: BTreeSet<_> = field.defaults.iter().map(|(name, _)| shown(name)).collect();
+    match (field.note.required, defaults.len(), shown("")) {
+        (Some(_), ..) => facts.push_str("; required"),
+        (None, 1, Some(default)) => write!(facts, "; default: `{default}`").unwrap(),
+        (None, 1, None) => {}
+        _ => {
+            let each: Vec<_> = field.names().into_iter().map(|name| (name, shown(name))).collect();
+            let each = each
+                .iter()
+                .map(|(name, default)| format!("`{}` on `{name}`", default.as_deref().unwrap_or_default()));
+            write!(facts, "; default: {}", each.collect::<Vec<_>>().join(", ")).unwrap();
         }
-        Some(default) => write!(facts, "; default: `{}`", inline(default)).unwrap(),
-        None if field.required => facts.push_str("; required"),
-        None => {}
     }
     writeln!(text, "{}", wrap(&format!("Type: {facts}."), "")).unwrap();
-    writeln!(text, "\n{}", wrap(&field.about, "")).unwrap();
-    if !field.choices.is_empty() {
+    writeln!(text, "\n{}", wrap(field.about, "")).unwrap();
+    if !field.described().is_empty() {
         text.push('\n');
     }
-    for choice in &field.choices {
-        writeln!(text, "{}", wrap(&format!("- `{}`: {}.", choice.value, choice.about), "  ")).unwrap();
+    for (name, about) in field.described() {
+        writeln!(text, "{}", wrap(&format!("- `{name}`: {about}."), "  ")).unwrap();
     }
-    writeln!(text, "\n```yaml\n{}```", field.example).unwrap();
+    writeln!(text, "\n```yaml\n{}\n```", field.note.example.trim()).unwrap();
     for child in children(table, &field.path) {
         describe(table, child, depth + 1, text);
     }
@@ -714,64 +629,63 @@ fn describe(table: &[Field], field: &Field, depth: usize, text: &mut String) {
 /// Rancher's form. A string has no default unless it has one for the parser: the form would set it to an empty
 /// one, which is refused.
 fn form(table: &[Field]) -> Value {
-    let questions = children(table, "").into_iter().filter(|field| field.form);
+    let questions = children(table, "").into_iter().filter(|field| field.note.in_form);
     let questions: Vec<Value> = questions
-        .map(|field| question(table, field, &field.path, "", field.group.as_deref().unwrap()))
+        .map(|field| question(table, field, &field.path, "", field.note.group.unwrap().name()))
         .collect();
     json!({"questions": questions})
 }
 
 fn question(table: &[Field], field: &Field, variable: &str, name: &str, group: &str) -> Value {
     let fields = children(table, &field.path);
-    let kind = match (field.kind, fields.is_empty()) {
-        (Kind::Integer, _) => "int",
-        (Kind::Boolean, _) => "boolean",
-        (Kind::Enum, _) => "enum",
-        (Kind::List, true) => "array[",
-        (Kind::List, false) => "sequence[",
-        (Kind::Map, _) => "map[",
-        _ => "string",
+    let Field { note, kind, .. } = field;
+    let kind_name = match kind {
+        Kind::Seconds(..) => "int",
+        Kind::Boolean => "boolean",
+        Kind::Choice(_) => "enum",
+        Kind::List(_) if fields.is_empty() => "array[",
+        Kind::List(_) => "sequence[",
+        Kind::Map(_) | Kind::Section(_) | Kind::Each(..) => "map[",
+        Kind::Text(_) => "string",
     };
     let plain = |text: &str| text.replace('`', "");
     let label =
-        if field.name().starts_with('<') { format!("{}: {name}", field.label) } else { field.label.clone() };
+        if note.name.starts_with('<') { format!("{}: {name}", note.label) } else { note.label.to_string() };
     let mut question = json!({
-        "variable": variable, "label": label, "group": group, "type": kind, "required": field.required,
+        "variable": variable, "label": label, "group": group, "type": kind_name, "required": note.required.is_some(),
         "description": plain(field.first_sentence()),
     });
     let mut more = field.about[field.first_sentence().len()..].trim().to_string();
-    for choice in &field.choices {
-        write!(more, "{}{}: {}.", if more.is_empty() { "" } else { " " }, choice.value, choice.about)
-            .unwrap();
+    for (choice, about) in field.described() {
+        write!(more, "{}{choice}: {about}.", if more.is_empty() { "" } else { " " }).unwrap();
     }
     if !more.is_empty() {
         question["tooltip"] = json!(plain(&more));
     }
-    match field.kind {
-        Kind::Enum => {
-            question["options"] = field.choices.iter().map(|choice| choice.value.as_str()).collect();
+    match kind {
+        Kind::Choice(choices) => question["options"] = choices.iter().map(|(choice, _)| *choice).collect(),
+        Kind::Seconds(least, most) => {
+            question["min"] = json!(least);
+            question["max"] = json!(most);
         }
-        Kind::Integer => {
-            question["min"] = json!(field.minimum);
-            question["max"] = json!(field.maximum);
-        }
-        Kind::List => question["default"] = json!([]),
-        Kind::Map => question["default"] = json!({}),
-        _ => {}
+        Kind::List(_) => question["default"] = json!([]),
+        Kind::Map(_) | Kind::Section(_) | Kind::Each(..) => question["default"] = json!({}),
+        Kind::Boolean | Kind::Text(_) => {}
     }
-    if let Some(default) = field.default_for(name) {
+    if let Some(default) = field.default_for(name).filter(|_| note.required.is_none()) {
         question["default"] = default.clone();
     }
-    if let Some(condition) = &field.show_if {
+    if let Some(condition) = note.show_if {
         question["show_if"] = json!(condition);
     }
     if !fields.is_empty() {
         question["hide_input"] = json!(true);
-        let list = field.kind == Kind::List;
+        let list = matches!(kind, Kind::List(_));
         let mut inner = Vec::new();
         for child in fields {
-            for name in placeholder(child.name()).unwrap_or_else(|| vec![name]) {
-                let own = if child.name().starts_with('<') { name } else { child.name() };
+            let placeholder = child.name().starts_with('<');
+            for name in if placeholder { child.names() } else { vec![name] } {
+                let own = if placeholder { name } else { child.name() };
                 let variable = if list { own.to_string() } else { format!("{variable}.{own}") };
                 inner.push(self::question(table, child, &variable, name, group));
             }
@@ -784,62 +698,39 @@ fn question(table: &[Field], field: &Field, variable: &str, name: &str, group: &
 // --- docs/settings.schema.json ----------------------------------------------------------------------------
 
 fn schema(table: &[Field]) -> Value {
-    let mut definitions = Map::new();
-    let mut schema = object(table, "", "", &mut definitions);
-    let by_settings =
-        json!({"required": ["datasetsFrom"], "properties": {"datasetsFrom": {"const": "settings"}}});
-    let has_image = |runtime: &str| {
-        json!({"required": ["sidecarImages"], "properties": {"sidecarImages": {
-            "type": "object", "required": [runtime], "properties": {runtime: {"type": "string"}}}}})
-    };
-    let mut rules = vec![
-        json!({"if": by_settings,
-            "then": {"required": ["datasets"], "properties": {"datasets": {"type": "array", "minItems": 1}}},
-            "else": {"properties": {"datasets": {"maxItems": 0}}}}),
-        json!({"if": {"required": ["sidecarFrom"], "properties": {"sidecarFrom": {"const": "fluid-fuse"}}},
-            "then": {"if": by_settings,
-                "then": {"properties": {"datasets": {"items": {
-                    "required": ["source"], "properties": {"source": {"type": "string"}}}}}},
-                "else": has_image("thin")}}),
-    ];
-    for runtime in Runtime::ALL.map(Runtime::name) {
-        let entry = match runtime {
-            "thin" => json!({"properties": {"runtime": {"enum": ["thin", null]}}}),
-            _ => json!({"required": ["runtime"], "properties": {"runtime": {"const": runtime}}}),
-        };
-        let used = json!({"required": ["datasets"], "properties": {"datasets": {"type": "array", "contains": entry}}});
-        rules.push(json!({"if": {"allOf": [by_settings, used]}, "then": has_image(runtime)}));
-    }
+    let mut schema = object(table, "", "");
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["$comment"] = json!(MADE);
     schema["title"] = json!("Settings of fluid-sidecar-policy");
-    schema["allOf"] = json!(rules);
+    schema["allOf"] = json!(rules::settings_schema());
+    // What is the same for each Runtime.
+    let mut definitions = Map::new();
+    for section in ["sidecarImages", "sidecars"] {
+        let properties = schema["properties"][section]["properties"].as_object_mut().unwrap();
+        for definition in properties.values_mut() {
+            let reference = json!({"$ref": format!("#/$defs/{section}")});
+            definitions.insert(section.into(), std::mem::replace(definition, reference));
+        }
+    }
     schema["$defs"] = Value::Object(definitions);
     schema
 }
 
-/// A map with known fields.
-fn object(table: &[Field], path: &str, name: &str, definitions: &mut Map<String, Value>) -> Value {
+/// A map with known fields; where a placeholder stands for `name`.
+fn object(table: &[Field], path: &str, name: &str) -> Value {
     let fields = children(table, path);
     let mut properties = Map::new();
     for field in &fields {
-        let names = placeholder(field.name());
-        if field.name() == "<runtime>" {
-            // The same for each.
-            let definition = field_schema(table, field, name, definitions);
-            definitions.insert(path.into(), definition);
-        }
-        for own in names.unwrap_or_else(|| vec![field.name()]) {
-            let property = match field.name() {
-                "<runtime>" => json!({"$ref": format!("#/$defs/{path}")}),
-                "<destination>" => field_schema(table, field, own, definitions),
-                _ => field_schema(table, field, name, definitions),
-            };
-            properties.insert(own.into(), property);
+        if field.name().starts_with('<') {
+            for own in field.names() {
+                properties.insert(own.into(), field_schema(table, field, own));
+            }
+        } else {
+            properties.insert(field.name().into(), field_schema(table, field, name));
         }
     }
     let required: Vec<&str> =
-        fields.iter().filter(|field| field.required).map(|field| field.name()).collect();
+        fields.iter().filter(|field| field.note.required.is_some()).map(|field| field.name()).collect();
     let mut schema =
         json!({"type": ["object", "null"], "properties": properties, "additionalProperties": false});
     if !required.is_empty() {
@@ -848,72 +739,62 @@ fn object(table: &[Field], path: &str, name: &str, definitions: &mut Map<String,
     schema
 }
 
-fn field_schema(table: &[Field], field: &Field, name: &str, definitions: &mut Map<String, Value>) -> Value {
-    let mut schema = match (field.kind, field.items) {
-        (Kind::List, Some(_)) => json!({"type": ["array", "null"], "items": {"type": "string"}}),
-        (Kind::List, None) => {
-            let mut element = object(table, &field.path, name, definitions);
-            element["type"] = json!("object");
-            if field.path == "selectors" {
-                element["anyOf"] = ["podLabels", "namespaceLabels"]
-                    .map(|key| json!({"required": [key], "properties": {key: {"type": "object", "minProperties": 1}}}))
-                    .into();
-            }
-            json!({"type": ["array", "null"], "items": element})
+fn text_schema(form: &TextForm) -> Value {
+    let mut schema =
+        json!({"type": if form.may_be_number { json!(["string", "number"]) } else { json!(["string"]) }});
+    if !form.pattern.is_empty() {
+        schema["pattern"] = json!(form.pattern);
+        if form.may_be_number {
+            schema["minimum"] = json!(0);
         }
-        (Kind::Map, Some(Kind::Quantity)) => json!({"type": ["object", "null"], "additionalProperties": {
-            "type": ["string", "number"], "pattern": pattern(Kind::Quantity), "minimum": 0}}),
-        (Kind::Quantity, _) => {
-            json!({"type": ["string", "number", "null"], "pattern": pattern(Kind::Quantity),
-            "minimum": 0})
-        }
-        (Kind::Map, Some(_)) => {
-            json!({"type": ["object", "null"], "additionalProperties": {"type": ["string", "number"]}})
-        }
-        (Kind::Map, None) => {
-            let mut map = object(table, &field.path, name, definitions);
-            if field.path == "sidecars.<runtime>" {
-                map["if"] = json!({"required": ["cacheSizeLimit"],
-                    "properties": {"cacheSizeLimit": {"type": ["string", "number"]}}});
-                map["then"] = json!({"required": ["cacheDirectory"],
-                    "properties": {"cacheDirectory": {"type": "string"}}});
-            }
-            map
-        }
-        (Kind::Boolean | Kind::Enum, _) => {
-            let mut choices = field.choices();
-            choices.extend((!field.required).then_some(Value::Null));
-            json!({"enum": choices})
-        }
-        (Kind::Integer, _) => {
-            json!({"type": ["integer", "null"], "minimum": field.minimum, "maximum": field.maximum})
-        }
-        (Kind::String, _) => json!({"type": ["string", "null"], "minLength": 1}),
-        (kind, _) => json!({"type": ["string", "null"], "pattern": pattern(kind)}),
-    };
-    if field.required && field.kind != Kind::Enum {
-        schema["type"] = json!(schema["type"][0]);
-    }
-    schema["title"] = json!(field.label);
-    schema["description"] = json!(field.about);
-    if let Some(default) = field.default_for(name) {
-        schema["default"] = default.clone();
+    } else if !form.may_be_empty {
+        schema["minLength"] = json!(1);
     }
     schema
 }
 
-/// Without `\d` and the like, which regular expressions of different languages understand differently.
-fn pattern(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Path => r"^(/(?!\.{1,2}(/|$))[^/\u0000-\u001f\u007f-\u009f]+)+$",
-        Kind::Url => r"^[^:]+://[^/?#@]*([/?#].*)?$",
-        Kind::Image => r"^[^ \t\r\n\f\u000b]+$",
-        Kind::Quantity => r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$",
-        Kind::Resource => {
-            "^(?![^/]*kubernetes\\.io/)(?!requests\\.)(?=[^/]{1,63}/)\
-             [a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\
-             /[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$"
+fn field_schema(table: &[Field], field: &Field, name: &str) -> Value {
+    let mut schema = match &field.kind {
+        Kind::Text(form) => text_schema(form),
+        Kind::Seconds(least, most) => json!({"type": ["integer"], "minimum": least, "maximum": most}),
+        Kind::Boolean | Kind::Choice(_) => json!({"enum": field.choices()}),
+        Kind::List(element) => {
+            let element = match &**element {
+                Kind::Text(form) => text_schema(form),
+                _ => {
+                    let mut element = object(table, &field.path, name);
+                    element["type"] = json!("object");
+                    element
+                }
+            };
+            json!({"type": ["array"], "items": element})
         }
-        _ => "",
+        Kind::Map(value) => match &**value {
+            Kind::Text(form) => json!({"type": ["object"], "additionalProperties": text_schema(form)}),
+            _ => panic!("{}: a map of {value:?}", field.path),
+        },
+        Kind::Section(_) | Kind::Each(..) => object(table, &field.path, name),
+    };
+    let rule = match field.path.as_str() {
+        "selectors" => Some((&mut schema["items"], rules::selector_schema())),
+        "sidecars.<runtime>" => Some((&mut schema, rules::overrides_schema())),
+        _ => None,
+    };
+    if let Some((schema, Value::Object(rule))) = rule {
+        schema.as_object_mut().unwrap().extend(rule);
     }
+    if field.note.required.is_none() {
+        let (choices, null) =
+            if schema.get("enum").is_some() { ("enum", json!(null)) } else { ("type", json!("null")) };
+        let choices = schema[choices].as_array_mut().unwrap();
+        if !choices.contains(&null) {
+            choices.push(null);
+        }
+    }
+    schema["title"] = json!(field.note.label);
+    schema["description"] = json!(field.about);
+    if let Some(default) = field.default_for(name).filter(|_| field.note.required.is_none()) {
+        schema["default"] = default.clone();
+    }
+    schema
 }

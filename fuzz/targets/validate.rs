@@ -5,11 +5,13 @@
 
 use std::sync::LazyLock;
 
+use anyhow::anyhow;
 use evaluate::objects::Objects;
 use evaluate::yaml;
-use fluid_sidecar_policy::cluster::Host;
+use fluid_sidecar_policy::cluster::{self, Masked, Masks};
 use fluid_sidecar_policy::review::review;
 use fluid_sidecar_policy::status::uninject;
+use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -22,9 +24,11 @@ const OBJECTS: [&str; 3] = [
 
 struct Cluster(Objects);
 
-impl Host for Cluster {
-    fn call(&self, namespace: &str, operation: &str, payload: &[u8]) -> Result<Vec<u8>, String> {
-        self.0.answer(namespace, operation, payload).map_err(|error| format!("Host error: {error}"))
+impl cluster::Cluster for Cluster {
+    fn get<M: Masks>(&self, request: &GetResourceRequest) -> anyhow::Result<Masked<M>> {
+        let request = serde_json::to_vec(request).unwrap();
+        let answer = self.0.answer("kubernetes", "get_resource", &request);
+        Ok(serde_json::from_slice(&answer.map_err(|error| anyhow!("Host error: {error}"))?)?)
     }
 }
 
@@ -48,5 +52,5 @@ fuzz_target!(|payload: &[u8]| {
     assert!(again.accepted, "{:?}", again.message);
     assert_eq!(again.mutated_object, None);
 
-    assert_eq!(uninject(&mut pod), Ok(true));
+    assert!(uninject(&mut pod).unwrap());
 });

@@ -682,15 +682,13 @@ impl Request<'_> {
                 note["volumes"] = added.into();
             }
             append(&mut status, "sidecars", &[note]);
-            for claim in claims {
-                for volume in list_mut(&mut pod["spec"], "volumes") {
-                    if volume["persistentVolumeClaim"]["claimName"] == *claim {
-                        let source = volume["persistentVolumeClaim"].clone();
-                        remove(volume, "persistentVolumeClaim");
-                        volume["hostPath"] = json!({"path": dataset.data});
-                        let name = volume["name"].as_str().unwrap().to_string();
-                        replaced.push((name, source));
-                    }
+            for volume in list_mut(&mut pod["spec"], "volumes") {
+                if claims.iter().any(|claim| volume["persistentVolumeClaim"]["claimName"] == *claim) {
+                    let source = volume["persistentVolumeClaim"].clone();
+                    remove(volume, "persistentVolumeClaim");
+                    volume["hostPath"] = json!({"path": dataset.data});
+                    let name = volume["name"].as_str().unwrap().to_string();
+                    replaced.push((name, source));
                 }
             }
             secrets.extend(sidecar.secrets);

@@ -15,19 +15,24 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use evaluate::objects::Objects;
 use evaluate::{input, yaml};
-use fluid_sidecar_policy::cluster::Host;
+use fluid_sidecar_policy::cluster::{self, Masked, Masks};
 use fluid_sidecar_policy::review::review;
+use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
+use kubewarden_policy_sdk::response::ValidationResponse;
 use serde_json::{Value, json};
 
 /// The cluster of a test.
 pub struct Cluster(pub Objects);
 
-impl Host for Cluster {
-    fn call(&self, namespace: &str, operation: &str, payload: &[u8]) -> Result<Vec<u8>, String> {
+impl cluster::Cluster for Cluster {
+    fn get<M: Masks>(&self, request: &GetResourceRequest) -> anyhow::Result<Masked<M>> {
+        let request = serde_json::to_vec(request).unwrap();
         // As the text reaches a guest through waPC.
-        self.0.answer(namespace, operation, payload).map_err(|error| format!("Host error: {error}"))
+        let answer = self.0.answer("kubernetes", "get_resource", &request);
+        Ok(serde_json::from_slice(&answer.map_err(|error| anyhow!("Host error: {error}"))?)?)
     }
 }
 
@@ -53,8 +58,16 @@ pub fn create_in(namespace: Option<&str>, manifest: &Value, cluster: &Cluster, s
 }
 
 /// The answer to `validate`, as the host sees it.
-pub fn validate(payload: &Value, host: &dyn Host) -> Value {
-    serde_json::to_value(review(payload.to_string().as_bytes(), host)).unwrap()
+pub fn validate(payload: &Value, host: &impl cluster::Cluster) -> Value {
+    as_seen(review(payload.to_string().as_bytes(), host))
+}
+
+/// An answer as the host sees it.
+pub fn as_seen(response: ValidationResponse) -> Value {
+    let mut answer = serde_json::to_value(response).unwrap();
+    // To the host, `null` is as good as absent.
+    answer.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    answer
 }
 
 /// The project's directory.

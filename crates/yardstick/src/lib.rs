@@ -14,6 +14,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wapc_guest::{CallResult, register_function};
 
+#[path = "../../../src/allocator.rs"]
+mod allocator;
+
 /// There are none.
 #[derive(Default, Deserialize)]
 struct Settings {}

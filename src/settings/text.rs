@@ -1,22 +1,100 @@
-//! The forms of single values: what a text must look like to be a path, a quantity, a resource, an image, a URL.
-//! The error says what it is not, without the path of the field.
+//! The forms of texts: one block for each, with what may be written, its pattern, and its check.
 
-use fluid_sidecar_layout::{VFUSE_RESOURCE, check_absolute};
+use anyhow::{Result, bail, ensure};
+use fluid_sidecar_layout::check_absolute;
+use fluid_sidecar_layout::contract::VFUSE_RESOURCE;
 
-/// Anything goes.
-pub(super) fn any(_: &str) -> Result<(), String> {
-    Ok(())
+/// What a text must look like.
+#[derive(Debug)]
+pub struct TextForm {
+    /// What documents call it.
+    pub name: &'static str,
+    /// What may be written, for documents; empty: anything.
+    pub about: &'static str,
+    /// The same as a regular expression, without `\d` and the like, which languages understand differently.
+    pub pattern: &'static str,
+    /// The same in code; the error says what the text is not, without the path of the field.
+    pub check: fn(&str) -> Result<()>,
+    /// Whether a number may stand for its text.
+    pub may_be_number: bool,
+    /// Whether there may be no text at all.
+    pub may_be_empty: bool,
 }
 
-pub(super) fn check_path(path: &str) -> Result<(), String> {
-    check_absolute(path).map_err(|error| error.to_string())
-}
+/// Any text but the empty one.
+pub static STRING: TextForm = TextForm {
+    name: "string",
+    about: "",
+    pattern: "",
+    check: |_| Ok(()),
+    may_be_number: false,
+    may_be_empty: false,
+};
 
-pub(super) fn check_quantity(text: &str) -> Result<(), String> {
-    quantity(text)
-        .map(drop)
-        .ok_or_else(|| format!("{text:?} is no quantity; expected one like 500m, 2 or 4Gi"))
-}
+/// What stands in a list or a map of texts, where an empty one means something.
+pub static ELEMENT: TextForm = TextForm { may_be_empty: true, ..STRING };
+
+/// The same in a map, where YAML easily makes a number of it.
+pub static VALUE: TextForm = TextForm { may_be_number: true, ..ELEMENT };
+
+/// An image.
+pub static IMAGE: TextForm = TextForm {
+    name: "image",
+    about: "an image reference, without white space",
+    pattern: r"^[^ \t\r\n\f\u000b]+$",
+    check: |image| {
+        // The API server wants none in or around an image.
+        ensure!(!image.contains(char::is_whitespace), "{image:?} must not hold white space");
+        Ok(())
+    },
+    ..STRING
+};
+
+/// A path.
+pub static PATH: TextForm = TextForm {
+    name: "path",
+    about: "absolute, without empty, `.` or `..` components, and not `/` itself",
+    pattern: r"^(/(?!\.{1,2}(/|$))[^/\u0000-\u001f\u007f-\u009f]+)+$",
+    check: |path| Ok(check_absolute(path)?),
+    ..STRING
+};
+
+/// An amount of a resource.
+pub static QUANTITY: TextForm = TextForm {
+    name: "quantity",
+    about: "a number that is not negative, with one of Kubernetes' suffixes `n`, `u`, `m`, `k`, `M`, `G`, `T`, `P`, \
+            `E`, `Ki`, `Mi`, `Gi`, `Ti`, `Pi`, `Ei`, an exponent like `e3`, or none of these",
+    pattern: r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$",
+    check: |text| {
+        ensure!(quantity(text).is_some(), "{text:?} is no quantity; expected one like 500m, 2 or 4Gi");
+        Ok(())
+    },
+    may_be_number: true,
+    may_be_empty: true,
+};
+
+/// The name of an extended resource.
+pub static RESOURCE: TextForm = TextForm {
+    name: "extended resource",
+    about: "`<domain>/<name>`, where the domain is not Kubernetes' own",
+    pattern: "^(?![^/]*kubernetes\\.io/)(?!requests\\.)(?=[^/]{1,63}/)\
+              [a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\
+              /[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
+    check: check_resource_name,
+    ..STRING
+};
+
+/// What `fluid-fuse` serves.
+pub static URL: TextForm = TextForm {
+    name: "URL",
+    about: "`<scheme>://…`, without credentials",
+    pattern: r"^[^:]+://[^/?#@]*([/?#].*)?$",
+    check: check_source,
+    ..STRING
+};
+
+/// The forms that documents explain.
+pub static EXPLAINED: [&TextForm; 5] = [&IMAGE, &PATH, &QUANTITY, &RESOURCE, &URL];
 
 /// A quantity in billionths, for comparisons, in every form that Kubernetes documents (`resource.Quantity`) but
 /// negative ones, which no resource may have.
@@ -69,7 +147,7 @@ pub fn quantity(text: &str) -> Option<i128> {
 }
 
 /// An extended resource: a domain and a name (Kubernetes: `IsExtendedResourceName`, `IsQualifiedName`).
-pub(super) fn check_resource_name(name: &str) -> Result<(), String> {
+fn check_resource_name(name: &str) -> Result<()> {
     let plain = |part: &str, allowed: fn(&u8) -> bool| {
         let bytes = part.as_bytes();
         let ends = |end: Option<&u8>| end.is_some_and(|byte| byte.is_ascii_alphanumeric());
@@ -92,27 +170,20 @@ pub(super) fn check_resource_name(name: &str) -> Result<(), String> {
         {
             Ok(())
         }
-        _ => Err(format!("{name:?} is no extended resource; expected <domain>/<name> like {VFUSE_RESOURCE}")),
-    }
-}
-
-/// The API server wants no blank in or around an image.
-pub(super) fn check_image(image: &str) -> Result<(), String> {
-    match image.chars().any(char::is_whitespace) {
-        true => Err(format!("{image:?} must not hold white space")),
-        false => Ok(()),
+        _ => bail!("{name:?} is no extended resource; expected <domain>/<name> like {VFUSE_RESOURCE}"),
     }
 }
 
 /// The source goes into the sidecar's environment, where everybody who may read Pods can see it.
-pub(super) fn check_source(source: &str) -> Result<(), String> {
+fn check_source(source: &str) -> Result<()> {
     let Some((scheme, rest)) = source.split_once("://").filter(|(scheme, _)| !scheme.is_empty()) else {
-        return Err(format!("{source:?} is no URL; expected <scheme>://… like file:///mnt/nas/data"));
+        bail!("{source:?} is no URL; expected <scheme>://… like file:///mnt/nas/data");
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err(format!("the {scheme} URL holds credentials; they would be readable in every Pod"));
-    }
+    ensure!(
+        !authority.contains('@'),
+        "the {scheme} URL holds credentials; they would be readable in every Pod"
+    );
     Ok(())
 }
 

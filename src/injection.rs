@@ -1,0 +1,407 @@
+//! What exactly changes in the Pod?
+//!
+//! [`inject`] changes the Pod's JSON where it lies, so that fields which nobody here has heard of stay as they are. It
+//! succeeds as a whole or fails, and then the Pod is to be thrown away: nothing is half injected.
+//!
+//! Nothing marks a Pod as done. Once its Dataset claims are `hostPath` volumes there is nothing left to inject, so a
+//! second run changes nothing, and no label or annotation copied from a live Pod can switch the injection off. The
+//! annotation [`crate::status::ANNOTATION`] tells people, `uninject` and `mode: verify` what was done.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use fluid_sidecar_layout::contract::FLUID_FUSE;
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
+use serde_json::{Map, Value};
+
+use crate::dataset::Use;
+use crate::destination::{Destination, Exit, Order};
+use crate::json::{Places, elements, json, list_field, map_field, name_of, places};
+use crate::limits;
+use crate::reason::{Because as _, Code, Reason};
+use crate::request::{ClaimVolume, Entries};
+use crate::settings::Settings;
+use crate::sidecar::{self, Sidecar};
+use crate::status::{self, Claim, InjectedSidecar, Mount, Status};
+
+/// The longest name of a container or a volume (a DNS-1123 label).
+const NAME_MAX: usize = 63;
+
+/// Proxies of service meshes that hold all other containers back until they are ready. A sidecar before them
+/// would wait for a network that cannot come (GKE #53).
+const MESH_PROXIES: &[&str] = &["istio-proxy", "linkerd-proxy"];
+
+/// The lists of containers, in the order in which kubelet starts them.
+const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Injects the sidecars of `uses`, in that order: they start in the order of the Pod's volumes. `resource_limits` are
+/// what the Pod asks for them; `status` is that of a Pod to which nothing was done. Returns a reason for each sidecar, and what the user should know of it.
+pub fn inject(
+    pod: &mut Value,
+    uses: Vec<Use>,
+    destination: Destination,
+    resource_limits: &Entries,
+    settings: &Settings,
+    mut status: Status,
+) -> Result<Vec<Reason>, Reason> {
+    let spec = pod.get_mut("spec").and_then(Value::as_object_mut);
+    let spec = spec.context("spec: must be a map").because(Code::Malformed)?;
+    let mut strategy = settings.strategy(destination);
+    let restart_policy = spec.get("restartPolicy").and_then(Value::as_str).unwrap_or("Always");
+    let restarts = restart_policy != "Never";
+    if restart_policy == "Always" || strategy.order == Order::NativeSidecar {
+        // A Pod that ends when it is deleted, where kubelet tells every container, or a sidecar that kubelet ends
+        // and would start again.
+        strategy.exit = strategy.exit.unwatched();
+    }
+    let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
+    // What all containers together may ask for (KEP-2837); the sidecar shares it.
+    let pod_resources = spec.get("resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
+
+    let mut container_names = Names::default();
+    for list in LISTS {
+        container_names.take_all(spec, list).because(Code::Malformed)?;
+    }
+    let mut volume_names = Names::default();
+    volume_names.take_all(spec, "volumes").because(Code::Malformed)?;
+    for list in ["imagePullSecrets", "containers"] {
+        list_of(spec, list).because(Code::Malformed)?;
+    }
+
+    replace_volumes(spec, &uses, &mut status)?;
+    let readers = follow_volumes(spec, &uses, strategy.order, &mut status)?;
+
+    let mut reasons = Vec::new();
+    let mut sidecars = Vec::new();
+    for (index, Use { dataset, server, volumes }) in uses.into_iter().enumerate() {
+        let name = container_names.unused(FLUID_FUSE);
+        let mut sidecar = sidecar::build(&dataset, server, &name, strategy, resource_limits, settings)
+            .because(Code::Unresolved)?;
+        if strategy.exit == Exit::ProcessNamespace {
+            sidecar.end_with(readers.containers[index], restarts).because(Code::Malformed)?;
+        }
+        rename_volumes(&mut sidecar, &mut volume_names);
+        if host_network {
+            // They would be ports of the node, which two Pods cannot share.
+            sidecar.container.remove("ports");
+        }
+        if pod_resources {
+            sidecar.share_resources();
+        }
+        let shown: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+        let dataset = format!("{}/{}", dataset.namespace, dataset.name);
+        reasons.push(Reason::new(
+            Code::Injected,
+            format!("container {name} serves Dataset {dataset} as volume {}", shown.join(", ")),
+        ));
+        if !sidecar.left_out.is_empty() {
+            let left_out = sidecar.left_out.join(", ");
+            reasons.push(Reason::new(
+                Code::TemplateReduced,
+                format!("container {name} runs without {left_out}"),
+            ));
+        }
+        let volumes = sidecar.volumes.iter().filter_map(name_of).map(str::to_string).collect();
+        status.sidecars.push(InjectedSidecar { container: name, dataset, volumes });
+        sidecars.push(sidecar);
+    }
+    if strategy.exit == Exit::ProcessNamespace {
+        reasons.extend(share_processes(spec, &mut status)?);
+    }
+    pull_secrets(spec, &sidecars, &mut status).because(Code::Malformed)?;
+    reasons.extend(grace_period(spec, &sidecars, &mut status));
+
+    let (list, index) = match strategy.order {
+        Order::FirstContainer => ("containers", readers.behind_mesh_proxies),
+        Order::NativeSidecar => ("initContainers", readers.first_init),
+    };
+    let containers = LISTS.iter().map(|list| elements(spec.get(*list)).len()).sum::<usize>() + sidecars.len();
+    let mut added = Vec::new();
+    let all_volumes = list_field(spec, "volumes").because(Code::Malformed)?;
+    for sidecar in sidecars {
+        all_volumes.extend(sidecar.volumes);
+        added.push(Value::Object(sidecar.container));
+    }
+    limits::check(destination, containers, all_volumes.len())?;
+    list_field(spec, list).because(Code::Malformed)?.splice(index..index, added);
+
+    let text = status.to_json().because(Code::Malformed)?;
+    limits::check_annotations(pod, status::ANNOTATION, &text)?;
+    annotate(pod, status::ANNOTATION, text).because(Code::Malformed)?;
+    Ok(reasons)
+}
+
+fn annotate(pod: &mut Value, key: &str, text: String) -> Result<()> {
+    let pod = pod.as_object_mut().context("the Pod must be a map")?;
+    let annotations = map_field(map_field(pod, "metadata")?, "annotations").context("metadata")?;
+    annotations.insert(key.to_string(), text.into());
+    Ok(())
+}
+
+/// The claim's volume becomes a directory of the node, under the same name and at the same place.
+fn replace_volumes(spec: &mut Map<String, Value>, uses: &[Use], status: &mut Status) -> Result<(), Reason> {
+    let all = list_field(spec, "volumes").context("spec").because(Code::Malformed)?;
+    for Use { dataset, volumes, .. } in uses {
+        for ClaimVolume { index, name, .. } in volumes {
+            let volume = all.get_mut(*index).and_then(Value::as_object_mut);
+            let volume = volume.with_context(|| format!("spec.volumes[{index}]: must be a map"));
+            let volume = volume.because(Code::Malformed)?;
+            // No type: kubelet must not check for the directory before the sidecar has mounted it.
+            let source = HostPathVolumeSource { path: dataset.data.to_string(), type_: None };
+            volume.insert("hostPath".into(), json(source).because(Code::Malformed)?);
+            let claim = volume.remove("persistentVolumeClaim").unwrap_or_default();
+            status.claims.push(Claim {
+                volume: name.clone(),
+                persistent_volume_claim: claim,
+                mounts: Vec::new(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Who mounts the Datasets.
+struct Readers {
+    /// How many of `spec.containers` mount each Dataset.
+    containers: Vec<usize>,
+    /// Where native sidecars go: before the first init container that reads the data, otherwise last, so that other
+    /// injectors' sidecars keep their places.
+    first_init: usize,
+    /// Where sidecars go among the containers: in front, but behind mesh proxies that come first.
+    behind_mesh_proxies: usize,
+}
+
+/// Every mount of a Dataset's volume follows what the sidecar mounts there.
+fn follow_volumes(
+    spec: &mut Map<String, Value>,
+    uses: &[Use],
+    order: Order,
+    status: &mut Status,
+) -> Result<Readers, Reason> {
+    // Of each claim, in the order of the status: the Dataset's place in `uses`, and whether it is read-only.
+    let mut claims = Vec::new();
+    let mut by_volume = Places::new();
+    for (dataset, one) in uses.iter().enumerate() {
+        for volume in &one.volumes {
+            by_volume.entry(volume.name.clone()).or_insert(claims.len());
+            claims.push((dataset, volume.read_only));
+        }
+    }
+    // The container that was last seen to read each Dataset.
+    let mut last_reader = vec![usize::MAX; uses.len()];
+    let mut readers = Readers {
+        containers: vec![0; uses.len()],
+        first_init: elements(spec.get("initContainers")).len(),
+        behind_mesh_proxies: 0,
+    };
+    for list in LISTS {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        let mut only_proxies = true;
+        for (index, container) in containers.into_iter().flatten().enumerate() {
+            let container_name = name_of(container).unwrap_or_default().to_string();
+            let who = || format!("{list}[{index}] {container_name:?}");
+            let mut devices = elements(container.get("volumeDevices")).iter().filter_map(name_of);
+            if let Some(name) = devices.find(|name| by_volume.contains_key(*name)) {
+                return Err(Reason::new(
+                    Code::Unsupported,
+                    format!(
+                        "{} uses volume {name:?} as a block device, but a Dataset is a file system; use volumeMounts",
+                        who()
+                    ),
+                ));
+            }
+            let mut reads = false;
+            let mounts = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
+            for mount in mounts.into_iter().flatten() {
+                let Some((name, claim)) = name_of(mount).and_then(|name| Some((name, *by_volume.get(name)?)))
+                else {
+                    continue;
+                };
+                let (dataset, read_only) = claims[claim];
+                if list == "initContainers" && order == Order::FirstContainer {
+                    return Err(Reason::new(
+                        Code::Unsupported,
+                        format!(
+                            "{} mounts Dataset volume {name:?}, but the sidecar is a container and starts after init \
+                             containers; read the data in a container, or use a destination whose order is \
+                             nativeSidecar",
+                            who()
+                        ),
+                    ));
+                }
+                reads = true;
+                if list == "containers" && last_reader[dataset] != index {
+                    last_reader[dataset] = index;
+                    readers.containers[dataset] += 1;
+                }
+                status.claims[claim].mounts.extend(Mount::of(&container_name, mount));
+                follow(mount, read_only);
+            }
+            match list {
+                "initContainers" if reads => readers.first_init = readers.first_init.min(index),
+                "containers" => {
+                    only_proxies &= MESH_PROXIES.contains(&container_name.as_str()) && !reads;
+                    readers.behind_mesh_proxies += usize::from(only_proxies);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(readers)
+}
+
+fn follow(mount: &mut Value, read_only: bool) {
+    let Some(mount) = mount.as_object_mut() else { return };
+    let is = |key: &str, text: &str| mount.get(key).is_some_and(|value| value == text);
+    // Recursive read-only mounts must not propagate (the API server's rule), and a privileged container's
+    // Bidirectional already includes HostToContainer.
+    let recursive =
+        mount.get("recursiveReadOnly").is_some_and(Value::is_string) && !is("recursiveReadOnly", "Disabled");
+    if !recursive && !is("mountPropagation", "Bidirectional") {
+        mount.insert("mountPropagation".into(), "HostToContainer".into());
+    }
+    // hostPath has no readOnly of its own.
+    if read_only {
+        mount.insert("readOnly".into(), true.into());
+    }
+}
+
+/// The containers see each other's processes, unless the Pod's owner has decided otherwise.
+fn share_processes(spec: &mut Map<String, Value>, status: &mut Status) -> Result<Option<Reason>, Reason> {
+    let key = "shareProcessNamespace";
+    let field = |key: &str| spec.get(key).and_then(Value::as_bool);
+    let refused = match (field(key), field("hostPID")) {
+        // All processes of the node would count, and the two exclude each other.
+        (_, Some(true)) => "hostPID: true",
+        (Some(false), _) => "shareProcessNamespace: false",
+        (Some(true), _) => return Ok(None),
+        (None, _) => {
+            spec.insert(key.into(), true.into());
+            status.share_process_namespace = true;
+            return Ok(Some(Reason::new(
+                Code::ProcessesShared,
+                "shareProcessNamespace is set, so that the sidecar ends with the containers that it serves",
+            )));
+        }
+    };
+    Err(Reason::new(
+        Code::Unsupported,
+        format!(
+            "spec.{refused} keeps the sidecar from ending with the Pod; remove it, or let the administrator \
+             choose another exit than processNamespace"
+        ),
+    ))
+}
+
+/// The sidecar's image may need secrets that the application's does not.
+fn pull_secrets(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mut Status) -> Result<()> {
+    let mut taken = places(elements(spec.get("imagePullSecrets")));
+    for secret in sidecars.iter().flat_map(|sidecar| &sidecar.image_pull_secrets) {
+        if taken.insert(secret.clone(), 0).is_none() {
+            status.image_pull_secrets.push(secret.clone());
+        }
+    }
+    if !status.image_pull_secrets.is_empty() {
+        let all = list_field(spec, "imagePullSecrets")?;
+        for name in &status.image_pull_secrets {
+            all.push(json(LocalObjectReference { name: name.clone() })?);
+        }
+    }
+    Ok(())
+}
+
+/// The Pod gives its sidecars the time to end that their DaemonSet gives them, at least.
+fn grace_period(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mut Status) -> Option<Reason> {
+    let key = "terminationGracePeriodSeconds";
+    let given = spec.get(key).and_then(Value::as_i64);
+    let needed = sidecars.iter().filter_map(|sidecar| sidecar.grace_seconds).max().unwrap_or_default();
+    // 30 is Kubernetes' default.
+    if needed <= given.unwrap_or(30) {
+        return None;
+    }
+    spec.insert(key.into(), needed.into());
+    status.termination_grace_period_seconds = Some(given);
+    Some(Reason::new(
+        Code::GracePeriodRaised,
+        format!("{key} is raised to {needed}, which the sidecar needs to end"),
+    ))
+}
+
+/// A list of `spec`; absent is empty.
+fn list_of<'v>(spec: &'v Map<String, Value>, key: &str) -> Result<&'v [Value]> {
+    match spec.get(key) {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(list) => Ok(list.as_array().with_context(|| format!("spec.{key}: must be a list"))?),
+    }
+}
+
+/// Names that are taken, each with the number behind it that was tried last.
+#[derive(Default)]
+struct Names(BTreeMap<String, usize>);
+
+impl Names {
+    fn take_all(&mut self, spec: &Map<String, Value>, list: &str) -> Result<()> {
+        self.0.extend(list_of(spec, list)?.iter().filter_map(name_of).map(|name| (name.to_string(), 0)));
+        Ok(())
+    }
+
+    /// The name itself when it is free, else with the first free number behind it. Takes it.
+    fn unused(&mut self, name: &str) -> String {
+        let Some(mut number) = self.0.get(name).copied() else {
+            self.0.insert(name.to_string(), 0);
+            return name.to_string();
+        };
+        loop {
+            number += 1;
+            let suffix = format!("-{number}");
+            // Volume and container names are ASCII; anything else is refused by the API server anyway.
+            let stem: String = name.chars().take(NAME_MAX - suffix.len()).collect();
+            let candidate = format!("{}{suffix}", stem.trim_end_matches('-'));
+            if !self.0.contains_key(&candidate) {
+                self.0.insert(name.to_string(), number);
+                self.0.insert(candidate.clone(), 0);
+                return candidate;
+            }
+        }
+    }
+}
+
+/// Volumes of the sidecar whose names the Pod already uses get others.
+fn rename_volumes(sidecar: &mut Sidecar, names: &mut Names) {
+    let mut renamed: Vec<(String, String)> = Vec::new();
+    for volume in &mut sidecar.volumes {
+        let Some(name) = volume.get_mut("name") else { continue };
+        let Some(old) = name.as_str() else { continue };
+        let new = names.unused(old);
+        if new != old {
+            renamed.push((old.to_string(), new.clone()));
+            *name = new.into();
+        }
+    }
+    if renamed.is_empty() {
+        return;
+    }
+    for name in sidecar::volume_names(&mut sidecar.container) {
+        if let Some((_, new)) = renamed.iter().find(|(old, _)| name == old) {
+            *name = new.as_str().into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_names_stay_and_taken_ones_get_a_number() {
+        let mut names = Names::default();
+        names.0.extend(["fluid-fuse", "fluid-fuse-1"].map(|name| (name.to_string(), 0)));
+        assert_eq!(names.unused("fluid-fuse"), "fluid-fuse-2");
+        assert_eq!(names.unused("fluid-fuse"), "fluid-fuse-3");
+        assert_eq!(names.unused("other"), "other");
+        let long = "a".repeat(NAME_MAX);
+        assert_eq!(names.unused(&long), long);
+        let next = names.unused(&long);
+        assert_eq!((next.len(), next.ends_with("a-1")), (NAME_MAX, true));
+    }
+}

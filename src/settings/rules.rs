@@ -1,0 +1,98 @@
+//! What holds between fields. Each rule stands here once in code and, where JSON schema can say it, as a schema.
+
+use fluid_sidecar_layout::{Named as _, Runtime};
+use serde_json::{Value, json};
+
+use super::{ClaimRule, DatasetsFrom, Fields, Selector, Settings, SidecarFrom, SidecarOverrides};
+
+/// A container that the policy makes has no image of its own, and `fluid-fuse` must know what it serves.
+pub(super) fn check_settings(fields: &mut Fields<'_>, settings: &Settings) {
+    let fluid_fuse = settings.sidecar_from == SidecarFrom::FluidFuse;
+    if settings.datasets_from == DatasetsFrom::Cluster {
+        if !settings.datasets.is_empty() {
+            fields.problem("datasets", "only used with datasetsFrom: settings; set that or remove this");
+        }
+        if fluid_fuse && settings.image(Runtime::Thin).is_none() {
+            fields.problem("sidecarImages.thin", "required with sidecarFrom: fluid-fuse, whose image it is");
+        }
+        return;
+    }
+    if settings.datasets.is_empty() {
+        fields.problem("datasets", "required with datasetsFrom: settings; name at least one claim");
+    }
+    let named = |rule: &&ClaimRule| !rule.claim.pattern().is_empty();
+    for (index, rule) in settings.datasets.iter().enumerate().filter(|(_, rule)| named(rule)) {
+        if fluid_fuse && rule.source.is_none() {
+            let source = format!("datasets[{index}].source");
+            fields.problem(&source, "required with sidecarFrom: fluid-fuse, which serves it");
+        }
+        let runtime = rule.runtime;
+        if settings.image(runtime).is_none() {
+            fields.problem(
+                &format!("sidecarImages.{runtime}"),
+                format_args!("required, because datasets[{index}] is served by runtime {runtime}"),
+            );
+        }
+    }
+}
+
+/// `check_settings` as conditions of the JSON schema.
+pub fn settings_schema() -> Vec<Value> {
+    let by_settings =
+        json!({"required": ["datasetsFrom"], "properties": {"datasetsFrom": {"const": "settings"}}});
+    let has_image = |runtime: &str| {
+        json!({"required": ["sidecarImages"], "properties": {"sidecarImages": {
+            "type": "object", "required": [runtime], "properties": {runtime: {"type": "string"}}}}})
+    };
+    let mut rules = vec![
+        json!({"if": by_settings,
+            "then": {"required": ["datasets"], "properties": {"datasets": {"type": "array", "minItems": 1}}},
+            "else": {"properties": {"datasets": {"maxItems": 0}}}}),
+        json!({"if": {"required": ["sidecarFrom"], "properties": {"sidecarFrom": {"const": "fluid-fuse"}}},
+            "then": {"if": by_settings,
+                "then": {"properties": {"datasets": {"items": {
+                    "required": ["source"], "properties": {"source": {"type": "string"}}}}}},
+                "else": has_image("thin")}}),
+    ];
+    for runtime in Runtime::ALL.iter().map(|runtime| runtime.name()) {
+        let entry = match runtime {
+            "thin" => json!({"properties": {"runtime": {"enum": ["thin", null]}}}),
+            _ => json!({"required": ["runtime"], "properties": {"runtime": {"const": runtime}}}),
+        };
+        let used = json!({"required": ["datasets"], "properties": {"datasets": {"type": "array", "contains": entry}}});
+        rules.push(json!({"if": {"allOf": [by_settings, used]}, "then": has_image(runtime)}));
+    }
+    rules
+}
+
+/// A selector must select something.
+pub(super) fn check_selector(fields: &mut Fields<'_>, selector: &Selector) {
+    if selector.pod_labels.is_empty() && selector.namespace_labels.is_empty() {
+        fields.problem(
+            "podLabels",
+            "select something by podLabels or namespaceLabels; for every Pod there is the setting destination",
+        );
+    }
+}
+
+/// `check_selector` as a condition of the JSON schema.
+pub fn selector_schema() -> Value {
+    let some =
+        |key: &str| json!({"required": [key], "properties": {key: {"type": "object", "minProperties": 1}}});
+    json!({"anyOf": [some("podLabels"), some("namespaceLabels")]})
+}
+
+/// A size limit limits a cache.
+pub(super) fn check_overrides(fields: &mut Fields<'_>, _: &SidecarOverrides) {
+    if fields.has("cacheSizeLimit") && !fields.has("cacheDirectory") {
+        fields.problem("cacheSizeLimit", "only used with cacheDirectory; set that or remove this");
+    }
+}
+
+/// `check_overrides` as a condition of the JSON schema.
+pub fn overrides_schema() -> Value {
+    json!({
+        "if": {"required": ["cacheSizeLimit"], "properties": {"cacheSizeLimit": {"type": ["string", "number"]}}},
+        "then": {"required": ["cacheDirectory"], "properties": {"cacheDirectory": {"type": "string"}}},
+    })
+}
