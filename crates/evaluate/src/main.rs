@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use evaluate::answer::{Answer, check_settings};
 use evaluate::bench::bench;
 use evaluate::count::Counter;
@@ -16,6 +16,7 @@ use evaluate::input::request;
 use evaluate::objects::Objects;
 use evaluate::session::Session;
 use evaluate::{serve, yaml};
+use fluid_sidecar_layout::{clap_parser, named};
 use serde_json::{Value, json};
 
 /// See what the policy does to a Pod, without a cluster.
@@ -63,7 +64,7 @@ struct Review {
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// What to print.
-    #[arg(long, default_value = "explain")]
+    #[arg(long, default_value_t = Output::Explain, value_parser = clap_parser::<Output>())]
     output: Output,
     /// Instead of a review: print the Pod as it was before its injection. Other changes stay.
     #[arg(long, conflicts_with_all = ["objects", "settings", "record", "output", "bench", "count"])]
@@ -77,18 +78,20 @@ struct Review {
     count: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    /// The Pod after admission, as JSON, for `kubectl apply -f -` and other tools.
-    Pod,
-    /// The RFC 6902 patch that Kubewarden makes of the answer; `[]` when nothing changes.
-    Patch,
-    /// The AdmissionResponse, its patch decoded.
-    Response,
-    /// The AdmissionRequest that the policy was asked, for kwctl's --request-path.
-    Request,
-    /// The reasons in words, and the changes as a diff.
-    Explain,
+named! {
+    /// What to print.
+    enum Output {
+        /// The Pod after admission, as JSON, for `kubectl apply -f -` and other tools.
+        Pod = "pod",
+        /// The RFC 6902 patch that Kubewarden makes of the answer; `[]` when nothing changes.
+        Patch = "patch",
+        /// The AdmissionResponse, its patch decoded.
+        Response = "response",
+        /// The AdmissionRequest that the policy was asked, for kwctl's --request-path.
+        Request = "request",
+        /// The reasons in words, and the changes as a diff.
+        Explain = "explain",
+    }
 }
 
 const AFTER_HELP: &str = "\

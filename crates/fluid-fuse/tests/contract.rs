@@ -21,7 +21,8 @@ use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use serde_json::Value;
 
 /// Where names are imported from the contract, and not spelled.
-const IMPORTING: &[&str] = &["crates/fluid-fuse/src", "crates/fuse-bench/src", "crates/podrun/src", "e2e"];
+const IMPORTING: &[&str] =
+    &["crates/fluid-fuse/src", "crates/fuse-bench/src", "crates/podrun/src", "e2e", "src"];
 
 /// Where names are spelled.
 const SPELLING: &[&str] = &["README.md", "SEMANTICS.md", "crates", "demo", "deploy", "docs", "e2e"];
