@@ -88,7 +88,7 @@ pub enum ReadError {
 /// and the policy server puts the name into a path as it is: with `..` it would lead to another object.
 pub fn get<M: Masks>(cluster: &impl Cluster, object: &ObjectRef<'_>) -> Result<Value, ReadError> {
     let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
-    if object.name.starts_with('.') || !object.name.bytes().all(allowed) {
+    if object.name.is_empty() || object.name.starts_with('.') || !object.name.bytes().all(allowed) {
         return Err(ReadError::NotFound);
     }
     let request = GetResourceRequest {

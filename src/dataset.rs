@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::cluster::{CAPABILITY, Cluster, Kind, Masks, ObjectRef, ReadError, get};
 use crate::json::{Mask, Places, all, at, done, elements, text};
 use crate::reason::{Because as _, Code, Reason};
-use crate::request::{ClaimVolume, Entries};
+use crate::request::{ClaimVolume, Entries, Texts};
 use crate::settings::{ClaimRule, DatasetsFrom, Settings, SidecarFrom};
 
 /// One Dataset and its place.
@@ -188,7 +188,7 @@ pub fn first<'c>(
         let is_dataset = match settings.datasets_from {
             DatasetsFrom::Cluster => {
                 let object = claim_ref(claim, namespace);
-                match get::<Claim>(cluster, &object) {
+                match get::<ClaimMask>(cluster, &object) {
                     Ok(found) => dataset_name(&found, claim).is_some(),
                     Err(ReadError::NotFound) => false,
                     Err(error) => return Err(explain(&object, error, "")),
@@ -205,26 +205,26 @@ pub fn first<'c>(
 
 /// What is read of a claim. A mask must name something beside metadata, or the host sends all.
 #[derive(Clone, Debug)]
-struct Claim;
+struct ClaimMask;
 
-impl Masks for Claim {
+impl Masks for ClaimMask {
     const MASKS: &'static [Mask] = &[Mask("metadata", &[all("labels")]), Mask("spec", &[all("volumeName")])];
 }
 
 /// What is read of a Dataset.
 #[derive(Clone, Debug)]
-struct Status;
+struct StatusMask;
 
-impl Masks for Status {
+impl Masks for StatusMask {
     const MASKS: &'static [Mask] =
         &[Mask("status", &[all("conditions"), all("phase"), Mask("runtimes", &[all("type")])])];
 }
 
 /// The same with its mounts.
 #[derive(Clone, Debug)]
-struct StatusAndMounts;
+struct StatusAndMountsMask;
 
-impl Masks for StatusAndMounts {
+impl Masks for StatusAndMountsMask {
     const MASKS: &'static [Mask] = &[
         Mask("spec", &[all("accessModes"), all("mounts"), all("sharedEncryptOptions"), all("sharedOptions")]),
         Mask("status", &[all("conditions"), all("phase"), Mask("runtimes", &[all("type")])]),
@@ -233,9 +233,9 @@ impl Masks for StatusAndMounts {
 
 /// What is read of a PersistentVolume.
 #[derive(Clone, Debug)]
-struct Volume;
+struct VolumeMask;
 
-impl Masks for Volume {
+impl Masks for VolumeMask {
     const MASKS: &'static [Mask] = &[Mask(
         "spec",
         &[
@@ -247,17 +247,17 @@ impl Masks for Volume {
 
 /// What is read of a fuse DaemonSet.
 #[derive(Clone, Debug)]
-struct PodTemplate;
+struct PodTemplateMask;
 
-impl Masks for PodTemplate {
+impl Masks for PodTemplateMask {
     const MASKS: &'static [Mask] = &[Mask("spec", &[Mask("template", &[all("spec")])])];
 }
 
 /// What is read of a Namespace.
 #[derive(Clone, Debug)]
-struct Labels;
+struct LabelsMask;
 
-impl Masks for Labels {
+impl Masks for LabelsMask {
     const MASKS: &'static [Mask] = &[Mask("metadata", &[all("labels")]), Mask("spec", &[all("finalizers")])];
 }
 
@@ -271,21 +271,21 @@ fn from_cluster(
     settings: &Settings,
     cluster: &impl Cluster,
 ) -> Result<Option<(Dataset, Server)>> {
-    let found = read::<Claim>(cluster, &claim_ref(claim, namespace), "create it before the Pod")?;
+    let found = read::<ClaimMask>(cluster, &claim_ref(claim, namespace), "create it before the Pod")?;
     let Some(name) = dataset_name(&found, claim) else { return Ok(None) };
 
     let object = ObjectRef { kind: Kind::Dataset, namespace: Some(namespace), name: &name };
     let fix = "create it, or remove the claim";
     let dataset = match settings.sidecar_from {
-        SidecarFrom::DaemonSet => read::<Status>(cluster, &object, fix)?,
-        SidecarFrom::FluidFuse => read::<StatusAndMounts>(cluster, &object, fix)?,
+        SidecarFrom::DaemonSet => read::<StatusMask>(cluster, &object, fix)?,
+        SidecarFrom::FluidFuse => read::<StatusAndMountsMask>(cluster, &object, fix)?,
     };
     let runtime = bound_runtime(at(&dataset, &["status"]), &object, settings)?;
 
     // Fluid names the volume after the Dataset (`RuntimeInfo.GetPersistentVolumeName`).
     let volume_name = format!("{namespace}-{name}");
     let volume_ref = ObjectRef { kind: Kind::PersistentVolume, namespace: None, name: &volume_name };
-    let volume = read::<Volume>(cluster, &volume_ref, "wait until Fluid has made it")?;
+    let volume = read::<VolumeMask>(cluster, &volume_ref, "wait until Fluid has made it")?;
     // `a-b` and `c` give the same name as `a` and `b-c`.
     let owner = at(&volume, &["spec", "claimRef", "namespace"]).as_str();
     ensure!(
@@ -333,7 +333,7 @@ fn bound_runtime(status: &Value, object: &ObjectRef<'_>, settings: &Settings) ->
 fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, cluster: &impl Cluster) -> Result<Server> {
     let name = format!("{dataset}{}", runtime.facts().daemonset_suffix);
     let object = ObjectRef { kind: Kind::DaemonSet, namespace: Some(namespace), name: &name };
-    let mut daemonset = read::<PodTemplate>(cluster, &object, "wait until Fluid has set up the Runtime")?;
+    let mut daemonset = read::<PodTemplateMask>(cluster, &object, "wait until Fluid has set up the Runtime")?;
     let pod_spec = daemonset.get_mut("spec").and_then(|spec| spec.get_mut("template")?.get_mut("spec"));
     let pod_spec = pod_spec.map(Value::take).unwrap_or_default();
     ensure!(
@@ -424,9 +424,11 @@ fn mount_point(volume: &Value, root: &str) -> Result<(MountPoint, MountPoint)> {
 /// The labels of a namespace.
 pub fn namespace_labels(namespace: &str, cluster: &impl Cluster) -> Result<Value> {
     let object = ObjectRef { kind: Kind::Namespace, namespace: None, name: namespace };
-    let mut object = read::<Labels>(cluster, &object, "create it before its Pods")?;
+    let mut object = read::<LabelsMask>(cluster, &object, "create it before its Pods")?;
     let labels = object.get_mut("metadata").and_then(|metadata| metadata.get_mut("labels"));
-    Ok(labels.map(Value::take).unwrap_or_default())
+    let labels = labels.map(Value::take).unwrap_or_default();
+    ensure!(Texts::of(&labels).is_some(), "Namespace {namespace}: metadata.labels: must be a map of strings");
+    Ok(labels)
 }
 
 fn read<M: Masks>(cluster: &impl Cluster, object: &ObjectRef<'_>, fix: &str) -> Result<Value> {
@@ -436,6 +438,10 @@ fn read<M: Masks>(cluster: &impl Cluster, object: &ObjectRef<'_>, fix: &str) -> 
 /// One sentence with what to do; `fix` is for an object that does not exist.
 fn explain(object: &ObjectRef<'_>, error: ReadError, fix: &str) -> anyhow::Error {
     let (api_version, kind) = (object.kind.facts(), object.kind);
+    let instead = match kind {
+        Kind::Namespace => "or use neither namespaceLabels: read nor namespaceLabels of selectors",
+        _ => "or use the setting datasetsFrom: settings",
+    };
     match error {
         ReadError::NotFound => anyhow!("{object} does not exist; {fix}"),
         ReadError::Forbidden => anyhow!(
@@ -443,11 +449,10 @@ fn explain(object: &ObjectRef<'_>, error: ReadError, fix: &str) -> anyhow::Error
         ),
         ReadError::NotGranted => anyhow!(
             "{object} may not be read by this policy; add {api_version} {kind} to its contextAwareResources, \
-             or use the setting datasetsFrom: settings"
+             {instead}"
         ),
         ReadError::NoCapability => anyhow!(
-            "{object} may not be read by this policy; add {CAPABILITY} to its hostCapabilities, \
-             or use the setting datasetsFrom: settings"
+            "{object} may not be read by this policy; add {CAPABILITY} to its hostCapabilities, {instead}"
         ),
         ReadError::UnknownKind => {
             anyhow!("{object} cannot be read: the cluster has no {api_version} {kind}; install Fluid")

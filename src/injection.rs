@@ -64,9 +64,7 @@ pub fn inject(
     }
     let mut volume_names = Names::default();
     volume_names.take_all(spec, "volumes").because(Code::Malformed)?;
-    for list in ["imagePullSecrets", "containers"] {
-        list_of(spec, list).because(Code::Malformed)?;
-    }
+    list_of(spec, "imagePullSecrets").because(Code::Malformed)?;
 
     replace_volumes(spec, &uses, &mut status)?;
     let readers = follow_volumes(spec, &uses, strategy.order, &mut status)?;

@@ -154,7 +154,7 @@ impl Visitor<'_> for Name {
 // --- looking into it ---------------------------------------------------------------------------------------
 
 /// What is not there.
-pub(crate) const NULL: &Value = &Value::Null;
+const NULL: &Value = &Value::Null;
 
 /// The value at some fields, one in the other; `null` when it is not there.
 pub(crate) fn at<'v>(value: &'v Value, path: &[&str]) -> &'v Value {

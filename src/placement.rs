@@ -23,8 +23,8 @@ use crate::settings::{NamespaceLabels, Settings};
 pub enum Placement {
     /// The Pod goes to a serverless node.
     Serverless(Destination, String),
-    /// It may or may not, or goes to a platform that no destination is known for.
-    Undecidable(String),
+    /// It may or may not, or goes to a platform that no destination is known for; and what makes it certain.
+    Undecidable(String, String),
     /// It does not, or nothing says so.
     NotServerless(String),
 }
@@ -78,11 +78,13 @@ fn rows() -> impl Iterator<Item = (&'static Marker, Answer)> {
         .chain(destinations.flat_map(possible))
 }
 
+const LAST_RANK: usize = 9;
+
 /// How late a row is asked. The Pod's labels override node selectors and affinity, as Alibaba Cloud documents
 /// ("Comparison of virtual node scheduling solutions"); what leaves a choice comes last.
 fn rank(marker: &Marker, answer: Answer) -> usize {
     match (answer, marker) {
-        (Possible, _) => 9,
+        (Possible, _) => LAST_RANK,
         (Other(_), _) => 8,
         (_, Marker::SidecarTarget(_)) => 0,
         (_, Marker::Label(..)) => 1,
@@ -92,13 +94,13 @@ fn rank(marker: &Marker, answer: Answer) -> usize {
         (_, Marker::RequiredAffinity(..) | Marker::ExcludedAffinity(..)) => 5,
         (_, Marker::Annotation(..)) => 6,
         (_, Marker::NamespaceLabel(..)) => 7,
-        (_, Marker::SomeAffinity(..) | Marker::Toleration(_)) => 9,
+        (_, Marker::SomeAffinity(..) | Marker::Toleration(_)) => LAST_RANK,
     }
 }
 
 /// The rows in order of precedence.
 fn ordered_rows() -> impl Iterator<Item = (&'static Marker, Answer)> {
-    (0..10).flat_map(|wanted| rows().filter(move |(marker, answer)| rank(marker, *answer) == wanted))
+    (0..=LAST_RANK).flat_map(|wanted| rows().filter(move |(marker, answer)| rank(marker, *answer) == wanted))
 }
 
 /// The table as documentation: marker and answer of each row, in order.
@@ -145,7 +147,7 @@ pub fn decide(
                 read.get_or_init(|| labels)
             }
         };
-        Ok(Some(Texts::of(labels).unwrap_or_default()))
+        Ok(Texts::of(labels))
     };
     for (index, selector) in settings.selectors.iter().enumerate() {
         if !subject.labels.contain(&selector.pod_labels) {
@@ -169,11 +171,14 @@ pub fn decide(
             let marker = marker.to_string().replace('`', "");
             return Ok(match answer {
                 To(destination) => Placement::Serverless(destination, marker),
-                Possible => Placement::Undecidable(format!("the scheduler decides ({marker})")),
-                Other(platform) => Placement::Undecidable(format!(
-                    "it goes to {platform} ({marker}), which no destination is built in for; map it with the \
-                     setting selectors"
-                )),
+                Possible => Placement::Undecidable(
+                    format!("the scheduler decides ({marker})"),
+                    "the label alibabacloud.com/eci=true makes it certain".into(),
+                ),
+                Other(platform) => Placement::Undecidable(
+                    format!("it goes to {platform} ({marker}), which no destination is built in for"),
+                    "map it with the setting selectors".into(),
+                ),
                 Ordinary => Placement::NotServerless(format!("the Pod goes to an ordinary node ({marker})")),
             });
         }

@@ -21,7 +21,7 @@ pub const REASONS_ANNOTATION: &str = "reasons";
 const WARNING_MAX: usize = 120;
 
 named! {
-    /// Stable names of the reasons, in the order in which they can come.
+    /// Stable names of the reasons.
     pub enum Code {
         /// Not the creation of a Pod.
         NotAPodCreation = "not-a-pod-creation",
@@ -67,7 +67,8 @@ named! {
 pub struct Reason {
     /// The stable name.
     pub code: Code,
-    /// One line for people. Never holds a secret: texts from the cluster are names, never values.
+    /// One line for people. Never holds a secret: of the cluster it has names, the messages of a Dataset's conditions, and
+    /// the host's errors.
     pub text: String,
 }
 

@@ -71,7 +71,15 @@ impl<'a> Payload<'a> {
         let Masked::<Glance>(glance, _) =
             serde_json::from_slice(bytes).map_err(|error| anyhow!("the request: {error}"))?;
         let payload = Payload { bytes, glance };
-        ensure!(payload.request().is_object(), "the request: request must be a map");
+        let request = payload.request();
+        ensure!(request.is_object(), "the request: request: must be a map");
+        let kind = at(request, &["kind"]);
+        ensure!(kind.get("kind").is_some_and(Value::is_string), "the request: kind.kind: must be a string");
+        ensure!(text(request, "operation").is_some(), "the request: operation: must be a string");
+        for (of, name) in [(request, "namespace"), (request, "subResource"), (kind, "group")] {
+            let value = at(of, &[name]);
+            ensure!(value.is_string() || value.is_null(), "the request: {name}: must be a string");
+        }
         Ok(payload)
     }
 

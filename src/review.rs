@@ -66,8 +66,8 @@ impl Log {
     }
 }
 
-/// Answers the payload of `validate`. Objects are read from the cluster only for Pods that go to a serverless node and
-/// mount a claim.
+/// Answers the payload of `validate`. Objects are read from the cluster only for Pods that mount a claim and may go to a
+/// serverless node.
 pub fn review(payload: &[u8], cluster: &impl Cluster) -> ValidationResponse {
     let mut log = Log::default();
     let outcome = decide(payload, cluster, &mut log);
@@ -115,8 +115,9 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
 
     // Has it claims, or had it some?
     let claims = pod.claims().because(Code::Malformed)?;
+    let no_claims = || Reason::new(Code::NoClaims, "the Pod mounts no PersistentVolumeClaim");
     if claims.is_empty() && !Status::is_on(pod.annotations) {
-        log.note(Code::NoClaims, "the Pod mounts no PersistentVolumeClaim");
+        log.reasons.push(no_claims());
         return Ok(None);
     }
 
@@ -129,7 +130,7 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
         log.reasons.extend(verify::check(&payload.whole_object().because(Code::Malformed)?, &settings)?);
     }
     if claims.is_empty() {
-        log.note(Code::NoClaims, "the Pod mounts no PersistentVolumeClaim");
+        log.reasons.push(no_claims());
         return Ok(None);
     }
 
@@ -149,9 +150,9 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
             return Ok(None);
         }
         // Only a Pod with a Dataset has a problem.
-        Ok(Placement::Undecidable(why)) => match first_dataset() {
+        Ok(Placement::Undecidable(why, advice)) => match first_dataset() {
             Ok(Some(_)) => {
-                let text = format!("no sidecar: {why}; the label alibabacloud.com/eci=true makes it certain");
+                let text = format!("no sidecar: {why}; {advice}");
                 return log.problem(settings.on_undecidable, Reason::new(Code::Undecidable, text));
             }
             Ok(None) => {

@@ -675,6 +675,7 @@ mod tests {
                 "datasets[0].claim: required: the name of a PersistentVolumeClaim, or a pattern",
                 "datasets[0].runtime: \"fuse\" is not one of alluxio, cache, efc, jindo, juicefs, thin, vineyard",
                 "datasets[0].source: \"/mnt\" is no URL; expected <scheme>://… like file:///mnt/nas/data",
+                "sidecarImages.thin: required, because datasets[0] is served by runtime thin",
                 "datasets[1].source: the s3 URL holds credentials; they would be readable in every Pod",
                 "sidecarImages.thin: required, because datasets[1] is served by runtime thin",
                 "datasets[2]: must be a map, not a number",

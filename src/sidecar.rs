@@ -80,7 +80,7 @@ pub fn build(
     limits: &Entries,
     settings: &Settings,
 ) -> Result<Sidecar> {
-    let has_image = matches!(server, Server::FluidFuse { .. });
+    let keeps_image = matches!(server, Server::FluidFuse { .. });
     let (mut sidecar, gate) = match server {
         Server::DaemonSet { name, pod_spec } => {
             from_daemonset(&dataset.mount_point, pod_spec, strategy.device).context(name)?
@@ -106,7 +106,7 @@ pub fn build(
     }
     let every_sidecar = Container {
         name: name.to_string(),
-        image: settings.image(dataset.runtime).filter(|_| !has_image).map(str::to_string),
+        image: settings.image(dataset.runtime).filter(|_| !keeps_image).map(str::to_string),
         lifecycle: Some(gate.lifecycle(settings.gate_timeout_seconds)),
         readiness_probe: strategy.readiness_probe.then(|| gate.readiness_probe()),
         restart_policy: (strategy.order == Order::NativeSidecar).then(|| "Always".to_string()),
@@ -122,15 +122,15 @@ pub fn build(
         dataset.runtime
     );
     if let Some(overrides) = of(&settings.sidecars, dataset.runtime) {
-        override_fields(&mut sidecar, overrides)?;
+        override_fields(&mut sidecar, overrides).with_context(who)?;
     }
     let container = &mut sidecar.container;
-    set_env(container, strategy.exit.facts().iter().copied())?;
-    set_resources(container, "limits", limits)?;
+    set_env(container, strategy.exit.facts().iter().copied()).with_context(who)?;
+    set_resources(container, "limits", limits).with_context(who)?;
     clamp_requests(container);
     if strategy.device == Device::ExtendedResource {
         // Kubernetes wants extended resources whole, with the request, if any, equal to the limit.
-        let resources = map_field(container, "resources")?;
+        let resources = map_field(container, "resources").with_context(who)?;
         for kind in ["limits", "requests"] {
             map_field(resources, kind)?
                 .insert(settings.vfuse_resource_name.clone(), json(Quantity("1".to_string()))?);
@@ -156,10 +156,14 @@ fn override_fields(sidecar: &mut Sidecar, overrides: &SidecarOverrides) -> Resul
     set_resources(container, "limits", &overrides.limits)?;
     set_resources(container, "requests", &overrides.requests)?;
     if let Some(path) = &overrides.cache_directory {
+        let mut name = CACHE_VOLUME.to_string();
+        while sidecar.volumes.iter().any(|volume| name_of(volume) == Some(&name)) {
+            name.push_str("-own");
+        }
         let mounts = list_field(container, "volumeMounts")?;
         mounts.retain(|mount| text(mount, "mountPath") != Some(path));
         mounts.push(json(VolumeMount {
-            name: CACHE_VOLUME.to_string(),
+            name: name.clone(),
             mount_path: path.clone(),
             ..VolumeMount::default()
         })?);
@@ -167,7 +171,7 @@ fn override_fields(sidecar: &mut Sidecar, overrides: &SidecarOverrides) -> Resul
         let used = volume_names(container);
         sidecar.volumes.retain(|volume| used.iter().any(|name| volume.get("name") == Some(name)));
         sidecar.volumes.push(volume(
-            CACHE_VOLUME,
+            &name,
             "emptyDir",
             json(EmptyDirVolumeSource {
                 size_limit: overrides.cache_size_limit.clone().map(Quantity),

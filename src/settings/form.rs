@@ -11,7 +11,7 @@ use super::text::{self, TextForm};
 
 /// How a value of a field is written.
 pub trait Form<T> {
-    /// Reads what is written. What is wrong is noted, and gives `base`.
+    /// Reads what is written. What is wrong is noted, and gives `base`, or the default of an element.
     fn read(&self, place: &mut Place<'_>, raw: &Value, base: T) -> T;
 
     /// The value as it would be written; `None`: it is absent.
@@ -236,7 +236,7 @@ impl<T: Named> Form<T> for Choice {
     }
 }
 
-/// A name of an enumeration, or `auto`, which means the text.
+/// A name of an enumeration, or `auto`, whose documentation is the text.
 #[derive(Clone, Copy, Debug)]
 pub struct AutoOr(pub &'static str);
 

@@ -3,7 +3,7 @@
 use fluid_sidecar_layout::{Named as _, Runtime};
 use serde_json::{Value, json};
 
-use super::{ClaimRule, DatasetsFrom, Fields, Selector, Settings, SidecarFrom, SidecarOverrides};
+use super::{DatasetsFrom, Fields, Selector, Settings, SidecarFrom, SidecarOverrides};
 
 /// A container that the policy makes has no image of its own, and `fluid-fuse` must know what it serves.
 pub(super) fn check_settings(fields: &mut Fields<'_>, settings: &Settings) {
@@ -17,11 +17,13 @@ pub(super) fn check_settings(fields: &mut Fields<'_>, settings: &Settings) {
         }
         return;
     }
-    if settings.datasets.is_empty() {
+    // What is no list, or no map in it, is a problem already.
+    let Some(written) = fields.elements("datasets") else { return };
+    if written.is_empty() {
         fields.problem("datasets", "required with datasetsFrom: settings; name at least one claim");
     }
-    let named = |rule: &&ClaimRule| !rule.claim.pattern().is_empty();
-    for (index, rule) in settings.datasets.iter().enumerate().filter(|(_, rule)| named(rule)) {
+    for (index, rule) in settings.datasets.iter().enumerate().filter(|(index, _)| written[*index].is_object())
+    {
         if fluid_fuse && rule.source.is_none() {
             let source = format!("datasets[{index}].source");
             fields.problem(&source, "required with sidecarFrom: fluid-fuse, which serves it");

@@ -244,6 +244,14 @@ impl<'f> Fields<'f> {
         }
     }
 
+    /// The elements of a list as they are written: none if it is absent, `None` if it is something else.
+    pub(crate) fn elements(&self, name: &str) -> Option<&'f [Value]> {
+        match self.map.get(name) {
+            None | Some(Value::Null) => Some(&[]),
+            Some(list) => list.as_array().map(Vec::as_slice),
+        }
+    }
+
     /// Whether a field is written.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())

@@ -84,6 +84,13 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// An answer; to the host, `null` is as good as absent.
+fn read(answer: &[u8]) -> Value {
+    let mut answer: Value = serde_json::from_slice(answer).unwrap();
+    answer.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    answer
+}
+
 #[test]
 fn the_module_answers_every_case_as_expected() {
     let Some(policy) = policy() else { return };
@@ -91,7 +98,7 @@ fn the_module_answers_every_case_as_expected() {
     assert!(cases.len() > 100, "{} cases", cases.len());
     for case in cases {
         let answer = policy.call("validate", case.payload().to_string().as_bytes(), &case.host);
-        let answer: Value = serde_json::from_slice(&answer.unwrap()).unwrap();
+        let answer = read(&answer.unwrap());
         let (name, expected, annotations) = (&case.name, &case.expected, &answer["audit_annotations"]);
         assert_eq!(annotations["decision"], expected["decision"], "{name}");
         let reasons: Value = annotations["reasons"].as_str().unwrap().lines().collect();
@@ -175,13 +182,13 @@ fn the_module_answers_whatever_it_is_asked() {
         };
         let payload = seeded.broken(case.payload());
         let answer = ask("validate", &payload).unwrap();
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        let answer = read(&answer);
         assert_eq!(answer.get("message").is_some(), answer["accepted"] == false, "{number}: {answer}");
         accepted += usize::from(answer["accepted"] == true);
 
         let settings = if case.settings == json!({}) { every_setting() } else { case.settings.clone() };
         let answer = ask("validate_settings", &seeded.broken(settings)).unwrap();
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        let answer = read(&answer);
         assert_eq!(answer.get("message").is_some(), answer["valid"] == false, "{number}: {answer}");
         invalid += usize::from(answer["valid"] == false);
 
