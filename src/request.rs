@@ -63,6 +63,7 @@ impl Masks for WholeObject {
 pub struct Payload<'a> {
     bytes: &'a [u8],
     glance: Value,
+    creates_pod: bool,
 }
 
 impl<'a> Payload<'a> {
@@ -70,17 +71,15 @@ impl<'a> Payload<'a> {
     pub fn read(bytes: &'a [u8]) -> Result<Self> {
         let Masked::<Glance>(glance, _) =
             serde_json::from_slice(bytes).map_err(|error| anyhow!("the request: {error}"))?;
-        let payload = Payload { bytes, glance };
-        let request = payload.request();
-        ensure!(request.is_object(), "the request: request: must be a map");
+        let request = at(&glance, &["request"]);
         let kind = at(request, &["kind"]);
-        ensure!(kind.get("kind").is_some_and(Value::is_string), "the request: kind.kind: must be a string");
-        ensure!(text(request, "operation").is_some(), "the request: operation: must be a string");
-        for (of, name) in [(request, "namespace"), (request, "subResource"), (kind, "group")] {
-            let value = at(of, &[name]);
-            ensure!(value.is_string() || value.is_null(), "the request: {name}: must be a string");
-        }
-        Ok(payload)
+        // One after the other: the first that is something else decides.
+        let creates_pod = string(request, "operation")? == "CREATE"
+            && string(kind, "kind")? == "Pod"
+            && optional(kind, "group")?.is_empty()
+            && optional(request, "subResource")?.is_empty();
+        optional(request, "namespace")?;
+        Ok(Payload { bytes, glance, creates_pod })
     }
 
     fn request(&self) -> &Value {
@@ -100,11 +99,8 @@ impl<'a> Payload<'a> {
 
     /// The Pod that is created. `None`: it is a request of another kind.
     pub fn created_pod(&self) -> Option<Result<PodGlance<'_>>> {
-        let object = self.request().get("object")?;
-        let group = at(self.request(), &["kind", "group"]).as_str().unwrap_or_default();
-        let whole = text(self.request(), "subResource").unwrap_or_default().is_empty();
-        let created = self.operation() == ("CREATE", "Pod") && group.is_empty() && whole;
-        created.then(|| PodGlance::new(object))
+        let object = self.request().get("object").filter(|_| self.creates_pod)?;
+        Some(PodGlance::new(object))
     }
 
     /// The namespace that the Pod is created in; `metadata.namespace` of the object may be empty.
@@ -118,6 +114,19 @@ impl<'a> Payload<'a> {
             serde_json::from_slice(self.bytes).map_err(|error| anyhow!("the request: {error}"))?;
         let object = whole.get_mut("request").and_then(|request| request.get_mut("object"));
         Ok(object.map(Value::take).unwrap_or_default())
+    }
+}
+
+/// A field of the request that is a text.
+fn string<'v>(of: &'v Value, name: &str) -> Result<&'v str> {
+    text(of, name).with_context(|| format!("the request: {name}: must be a string"))
+}
+
+/// A field of the request that is a text, or nothing.
+fn optional<'v>(of: &'v Value, name: &str) -> Result<&'v str> {
+    match of.get(name) {
+        None | Some(Value::Null) => Ok(""),
+        Some(_) => string(of, name),
     }
 }
 

@@ -103,7 +103,10 @@ fn variables() -> BTreeSet<String> {
 fn every_variable_is_known() {
     let known = variables();
     let mut unknown = Vec::new();
-    for (path, text) in SPELLING.iter().flat_map(|path| texts(&project().join(path))) {
+    // The yardstick's sidecar is a JindoRuntime's, with variables of its own.
+    let others = project().join("crates/yardstick");
+    let spelling = SPELLING.iter().flat_map(|path| texts(&project().join(path)));
+    for (path, text) in spelling.filter(|(path, _)| !path.starts_with(&others)) {
         let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
         for word in words {
             let ours = ["FLUID_FUSE_", "FLUID_RUNTIME_"]
