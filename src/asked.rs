@@ -5,7 +5,7 @@ use fluid_sidecar_layout::Named as _;
 use crate::reason::{Code, POLICY, Reason};
 use crate::request::{Entries, Texts};
 use crate::settings::text::quantity;
-use crate::settings::{PodResource, Settings, of};
+use crate::settings::{PodResource, Settings, entry_of};
 
 /// Has Fluid add a container that reads files into the cache before the application does.
 const PREFETCH: &str = "file-prefetcher.fluid.io/inject";
@@ -20,7 +20,7 @@ pub fn limits(annotations: Texts<'_>, settings: &Settings) -> Result<Entries, Re
         let Some(amount) = quantity(asked) else {
             return refuse(format!("{asked:?} is no quantity; expected one like 500m, 2 or 4Gi"));
         };
-        match of(&settings.pod_overrides, *resource) {
+        match entry_of(&settings.pod_overrides, *resource) {
             None => {
                 return refuse(format!(
                     "the policy's settings allow none; they need podOverrides.{resource}"

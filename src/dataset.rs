@@ -6,7 +6,7 @@
 //! is read.
 //!
 //! This module finds; what becomes of the findings in the Pod is decided in [`crate::sidecar`] and
-//! [`crate::injection`]. It does not know the Pod.
+//! [`crate::injection`]. Of the Pod it knows the volumes that are claims.
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use fluid_sidecar_layout::config::{Config, Mount};
@@ -211,13 +211,15 @@ impl Masks for ClaimMask {
     const MASKS: &'static [Mask] = &[Mask("metadata", &[all("labels")]), Mask("spec", &[all("volumeName")])];
 }
 
+/// What says whether a Dataset can be mounted, and by which Runtime.
+const STATUS: Mask = Mask("status", &[all("conditions"), all("phase"), Mask("runtimes", &[all("type")])]);
+
 /// What is read of a Dataset.
 #[derive(Clone, Debug)]
 struct StatusMask;
 
 impl Masks for StatusMask {
-    const MASKS: &'static [Mask] =
-        &[Mask("status", &[all("conditions"), all("phase"), Mask("runtimes", &[all("type")])])];
+    const MASKS: &'static [Mask] = &[STATUS];
 }
 
 /// The same with its mounts.
@@ -227,7 +229,7 @@ struct StatusAndMountsMask;
 impl Masks for StatusAndMountsMask {
     const MASKS: &'static [Mask] = &[
         Mask("spec", &[all("accessModes"), all("mounts"), all("sharedEncryptOptions"), all("sharedOptions")]),
-        Mask("status", &[all("conditions"), all("phase"), Mask("runtimes", &[all("type")])]),
+        STATUS,
     ];
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::dataset::Use;
 use crate::destination::{Destination, Exit, Order};
-use crate::json::{Places, elements, json, list_field, map_field, name_of, places};
+use crate::json::{Places, elements, json, list_field, map_field, name_of, places_of};
 use crate::limits;
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries};
@@ -293,7 +293,7 @@ fn share_processes(spec: &mut Map<String, Value>, status: &mut Status) -> Result
 
 /// The sidecar's image may need secrets that the application's does not.
 fn pull_secrets(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mut Status) -> Result<()> {
-    let mut taken = places(elements(spec.get("imagePullSecrets")));
+    let mut taken = places_of(elements(spec.get("imagePullSecrets")));
     for secret in sidecars.iter().flat_map(|sidecar| &sidecar.image_pull_secrets) {
         if taken.insert(secret.clone(), 0).is_none() {
             status.image_pull_secrets.push(secret.clone());

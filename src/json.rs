@@ -179,15 +179,18 @@ pub(crate) fn text<'v>(map: &'v Value, key: &str) -> Option<&'v str> {
 /// Places in a list, by names: those of the elements, or others.
 pub(crate) type Places = BTreeMap<String, usize>;
 
-/// The place of each element of a list that has a name; of several with one name the first.
-pub(crate) fn places(list: &[Value]) -> Places {
+/// The place of each name; of one that comes several times the first.
+pub(crate) fn places<'n>(names: impl Iterator<Item = &'n str>) -> Places {
     let mut places = Places::new();
-    for (place, name) in list.iter().map(name_of).enumerate() {
-        if let Some(name) = name {
-            places.entry(name.to_string()).or_insert(place);
-        }
+    for (place, name) in names.enumerate() {
+        places.entry(name.to_string()).or_insert(place);
     }
     places
+}
+
+/// The places of a list's elements by their names; those without one share the empty name.
+pub(crate) fn places_of(list: &[Value]) -> Places {
+    places(list.iter().map(|element| name_of(element).unwrap_or_default()))
 }
 
 // --- changing it -------------------------------------------------------------------------------------------

@@ -568,17 +568,17 @@ impl Settings {
 
     /// How a sidecar is run on a destination.
     pub fn strategy(&self, destination: Destination) -> Strategy {
-        of(&self.destinations, destination).copied().unwrap_or(destination.facts().strategy)
+        entry_of(&self.destinations, destination).copied().unwrap_or(destination.facts().strategy)
     }
 
     /// The image that the settings name for a Runtime.
     pub fn image(&self, runtime: Runtime) -> Option<&str> {
-        of(&self.sidecar_images, runtime).map(String::as_str)
+        entry_of(&self.sidecar_images, runtime).map(String::as_str)
     }
 }
 
 /// What the settings say of one of several.
-pub(crate) fn of<N: PartialEq, T>(each: &[(N, T)], name: N) -> Option<&T> {
+pub(crate) fn entry_of<N: PartialEq, T>(each: &[(N, T)], name: N) -> Option<&T> {
     each.iter().find(|(known, _)| *known == name).map(|(_, said)| said)
 }
 

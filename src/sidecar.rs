@@ -7,7 +7,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use fluid_sidecar_layout::contract::{ExitWithPod, FLUID_FUSE, command, env};
-use fluid_sidecar_layout::{MountPoint, Named as _};
+use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
     SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
@@ -21,7 +21,7 @@ use crate::json::{elements, json, list_field, map_field, name_of, text};
 use crate::lifecycle::Gate;
 use crate::request::Entries;
 use crate::settings::text::quantity;
-use crate::settings::{Settings, SidecarOverrides, of};
+use crate::settings::{Settings, SidecarOverrides, entry_of};
 
 /// The volume of `cacheDirectory`.
 const CACHE_VOLUME: &str = "fluid-fuse-cache";
@@ -70,8 +70,8 @@ impl Sidecar {
     }
 }
 
-/// Makes the sidecar of one Dataset from what serves it. `limits` are what the Pod asks for. The error is one sentence that names
-/// the object.
+/// Makes the sidecar of one Dataset from what serves it. `limits` are what the Pod asks for. The error is one sentence
+/// that names the object.
 pub fn build(
     dataset: &Dataset,
     server: Server,
@@ -121,16 +121,28 @@ pub fn build(
         who(),
         dataset.runtime
     );
-    if let Some(overrides) = of(&settings.sidecars, dataset.runtime) {
-        override_fields(&mut sidecar, overrides).with_context(who)?;
+    dress(&mut sidecar, dataset.runtime, strategy, limits, settings).with_context(who)?;
+    Ok(sidecar)
+}
+
+/// Adds what the settings, the destination and the Pod want of a sidecar, on top of what it has.
+fn dress(
+    sidecar: &mut Sidecar,
+    runtime: Runtime,
+    strategy: Strategy,
+    limits: &Entries,
+    settings: &Settings,
+) -> Result<()> {
+    if let Some(overrides) = entry_of(&settings.sidecars, runtime) {
+        override_fields(sidecar, overrides)?;
     }
     let container = &mut sidecar.container;
-    set_env(container, strategy.exit.facts().iter().copied()).with_context(who)?;
-    set_resources(container, "limits", limits).with_context(who)?;
+    set_env(container, strategy.exit.facts().iter().copied())?;
+    set_resources(container, "limits", limits)?;
     clamp_requests(container);
     if strategy.device == Device::ExtendedResource {
         // Kubernetes wants extended resources whole, with the request, if any, equal to the limit.
-        let resources = map_field(container, "resources").with_context(who)?;
+        let resources = map_field(container, "resources")?;
         for kind in ["limits", "requests"] {
             map_field(resources, kind)?
                 .insert(settings.vfuse_resource_name.clone(), json(Quantity("1".to_string()))?);
@@ -143,7 +155,7 @@ pub fn build(
             container.remove(list);
         }
     }
-    Ok(sidecar)
+    Ok(())
 }
 
 /// What the administrator changes in the sidecars of this Runtime.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::destination::Destination;
-use crate::json::{Places, elements, name_of, text};
+use crate::json::{Places, elements, name_of, places, text};
 use crate::request::Texts;
 
 /// Says on the Pod what was injected, and by which settings. JSON of a [`Status`].
@@ -110,7 +110,7 @@ impl Status {
 
     /// The places of the claims by the names of their volumes.
     pub(crate) fn claims_by_volume(&self) -> Places {
-        by_name(self.claims.iter().map(|claim| claim.volume.as_str()))
+        places(self.claims.iter().map(|claim| claim.volume.as_str()))
     }
 
     /// Whether annotations have a status.
@@ -183,9 +183,9 @@ pub fn uninject(pod: &mut Value) -> Result<bool> {
     let place = |container: &str, path: &str| format!("{container}:{path}");
     let mounted = mounts.iter().map(|mount| place(&mount.container, &mount.mount_path));
     let by_place: Places = mounted.zip(0..).collect();
-    let containers = by_name(status.sidecars.iter().map(|sidecar| sidecar.container.as_str()));
-    let volumes = by_name(status.sidecars.iter().flat_map(|sidecar| &sidecar.volumes).map(String::as_str));
-    let secrets = by_name(status.image_pull_secrets.iter().map(String::as_str));
+    let containers = places(status.sidecars.iter().map(|sidecar| sidecar.container.as_str()));
+    let volumes = places(status.sidecars.iter().flat_map(|sidecar| &sidecar.volumes).map(String::as_str));
+    let secrets = places(status.image_pull_secrets.iter().map(String::as_str));
 
     for list in ["initContainers", "containers"] {
         remove(pod, list, &containers);
@@ -228,10 +228,6 @@ pub fn uninject(pod: &mut Value) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-fn by_name<'n>(names: impl Iterator<Item = &'n str>) -> Places {
-    names.map(str::to_string).zip(0..).collect()
 }
 
 /// Puts back what a mount of a replaced claim had.

@@ -9,7 +9,7 @@ use fluid_sidecar_layout::Named as _;
 use serde_json::Value;
 
 use crate::destination::{Destination, Device, Exit, Order, Strategy};
-use crate::json::{at, elements, name_of, places, text};
+use crate::json::{at, elements, name_of, places_of, text};
 use crate::reason::{Because as _, Code, Reason};
 use crate::settings::Settings;
 use crate::status::{Claim, Status};
@@ -42,8 +42,8 @@ fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Settings
         Order::FirstContainer => ("containers", "initContainers"),
         Order::NativeSidecar => ("initContainers", "containers"),
     };
-    let (in_list, in_other) = (places(list_of(list)), places(list_of(other)));
-    let volumes = places(list_of("volumes"));
+    let (in_list, in_other) = (places_of(list_of(list)), places_of(list_of(other)));
+    let volumes = places_of(list_of("volumes"));
     let claims = status.claims_by_volume();
     let reads = |container: &Value| {
         let mut mounts = elements(container.get("volumeMounts")).iter().filter_map(name_of);

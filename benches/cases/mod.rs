@@ -130,7 +130,7 @@ impl Case {
         case
     }
 
-    /// What the host sends for `validate`.
+    /// The payload of `validate`.
     pub fn payload(&self) -> Vec<u8> {
         let request = input::request(self.pod.clone(), None, "CREATE").unwrap();
         json!({"request": request.admission, "settings": self.settings}).to_string().into_bytes()

@@ -231,9 +231,14 @@ impl<'f> Fields<'f> {
         Some(Fields { map, place })
     }
 
-    /// Reads a field. A `null` is as good as an absent field, as everywhere in Kubernetes.
+    /// What is written for a field. A `null` is as good as an absent field, as everywhere in Kubernetes.
+    fn written(&self, name: &str) -> Option<&'f Value> {
+        self.map.get(name).filter(|raw| !raw.is_null())
+    }
+
+    /// Reads a field.
     pub(crate) fn read<T>(&mut self, name: &str, required: Option<&str>, form: &impl Form<T>, base: T) -> T {
-        match self.map.get(name).filter(|raw| !raw.is_null()) {
+        match self.written(name) {
             Some(raw) => form.read(&mut self.place.field(name), raw, base),
             None => {
                 if let Some(what) = required {
@@ -246,15 +251,12 @@ impl<'f> Fields<'f> {
 
     /// The elements of a list as they are written: none if it is absent, `None` if it is something else.
     pub(crate) fn elements(&self, name: &str) -> Option<&'f [Value]> {
-        match self.map.get(name) {
-            None | Some(Value::Null) => Some(&[]),
-            Some(list) => list.as_array().map(Vec::as_slice),
-        }
+        self.written(name).map_or(Some(&[]), |list| list.as_array().map(Vec::as_slice))
     }
 
     /// Whether a field is written.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.map.get(name).is_some_and(|value| !value.is_null())
+        self.written(name).is_some()
     }
 
     pub(crate) fn problem(&mut self, name: &str, what: impl Display) {

@@ -1,4 +1,4 @@
-//! What a review costs in the compiled policy: counts, and times as they are in this minute. Writes `bench/review.md`.
+//! Measures reviews in the compiled policy, counts and times, and writes `bench/review.md`.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a benchmark")]
 
 #[path = "../../../benches/cases/mod.rs"]

@@ -1,4 +1,4 @@
-//! What a call costs on every machine alike: WebAssembly instructions, and bytes of memory.
+//! Counts the WebAssembly instructions and the bytes of memory of a call. The counts are the same on every machine.
 //!
 //! The engine of [`crate::engine`] cannot count, so this is a second waPC host, on the same wasmtime, which differs in
 //! two ways: each instruction uses up fuel, and WASI's random numbers are constant. Without the second, the order of
@@ -17,7 +17,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::random::Deterministic;
 
-use crate::engine::{Host, read_module};
+use crate::engine::{Host, ask, read_module};
 
 /// More than any call uses; fuel that is left is subtracted from it.
 const FUEL: u64 = 1 << 62;
@@ -55,7 +55,7 @@ pub struct Counter {
     instance: InstancePre<Guest>,
 }
 
-/// What a waPC guest exchanges with its host.
+/// The buffers that a waPC guest exchanges with its host.
 struct Guest {
     wasi: WasiP1Ctx,
     host: Host,
@@ -141,7 +141,7 @@ fn length(bytes: &[u8]) -> wasmtime::Result<i32> {
     Ok(i32::try_from(bytes.len())?)
 }
 
-/// What a guest imports: WASI, and waPC as wasmtime-provider has it.
+/// The functions that a guest imports: WASI's, and waPC's as wasmtime-provider has them.
 fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     p1::add_to_linker_sync(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
@@ -200,12 +200,7 @@ fn host_call(
     let payload = read(&mut caller, payload, payload_length)?;
     let guest = caller.data_mut();
     guest.reads += 1;
-    let answer = if binding == "kubewarden" {
-        (guest.host)(&namespace, &operation, &payload)
-    } else {
-        Err(format!("unknown binding {binding:?}"))
-    };
-    match answer {
+    match ask(&guest.host, &binding, &namespace, &operation, &payload) {
         Ok(answer) => {
             guest.host_answer = answer;
             Ok(1)

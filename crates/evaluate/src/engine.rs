@@ -13,6 +13,20 @@ use wasmtime_provider::{WasmtimeEngineProviderBuilder, WasmtimeEngineProviderPre
 /// Answers the host calls of a policy: namespace, operation, payload; the error is the host's text.
 pub type Host = Arc<dyn Fn(&str, &str, &[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
 
+/// Asks the host what a guest asks of a binding; there is only Kubewarden's.
+pub(crate) fn ask(
+    host: &Host,
+    binding: &str,
+    namespace: &str,
+    operation: &str,
+    payload: &[u8],
+) -> Result<Vec<u8>, String> {
+    match binding {
+        "kubewarden" => host(namespace, operation, payload),
+        _ => Err(format!("unknown binding {binding:?}")),
+    }
+}
+
 /// Refuses every call: for operations that need no host.
 pub fn no_reads() -> Host {
     Arc::new(|namespace, operation, _| Err(format!("{namespace}/{operation} was not expected")))
@@ -48,10 +62,7 @@ impl Policy {
         let guest = WapcHost::new(
             Box::new(instance),
             Some(Box::new(move |_, binding, namespace, operation, payload| {
-                if binding != "kubewarden" {
-                    return Err(format!("unknown binding {binding:?}").into());
-                }
-                Ok(host(namespace, operation, payload)?)
+                Ok(ask(&host, binding, namespace, operation, payload)?)
             })),
         )
         .map_err(|error| anyhow!("the policy does not start: {error}"))?;

@@ -59,11 +59,6 @@ impl MountPoint {
     pub fn parent(&self) -> &str {
         self.0.rsplit_once('/').map_or("/", |(parent, _)| parent)
     }
-
-    /// The last component.
-    pub fn directory(&self) -> &str {
-        self.0.rsplit_once('/').map_or(&self.0, |(_, directory)| directory)
-    }
 }
 
 impl fmt::Display for MountPoint {

@@ -121,7 +121,7 @@ impl Measured {
 }
 
 const HEAD: &str = "\
-# What a review costs
+# Cost of a review
 
 For developers. `make bench` writes this page. A test compares all numbers but the times (`crates/evaluate/tests/cost.rs`),
 which are those of one machine at one time: median of instance and review under a release build of the host.
