@@ -34,6 +34,7 @@ pub(crate) mod hidden {
 
 fn examples() -> String {
     let (mount, wait, check, unmount) = (command::MOUNT, command::WAIT, command::CHECK, command::UNMOUNT);
+    let (release, gate) = (command::RELEASE, option::GATE);
     let (mountpoint, timeout) = (option::MOUNTPOINT, option::TIMEOUT);
     let (mount_point, mount_options, log) = (env::MOUNT_POINT, env::MOUNT_OPTIONS, env::LOG);
     let place = format!("{MOUNT_ROOT}/{}/ns/name/{}", Runtime::Thin, Runtime::Thin.facts().fuse_directory);
@@ -43,9 +44,10 @@ Examples:
   {FLUID_FUSE} {mount} --source file:///data --{mountpoint} {place}
   {FLUID_FUSE} {mount} --source oss://bucket/train --option endpoint=oss-cn-hangzhou.aliyuncs.com --{mountpoint} DIR
   {FLUID_FUSE} {mount} --source images=s3://one/a --source labels=s3://two --memory 64MiB --{mountpoint} DIR
-  {FLUID_FUSE} {wait} --{mountpoint} {place} --{timeout} 30s   (postStart)
-  {FLUID_FUSE} {check} --{mountpoint} {place}                (livenessProbe)
-  {FLUID_FUSE} {unmount} --{mountpoint} {place}              (preStop)
+  {FLUID_FUSE} {wait} --{gate} --{mountpoint} {place} --{timeout} 5m   (postStart)
+  {FLUID_FUSE} {check} --{mountpoint} {place}                (readinessProbe)
+  {FLUID_FUSE} {release}                                     (preStop)
+  {FLUID_FUSE} {unmount} --{mountpoint} {place}
   {FLUID_FUSE} warm --source s3://one/a --cache-dir /cache --cache-size 100GiB
   {FLUID_FUSE} bench --source s3://one/a --{mountpoint} DIR
 
@@ -73,7 +75,7 @@ pub enum Command {
     /// Mount the source and serve it until SIGTERM, SIGINT, an unmount or the end of its users: exit code 0
     #[command(name = command::MOUNT, after_help = examples())]
     Mount(MountOptions),
-    /// Wait until the mount is there and answers; exit code 1 when the time is up
+    /// Wait until the mount is there and answers; exit code 1 when the time is up, or at once when the store refuses
     #[command(name = command::WAIT)]
     Wait(WaitOptions),
     /// Check that the mount is there and answers within a second
@@ -82,6 +84,9 @@ pub enum Command {
     /// Detach whatever FUSE mount is there, also a dead one; having nothing to do is a success
     #[command(name = command::UNMOUNT)]
     Unmount(Target),
+    /// Tell the process that mounts in this container that the Pod ends, so that the mount may go (preStop)
+    #[command(name = command::RELEASE)]
+    Release,
     /// Fetch a Dataset, or some of its files, before it is read; exit code 1 when a file could not be had
     #[command(long_about = format!(
         "Fetch a Dataset, or some of its files, before it is read; exit code {} when a file could not be had\n\n\
@@ -189,6 +194,20 @@ pub struct MountOptions {
     /// Group of what has none in its source [default: the group of this process]
     #[arg(long, value_name = "GID", env = env::GID)]
     pub gid: Option<u32>,
+
+    /// Whether the directory below the mount stays out of sight until the Pod ends
+    #[arg(help = format!(
+        "Whether the directory below the mount stays out of sight until the Pod ends, which `{FLUID_FUSE} {}` tells: \
+         until then whoever has no file system there has a guard, which answers with errors",
+        command::RELEASE,
+    ))]
+    #[arg(long, value_name = "BOOL", env = env::GUARD, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub guard: bool,
+
+    /// The directory of this Pod among those of other Pods: removed at the end, and theirs too if they died
+    #[arg(long, value_name = "DIR", env = env::PLACE)]
+    pub place: Option<PathBuf>,
 
     /// How long files that are still open are served after SIGTERM took the mount away
     #[arg(long, value_name = "TIME", env = env::LINGER, default_value = "10s")]
@@ -301,6 +320,10 @@ pub struct WaitOptions {
     /// A file or directory of the mount that must answer too
     #[arg(long, value_name = "PATH", env = env::SUB_PATH, value_parser = sub_path)]
     pub sub_path: Option<PathBuf>,
+
+    /// This is the gate of a Pod: tell the process that mounts how it went. It ends if the gate failed
+    #[arg(long = option::GATE)]
+    pub gate: bool,
 
     /// How long to wait
     #[arg(long = option::TIMEOUT, value_name = "TIME", env = env::TIMEOUT, default_value = "30s")]

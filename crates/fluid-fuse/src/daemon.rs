@@ -4,6 +4,15 @@
 //! containers that use the mount have ended: a sidecar must not make a finished Job look failed. It takes the
 //! mount away first; files that are open then are served, and what was written is finished, until there is none,
 //! the time to linger is over or a second signal comes. An error of the store never ends it.
+//!
+//! With `--guard`, containers of its Pod may be started after it has ended, and must not see the directory below the
+//! mount. So it takes the mount away only once it knows that the Pod ends ([`News::PodEnds`]):
+//!
+//! | the signal to end comes | the mount |
+//! |---|---|
+//! | when the Pod ends | goes, with the guard and the Pod's directory |
+//! | after the gate has passed | stays without a server; the next process mounts upon it |
+//! | before the gate has passed | goes, the guard stays; the exit code is 1 |
 
 use std::io;
 use std::path::Path;
@@ -22,8 +31,10 @@ use signal_hook::iterator::Signals;
 
 use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::{View, Writes};
+use crate::in_pod::News;
 use crate::mount::{self, Mount};
 use crate::object_store::{ObjectStore, Presentation};
+use crate::place::Place;
 use crate::remote;
 use crate::settings::Settings;
 use crate::store::{LocalStore, Store, local_directory};
@@ -36,6 +47,7 @@ const THREADS: usize = 2;
 
 enum Event {
     Signal,
+    News(News),
     /// The containers that used the mount have ended.
     Unused,
     Ended(io::Result<()>),
@@ -58,6 +70,7 @@ impl Ending<'_> {
             let left = self.linger.saturating_sub(self.began.elapsed());
             match self.events.recv_timeout(left).ok()? {
                 Event::Signal => self.signals += 1,
+                Event::News(_) => {}
                 other => return Some(other),
             }
         }
@@ -65,15 +78,54 @@ impl Ending<'_> {
     }
 }
 
+/// What becomes of the mount at the end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mounts {
+    /// It goes, with all that is mounted below it.
+    Go,
+    /// It stays, without a server.
+    Stay,
+    /// It goes, and the guard below it stays.
+    Guard,
+}
+
+/// What kubelet's hooks have told so far.
+#[derive(Default)]
+struct Pod {
+    gate_passed: bool,
+    ends: bool,
+}
+
+impl Pod {
+    fn hear(&mut self, news: News) {
+        match news {
+            News::GatePassed => self.gate_passed = true,
+            News::PodEnds => self.ends = true,
+            News::GateFailed => {}
+        }
+    }
+
+    fn mounts(&self, guarded: bool) -> Mounts {
+        match (guarded && !self.ends, self.gate_passed) {
+            (false, _) => Mounts::Go,
+            (true, true) => Mounts::Stay,
+            (true, false) => Mounts::Guard,
+        }
+    }
+}
+
 /// Mounts and serves until the end.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
     // Before the mount: a signal that comes early must not leave it behind.
-    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot handle signals")?;
+    let news = [News::GatePassed, News::PodEnds].map(|news| (news.signal().as_raw(), news));
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, news[0].0, news[1].0]).context("cannot handle signals")?;
     if settings.users.is_some() {
         users::require_shared_namespace()?;
     }
     raise_open_files();
     let path = mount::canonical(&settings.mountpoint);
+    let pod_place = settings.place.as_deref().map(Place::take).transpose()?;
     let budget = Budget {
         memory: settings.memory,
         requests: settings.requests,
@@ -97,14 +149,14 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
     let (mount, descriptor) = match &settings.fuse_fd {
-        Some(from) => Mount::handed_over(path, from)?,
+        Some(from) => Mount::handed_over(path.clone(), from)?,
         None => {
-            mount::prepare(&path)?;
+            mount::prepare(&path, settings.guard)?;
             // A directory of the node that other containers have, and that is nobody else's.
             if settings.dataset.is_some() {
-                mount::guard(&path);
+                mount::close(&path);
             }
-            Mount::new(path, &source, &settings.subtype, read_only)?
+            Mount::new(path.clone(), &source, &settings.subtype, read_only)?
         }
     };
     let mut config = Config::default();
@@ -120,7 +172,12 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 
     let (sender, events) = mpsc::channel();
     let (ended, unused, written) = (sender.clone(), sender.clone(), sender.clone());
-    thread::spawn(move || signals.forever().try_for_each(|_| sender.send(Event::Signal)));
+    thread::spawn(move || {
+        signals.forever().try_for_each(|signal| {
+            let news = news.iter().find(|(of_news, _)| *of_news == signal);
+            sender.send(news.map_or(Event::Signal, |(_, news)| Event::News(*news)))
+        })
+    });
     thread::spawn(move || ended.send(Event::Ended(session.run())));
     if let Some(expected) = settings.users {
         let device = mount.device().map(str::to_string);
@@ -134,11 +191,19 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         });
     }
 
-    let first = events.recv()?;
+    let mut pod = Pod::default();
+    let first = loop {
+        match events.recv()? {
+            Event::News(news) => pod.hear(news),
+            other => break other,
+        }
+    };
+    pod.ends |= matches!(first, Event::Unused);
+    let mounts = pod.mounts(settings.guard);
     let signals = usize::from(matches!(first, Event::Signal));
     let mut ending = Ending { events: &events, began: Instant::now(), linger: settings.linger, signals };
     shared.flush();
-    let end = serve(first, &mut ending, &mount, &place);
+    let end = serve(first, &mut ending, &mount, mounts, &place);
     let (waiting, linger) = (Arc::clone(&writes), settings.linger);
     thread::spawn(move || {
         waiting.wait(linger);
@@ -149,25 +214,44 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         0 => {}
         lost => error!("ending although {lost} files are still being written: they stay as they were"),
     }
+    match mounts {
+        Mounts::Go => pod_place.into_iter().for_each(|pod_place| pod_place.remove(&path)),
+        Mounts::Stay => mount.leave(),
+        Mounts::Guard => {}
+    }
     end
 }
 
 /// What is left to do when the end begins.
-fn serve(first: Event, ending: &mut Ending<'_>, mount: &Mount, place: &str) -> anyhow::Result<()> {
+fn serve(
+    first: Event,
+    ending: &mut Ending<'_>,
+    mount: &Mount,
+    mounts: Mounts,
+    place: &str,
+) -> anyhow::Result<()> {
     if let Event::Ended(result) = first {
         result.with_context(|| format!("serving {place} failed"))?;
         info!("{place} was unmounted: ending");
         return Ok(());
     }
     let reason = if let Event::Unused = first { "the containers that used it have ended" } else { "signal" };
+    if mounts == Mounts::Stay {
+        info!("{reason}: {place} stays mounted for the next process");
+        return Ok(());
+    }
     info!("{reason}: unmounting {place}");
-    match mount.detach() {
+    let detached = if mounts == Mounts::Go { mount.detach_all() } else { mount.detach() };
+    match detached {
         Ok(true) => {}
         Ok(false) => {
             info!("{place} is not ours to unmount: ending");
             return Ok(());
         }
         Err(error) => error!("{error:#}"),
+    }
+    if mounts == Mounts::Guard {
+        bail!("the gate of the Pod has not passed");
     }
     match ending.next() {
         Some(Event::Ended(Err(error))) => warn!("unmounted {place}: ending, with {error}"),

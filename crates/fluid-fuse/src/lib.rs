@@ -3,8 +3,9 @@
 //! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
 //! bytes). The way of the process: [`cli`] (what was asked) →
 //! [`settings`] (what is meant) → [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount
-//! table, [`descriptor`] for mounts that others make, and [`users`] for who uses it. [`probe`] is for the commands that
-//! look from outside, [`warm`] and [`mod@bench`] for those that read, and [`watch`] tells how it goes.
+//! table, [`descriptor`] for mounts that others make, [`guard`] for what is below ours, [`place`] for the Pod's directory
+//! on its node, and [`users`] for who uses it. [`probe`] is for the commands that look from outside, [`in_pod`] for what
+//! kubelet's hooks tell, [`warm`] and [`mod@bench`] are for those that read, and [`watch`] tells how it goes.
 //!
 //! It never calls Kubernetes. Of the Pod it knows what a container sees: the variables and files with which Fluid or
 //! the policy starts it (their names are in [`fluid_sidecar_layout::contract`]), the memory limit of its cgroup, and the
@@ -18,11 +19,14 @@ pub mod daemon;
 pub mod descriptor;
 pub mod fetch;
 pub mod fs;
+pub mod guard;
 mod handles;
 mod histogram;
+pub mod in_pod;
 pub mod inodes;
 pub mod mount;
 pub mod object_store;
+pub mod place;
 pub mod probe;
 mod queue;
 pub mod remote;

@@ -3,12 +3,16 @@
 use std::process::ExitCode;
 
 use fluid_fuse::cli::{Cli, Command};
+use fluid_fuse::in_pod::{self, News};
 use fluid_fuse::{bench, daemon, mount, probe, warm};
-use fluid_sidecar_layout::contract::{FLUID_FUSE, env, exit_code};
+use fluid_sidecar_layout::contract::{FLUID_FUSE, command, env, exit_code};
 use log::LevelFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| {
+        guard_at_once();
+        error.exit()
+    });
     env_logger::Builder::new()
         // It warns of every operation that a read-only file system does without.
         .filter_module("fuser", LevelFilter::Error)
@@ -18,12 +22,27 @@ fn main() -> ExitCode {
         .filter_module("ureq", LevelFilter::Warn)
         .parse_env(env_logger::Env::new().filter_or(log_variable(), "info"))
         .init();
+    let explains_end = matches!(&cli.command, Command::Mount(options) if options.guard);
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{FLUID_FUSE}: {error:#}");
+            if explains_end {
+                in_pod::explain_end(&format!("{error:#}"));
+            }
             exit_code::FAILURE.into()
         }
+    }
+}
+
+/// The options cannot be read, but the application must not see the bare directory.
+fn guard_at_once() {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let mounts = std::env::args_os().nth(1).is_some_and(|argument| argument == command::MOUNT);
+    let place = variable(env::MOUNTPOINT).or_else(|| variable(env::MOUNT_POINT));
+    if let (true, Some(place), Some(_)) = (mounts, place, variable(env::GUARD)) {
+        // The options' error is the one to tell.
+        let _ = mount::prepare(&mount::canonical(place.as_ref()), true);
     }
 }
 
@@ -33,9 +52,31 @@ fn log_variable() -> &'static str {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Mount(options) => daemon::run(&options.resolve()?)?,
+        Command::Mount(options) => {
+            if let (true, None, Some(path)) = (options.guard, &options.fuse_fd, options.target.known()) {
+                // First of all: what follows may fail.
+                mount::prepare(&mount::canonical(&path), true)?;
+            }
+            daemon::run(&options.resolve()?)?;
+        }
         Command::Wait(options) => {
-            probe::wait(&options.target.resolve()?, options.sub_path.as_deref(), options.timeout)?;
+            let target = options.target.resolve()?;
+            let ready = probe::wait(&target, options.sub_path.as_deref(), options.timeout);
+            match &ready {
+                Ok(()) if options.gate => drop(in_pod::tell(News::GatePassed)),
+                Err(error) if options.gate => {
+                    // Before the other process ends, and the container with it.
+                    in_pod::explain_end(&format!("{error:#}"));
+                    in_pod::tell(News::GateFailed);
+                }
+                _ => {}
+            }
+            ready?;
+        }
+        Command::Release => {
+            if !in_pod::tell(News::PodEnds) {
+                log::info!("no process of this container mounts anything");
+            }
         }
         Command::Check(target) => probe::check(&target.resolve()?)?,
         Command::Unmount(target) => mount::unmount(&target.resolve()?)?,

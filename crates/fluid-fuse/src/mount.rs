@@ -22,7 +22,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
 use crate::descriptor::{self, FuseFd, HELPER};
-use crate::probe;
+use crate::{guard, probe};
 
 const DEVICE: &str = "/dev/fuse";
 const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -93,12 +93,19 @@ pub fn canonical(path: &Path) -> PathBuf {
     }
 }
 
-/// Makes the directory ready to be mounted on: it exists, and nothing is mounted there. A mount that a dead
-/// process left is taken away.
-pub fn prepare(path: &Path) -> anyhow::Result<()> {
+/// Mounts on one directory, one upon the other, after which the lower ones are taken away: each is a sidecar that
+/// ended unexpectedly.
+const STACK_MAX: usize = 64;
+
+/// Makes the directory ready to be mounted on: it exists, and no mount there has a server. A dead mount is taken away,
+/// or with a guard mounted upon: containers that have the dead one see what is mounted there later.
+pub fn prepare(path: &Path, guarded: bool) -> anyhow::Result<()> {
     while let Some(entry) = mounted_at(path)? {
         match probe::stat(path, &entry.device) {
             Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+                if guarded && at(path)?.len() < STACK_MAX {
+                    return Ok(());
+                }
                 warn!("detaching the {} that a dead process left at {}", entry.kind, path.display());
                 detach(path)?;
             }
@@ -108,12 +115,27 @@ pub fn prepare(path: &Path) -> anyhow::Result<()> {
             _ => bail!("{} has a {} mounted already", path.display(), entry.kind),
         }
     }
-    fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))
+    fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))?;
+    if guarded && let Err(error) = guard::mount(path) {
+        warn!("no guard is mounted below {}: {error:#}", path.display());
+    }
+    Ok(())
+}
+
+/// What is mounted on the directory, from the bottom.
+fn at(path: &Path) -> io::Result<Vec<MountEntry>> {
+    Ok(MountEntry::all(&fs::read(MOUNTINFO)?).filter(|entry| entry.path == path).collect())
+}
+
+/// What is mounted below a directory, in the order in which it was mounted.
+pub(crate) fn below(directory: &Path) -> io::Result<Vec<MountEntry>> {
+    let is_below = |entry: &MountEntry| entry.path != directory && entry.path.starts_with(directory);
+    Ok(MountEntry::all(&fs::read(MOUNTINFO)?).filter(is_below).collect())
 }
 
 /// Makes a directory that nothing is mounted on useless to whoever is not root, so that an application that
 /// comes before the mount, or stays after it, gets an error and does not take it for a Dataset without files.
-pub fn guard(path: &Path) {
+pub fn close(path: &Path) {
     if !fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
         return;
     }
@@ -141,7 +163,7 @@ impl Mount {
         subtype: &str,
         read_only: bool,
     ) -> anyhow::Result<(Self, OwnedFd)> {
-        let descriptor = match mount(&path, source, subtype, read_only) {
+        let descriptor = match attach(&path, source, subtype, read_only) {
             Ok(descriptor) => descriptor,
             Err(refusal) if matches!(refusal.errno, Errno::PERM | Errno::ACCESS) => {
                 descriptor::from_helper(&path, source, subtype, read_only).map_err(|helper| {
@@ -187,6 +209,20 @@ impl Mount {
         }
         Ok(true)
     }
+
+    /// Takes away the mount with the guard, and the dead ones between them. Whether it has gone.
+    pub fn detach_all(&self) -> anyhow::Result<bool> {
+        let gone = self.detach()?;
+        while gone && mounted_at(&self.path)?.is_some_and(|entry| entry.is_fuse()) {
+            detach(&self.path)?;
+        }
+        Ok(gone)
+    }
+
+    /// Leaves the mount behind, for the next process to mount upon.
+    pub fn leave(mut self) {
+        self.is_theirs = true;
+    }
 }
 
 impl Drop for Mount {
@@ -198,7 +234,7 @@ impl Drop for Mount {
 }
 
 /// Mounts with mount(2).
-fn mount(path: &Path, source: &str, subtype: &str, read_only: bool) -> Result<OwnedFd, Refusal> {
+pub(crate) fn attach(path: &Path, source: &str, subtype: &str, read_only: bool) -> Result<OwnedFd, Refusal> {
     let fuse = File::options().read(true).write(true).open(DEVICE);
     let fuse = fuse.map_err(|error| Refusal::new(&error, format!("cannot open {DEVICE}"), device_needs))?;
     let options = format!(
@@ -237,7 +273,7 @@ pub fn unmount(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// Plainly if nobody uses it; otherwise the name goes now and the rest with the last user.
-fn detach(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn detach(path: &Path) -> anyhow::Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
         Ok(()) => return Ok(()),
         Err(Errno::BUSY) => info!("{} is in use: detaching it", path.display()),
@@ -259,7 +295,7 @@ fn detach(path: &Path) -> anyhow::Result<()> {
 /// Why the kernel did not let us, and what it would take.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {error}{needs}")]
-struct Refusal {
+pub(crate) struct Refusal {
     what: String,
     error: String,
     errno: Errno,

@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 
@@ -25,23 +25,41 @@ const PROMPT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Why a mount is not ready.
+struct NotReady {
+    reason: anyhow::Error,
+    /// Waiting does not help: the store refuses.
+    for_good: bool,
+}
+
+impl From<anyhow::Error> for NotReady {
+    fn from(reason: anyhow::Error) -> Self {
+        NotReady { reason, for_good: false }
+    }
+}
+
+/// What the root of a mount answers when its store refuses: it denies access, or has no such bucket.
+const REFUSALS: [Errno; 3] = [Errno::ACCESS, Errno::PERM, Errno::NOENT];
+
 /// Succeeds as soon as a FUSE file system is mounted on the directory and its root, and the path below it,
-/// answer.
+/// answer. Fails when the time is up, or at once when the store refuses.
 pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> anyhow::Result<()> {
     let end = Instant::now() + timeout;
     let mut pause = FIRST_PAUSE;
-    let mut reason = None;
+    let mut last = None;
     loop {
         let began = Instant::now();
-        let Err(error) = ready(directory, sub_path, end) else {
-            return Ok(());
+        let not_ready = match ready(directory, sub_path, end) {
+            Ok(()) => return Ok(()),
+            Err(NotReady { reason, for_good: true }) => bail!("never ready: {reason:#}"),
+            Err(NotReady { reason, .. }) => reason,
         };
         let left = end.saturating_duration_since(Instant::now());
         // An attempt that the end cut short says less than the one before.
-        if !left.is_zero() || began.elapsed() >= PROMPT || reason.is_none() {
-            reason = Some(error);
+        if !left.is_zero() || began.elapsed() >= PROMPT || last.is_none() {
+            last = Some(not_ready);
         }
-        if let Some(reason) = reason.as_ref().filter(|_| left.is_zero()) {
+        if let Some(reason) = last.as_ref().filter(|_| left.is_zero()) {
             bail!("not ready after {}: {reason:#}", humantime::format_duration(timeout));
         }
         thread::sleep(pause.min(left));
@@ -49,12 +67,16 @@ pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> any
     }
 }
 
-fn ready(directory: &Path, sub_path: Option<&Path>, end: Instant) -> anyhow::Result<()> {
+fn ready(directory: &Path, sub_path: Option<&Path>, end: Instant) -> Result<(), NotReady> {
     let device = require_mount(directory)?;
     let below = sub_path.map(|path| directory.join(path));
-    for path in [Some(directory), below.as_deref()].into_iter().flatten() {
+    for (path, is_root) in [(Some(directory), true), (below.as_deref(), false)] {
+        let Some(path) = path else { continue };
         if let Err(error) = ask(path, &device, true, end) {
-            bail!("{} does not answer: {error}", path.display());
+            let refuses =
+                error.raw_os_error().is_some_and(|code| REFUSALS.contains(&Errno::from_raw_os_error(code)));
+            let reason = anyhow!("{} does not answer: {error}", path.display());
+            return Err(NotReady { reason, for_good: is_root && refuses });
         }
     }
     Ok(())

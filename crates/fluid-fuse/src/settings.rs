@@ -32,6 +32,10 @@ pub struct Settings {
     pub mountpoint: PathBuf,
     /// `X` in the file system type `fuse.X`.
     pub subtype: String,
+    /// Whether the directory below the mount stays out of sight until the Pod ends.
+    pub guard: bool,
+    /// The directory of this Pod, among those of other Pods.
+    pub place: Option<PathBuf>,
     /// How long open files are served after the mount was taken away.
     pub linger: Duration,
     /// The containers whose end ends it.
@@ -63,9 +67,14 @@ pub struct Settings {
 impl Target {
     /// The directory: the flag, its variable or [`MOUNT_POINT`].
     pub fn resolve(self) -> anyhow::Result<PathBuf> {
-        self.or_fluid(std::env::var_os(MOUNT_POINT)).with_context(|| {
+        self.known().with_context(|| {
             format!("no mount point: give --{MOUNTPOINT}, {} or {MOUNT_POINT}", env::MOUNTPOINT)
         })
+    }
+
+    /// The directory, without what only Fluid's configuration knows.
+    pub fn known(&self) -> Option<PathBuf> {
+        self.or_fluid(std::env::var_os(MOUNT_POINT))
     }
 
     fn or_fluid(&self, mount_point: Option<OsString>) -> Option<PathBuf> {
@@ -114,7 +123,7 @@ impl SourceOptions {
 impl BenchOptions {
     /// The sources, and where they are mounted.
     pub fn resolve(&self) -> anyhow::Result<(Vec<MountSpec>, PathBuf)> {
-        self.source.resolve(self.target.or_fluid(std::env::var_os(MOUNT_POINT)), None)
+        self.source.resolve(self.target.known(), None)
     }
 }
 
@@ -146,6 +155,8 @@ impl MountOptions {
             mounts,
             mountpoint,
             subtype: self.subtype,
+            guard: self.guard,
+            place: self.place,
             linger: self.linger,
             users: (self.exit_with_pod == ExitWithPod::ProcessNamespace)
                 .then_some(Expected { containers: self.exit_containers.into(), settle: self.exit_settle }),

@@ -34,6 +34,14 @@ pub const CONFIG_FILE: &str = "/etc/fluid/config/config.json";
 /// begins so has its value in that file.
 pub const SECRETS_DIRECTORY: &str = "/etc/fluid/secrets/";
 
+/// Where kubelet mounts the file whose text becomes a container's termination message (Kubernetes' default of
+/// `terminationMessagePath`).
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// The directory in which a sidecar sees the places of all Pods of its Dataset on this node; its own has the name that
+/// ends [`env::PLACE`]. Only sidecars mount it.
+pub const PLACES: &str = "/run/fluid-fuse/places";
+
 /// Environment variables.
 pub mod env {
     /// The kind of Runtime (Fluid's name).
@@ -79,6 +87,10 @@ pub mod env {
     pub const UID: &str = "FLUID_FUSE_UID";
     /// The group of files.
     pub const GID: &str = "FLUID_FUSE_GID";
+    /// Whether the directory below the mount stays out of sight until the Pod has ended.
+    pub const GUARD: &str = "FLUID_FUSE_GUARD";
+    /// The directory of this Pod, among those of other Pods.
+    pub const PLACE: &str = "FLUID_FUSE_PLACE";
     /// How long open files are served after SIGTERM.
     pub const LINGER: &str = "FLUID_FUSE_LINGER";
     /// What ends the sidecar beside signals and unmounts: an [`ExitWithPod`](super::ExitWithPod).
@@ -113,6 +125,8 @@ pub mod command {
     pub const CHECK: &str = "check";
     /// Takes the mount away.
     pub const UNMOUNT: &str = "unmount";
+    /// Tells the mounted process that the Pod ends.
+    pub const RELEASE: &str = "release";
 }
 
 /// Options of these commands that the policy writes, without the hyphens before them.
@@ -121,6 +135,8 @@ pub mod option {
     pub const MOUNTPOINT: &str = "mountpoint";
     /// How long `wait` waits.
     pub const TIMEOUT: &str = "timeout";
+    /// `wait` is the gate of a Pod.
+    pub const GATE: &str = "gate";
 }
 
 /// Exit codes of every command, as kubelet sees them.

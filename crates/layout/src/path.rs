@@ -50,6 +50,17 @@ impl MountPoint {
         Ok(MountPoint(path))
     }
 
+    /// The same place below a directory of its own for one Pod: `above/…` becomes `above/pod/…`.
+    pub fn for_pod(&self, above: &str, pod: &str) -> Result<Self, PathError> {
+        if !is_component(pod) || pod.contains('/') {
+            return Err(PathError::Component(pod.to_string()));
+        }
+        match self.0.strip_prefix(above).filter(|below| below.starts_with('/')) {
+            Some(below) => Ok(MountPoint(format!("{above}/{pod}{below}"))),
+            None => Err(PathError::Outside { path: self.0.clone(), root: above.to_string() }),
+        }
+    }
+
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -139,5 +150,12 @@ mod tests {
         let mount_point = MountPoint::within(MOUNT_ROOT, "/runtime-mnt/a").unwrap();
         assert_eq!(mount_point.join("./b//c/").unwrap().as_str(), "/runtime-mnt/a/b/c");
         assert!(mount_point.join("b/../../c").is_err());
+        let own = |above, pod| mount_point.join("b").unwrap().for_pod(above, pod);
+        assert_eq!(own("/runtime-mnt/a", "uid").unwrap().as_str(), "/runtime-mnt/a/uid/b");
+        for (above, pod) in
+            [("/runtime-mnt/a", ".."), ("/runtime-mnt/a", "x/y"), ("/runtime-mnt/a/b", "x"), ("/mnt", "x")]
+        {
+            assert!(own(above, pod).is_err(), "{above} {pod}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod given;
+mod guarded;
 mod life;
 mod place;
 mod view;
