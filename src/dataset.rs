@@ -29,10 +29,10 @@ pub struct Dataset {
     pub name: String,
     /// The kind of Runtime behind it.
     pub runtime: Runtime,
-    /// The directory of the node that the sidecar mounts.
+    /// Where its client mounts it, by Fluid's convention.
     pub mount_point: MountPoint,
-    /// What the application sees: the mount point, or a sub path of it.
-    pub data: MountPoint,
+    /// What of it the application sees; empty is all.
+    pub sub_path: String,
 }
 
 /// What serves a Dataset.
@@ -163,8 +163,8 @@ fn resolve(
                 namespace: namespace.to_string(),
                 name: claim.to_string(),
                 runtime: rule.runtime,
-                data: mount_point.clone(),
                 mount_point,
+                sub_path: String::new(),
             };
             Ok(Some((dataset, server)))
         }
@@ -294,7 +294,7 @@ fn from_cluster(
         owner.is_none_or(|owner| owner == namespace),
         "{volume_ref} is another namespace's; rename the Dataset"
     );
-    let (mount_point, data) =
+    let (mount_point, sub_path) =
         mount_point(&volume, &settings.mount_root).with_context(|| volume_ref.to_string())?;
 
     let server = match settings.sidecar_from {
@@ -305,7 +305,7 @@ fn from_cluster(
         },
     };
     done((found, dataset, volume));
-    Ok(Some((Dataset { namespace: namespace.to_string(), name, runtime, mount_point, data }, server)))
+    Ok(Some((Dataset { namespace: namespace.to_string(), name, runtime, mount_point, sub_path }, server)))
 }
 
 /// The Runtime of a Dataset that can be mounted: Fluid's check before injection (`DatasetMutator.PreCheck`).
@@ -411,16 +411,17 @@ fn dataset_name(claim: &Value, claim_name: &str) -> Option<String> {
 
 /// Where Fluid's CSI driver would find the mount: `fluid_path` is the file system's root on the node,
 /// `fluid_sub_path` what a Dataset that refers to a part of another one shows.
-fn mount_point(volume: &Value, root: &str) -> Result<(MountPoint, MountPoint)> {
+fn mount_point(volume: &Value, root: &str) -> Result<(MountPoint, String)> {
     let attributes = at(volume, &["spec", "csi", "volumeAttributes"]);
     let path = text(attributes, "fluid_path")
         .context("spec.csi.volumeAttributes.fluid_path is missing; it is not a volume that Fluid made")?;
     let mount_point = MountPoint::within(root, path)
         .map_err(|error| anyhow!("fluid_path: {error}; is the setting mountRoot Fluid's MOUNT_ROOT?"))?;
-    let data = mount_point
-        .join(text(attributes, "fluid_sub_path").unwrap_or_default())
+    let sub_path = text(attributes, "fluid_sub_path").unwrap_or_default();
+    mount_point
+        .join(sub_path)
         .map_err(|error| anyhow!("fluid_sub_path: {error}; correct the mountPoint of the Dataset"))?;
-    Ok((mount_point, data))
+    Ok((mount_point, sub_path.to_string()))
 }
 
 /// The labels of a namespace.

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use fluid_sidecar_layout::MountPoint;
 use fluid_sidecar_layout::contract::FLUID_FUSE;
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
 use serde_json::{Map, Value};
@@ -35,13 +36,15 @@ const MESH_PROXIES: &[&str] = &["istio-proxy", "linkerd-proxy"];
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// Injects the sidecars of `uses`, in that order: they start in the order of the Pod's volumes. `resource_limits` are
-/// what the Pod asks for them; `status` is that of a Pod to which nothing was done. Returns a reason for each sidecar, and what the user should know of it.
+/// what the Pod asks for them, `request_uid` names its directories on nodes that Pods share, and `status` is that of a
+/// Pod to which nothing was done. Returns a reason for each sidecar, and what the user should know of it.
 pub fn inject(
     pod: &mut Value,
     uses: Vec<Use>,
     destination: Destination,
     resource_limits: &Entries,
     settings: &Settings,
+    request_uid: &str,
     mut status: Status,
 ) -> Result<Vec<Reason>, Reason> {
     let spec = pod.get_mut("spec").and_then(Value::as_object_mut);
@@ -66,15 +69,22 @@ pub fn inject(
     volume_names.take_all(spec, "volumes").because(Code::Malformed)?;
     list_of(spec, "imagePullSecrets").because(Code::Malformed)?;
 
-    replace_volumes(spec, &uses, &mut status)?;
+    note_claims(spec, &uses, &mut status);
     let readers = follow_volumes(spec, &uses, strategy.order, &mut status)?;
 
     let mut reasons = Vec::new();
     let mut sidecars = Vec::new();
     for (index, Use { dataset, server, volumes }) in uses.into_iter().enumerate() {
         let name = container_names.unused(FLUID_FUSE);
-        let mut sidecar = sidecar::build(&dataset, server, &name, strategy, resource_limits, settings)
+        let mut sidecar =
+            sidecar::build(&dataset, server, &name, strategy, resource_limits, settings, request_uid)
+                .because(Code::Unresolved)?;
+        let data = sidecar
+            .mount_point
+            .join(&dataset.sub_path)
+            .map_err(anyhow::Error::new)
             .because(Code::Unresolved)?;
+        replace_volumes(spec, &volumes, &data)?;
         if strategy.exit == Exit::ProcessNamespace {
             sidecar.end_with(readers.containers[index], restarts).because(Code::Malformed)?;
         }
@@ -136,26 +146,36 @@ fn annotate(pod: &mut Value, key: &str, text: String) -> Result<()> {
     Ok(())
 }
 
-/// The claim's volume becomes a directory of the node, under the same name and at the same place.
-fn replace_volumes(spec: &mut Map<String, Value>, uses: &[Use], status: &mut Status) -> Result<(), Reason> {
+/// The claims' volumes become a directory of the node, under the same names and at the same places.
+fn replace_volumes(
+    spec: &mut Map<String, Value>,
+    volumes: &[ClaimVolume],
+    data: &MountPoint,
+) -> Result<(), Reason> {
     let all = list_field(spec, "volumes").context("spec").because(Code::Malformed)?;
-    for Use { dataset, volumes, .. } in uses {
-        for ClaimVolume { index, name, .. } in volumes {
-            let volume = all.get_mut(*index).and_then(Value::as_object_mut);
-            let volume = volume.with_context(|| format!("spec.volumes[{index}]: must be a map"));
-            let volume = volume.because(Code::Malformed)?;
-            // No type: kubelet must not check for the directory before the sidecar has mounted it.
-            let source = HostPathVolumeSource { path: dataset.data.to_string(), type_: None };
-            volume.insert("hostPath".into(), json(source).because(Code::Malformed)?);
-            let claim = volume.remove("persistentVolumeClaim").unwrap_or_default();
-            status.claims.push(Claim {
-                volume: name.clone(),
-                persistent_volume_claim: claim,
-                mounts: Vec::new(),
-            });
-        }
+    for ClaimVolume { index, .. } in volumes {
+        let volume = all.get_mut(*index).and_then(Value::as_object_mut);
+        let volume = volume.with_context(|| format!("spec.volumes[{index}]: must be a map"));
+        let volume = volume.because(Code::Malformed)?;
+        // No type: kubelet must not check for the directory before the sidecar has mounted it.
+        let source = HostPathVolumeSource { path: data.to_string(), type_: None };
+        volume.insert("hostPath".into(), json(source).because(Code::Malformed)?);
+        volume.remove("persistentVolumeClaim");
     }
     Ok(())
+}
+
+/// Notes the claims as they are, in the order of the Datasets.
+fn note_claims(spec: &Map<String, Value>, uses: &[Use], status: &mut Status) {
+    let all = elements(spec.get("volumes"));
+    for ClaimVolume { index, name, .. } in uses.iter().flat_map(|one| &one.volumes) {
+        let claim = all.get(*index).and_then(|volume| volume.get("persistentVolumeClaim"));
+        status.claims.push(Claim {
+            volume: name.clone(),
+            persistent_volume_claim: claim.cloned().unwrap_or_default(),
+            mounts: Vec::new(),
+        });
+    }
 }
 
 /// Who mounts the Datasets.

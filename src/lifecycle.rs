@@ -4,6 +4,9 @@
 //! It answers one question, "is the file system mounted?", for up to the gate's timeout. For our own sidecar
 //! that is `fluid-fuse wait`; a Runtime's own image has only a shell, so there it is a script.
 //!
+//! When does the Pod end? kubelet runs the preStop hook then, and our own sidecar is told by it that no container of
+//! the Pod is started again, so that nothing needs to stay mounted for one.
+//!
 //! Nothing is ever put into a script: it is constant, and paths reach it as arguments. Hooks that a fuse
 //! DaemonSet has for itself are not taken over: its preStop hook unmounts, and for a sidecar that is at the
 //! beginning of the Pod's end, while the application still writes.
@@ -42,13 +45,16 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The postStart hook: blocks until mounted.
+    /// The postStart hook blocks until mounted; the preStop hook of our sidecar tells it that the Pod ends.
     pub fn lifecycle(&self, timeout_seconds: u32) -> Lifecycle {
+        let run = |command| LifecycleHandler {
+            exec: Some(ExecAction { command: Some(command) }),
+            ..LifecycleHandler::default()
+        };
+        let release = || run(vec![FLUID_FUSE.to_string(), command::RELEASE.to_string()]);
         Lifecycle {
-            post_start: Some(LifecycleHandler {
-                exec: Some(ExecAction { command: Some(self.wait(timeout_seconds)) }),
-                ..LifecycleHandler::default()
-            }),
+            post_start: Some(run(self.wait(timeout_seconds, true))),
+            pre_stop: self.fluid_fuse.then(release),
             ..Lifecycle::default()
         }
     }
@@ -62,7 +68,7 @@ impl Gate {
                 flag(option::MOUNTPOINT),
                 self.mount_point.clone(),
             ],
-            false => self.wait(0),
+            false => self.wait(0, false),
         };
         Probe {
             exec: Some(ExecAction { command: Some(command) }),
@@ -72,13 +78,14 @@ impl Gate {
         }
     }
 
-    fn wait(&self, timeout_seconds: u32) -> Vec<String> {
+    fn wait(&self, timeout_seconds: u32, is_gate: bool) -> Vec<String> {
         let mount_point = self.mount_point.clone();
         if self.fluid_fuse {
             let timeout = format!("{timeout_seconds}s");
             let program = [FLUID_FUSE.into(), command::WAIT.into()];
             let options = [flag(option::MOUNTPOINT), mount_point, flag(option::TIMEOUT), timeout];
-            return program.into_iter().chain(options).collect();
+            let gate = is_gate.then(|| flag(option::GATE));
+            return program.into_iter().chain(gate).chain(options).collect();
         }
         let script = ["sh", "-c", GATE_SCRIPT, "gate"].map(str::to_string);
         let device_gate = (self.device == Device::ExtendedResource).then(|| DEVICE_GATE.to_string());

@@ -14,6 +14,9 @@ use serde_json::{Map, Value};
 
 use crate::json::{Mask, Masked, Masks, all, at, elements, text};
 
+/// Bytes of a request's `uid`: a UUID has 36.
+const UID_MAX: usize = 64;
+
 /// What is read of every payload.
 #[derive(Clone, Debug)]
 struct Glance;
@@ -24,6 +27,7 @@ impl Masks for Glance {
             "request",
             &[
                 all("operation"),
+                all("uid"),
                 Mask("kind", &[all("group"), all("kind")]),
                 all("namespace"),
                 all("subResource"),
@@ -106,6 +110,17 @@ impl<'a> Payload<'a> {
     /// The namespace that the Pod is created in; `metadata.namespace` of the object may be empty.
     pub fn namespace(&self) -> &str {
         text(self.request(), "namespace").filter(|namespace| !namespace.is_empty()).unwrap_or("default")
+    }
+
+    /// What tells this request from all others: a UUID that the API server chose. A name of a directory.
+    pub fn uid(&self) -> Result<&str> {
+        let uid = string(self.request(), "uid")?;
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+        ensure!(
+            !uid.is_empty() && uid.len() <= UID_MAX && uid.chars().all(plain),
+            "the request: uid: must be a UUID"
+        );
+        Ok(uid)
     }
 
     /// All of the object.

@@ -221,14 +221,15 @@ podOverrides: {cpu: \"4\", memory: 8Gi}",
         }
 
         /// How long the start of the application waits for its file system, in seconds. After that the sidecar's
-        /// postStart hook fails, and the sidecar is ended and, by the Pod's `restartPolicy`, restarted. Raise it for
-        /// file systems that take long to mount.
-        gate_timeout_seconds: u32 = 30, Seconds(1, 600), {
+        /// postStart hook fails, and the sidecar is ended and, by the Pod's `restartPolicy`, restarted. Kubernetes sets
+        /// no limit, and waiting costs less than a new start; `fluid-fuse` does not wait for a store that refuses. Raise
+        /// it for file systems that take long to mount, lower it where a failure must be known soon.
+        gate_timeout_seconds: u32 = 300, Seconds(1, 3600), {
             name: "gateTimeoutSeconds",
             group: Some(Group::Sidecar),
             label: "Gate timeout",
             example: "
-gateTimeoutSeconds: 90",
+gateTimeoutSeconds: 900",
         }
 
         /// How sidecars are run on each destination, where it differs from the defaults. Change it when a platform
@@ -648,7 +649,7 @@ mod tests {
                 "sidecarImages.jindofs: unknown field; did you mean jindo?",
                 "sidecarImages.thin: must not be empty",
                 "destination: \"eic\" is not one of auto, eci, acs, kubernetes (did you mean eci?)",
-                "gateTimeoutSeconds: must be a whole number of seconds from 1 to 600, not 0.5",
+                "gateTimeoutSeconds: must be a whole number of seconds from 1 to 3600, not 0.5",
                 "mountRoot: \"/a/../b\" must be absolute, without empty, \".\" or \"..\" components",
                 "vfuseResourceName: must be a string, not a number",
             ],

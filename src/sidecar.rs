@@ -6,7 +6,7 @@
 //! and where the container goes is decided in [`crate::injection`].
 
 use anyhow::{Context as _, Result, bail, ensure};
-use fluid_sidecar_layout::contract::{ExitWithPod, FLUID_FUSE, command, env};
+use fluid_sidecar_layout::contract::{ExitWithPod, FLUID_FUSE, PLACES, command, env};
 use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
@@ -23,14 +23,19 @@ use crate::request::Entries;
 use crate::settings::text::quantity;
 use crate::settings::{Settings, SidecarOverrides, entry_of};
 
+/// The volume of the directories of all Pods of a Dataset.
+const PLACES_VOLUME: &str = "fluid-fuse-places";
+
 /// The volume of `cacheDirectory`.
 const CACHE_VOLUME: &str = "fluid-fuse-cache";
 
 /// A container and what it needs of the Pod.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sidecar {
     /// The container.
     pub container: Map<String, Value>,
+    /// The directory of the node that it mounts.
+    pub mount_point: MountPoint,
     /// Its volumes, by the names that the container's mounts use.
     pub volumes: Vec<Value>,
     /// Secrets that its image is pulled with.
@@ -39,12 +44,27 @@ pub struct Sidecar {
     pub grace_seconds: Option<i64>,
     /// What of the DaemonSet it runs without.
     pub left_out: Vec<String>,
+    /// The directory of the node in which each Pod has its own, if Pods share the node.
+    shared_directory: Option<String>,
 }
 
 /// Longer than the longest pause that kubelet makes before it starts a container again (five minutes).
 const LONGEST_BACKOFF: &str = "310s";
 
 impl Sidecar {
+    /// An empty one that mounts there.
+    fn on(mount_point: MountPoint) -> Self {
+        Sidecar {
+            container: Map::new(),
+            mount_point,
+            volumes: Vec::new(),
+            image_pull_secrets: Vec::new(),
+            grace_seconds: None,
+            left_out: Vec::new(),
+            shared_directory: None,
+        }
+    }
+
     /// Has it end with this many containers of the Pod, and wait for those that kubelet starts again.
     pub fn end_with(&mut self, containers: usize, restarts: bool) -> Result<()> {
         let settle = restarts.then_some((env::EXIT_SETTLE, LONGEST_BACKOFF));
@@ -79,15 +99,21 @@ pub fn build(
     strategy: Strategy,
     limits: &Entries,
     settings: &Settings,
+    request_uid: &str,
 ) -> Result<Sidecar> {
     let keeps_image = matches!(server, Server::FluidFuse { .. });
     let (mut sidecar, gate) = match server {
         Server::DaemonSet { name, pod_spec } => {
-            from_daemonset(&dataset.mount_point, pod_spec, strategy.device).context(name)?
+            from_daemonset(&dataset.mount_point, pod_spec, strategy.device, request_uid).context(name)?
         }
-        Server::Image(image) => from_image(dataset, image, None, strategy.device)?,
-        Server::FluidFuse { image, source } => from_image(dataset, image, Some(source), strategy.device)?,
+        Server::Image(image) => from_image(dataset, image, None, strategy.device, request_uid)?,
+        Server::FluidFuse { image, source } => {
+            from_image(dataset, image, Some(source), strategy.device, request_uid)?
+        }
     };
+    if gate.fluid_fuse {
+        guard(&mut sidecar, request_uid)?;
+    }
     let who = || format!("Dataset {}/{}", dataset.namespace, dataset.name);
     ensure!(
         gate.fluid_fuse || strategy.exit != Exit::ProcessNamespace,
@@ -108,6 +134,8 @@ pub fn build(
         name: name.to_string(),
         image: settings.image(dataset.runtime).filter(|_| !keeps_image).map(str::to_string),
         lifecycle: Some(gate.lifecycle(settings.gate_timeout_seconds)),
+        // What `kubectl describe pod` shows, where the container writes nothing for it.
+        termination_message_policy: Some("FallbackToLogsOnError".to_string()),
         readiness_probe: strategy.readiness_probe.then(|| gate.readiness_probe()),
         restart_policy: (strategy.order == Order::NativeSidecar).then(|| "Always".to_string()),
         ..Container::default()
@@ -123,6 +151,32 @@ pub fn build(
     );
     dress(&mut sidecar, dataset.runtime, strategy, limits, settings).with_context(who)?;
     Ok(sidecar)
+}
+
+/// `fluid-fuse` keeps a guard below its mount, and removes the Pod's directory from a node that Pods share. For that it
+/// sees the directory above, which the application never does.
+fn guard(sidecar: &mut Sidecar, request_uid: &str) -> Result<()> {
+    let place = format!("{PLACES}/{request_uid}");
+    let mut variables = vec![(env::GUARD, "true")];
+    if let Some(above) = sidecar.shared_directory.take() {
+        variables.push((env::PLACE, place.as_str()));
+        sidecar.volumes.push(host_directory(PLACES_VOLUME, &above)?);
+        list_field(&mut sidecar.container, "volumeMounts")?.push(json(VolumeMount {
+            name: PLACES_VOLUME.to_string(),
+            mount_path: PLACES.to_string(),
+            mount_propagation: Some("Bidirectional".to_string()),
+            ..VolumeMount::default()
+        })?);
+    }
+    // It writes to the default one.
+    sidecar.container.remove("terminationMessagePath");
+    set_env(&mut sidecar.container, variables)
+}
+
+/// A directory of the node, which is made if it is missing.
+fn host_directory(name: &str, path: &str) -> Result<Value> {
+    let type_ = Some("DirectoryOrCreate".to_string());
+    Ok(volume(name, "hostPath", json(HostPathVolumeSource { path: path.to_string(), type_ })?))
 }
 
 /// Adds what the settings, the destination and the Pod want of a sidecar, on top of what it has.
@@ -202,17 +256,26 @@ pub(crate) fn volume(name: &str, kind: &str, source: Value) -> Value {
 
 /// The first container of the DaemonSet's Pods, and of their volumes those that it mounts: what Fluid takes.
 /// What Fluid forgets and the container needs comes along: pull secrets, its user, its time to end.
-fn from_daemonset(mount_point: &MountPoint, mut pod_spec: Value, device: Device) -> Result<(Sidecar, Gate)> {
+fn from_daemonset(
+    mount_point: &MountPoint,
+    mut pod_spec: Value,
+    device: Device,
+    request_uid: &str,
+) -> Result<(Sidecar, Gate)> {
     let template =
         pod_spec.get_mut("containers").and_then(|containers| containers.get_mut(0)).map(Value::take);
     let Some(Value::Object(mut container)) = template else {
         bail!("spec.template.spec.containers[0] must be a map");
     };
     let volumes = elements(pod_spec.get("volumes"));
-    let seen_at = seen_at(mount_point, &container, volumes)?;
+    let Above { volume: above_name, directory, seen_at } = above(mount_point, &container, volumes)?;
     let program = container.get("command").and_then(|command| command.get(0)).and_then(Value::as_str);
     let fluid_fuse = program.is_some_and(|program| program.rsplit('/').next() == Some(FLUID_FUSE));
-    let mut sidecar = Sidecar::default();
+    let mut sidecar = Sidecar::on(mount_point.clone());
+    if device == Device::Privileged {
+        sidecar.mount_point = mount_point.for_pod(&directory, request_uid).map_err(anyhow::Error::new)?;
+        sidecar.shared_directory = Some(directory.clone());
+    }
 
     let used: Vec<Value> = volume_names(&mut container).into_iter().map(|name| name.clone()).collect();
     let mounts = list_field(&mut container, "volumeMounts")?;
@@ -227,13 +290,14 @@ fn from_daemonset(mount_point: &MountPoint, mut pod_spec: Value, device: Device)
             if path != "/dev/fuse" && !is_above(path, mount_point) {
                 sidecar.left_out.push(format!("hostPath volume {}", name.as_str().unwrap_or_default()));
             }
+        } else if name == &above_name {
+            sidecar.volumes.push(host_directory(&above_name, &format!("{directory}/{request_uid}"))?);
         } else {
             sidecar.volumes.push(volume.clone());
         }
     }
     for mount in mounts {
-        let volume = volumes.iter().find(|volume| volume.get("name") == mount.get("name"));
-        let above = volume.and_then(host_path).is_some_and(|path| is_above(path, mount_point));
+        let above = mount.get("name").is_some_and(|name| name == &above_name);
         let Some(mount) = mount.as_object_mut() else { continue };
         match device {
             Device::Privileged if above => {
@@ -289,15 +353,31 @@ fn below<'m>(path: &str, mount_point: &'m MountPoint) -> Option<&'m str> {
     mount_point.as_str().strip_prefix(path.trim_end_matches('/')).filter(|below| below.starts_with('/'))
 }
 
-/// Where the DaemonSet's container sees the mount point: it mounts a directory of the node above it.
-fn seen_at(mount_point: &MountPoint, container: &Map<String, Value>, volumes: &[Value]) -> Result<String> {
+/// The volume through which the DaemonSet's container mounts.
+struct Above {
+    /// Its name.
+    volume: String,
+    /// The directory of the node, above the mount point.
+    directory: String,
+    /// Where the container sees the mount point.
+    seen_at: String,
+}
+
+/// Of several that the container mounts, the one that is nearest to the mount point.
+fn above(mount_point: &MountPoint, container: &Map<String, Value>, volumes: &[Value]) -> Result<Above> {
     let mounts = elements(container.get("volumeMounts"));
-    let seen = volumes.iter().find_map(|volume| {
-        let below = below(host_path(volume)?, mount_point)?;
+    let seen = volumes.iter().filter_map(|volume| {
+        let directory = host_path(volume)?.trim_end_matches('/');
+        let below = below(directory, mount_point)?;
         let mount = mounts.iter().find(|mount| mount.get("name") == volume.get("name"))?;
-        Some(format!("{}{below}", text(mount, "mountPath")?.trim_end_matches('/')))
+        Some(Above {
+            volume: name_of(volume)?.to_string(),
+            directory: directory.to_string(),
+            seen_at: format!("{}{below}", text(mount, "mountPath")?.trim_end_matches('/')),
+        })
     });
-    seen.with_context(|| format!("its container mounts no hostPath above {mount_point}"))
+    seen.max_by_key(|above| above.directory.len())
+        .with_context(|| format!("its container mounts no hostPath above {mount_point}"))
 }
 
 /// A container that the policy makes: `fluid-fuse` with its source, or an image that knows its own.
@@ -306,6 +386,7 @@ fn from_image(
     image: String,
     source: Option<Source>,
     device: Device,
+    request_uid: &str,
 ) -> Result<(Sidecar, Gate)> {
     let fluid_fuse = source.is_some();
     let privileged = device == Device::Privileged;
@@ -340,19 +421,15 @@ fn from_image(
         }),
         ..Container::default()
     };
-    let volumes = match device {
-        Device::ExtendedResource => Vec::new(),
-        Device::Privileged => {
-            let source = HostPathVolumeSource {
-                path: directory.to_string(),
-                type_: Some("DirectoryOrCreate".to_string()),
-            };
-            vec![volume(FLUID_FUSE, "hostPath", json(source)?)]
-        }
-    };
     let Value::Object(container) = json(container)? else { bail!("a container must be a map") };
-    let gate = Gate { mount_point: dataset.mount_point.to_string(), fluid_fuse, device };
-    Ok((Sidecar { container, volumes, ..Sidecar::default() }, gate))
+    let mut sidecar = Sidecar { container, ..Sidecar::on(dataset.mount_point.clone()) };
+    if privileged {
+        sidecar.mount_point =
+            dataset.mount_point.for_pod(directory, request_uid).map_err(anyhow::Error::new)?;
+        sidecar.volumes.push(host_directory(FLUID_FUSE, &format!("{directory}/{request_uid}"))?);
+        sidecar.shared_directory = Some(directory.to_string());
+    }
+    Ok((sidecar, Gate { mount_point: dataset.mount_point.to_string(), fluid_fuse, device }))
 }
 
 fn environment(dataset: &Dataset, source: Option<Source>) -> Result<Vec<EnvVar>> {

@@ -58,6 +58,7 @@ const BASE: &[&str] = &[
     "no_check_scripts_of_config_maps",
     "post_start_is_a_constant",
     "no_pre_stop",
+    "reason_of_the_end",
     "eci_sidecar_env",
     "readiness_is_the_mount",
     "pinned_user",
@@ -364,6 +365,7 @@ const RULES: &[(&str, Rule)] = rules![
     host_paths_dropped_by_kind,
     post_start_is_a_constant,
     no_pre_stop,
+    reason_of_the_end,
     eci_sidecar_env,
     readiness_is_the_mount,
     pinned_user,
@@ -448,7 +450,7 @@ fn post_start_is_a_constant(pod: &mut Value, context: &Context<'_>) {
     for (container, sidecar) in sidecar_containers(pod, context) {
         if container["lifecycle"]["postStart"] == fluids {
             let command =
-                json!(["sh", "-c", gate(context), "gate", sidecar.mount_point, "30", "/tools/ioctl_sync"]);
+                json!(["sh", "-c", gate(context), "gate", sidecar.mount_point, "300", "/tools/ioctl_sync"]);
             container["lifecycle"]["postStart"] = json!({"exec": {"command": command}});
         }
     }
@@ -459,6 +461,13 @@ fn post_start_is_a_constant(pod: &mut Value, context: &Context<'_>) {
 fn no_pre_stop(pod: &mut Value, context: &Context<'_>) {
     for (container, _) in sidecar_containers(pod, context) {
         remove_if(&mut container["lifecycle"], "preStop", |_| true);
+    }
+}
+
+/// `kubectl describe pod` shows why a sidecar ended.
+fn reason_of_the_end(pod: &mut Value, context: &Context<'_>) {
+    for (container, _) in sidecar_containers(pod, context) {
+        container["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
     }
 }
 

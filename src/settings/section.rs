@@ -6,11 +6,11 @@
 //!
 //! ```ignore
 //! /// How long the start of the application waits for its file system, in seconds. …
-//! gate_timeout_seconds: u32 = 30, Seconds(1, 600), {
+//! gate_timeout_seconds: u32 = 300, Seconds(1, 3600), {
 //!     name: "gateTimeoutSeconds",
 //!     group: Some(Group::Sidecar),
 //!     label: "Gate timeout",
-//!     example: "gateTimeoutSeconds: 90",
+//!     example: "gateTimeoutSeconds: 900",
 //! }
 //! ```
 

@@ -16,7 +16,7 @@ use fluid_sidecar_policy::review::review;
 use fluid_sidecar_policy::status::uninject;
 use generators::{Situation, any_json, image, pod, resource_name, situation};
 use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
-use model::Outcome;
+use model::{Outcome, UID};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -141,9 +141,23 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
         }
     }
     let how = model::how(&destination(mutated), &situation.settings);
+    // 7. A node that Pods share has a directory for each, which the application is below and never sees.
+    let directories: Vec<_> =
+        list(mutated, "volumes").iter().filter_map(|volume| volume["hostPath"]["path"].as_str()).collect();
+    for volume in list(mutated, "volumes")
+        .iter()
+        .filter(|volume| volumes.contains_key(volume["name"].as_str().unwrap()))
+    {
+        let path = volume["hostPath"]["path"].as_str().unwrap();
+        let own = path.split_once(UID).map(|(above, _)| format!("{above}{UID}"));
+        prop_assert_eq!(own.is_some(), how.privileged, "{}", path);
+        prop_assert!(own.is_none_or(|own| path != own && directories.contains(&own.as_str())), "{}", path);
+    }
     for sidecar in sidecars {
         prop_assert!(sidecar["lifecycle"]["postStart"].is_object(), "no gate");
-        prop_assert_eq!(sidecar["lifecycle"].get("preStop"), None);
+        // A hook that unmounts would run while the application still writes.
+        let pre_stop = &sidecar["lifecycle"]["preStop"]["exec"]["command"];
+        prop_assert!(pre_stop.is_null() || *pre_stop == json!(["fluid-fuse", "release"]), "{}", pre_stop);
         // A user of the application's Pod must not reach it (Fluid #2500).
         prop_assert!(sidecar["securityContext"]["runAsUser"].is_number());
         let privileged = &sidecar["securityContext"]["privileged"];

@@ -38,10 +38,10 @@ pub(crate) struct How {
 struct Dataset {
     name: String,
     runtime: String,
-    /// Where the sidecar mounts it.
+    /// Where its client mounts it.
     mount_point: String,
-    /// What the application gets.
-    data: String,
+    /// What of it the application gets.
+    sub_path: String,
     server: Server,
 }
 
@@ -54,6 +54,8 @@ enum Server {
 
 struct Sidecar {
     container: Value,
+    /// Where the node has what it mounts.
+    mount_point: String,
     volumes: Vec<Value>,
     secrets: Vec<Value>,
     grace_seconds: i64,
@@ -278,7 +280,7 @@ impl Request<'_> {
             let source = source.map(|url| vec![variable("FLUID_FUSE_SOURCE", url)]);
             return Ok(Some(Dataset {
                 name: claim.to_string(),
-                data: mount_point.clone(),
+                sub_path: String::new(),
                 mount_point,
                 server: Server::Image(image(&runtime), source),
                 runtime,
@@ -315,7 +317,7 @@ impl Request<'_> {
         Ok(Some(Dataset {
             name: name.to_string(),
             runtime: runtime.to_string(),
-            data: format!("{mount_point}{}{sub_path}", if sub_path.is_empty() { "" } else { "/" }),
+            sub_path: sub_path.to_string(),
             mount_point,
             server,
         }))
@@ -386,7 +388,25 @@ impl Request<'_> {
         if how.exit == "processNamespace" && !fluid_fuse {
             return Err(Problem);
         }
+        if fluid_fuse {
+            // It keeps a guard, and removes the Pod's directory through the one above.
+            set_env(&mut sidecar.container, "FLUID_FUSE_GUARD", "true");
+            if how.privileged {
+                set_env(&mut sidecar.container, "FLUID_FUSE_PLACE", &format!("/run/fluid-fuse/places/{UID}"));
+                let name = "fluid-fuse-places";
+                let above = dataset.mount_point.rsplit_once('/').unwrap().0;
+                append(
+                    &mut sidecar.container,
+                    "volumeMounts",
+                    &[json!({
+                        "name": name, "mountPath": "/run/fluid-fuse/places", "mountPropagation": "Bidirectional",
+                    })],
+                );
+                sidecar.volumes.push(directory_of_the_node(name, above));
+            }
+        }
         let container = &mut sidecar.container;
+        container["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
         if !ours && image.is_string() {
             container["image"] = image.clone();
         }
@@ -456,13 +476,24 @@ impl Request<'_> {
         }
 
         // Order.
-        let seconds = self.settings["gateTimeoutSeconds"].as_u64().unwrap_or(30);
+        let seconds = self.settings["gateTimeoutSeconds"].as_u64().unwrap_or(300);
         let wait = |seconds: u64| match fluid_fuse {
-            true => json!(["fluid-fuse", "wait", "--mountpoint", gate, "--timeout", format!("{seconds}s")]),
+            true => json!([
+                "fluid-fuse",
+                "wait",
+                "--gate",
+                "--mountpoint",
+                gate,
+                "--timeout",
+                format!("{seconds}s")
+            ]),
             false if how.privileged => json!(["sh", "-c", SCRIPT, "gate", gate, seconds.to_string()]),
             false => json!(["sh", "-c", SCRIPT, "gate", gate, seconds.to_string(), "/tools/ioctl_sync"]),
         };
         container["lifecycle"] = json!({"postStart": {"exec": {"command": wait(seconds)}}});
+        if fluid_fuse {
+            container["lifecycle"]["preStop"] = json!({"exec": {"command": ["fluid-fuse", "release"]}});
+        }
         if how.readiness_probe {
             let check = json!(["fluid-fuse", "check", "--mountpoint", gate]);
             let command = if fluid_fuse { check } else { wait(0) };
@@ -511,15 +542,27 @@ impl Request<'_> {
             let above = dataset.mount_point.rsplit_once('/').unwrap().0;
             container["volumeMounts"] =
                 json!([{"name": "fluid-fuse", "mountPath": above, "mountPropagation": "Bidirectional"}]);
-            volumes.push(json!({
-                "name": "fluid-fuse", "hostPath": {"path": above, "type": "DirectoryOrCreate"},
-            }));
+            volumes.push(directory_of_the_node("fluid-fuse", &format!("{above}/{UID}")));
         } else {
             container["securityContext"]["allowPrivilegeEscalation"] = false.into();
             container["securityContext"]["capabilities"] = json!({"drop": ["ALL"]});
         }
-        Sidecar { container, volumes, secrets: Vec::new(), grace_seconds: 0 }
+        let mount_point = on_the_node(&dataset.mount_point, how);
+        Sidecar { container, mount_point, volumes, secrets: Vec::new(), grace_seconds: 0 }
     }
+}
+
+/// What names the request, as the tests' requests have it.
+pub(crate) const UID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// On nodes that Pods share, each Pod has a directory of its own above the mount point.
+fn on_the_node(mount_point: &str, how: &How) -> String {
+    let (above, name) = mount_point.rsplit_once('/').unwrap();
+    if how.privileged { format!("{above}/{UID}/{name}") } else { mount_point.to_string() }
+}
+
+fn directory_of_the_node(name: &str, path: &str) -> Value {
+    json!({"name": name, "hostPath": {"path": path, "type": "DirectoryOrCreate"}})
 }
 
 /// The first container of a DaemonSet's Pods, where it sees the mount point, and whether it is `fluid-fuse`.
@@ -554,6 +597,9 @@ fn from_daemonset(dataset: &Dataset, spec: &Value, how: &How) -> (Sidecar, Strin
                 mount["mountPropagation"] = "Bidirectional".into();
             }
         }
+        let above = dataset.mount_point.strip_suffix(below.as_str()).unwrap();
+        let volume = volumes.iter_mut().find(|volume| volume["name"] == name).unwrap();
+        *volume = directory_of_the_node(name.as_str().unwrap(), &format!("{above}/{UID}"));
     } else {
         if security.get("capabilities").is_some() {
             let capabilities = &mut security["capabilities"];
@@ -588,7 +634,8 @@ fn from_daemonset(dataset: &Dataset, spec: &Value, how: &How) -> (Sidecar, Strin
     }
     let secrets = list(spec, "imagePullSecrets").iter().map(|secret| secret["name"].clone()).collect();
     let grace_seconds = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or_default();
-    (Sidecar { container, volumes, secrets, grace_seconds }, gate, fluid_fuse)
+    let mount_point = on_the_node(&dataset.mount_point, how);
+    (Sidecar { container, mount_point, volumes, secrets, grace_seconds }, gate, fluid_fuse)
 }
 
 /// As `destinations` says, or as is usual there.
@@ -686,7 +733,9 @@ impl Request<'_> {
                 if claims.iter().any(|claim| volume["persistentVolumeClaim"]["claimName"] == *claim) {
                     let source = volume["persistentVolumeClaim"].clone();
                     remove(volume, "persistentVolumeClaim");
-                    volume["hostPath"] = json!({"path": dataset.data});
+                    let slash = if dataset.sub_path.is_empty() { "" } else { "/" };
+                    let path = format!("{}{slash}{}", sidecar.mount_point, dataset.sub_path);
+                    volume["hostPath"] = json!({"path": path});
                     let name = volume["name"].as_str().unwrap().to_string();
                     replaced.push((name, source));
                 }
