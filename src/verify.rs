@@ -91,13 +91,25 @@ fn damages(pod: &Value, status: &Status, strategy: Strategy, settings: &Settings
     {
         damages.push("spec.shareProcessNamespace is no longer true, so the sidecar would never end".into());
     }
+    let path_of = |volume: &str| {
+        let volume = &list_of("volumes")[*volumes.get(volume)?];
+        text(volume.get("hostPath")?, "path")
+    };
+    let is_below = |path: &str, directory: &str| {
+        path.strip_prefix(directory).is_some_and(|below| below.starts_with('/'))
+    };
+    // Where the sidecars mount, on nodes that Pods share.
+    let sidecars_volumes = status.sidecars.iter().flat_map(|sidecar| &sidecar.volumes);
+    let directories: Vec<_> = sidecars_volumes.filter_map(|volume| path_of(volume)).collect();
     for Claim { volume, .. } in &status.claims {
-        let source =
-            volumes.get(volume.as_str()).and_then(|place| list_of("volumes")[*place].get("hostPath"));
-        let path = source.and_then(|source| text(source, "path"));
+        let path = path_of(volume);
         let root = settings.mount_root.as_str();
-        if !path.and_then(|path| path.strip_prefix(root)).is_some_and(|below| below.starts_with('/')) {
+        if !path.is_some_and(|path| is_below(path, root)) {
             damages.push(format!("volume {volume} is no longer a hostPath below {root}"));
+        } else if strategy.device == Device::Privileged
+            && !directories.iter().any(|directory| path.is_some_and(|path| is_below(path, directory)))
+        {
+            damages.push(format!("volume {volume} is no longer below a directory that a sidecar mounts in"));
         }
     }
     damages
