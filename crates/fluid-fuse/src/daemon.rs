@@ -114,12 +114,20 @@ impl Pod {
     }
 }
 
+/// What hooks tell by signals.
+fn news() -> [(i32, News); 2] {
+    [News::GatePassed, News::PodEnds].map(|news| (news.signal().as_raw(), news))
+}
+
+/// Takes the signals that [`run`] hears. To be called before anything is mounted: one that comes early must not leave it
+/// behind.
+pub fn signals() -> anyhow::Result<Signals> {
+    let news = news().map(|(signal, _)| signal);
+    Signals::new([SIGTERM, SIGINT].into_iter().chain(news)).context("cannot handle signals")
+}
+
 /// Mounts and serves until the end.
-pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    // Before the mount: a signal that comes early must not leave it behind.
-    let news = [News::GatePassed, News::PodEnds].map(|news| (news.signal().as_raw(), news));
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, news[0].0, news[1].0]).context("cannot handle signals")?;
+pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     if settings.users.is_some() {
         users::require_shared_namespace()?;
     }
@@ -174,8 +182,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
     let (ended, unused, written) = (sender.clone(), sender.clone(), sender.clone());
     thread::spawn(move || {
         signals.forever().try_for_each(|signal| {
-            let news = news.iter().find(|(of_news, _)| *of_news == signal);
-            sender.send(news.map_or(Event::Signal, |(_, news)| Event::News(*news)))
+            let news = news().into_iter().find(|(of_news, _)| *of_news == signal);
+            sender.send(news.map_or(Event::Signal, |(_, news)| Event::News(news)))
         })
     });
     thread::spawn(move || ended.send(Event::Ended(session.run())));

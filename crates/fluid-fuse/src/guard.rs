@@ -68,10 +68,15 @@ fn answer(connection: &mut File, done: impl Fn() -> bool) -> anyhow::Result<()> 
     let mut request = vec![0; REQUEST_MAX];
     while !done() {
         ensure!(Instant::now() < end, "the kernel did not ask within {PROMPT:?}");
-        if poll(&mut [PollFd::new(connection, PollFlags::IN)], Some(&pause))? == 0 {
-            continue;
-        }
-        let length = connection.read(&mut request)?;
+        let length = match poll(&mut [PollFd::new(connection, PollFlags::IN)], Some(&pause)) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => connection.read(&mut request),
+            Err(errno) => Err(errno.into()),
+        };
+        let length = match length {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            length => length?,
+        };
         if let Some(answer) = answer_to(&request[..length]) {
             match connection.write(&answer) {
                 // Whoever asked has been interrupted.

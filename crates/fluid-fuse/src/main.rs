@@ -53,11 +53,12 @@ fn log_variable() -> &'static str {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Mount(options) => {
+            let signals = daemon::signals()?;
             if let (true, None, Some(path)) = (options.guard, &options.fuse_fd, options.target.known()) {
                 // First of all: what follows may fail.
                 mount::prepare(&mount::canonical(&path), true)?;
             }
-            daemon::run(&options.resolve()?)?;
+            daemon::run(&options.resolve()?, signals)?;
         }
         Command::Wait(options) => {
             let target = options.target.resolve()?;

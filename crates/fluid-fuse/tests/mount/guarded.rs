@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fluid_fuse::guard;
+use fluid_fuse::mount::MountEntry;
 use fluid_sidecar_layout::contract::env;
 use nix::sched::{CloneFlags, unshare};
 use rustix::io::Errno;
@@ -26,6 +27,10 @@ impl Node {
         // Of this thread only, and of what it starts.
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        // Those of other tests would not end while they are in this namespace, too.
+        for other in mounts().into_iter().filter(MountEntry::is_fuse) {
+            rustix::mount::unmount(&other.path, UnmountFlags::DETACH).unwrap();
+        }
         mount_bind(place.root.path(), place.root.path()).unwrap();
         mount_change(place.root.path(), MountPropagationFlags::SHARED).unwrap();
         Some(Node { place })
@@ -81,12 +86,12 @@ impl Node {
     }
 
     fn is_mounted(&self) -> bool {
-        mounts().lines().any(|line| line.contains("mount\\040point"))
+        mounts().iter().any(|entry| entry.path == self.place.mountpoint())
     }
 }
 
-fn mounts() -> String {
-    fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
+fn mounts() -> Vec<MountEntry> {
+    MountEntry::all(&fs::read("/proc/thread-self/mountinfo").unwrap()).collect()
 }
 
 struct Container {
