@@ -20,13 +20,18 @@ export PATH=$cache/bin:$PATH KUBECONFIG=$run/kubeconfig
 serverless=virtual-kubelet-eci-0 ordinary=ordinary-node
 declare -A kubelet_port=([$serverless]=10250 [$ordinary]=10260)
 api_port=16443 etcd_port=12379 etcd_peer_port=12380
+# kube-proxy cannot do without them.
+proxy_health_port=10256 proxy_metrics_port=10249
 
-# The Pods' network. Its gateway is the machine itself, and the address of both nodes: kubelet takes no loopback one.
+# The Pods' network. Its gateway is the machine itself, and the address of the API server and of both nodes: neither
+# takes a loopback one.
 bridge=fluid-cluster0 gateway=10.213.0.1 subnet=10.213.0.0/24
+# The network of Services, and the address of the first, the API server.
+services=10.96.0.0/24 api_service=10.96.0.1
 # Below every hierarchy of cgroups.
 cgroup=fluid-cluster
 
-# What a node has of its own, though its path is fixed: the name below $run/NODE, and that path.
+# Directories that each node needs for itself although their paths are fixed: the name below $run/NODE, and the path.
 node_folders=(kubelet:/var/lib/kubelet cni:/var/lib/cni pod-logs:/var/log/pods container-logs:/var/log/containers
   shims:/run/containerd)
 
@@ -49,22 +54,25 @@ kubeconfig() { # TOKEN_FILE
 apiVersion: v1
 kind: Config
 current-context: cluster
-clusters: [{name: cluster, cluster: {server: "https://127.0.0.1:$api_port", certificate-authority: $run/pki/ca.crt}}]
+clusters: [{name: cluster, cluster: {server: "https://$gateway:$api_port", certificate-authority: $run/pki/ca.crt}}]
 users: [{name: user, user: {tokenFile: $1}}]
 contexts: [{name: cluster, context: {cluster: cluster, user: user}}]
 EOF
 }
 
 # Starts a program with its output in a log; its process id tells down.sh whom to end. Its environment has a mark,
-# which what it starts inherits.
+# which the processes that it starts inherit.
 start() { # NAME PROGRAM ARGUMENT...
   local name=$1
   shift
   FLUID_CLUSTER_PROCESS=1 setsid "$@" >"$run/log/$name.log" 2>&1 </dev/null &
   echo $! >"$run/pid/$name"
-  # Its end is down.sh's matter, nothing for a shell to tell of.
+  # down.sh ends it; this keeps the shell from reporting that.
   disown
 }
+
+# kube-proxy's tables of nftables, as FAMILY NAME.
+proxy_tables() { nft list tables | sed -n 's/^table \(.* kube-proxy\)$/\1/p'; }
 
 # The hierarchies of cgroups: one of v2, or each controller's of v1.
 hierarchies() {

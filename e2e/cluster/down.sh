@@ -7,7 +7,7 @@ source "$(dirname "$0")/common.sh"
 
 [ ! -e "$run" ] || [ -d "$run/pki" ] || die "$run is no cluster's folder; see CLUSTER_RUN"
 
-# The nodes first: with a node's first process the kernel ends all of it, Pods and mounts too.
+# The nodes first: when the first process of a node ends, the kernel ends all the others, and their mounts go.
 if [ -e "$run" ]; then
   for name in "$serverless" "$ordinary"; do
     pid=$(cat "$run/pid/$name" 2>/dev/null || true)
@@ -30,6 +30,10 @@ if [ -e "$run" ]; then
   rm -rf --one-file-system "${run:?}"
 fi
 [ ! -e "/sys/class/net/$bridge" ] || ip link delete "$bridge"
+proxy_tables | while read -r table; do
+  # shellcheck disable=SC2086 # family and name
+  nft delete table $table
+done
 cgroups | xargs -r rmdir
 "$here/left.sh"
 say "it is down, and nothing of it is left but the cache $cache"

@@ -32,6 +32,8 @@ new_namespace() {
   NAMESPACE=$1
   echo "$NAMESPACE" >"$BATS_FILE_TMPDIR/$1"
   kubectl create namespace "$NAMESPACE"
+  # Before its account is there, no Pod is taken.
+  kubectl wait --for=create serviceaccount/default --namespace="$NAMESPACE" --timeout=60s
   kubectl config set-context --current --namespace="$NAMESPACE"
   kubectl create secret generic keys --from-literal=id=access-key --from-literal=secret=secret-that-nobody-sees
   dataset data Bound
@@ -39,8 +41,7 @@ new_namespace() {
 
 # dataset NAME PHASE
 dataset() {
-  # NAME is a word of its own: it is also a part of FLUID_RUNTIME_NAME.
-  sed "s|NAMESPACE|$NAMESPACE|g; s|\bNAME\b|$1|g; s|PHASE|$2|g; s|ENDPOINT|$STORE|g; s|IMAGE|$IMAGE|g" "$BATS_TEST_DIRNAME/fluid/dataset.yaml" |
+  sed "s|__NAMESPACE__|$NAMESPACE|g; s|__NAME__|$1|g; s|__PHASE__|$2|g; s|__ENDPOINT__|$STORE|g; s|__IMAGE__|$IMAGE|g" "$BATS_TEST_DIRNAME/fluid/dataset.yaml" |
     kubectl apply -f -
 }
 

@@ -9,6 +9,7 @@ left=$({
   findmnt -rno TARGET,SOURCE | grep -E "$run/|^$mount_root| ${mount_root#/}" | sed 's/^/mount /' || true
   [ ! -e "/sys/class/net/$bridge" ] || echo "network interface $bridge"
   ip -o link show type veth | grep -F "master $bridge" | sed 's/^/network interface /' || true
+  proxy_tables | sed 's/^/table of nftables /'
   cgroups | grep "/$cgroup\$" | sed 's/^/cgroup /' || true
   [ ! -e "$run" ] || echo "folder $run"
 })

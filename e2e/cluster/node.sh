@@ -25,31 +25,33 @@ if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   done
 fi
 
-runtime=$(command -v runc) labels='' taints=''
+runtime=$(command -v runc) labels='' taint=''
 if [ "$node" = "$serverless" ]; then
   runtime=$here/eci-runtime labels=type=virtual-kubelet
-  taints=virtual-kubelet.io/provider=alibabacloud:NoSchedule
+  taint='{key: virtual-kubelet.io/provider, value: alibabacloud, effect: NoSchedule}'
 fi
 cat >"$own/containerd.toml" <<EOF
-version = 2
+version = 3
 root = "$own/containerd"
 state = "$own/state"
-disabled_plugins = ["io.containerd.internal.v1.opt"]
+# They use fixed paths outside of these.
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 [grpc]
 address = "$own/containerd.sock"
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "docker.io/library/pause:1"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "docker.io/library/pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
 # Without CAP_SYS_RESOURCE, as in many sandboxes, no score may be lowered.
 restrict_oom_score_adj = true
 # Its profile forbids to mount.
 disable_apparmor = true
 netns_mounts_under_state_dir = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["/usr/lib/cni"]
 conf_dir = "$run/etc"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
 BinaryName = "$runtime"
 Root = "$own/runc"
 EOF
@@ -62,13 +64,32 @@ until ctr --address "$own/containerd.sock" version >/dev/null 2>&1; do
 done
 
 # No eviction and no collection of images: a full disk is not the tests' business, and no image can be pulled again.
-kubelet --kubeconfig "$KUBECONFIG" --hostname-override "$node" --node-ip "$gateway" --address "$gateway" \
-  --port "${kubelet_port[$node]}" --read-only-port 0 --healthz-port 0 --client-ca-file "$run/pki/ca.crt" \
-  --anonymous-auth=false --container-runtime remote --container-runtime-endpoint "unix://$own/containerd.sock" \
-  --cgroup-driver cgroupfs --cgroup-root "/$cgroup/$node" --enforce-node-allocatable '' --fail-swap-on=false \
-  --eviction-hard '' --image-gc-high-threshold 100 --resolv-conf '' --cluster-dns "$gateway" --make-iptables-util-chains=false \
-  --oom-score-adj 0 --node-status-update-frequency 1s --volume-plugin-dir "$own/volume-plugins" --node-labels "$labels" \
-  --register-with-taints "$taints" >"$run/log/kubelet-$node.log" 2>&1 &
+cat >"$own/kubelet.yaml" <<EOF
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+address: $gateway
+port: ${kubelet_port[$node]}
+healthzPort: 0
+authentication: {x509: {clientCAFile: $run/pki/ca.crt}}
+containerRuntimeEndpoint: unix://$own/containerd.sock
+cgroupDriver: cgroupfs
+cgroupRoot: /$cgroup/$node
+failCgroupV1: false
+failSwapOn: false
+enforceNodeAllocatable: [none]
+evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%"}
+imageGCHighThresholdPercent: 100
+# There is no DNS.
+resolvConf: ""
+clusterDNS: [$gateway]
+makeIPTablesUtilChains: false
+oomScoreAdj: 0
+nodeStatusUpdateFrequency: 1s
+volumePluginDir: $own/volume-plugins
+registerWithTaints: [$taint]
+EOF
+kubelet --config "$own/kubelet.yaml" --kubeconfig "$KUBECONFIG" --hostname-override "$node" --node-ip "$gateway" \
+  --node-labels "$labels" >"$run/log/kubelet-$node.log" 2>&1 &
 programs+=($!)
 
 if [ "$node" = "$serverless" ]; then

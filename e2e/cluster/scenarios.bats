@@ -7,13 +7,14 @@ load helpers
 setup_file() {
   kubectl apply -f "$BATS_TEST_DIRNAME/fluid/crds.yaml"
   # At once, and again until the API server knows the kind.
-  until sed "s|TAG|${IMAGE#*:}|" "$BATS_TEST_DIRNAME/fluid/profile.yaml" | kubectl apply -f -; do sleep 0.2; done
-  webhook_register 3>&-
+  until sed "s|__TAG__|${IMAGE#*:}|" "$BATS_TEST_DIRNAME/fluid/profile.yaml" | kubectl apply -f -; do sleep 0.2; done
+  # Not Ignore, as a Pod that was admitted without its sidecar would hang instead of telling why.
+  webhook_register eci '.spec.failurePolicy = "Fail"' 3>&-
   eventually admits_by_the_policy
   # Its turn comes within the minute; the last test looks.
   new_namespace cronjob
   kubectl apply -f - <<YAML
-apiVersion: batch/v1beta1
+apiVersion: batch/v1
 kind: CronJob
 metadata: {name: nightly}
 spec:
@@ -197,14 +198,12 @@ YAML
 }
 
 @test "when the policy does not answer, failurePolicy decides" {
-  webhook_stop
-  failure_policy Fail
+  webhook_stop eci
   run pod refused Never true
-  failure_policy Ignore
+  webhook_configure eci '.spec.failurePolicy = "Ignore"'
   # The API server reads its webhooks anew in its own time.
   eventually pod ignored Never true
-  failure_policy Fail
-  webhook_start 3>&-
+  webhook_register eci '.spec.failurePolicy = "Fail"' 3>&-
   [ "$status" -ne 0 ]
   [[ $output == *"failed calling webhook"* ]]
   # It is the Pod that hangs as if there were no policy.

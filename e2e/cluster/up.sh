@@ -12,7 +12,7 @@ The Pods' images: busybox:1, fluid-fuse:$("$here/images.sh" --version). The mach
 Logs: $run/log. To end it: make cluster-down"
 }
 
-# Of programs that were started; a dead one will not get better.
+# Fails if a program that was started has ended: waiting for it is in vain.
 alive() {
   local name
   for name in "$run"/pid/*; do
@@ -53,26 +53,26 @@ if [ -e "$run" ]; then
 To start anew: make cluster-down cluster-up"
 fi
 
-packages=(etcd-server containernetworking-plugins iproute2 jq openssl)
-# They may be of Docker's package, which Debian's would replace.
-for program in containerd runc; do
-  command -v "$program" >/dev/null || packages+=("$program")
-done
-"$project/scripts/need.sh" "${packages[@]}" || exit "$cannot"
+"$project/scripts/need.sh" containernetworking-plugins iproute2 jq nftables openssl || exit "$cannot"
 "$here/build.sh"
 "$here/images.sh" build
 
-for port in "$api_port" "$etcd_port" "$etcd_peer_port" "${kubelet_port[@]}"; do
+for port in "$api_port" "$etcd_port" "$etcd_peer_port" "$proxy_health_port" "$proxy_metrics_port" \
+  "${kubelet_port[@]}"; do
   owner=$(ss -Hltnp "sport = :$port")
   [ -z "$owner" ] || die "port $port is taken: $owner"
 done
 route=$(ip -4 route show match "$gateway" | grep -v ^default || true)
 [ -z "$route" ] || die "the network of the Pods, $subnet, is there already: $route"
+[ -z "$(proxy_tables)" ] || die "a kube-proxy has its tables here already (nft list tables): is this a node of another cluster?"
 
 begun=$SECONDS
 trap '[ $? -eq 0 ] || say "starting failed. The logs are in $run/log; clean up by make cluster-down" >&2' EXIT
-mkdir -p "$run"/{log,pid,pki,etc}
-chmod 700 "$run"
+mkdir -p "$run"/{log,pid,etc}
+# The root of a Pod with user namespaces looks for its files below, as somebody else.
+chmod 711 "$run"
+# It has keys.
+mkdir -m 700 "$run/pki"
 for name in "${sysctls[@]}"; do
   [ ! -w "/proc/sys/$name" ] || echo "$name:$(cat "/proc/sys/$name")" >>"$run/sysctls"
 done
@@ -86,6 +86,9 @@ for folder in "${node_folders[@]#*:}" "$mount_root"; do
 done
 
 ip link add "$bridge" type bridge
+# An address that was set stays. Else the bridge takes the lowest of its ports', which changes when a Pod goes, and the
+# other Pods do not reach the machine until they ask for it again.
+ip link set "$bridge" address "$(cat "/sys/class/net/$bridge/address")"
 ip address add "$gateway/${subnet#*/}" dev "$bridge"
 ip link set "$bridge" up
 cat >"$run/etc/bridge.conflist" <<EOF
@@ -95,7 +98,7 @@ cat >"$run/etc/bridge.conflist" <<EOF
     "routes": [{"dst": "0.0.0.0/0"}]}}]}
 EOF
 
-# Keys: of the API server, of it as kubelet's client, and of service accounts. The one user is an administrator.
+# Keys: of the API server, of it as kubelet's client, and of service accounts. The only user has administrator rights.
 cd "$run/pki"
 sign() { # NAME SUBJECT [EXTENSION]
   openssl req -newkey rsa:2048 -nodes -keyout "$1.key" -subj "$2" -out "$1.csr"
@@ -104,7 +107,8 @@ sign() { # NAME SUBJECT [EXTENSION]
 }
 {
   openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -subj /CN=fluid-cluster -days 365 -out ca.crt
-  sign api /CN=kube-apiserver "subjectAltName=IP:127.0.0.1,IP:$gateway,DNS:localhost"
+  sign api /CN=kube-apiserver "subjectAltName=IP:$gateway,IP:$api_service,$(
+    printf ',DNS:%s' kubernetes{,.default{,.svc{,.cluster.local}}} | cut -c 2-)"
   sign kubelet-client /CN=kube-apiserver/O=system:masters
   openssl genpkey -algorithm rsa -out accounts.key
 } >"$run/log/openssl.log" 2>&1
@@ -124,26 +128,42 @@ start etcd etcd --data-dir "$run/etcd" --listen-client-urls "http://127.0.0.1:$e
   --advertise-client-urls "http://127.0.0.1:$etcd_port" --listen-peer-urls "http://127.0.0.1:$etcd_peer_port" \
   --initial-advertise-peer-urls "http://127.0.0.1:$etcd_peer_port" \
   --initial-cluster "default=http://127.0.0.1:$etcd_peer_port"
-start kube-apiserver kube-apiserver --etcd-servers "http://127.0.0.1:$etcd_port" --bind-address 127.0.0.1 \
-  --advertise-address 127.0.0.1 --secure-port "$api_port" --cert-dir "$run/pki" --tls-cert-file api.crt \
+start kube-apiserver kube-apiserver --etcd-servers "http://127.0.0.1:$etcd_port" --bind-address "$gateway" \
+  --advertise-address "$gateway" --secure-port "$api_port" --cert-dir "$run/pki" --tls-cert-file api.crt \
   --tls-private-key-file api.key --token-auth-file tokens --authorization-mode RBAC --allow-privileged=true \
-  --service-cluster-ip-range 10.96.0.0/24 --service-account-issuer https://kubernetes.default.svc \
+  --service-cluster-ip-range "$services" --service-account-issuer https://kubernetes.default.svc \
   --service-account-key-file accounts.key --service-account-signing-key-file accounts.key \
   --kubelet-client-certificate kubelet-client.crt --kubelet-client-key kubelet-client.key \
   --kubelet-preferred-address-types InternalIP --audit-policy-file "$run/etc/audit.yaml" \
-  --audit-log-path "$run/log/audit.log" --disable-admission-plugins ServiceAccount
+  --audit-log-path "$run/log/audit.log"
 for _ in {1..300}; do
   ! kubectl get --raw /readyz >/dev/null 2>&1 || break
   alive
   sleep 0.2
 done
-for program in kube-controller-manager kube-scheduler; do
-  start "$program" "$program" --kubeconfig "$KUBECONFIG" --leader-elect=false --port=0 --secure-port=0
-done
+start kube-controller-manager kube-controller-manager --kubeconfig "$KUBECONFIG" --leader-elect=false --secure-port=0 \
+  --service-account-private-key-file accounts.key --root-ca-file ca.crt --use-service-account-credentials
+start kube-scheduler kube-scheduler --kubeconfig "$KUBECONFIG" --leader-elect=false --secure-port=0
+# One for both nodes, as they share the machine's network. Of the settings for the whole machine it changes none.
+cat >"$run/etc/kube-proxy.yaml" <<EOF
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clientConnection: {kubeconfig: $KUBECONFIG}
+hostnameOverride: $ordinary
+mode: nftables
+nftables:
+  # Else a Pod of the same bridge would answer its peer directly, which knows the address of the Service only.
+  masqueradeAll: true
+bindAddress: $gateway
+healthzBindAddress: 127.0.0.1:$proxy_health_port
+metricsBindAddress: 127.0.0.1:$proxy_metrics_port
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+EOF
+start kube-proxy kube-proxy --config "$run/etc/kube-proxy.yaml"
 
 say "starting the nodes $serverless and $ordinary"
 for node in "$serverless" "$ordinary"; do
-  # With its first process everything of a node ends, and with its namespaces every mount.
+  # When the first process of the node ends, the kernel ends all the others, and their mounts go.
   start "$node" unshare --mount --pid --fork --kill-child --mount-proc "$here/node.sh" "$node"
 done
 for node in "$serverless" "$ordinary"; do
@@ -156,5 +176,6 @@ for _ in {1..300}; do
   sleep 0.2
 done
 ready || die "the nodes are not ready after a minute: $(kubectl get nodes 2>&1)"
+alive
 say "started in $((SECONDS - begun)) s"
 usage

@@ -1,56 +1,117 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # the variables of common.sh
-# The policy behind a webhook, as Kubewarden's controller and policy-server would have it from deploy/. Sourced, after
-# common.sh.
+# Policies of deploy/ behind webhooks, registered as Kubewarden's controller does it, with `evaluate serve` for its
+# policy-server. Sourced, after common.sh.
+#
+# FILE is a file of deploy/ without .yaml; what is done with it is done with each policy in it. CHANGE is a jq filter of
+# the policy, for a test that wants other settings or another failurePolicy than deploy/ has.
 
-policy=$project/deploy/eci.yaml
+webhooks=$run/webhook webhook_namespace=kubewarden
+# The first server's.
 webhook_port=18443
 
-# Lets the policy be asked about Pods, and the server read what deploy/ grants it, by an account of its own.
+# webhook_register FILE [CHANGE]: starts the policies' servers, and has the API server ask them.
 webhook_register() {
-  local account=fluid-sidecar-policy-server namespace=kubewarden
-  mkdir -p "$run/webhook"
-  kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f -
-  # What Kubewarden's own kinds say is done here.
-  yq -c 'select(.kind != "PolicyServer")' "$project/deploy/policy-server.yaml" | kubectl apply -f -
-  jq -n '{apiVersion: "authentication.k8s.io/v1", kind: "TokenRequest", spec: {expirationSeconds: 86400}}' |
-    kubectl create --raw "/api/v1/namespaces/$namespace/serviceaccounts/$account/token" -f - |
-    jq -j .status.token >"$run/webhook/token"
-  kubeconfig "$run/webhook/token" >"$run/webhook/kubeconfig"
-
-  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout "$run/webhook/tls.key" -out "$run/webhook/tls.crt" \
-    -subj /CN=evaluate -addext subjectAltName=IP:127.0.0.1 2>/dev/null
-  yq -c .spec.settings "$policy" >"$run/webhook/settings.json"
-  webhook_start
-  failure_policy Fail
+  webhook_account
+  webhook_start "$@"
+  webhook_configure "$@"
 }
 
-# failure_policy Fail|Ignore: (re)registers the webhook.
-failure_policy() {
-  # shellcheck disable=SC2016 # jq's variables
-  yq -c --arg policy "$1" --arg url "https://127.0.0.1:$webhook_port/validate/" \
-    --arg authority "$(base64 -w 0 "$run/webhook/tls.crt")" '{
-      apiVersion: "admissionregistration.k8s.io/v1", kind: "MutatingWebhookConfiguration",
-      metadata: {name: "clusterwide-\(.metadata.name)"},
-      webhooks: ["clusterwide-\(.metadata.name)" as $id | .spec | {
-        name: "\($id).kubewarden.admission", sideEffects: "None", admissionReviewVersions: ["v1"],
-        clientConfig: {url: ($url + $id), caBundle: $authority}, failurePolicy: $policy,
-        rules, namespaceSelector, objectSelector, timeoutSeconds}]}' "$policy" |
-    kubectl apply -f -
+# webhook_configure FILE [CHANGE]: how the API server asks, of which the servers know nothing.
+webhook_configure() {
+  local policy
+  while read -r policy; do
+    # The controller's other fields are the API server's defaults: matchPolicy Equivalent, reinvocationPolicy Never, scope *.
+    # shellcheck disable=SC2016 # jq's variables
+    jq --arg namespace "$webhook_namespace" --arg authority "$(base64 -w 0 "$webhooks/$(webhook_name)/tls.crt")" '
+      .metadata.name as $name | "clusterwide-\($name)" as $id | .spec | {
+        apiVersion: "admissionregistration.k8s.io/v1",
+        kind: (if .mutating then "MutatingWebhookConfiguration" else "ValidatingWebhookConfiguration" end),
+        metadata: {name: $id},
+        webhooks: [{
+          name: "\($id).kubewarden.admission", sideEffects: "None", admissionReviewVersions: ["v1"],
+          clientConfig: {service: {$namespace, $name, path: "/validate/\($id)"}, caBundle: $authority},
+          namespaceSelector: {matchExpressions: ([{key: "kubernetes.io/metadata.name", operator: "NotIn", values: [$namespace]}]
+            + (.namespaceSelector.matchExpressions // []))}
+        } + ({rules, objectSelector, matchConditions, failurePolicy, timeoutSeconds} | with_entries(select(.value != null)))]}' <<<"$policy" |
+      kubectl apply -f -
+  done < <(webhook_policies "$@")
 }
 
+# webhook_start FILE [CHANGE]: a server for each policy, and a Service of the policy's name for each server.
 webhook_start() {
-  start evaluate "${EVALUATE:-$project/target/debug/evaluate}" serve --listen "127.0.0.1:$webhook_port" \
-    --tls-cert "$run/webhook/tls.crt" --tls-key "$run/webhook/tls.key" --kubeconfig "$run/webhook/kubeconfig" \
-    --settings "$run/webhook/settings.json" --policy "${POLICY:-$project/target/policy.wasm}" \
-    --metadata "$project/policy-metadata.yml"
-  until curl -sk -o /dev/null "https://127.0.0.1:$webhook_port/readiness"; do
-    kill -0 "$(cat "$run/pid/evaluate")"
-    sleep 0.2
-  done
+  local policy name folder port
+  while read -r policy; do
+    name=$(webhook_name) folder=$webhooks/$(webhook_name)
+    [ -d "$folder" ] || {
+      port=$((webhook_port + $(find "$webhooks" -mindepth 1 -type d | wc -l)))
+      mkdir "$folder"
+      echo "$port" >"$folder/port"
+      openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout "$folder/tls.key" -out "$folder/tls.crt" \
+        -subj "/CN=$name" -addext "subjectAltName=DNS:$name.$webhook_namespace.svc" 2>/dev/null
+    }
+    port=$(<"$folder/port")
+    jq .spec.settings <<<"$policy" >"$folder/settings.json"
+    # What the policy may read is what its manifest grants it.
+    jq .spec <<<"$policy" >"$folder/metadata.json"
+    # Without a selector, as the server runs beside the cluster.
+    kubectl apply -f - <<YAML
+apiVersion: v1
+kind: Service
+metadata: {name: $name, namespace: $webhook_namespace}
+spec: {ports: [{name: https, port: 443, targetPort: $port}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: $name, namespace: $webhook_namespace, labels: {kubernetes.io/service-name: $name}}
+addressType: IPv4
+ports: [{name: https, port: $port}]
+endpoints: [{addresses: [$gateway]}]
+YAML
+    start "$name" "${EVALUATE:-$project/target/debug/evaluate}" serve --listen "$gateway:$port" \
+      --tls-cert "$folder/tls.crt" --tls-key "$folder/tls.key" --kubeconfig "$webhooks/kubeconfig" \
+      --settings "$folder/settings.json" --metadata "$folder/metadata.json" --policy "${POLICY:-$project/target/policy.wasm}"
+    until webhook_answers "$port"; do
+      kill -0 "$(<"$run/pid/$name")"
+      sleep 0.2
+    done
+  done < <(webhook_policies "$@")
 }
 
+# webhook_stop FILE: the API server asks on, and nobody answers.
 webhook_stop() {
-  kill "$(cat "$run/pid/evaluate")"
-  while curl -sk -o /dev/null "https://127.0.0.1:$webhook_port/readiness"; do sleep 0.1; done
+  local policy name
+  while read -r policy; do
+    name=$(webhook_name)
+    kill "$(<"$run/pid/$name")"
+    while webhook_answers "$(<"$webhooks/$name/port")"; do sleep 0.1; done
+  done < <(webhook_policies "$@")
 }
+
+# webhook_remove FILE: the API server asks no more.
+webhook_remove() {
+  local policy
+  while read -r policy; do
+    kubectl delete --ignore-not-found "mutatingwebhookconfiguration/clusterwide-$(webhook_name)" \
+      "validatingwebhookconfiguration/clusterwide-$(webhook_name)"
+  done < <(webhook_policies "$@")
+  webhook_stop "$@"
+}
+
+# The servers' account, and what deploy/ grants it. Kubewarden's own kinds are unknown here.
+webhook_account() {
+  local account=fluid-sidecar-policy-server
+  [ ! -e "$webhooks/kubeconfig" ] || return 0
+  mkdir -m 700 "$webhooks"
+  kubectl create namespace "$webhook_namespace"
+  yq -c 'select(.kind != "PolicyServer")' "$project/deploy/policy-server.yaml" | kubectl apply -f -
+  kubectl create token "$account" --namespace "$webhook_namespace" --duration 24h | tr -d '\n' >"$webhooks/token"
+  kubeconfig "$webhooks/token" >"$webhooks/kubeconfig"
+}
+
+# The policies, each as a line of JSON.
+webhook_policies() { yq -c "select(.kind == \"ClusterAdmissionPolicy\") | ${2:-.}" "$project/deploy/$1.yaml"; }
+
+webhook_name() { jq -r .metadata.name <<<"$policy"; }
+
+webhook_answers() { curl -sk -o /dev/null "https://$gateway:$1/readiness"; }

@@ -62,8 +62,8 @@ fn shell() {
     if let Err(difference) = expect::expect(&project().join(SCRIPT), &text) {
         panic!("{difference}");
     }
-    // Built within Kubernetes' own tree, it has a copy.
-    let plugin = fs::read_to_string(project().join("e2e/cluster/device-plugin/main.go")).unwrap();
+    // In Go, it has a copy.
+    let plugin = fs::read_to_string(project().join("e2e/cluster/go/vfuse-device-plugin/main.go")).unwrap();
     assert!(plugin.contains(&format!("resource = \"{VFUSE_RESOURCE}\"\n")), "main.go has another resource");
 }
 

@@ -1,17 +1,19 @@
 // A device plugin as ECI's virtual node has one: it offers alibabacloud.com/vfuse, and who gets one gets /dev/fuse.
 //
 // All that a container may do with the device beyond a stock kubelet's grant is the work of eci-runtime, which
-// knows these containers by their device. Built within Kubernetes' own tree, whose stub does the protocol.
+// knows these containers by their device. Kubernetes' own stub for tests does the protocol.
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
 	"time"
 
+	"k8s.io/klog/v2"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
-	"k8s.io/kubernetes/pkg/kubelet/cm/devicemanager"
+	plugin "k8s.io/kubernetes/pkg/kubelet/cm/devicemanager/plugin/v1beta1"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 	device   = "/dev/fuse"
 )
 
-func allocate(request *pluginapi.AllocateRequest, _ map[string]pluginapi.Device) (*pluginapi.AllocateResponse, error) {
+func allocate(request *pluginapi.AllocateRequest, _ map[string]*pluginapi.Device) (*pluginapi.AllocateResponse, error) {
 	response := &pluginapi.AllocateResponse{}
 	for range request.ContainerRequests {
 		response.ContainerResponses = append(response.ContainerResponses, &pluginapi.ContainerAllocateResponse{
@@ -32,15 +34,16 @@ func allocate(request *pluginapi.AllocateRequest, _ map[string]pluginapi.Device)
 
 func run(count int) error {
 	var devices []*pluginapi.Device
-	for number := 0; number < count; number++ {
+	for number := range count {
 		devices = append(devices, &pluginapi.Device{ID: fmt.Sprint("vfuse", number), Health: pluginapi.Healthy})
 	}
-	plugin := devicemanager.NewDevicePluginStub(devices, socket, resource, false, false)
-	plugin.SetAllocFunc(allocate)
-	if err := plugin.Start(); err != nil {
+	ctx := context.Background()
+	stub := plugin.NewDevicePluginStub(klog.FromContext(ctx), devices, socket, resource, false, false)
+	stub.SetAllocFunc(allocate)
+	if err := stub.Start(ctx); err != nil {
 		return err
 	}
-	if err := plugin.Register(pluginapi.KubeletSocket, resource, ""); err != nil {
+	if err := stub.Register(ctx, pluginapi.KubeletSocket, resource, ""); err != nil {
 		return err
 	}
 	// A kubelet that starts anew empties the folder and knows no plugin: then this one has to as well.
