@@ -1,6 +1,13 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # what the tests use
-# What the scenarios share. NAMESPACE is the test's own; kubectl is bound to it.
+# What the scenarios share. NAMESPACE is the test's own, and kubectl is bound to it; DESTINATION is where its Pods go:
+#
+# | DESTINATION | node | sidecar |
+# |---|---|---|
+# | eci | serverless | by the policy deploy/eci.yaml, for Pods with a marker |
+# | processes | serverless | the same with exit: processNamespace, for all Pods |
+# | acs | ordinary | privileged, an ordinary container |
+# | kubernetes | ordinary | privileged, a native sidecar |
 
 bats_require_minimum_version 1.5.0
 # shellcheck source=e2e/cluster/common.sh
@@ -15,8 +22,47 @@ SERVE="trap 'exit 0' TERM; while :; do sleep 0.1; done"
 # The same, reading all the time; the Dataset's failure is its own.
 SERVE_DATA="trap 'exit 0' TERM; cat /data/hello.txt; while cat /data/hello.txt >/dev/null; do sleep 0.2; done; exit 3"
 
+# Prints whenever what is at /data is neither the Dataset nor an error, to read or to write.
+WATCH='while :; do
+  if listing=$(ls -a /data 2>/dev/null); then
+    case $listing in *hello.txt*) echo LISTED ;; *) echo BARE ;; esac
+  fi
+  if echo x 2>/dev/null >/data/written; then echo WRITTEN; fi
+  sleep 0.1
+done'
+
+setup_file() {
+  policies_apply
+}
+
 setup() {
-  new_namespace "test-$BATS_TEST_NUMBER"
+  new_namespace "$(basename "$BATS_TEST_FILENAME" .bats)-$BATS_TEST_NUMBER" eci
+}
+
+# The policies, a webhook for each, unless another file of tests has applied them.
+policies_apply() {
+  ! kubectl get mutatingwebhookconfiguration clusterwide-fluid-sidecar-eci 2>/dev/null || return 0
+  kubectl apply -f "$BATS_TEST_DIRNAME/fluid/crds.yaml"
+  # At once, and again until the API server knows the kind.
+  until sed "s|__TAG__|${IMAGE#*:}|" "$BATS_TEST_DIRNAME/fluid/profile.yaml" | kubectl apply -f -; do sleep 0.2; done
+  # Not Ignore, as a Pod that was admitted without its sidecar would hang instead of telling why.
+  webhook_register eci '.spec.failurePolicy = "Fail"' 3>&-
+  webhook_register kubernetes "$(policy_for kubernetes '{destination: "kubernetes"}')" 3>&-
+  webhook_register kubernetes "$(policy_for acs '{destination: "acs"}')" 3>&-
+  webhook_register kubernetes "$(policy_for processes '{destination: "eci",
+    destinations: {eci: {exit: "processNamespace", readinessProbe: false}}}')" 3>&-
+  local destination
+  for destination in eci kubernetes acs processes; do
+    new_namespace "asked-$destination" "$destination"
+    eventually admits_by_the_policy
+    kubectl delete namespace "$NAMESPACE" --wait=false
+  done
+}
+
+# policy_for DESTINATION SETTINGS: what makes of deploy/kubernetes.yaml a policy for the namespaces of a DESTINATION.
+policy_for() {
+  echo ".metadata.name = \"fluid-sidecar-$1\" | .spec.failurePolicy = \"Fail\" | .spec.settings = $2
+    | .spec.namespaceSelector.matchExpressions += [{key: \"destination\", operator: \"In\", values: [\"$1\"]}]"
 }
 
 teardown() {
@@ -27,16 +73,24 @@ teardown() {
   kubectl delete namespace "$NAMESPACE" --wait=false
 }
 
-# new_namespace NAME: makes it, with the Dataset `data` and the key of the store.
+# new_namespace NAME DESTINATION: makes it, with the Dataset `data` and the key of the store.
 new_namespace() {
-  NAMESPACE=$1
-  echo "$NAMESPACE" >"$BATS_FILE_TMPDIR/$1"
-  kubectl create namespace "$NAMESPACE"
+  kubectl create -f - <<YAML
+apiVersion: v1
+kind: Namespace
+metadata: {name: $1, labels: {destination: $2, pod-security.kubernetes.io/enforce: privileged}}
+YAML
+  enter "$1" "$2"
   # Before its account is there, no Pod is taken.
-  kubectl wait --for=create serviceaccount/default --namespace="$NAMESPACE" --timeout=60s
-  kubectl config set-context --current --namespace="$NAMESPACE"
+  kubectl wait --for=create serviceaccount/default --timeout=60s
   kubectl create secret generic keys --from-literal=id=access-key --from-literal=secret=secret-that-nobody-sees
   dataset data Bound
+}
+
+# enter NAMESPACE DESTINATION
+enter() {
+  NAMESPACE=$1 DESTINATION=$2
+  kubectl config set-context --current --namespace="$NAMESPACE"
 }
 
 # dataset NAME PHASE
@@ -45,14 +99,15 @@ dataset() {
     kubectl apply -f -
 }
 
-# template RESTART_POLICY SCRIPT [JQ]: the Pod of a workload, marked for ECI, with the claim `data` at /data; as JSON.
+# template RESTART_POLICY SCRIPT [JQ]: the Pod of a workload for DESTINATION, with the claim `data` at /data; as JSON.
 template() {
-  jq -cn --arg restart "$1" --arg script "$2" '{
-    metadata: {labels: {app: "test", "alibabacloud.com/eci": "true"}},
+  jq -cn --arg restart "$1" --arg script "$2" --arg destination "$DESTINATION" '{
+    metadata: {labels: ({app: "test"} + if $destination == "eci" then {"alibabacloud.com/eci": "true"} else {} end)},
     spec: {
       restartPolicy: $restart,
       terminationGracePeriodSeconds: 10,
-      tolerations: [{key: "virtual-kubelet.io/provider", operator: "Exists"}],
+      tolerations: (if $destination | IN("eci", "processes") then [{key: "virtual-kubelet.io/provider", operator: "Exists"}]
+        else [] end),
       containers: [{
         name: "app", image: "busybox:1", command: ["sh", "-c", $script],
         volumeMounts: [{name: "data", mountPath: "/data"}, {name: "scratch", mountPath: "/scratch"}]}],
@@ -104,9 +159,46 @@ the_pod() {
 
 # restarts CONTAINER COUNT: of the only Pod, where the container is running or has ended well.
 restarts() {
-  kubectl get pod "$(the_pod)" -o json | jq -e --arg name "$1" --argjson count "$2" '.status.containerStatuses[]
+  kubectl get pod "$(the_pod)" -o json | jq -e --arg name "$1" --argjson count "$2" '
+    .status | (.containerStatuses + (.initContainerStatuses // []))[]
     | select(.name == $name) | .restartCount == $count and (.state.running or .state.terminated.exitCode == 0)'
 }
+
+# container_id POD CONTAINER
+container_id() {
+  kubectl get pod "$1" -o json | jq -r --arg name "$2" '
+    .status | (.containerStatuses + (.initContainerStatuses // []))[] | select(.name == $name).containerID
+    | ltrimstr("containerd://")'
+}
+
+# kill_container POD CONTAINER: as the kernel does it.
+kill_container() {
+  local node
+  node=$(kubectl get pod "$1" -o 'jsonpath={.spec.nodeName}')
+  ctr --address "$run/$node/containerd.sock" --namespace k8s.io task kill --signal SIGKILL "$(container_id "$1" "$2")"
+}
+
+# ended_because POD TEXT: the sidecar's termination message has it, as kubectl describe pod shows it.
+ended_because() { kubectl describe pod "$1" | sed -n '/^ *fluid-fuse:/,/^ *app:/p' | grep -F 'Message:' -A 3 | grep -F "$2"; }
+
+# never POD LINE…: the application has not printed any of them.
+never() {
+  local pod=$1 line
+  shift
+  for line; do
+    ! logs_have "$pod" app "$line" || {
+      echo "$pod has printed $line"
+      return 1
+    }
+  done
+}
+
+# on_node COMMAND…: on the ordinary node, whose mounts the machine does not see.
+on_node() { nsenter --mount --target "$(cat "$run/pid/$ordinary")" "$@"; }
+
+# What Pods of the test's namespace have on the ordinary node.
+on_the_node() { on_node find /runtime-mnt -mindepth 4 -maxdepth 4 -path "*/$NAMESPACE/*"; }
+nothing_on_the_node() { [ -z "$(on_the_node)" ]; }
 
 # logs_have POD CONTAINER LINE
 logs_have() { kubectl logs "$1" -c "$2" | grep -Fx "$3"; }
@@ -120,11 +212,11 @@ waits_for_a_node() { kubectl get pod "$(the_pod)" -o json | jq -e '.status.phase
 admits_by_the_policy() {
   local answer
   answer=$(pod probe Never true '.spec.volumes[0].persistentVolumeClaim.claimName = "nobodys"' 2>&1) && kubectl delete pod probe
-  [[ $answer == *"fluid-sidecar-policy: PersistentVolumeClaim default/nobodys"* ]]
+  [[ $answer == *"fluid-sidecar-policy: PersistentVolumeClaim $NAMESPACE/nobodys"* ]]
 }
 
 # A Dataset of the test's namespace is mounted on the serverless node, whose mounts the machine does not see.
-mounted() { grep -F "/$NAMESPACE/" "/proc/$(cat "$run/pid/$SERVERLESS_NODE")/mounts"; }
+mounted() { grep -F "/$NAMESPACE/" "/proc/$(cat "$run/pid/$serverless")/mounts"; }
 unmounted() { ! mounted; }
 
 # describes KIND TEXT

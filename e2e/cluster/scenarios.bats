@@ -5,14 +5,9 @@
 load helpers
 
 setup_file() {
-  kubectl apply -f "$BATS_TEST_DIRNAME/fluid/crds.yaml"
-  # At once, and again until the API server knows the kind.
-  until sed "s|__TAG__|${IMAGE#*:}|" "$BATS_TEST_DIRNAME/fluid/profile.yaml" | kubectl apply -f -; do sleep 0.2; done
-  # Not Ignore, as a Pod that was admitted without its sidecar would hang instead of telling why.
-  webhook_register eci '.spec.failurePolicy = "Fail"' 3>&-
-  eventually admits_by_the_policy
+  policies_apply
   # Its turn comes within the minute; the last test looks.
-  new_namespace cronjob
+  new_namespace cronjob eci
   kubectl apply -f - <<YAML
 apiVersion: batch/v1
 kind: CronJob
@@ -140,7 +135,7 @@ YAML
   kubectl label namespace "$NAMESPACE" alibabacloud.com/eci=true
   pod app Never "cat /data/hello.txt" 'del(.metadata.labels["alibabacloud.com/eci"])'
   eventually phase app Succeeded
-  [ "$(kubectl get pod app -o 'jsonpath={.spec.nodeName}')" = "$SERVERLESS_NODE" ]
+  [ "$(kubectl get pod app -o 'jsonpath={.spec.nodeName}')" = "$serverless" ]
 }
 
 @test "a Pod that goes elsewhere, and one that opts out, are left as they are" {
@@ -160,24 +155,6 @@ YAML
   [ -z "$(kubectl get pods -o name)" ]
 }
 
-@test "a store that refuses the keys is told in the Pod's events, and the application does not run on nothing" {
-  kubectl create secret generic keys --from-literal=id=access-key --from-literal=secret=wrong --dry-run=client -o yaml |
-    kubectl apply -f -
-  pod app Never "ls /data/ && exit 0; exit 5"
-  eventually describes pod 'FailedPostStartHook'
-  kubectl describe pod app | grep FailedPostStartHook | grep -i 'signature\|denied\|403'
-  run ! logs_have app app hello.txt
-}
-
-@test "a killed sidecar comes back, and the application with it" {
-  deployment web 1 "$SERVE_DATA" '.spec.shareProcessNamespace = true'
-  kubectl rollout status deployment/web --timeout=150s
-  kubectl exec deployment/web -c app -- killall -9 fluid-fuse
-  eventually restarts fluid-fuse 1
-  eventually restarts app 1
-  eventually prints hello
-}
-
 @test "a restarted application finds its mount" {
   deployment web 1 "$SERVE_DATA"
   # By then it heeds the signal.
@@ -191,9 +168,9 @@ YAML
 @test "the Pods of a drained node run again when it is back" {
   deployment web 1 "$SERVE_DATA"
   eventually prints hello
-  kubectl drain "$SERVERLESS_NODE" --force --delete-emptydir-data --grace-period=5 --timeout=150s
+  kubectl drain "$serverless" --force --delete-emptydir-data --grace-period=5 --timeout=150s
   eventually waits_for_a_node
-  kubectl uncordon "$SERVERLESS_NODE"
+  kubectl uncordon "$serverless"
   eventually prints hello
 }
 
@@ -225,7 +202,7 @@ YAML
 }
 
 @test "a CronJob has run" {
-  NAMESPACE=$(cat "$BATS_FILE_TMPDIR/cronjob")
-  kubectl config set-context --current --namespace="$NAMESPACE"
+  kubectl delete namespace "$NAMESPACE" --wait=false
+  enter cronjob eci
   eventually cronjob_succeeded
 }

@@ -42,7 +42,7 @@ mkdir -p "$data/data/deep" "$data/labels"
   echo cat >1.txt
   sha256sum 1.txt >SUMS
 )
-export STORE=http://$gateway:9000 SERVERLESS_NODE=$serverless IMAGE
+export STORE=http://$gateway:9000 IMAGE
 IMAGE=fluid-fuse:$("$here/images.sh" --version)
 start s3-store "${S3_STORE:-$project/target/debug/examples/s3-store}" "$data" "${STORE#http://}"
 

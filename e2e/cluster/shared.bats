@@ -1,0 +1,87 @@
+#!/usr/bin/env bats
+# Pods that share an ordinary node: native sidecars (DESTINATION kubernetes), and beside them ordinary containers (acs).
+
+load helpers
+
+setup() {
+  new_namespace "shared-$BATS_TEST_NUMBER" kubernetes
+}
+
+@test "an init container and the application read their Dataset, and the native sidecar ends last" {
+  pod app Never "$CHECK" '.spec.initContainers = [{"name": "prepare", "image": "busybox:1", "command": ["cat", "/data/hello.txt"],
+    "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]'
+  eventually phase app Succeeded
+  [ "$(kubectl logs app -c prepare)" = hello ]
+  kubectl logs app -c app | grep -x 'big.bin: OK'
+  kubectl get pod app -o json | jq -e '.status
+    | (.initContainerStatuses[] | select(.name == "fluid-fuse").state.terminated) as $sidecar
+    | .containerStatuses[0].state.terminated as $app
+    | $sidecar.exitCode == 0 and $sidecar.finishedAt >= $app.finishedAt
+      and .initContainerStatuses[0].name == "fluid-fuse"'
+  eventually nothing_on_the_node
+}
+
+@test "a Job with two Datasets completes" {
+  dataset labels Bound
+  kubectl apply -f - <<YAML
+{"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "train"}, "spec": {"template": $(
+    template Never "$CHECK && cd /labels && sha256sum -c SUMS" '.spec.volumes += [{"name": "labels", "persistentVolumeClaim": {"claimName": "labels"}}]
+      | .spec.containers[0].volumeMounts += [{"name": "labels", "mountPath": "/labels"}]')}}
+YAML
+  kubectl wait --for=condition=complete job/train --timeout=150s
+  eventually nothing_on_the_node
+}
+
+@test "two Pods of one Dataset on one node read, and one goes on when the other is killed or deleted" {
+  for name in first second; do pod "$name" Always "$SERVE_DATA"; done
+  for name in first second; do eventually logs_have "$name" app hello; done
+  # No directory of the node is in both, but the one that only sidecars see.
+  kubectl get pods -o json | jq -e '[.items[] | [.spec.volumes[] | select(.name != "fluid-fuse-places").hostPath.path | values] | unique[]]
+    | length == (unique | length)'
+  kill_container first fluid-fuse
+  kubectl delete pod first --timeout=150s
+  sleep 2
+  kubectl get pod second -o json | jq -e 'all(.status | (.containerStatuses + .initContainerStatuses)[]; .restartCount == 0 and .ready)'
+  kubectl delete pod second --timeout=150s
+  eventually nothing_on_the_node
+}
+
+@test "a Deployment of three rolls out without losing a Pod" {
+  kubectl apply -f - <<YAML
+{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": {
+  "replicas": 3, "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+  "selector": {"matchLabels": {"app": "test"}}, "template": $(template Always "$SERVE_DATA")}}
+YAML
+  kubectl rollout status deployment/web --timeout=150s
+  kubectl set env deployment/web --containers=app GENERATION=2
+  kubectl rollout status deployment/web --timeout=240s
+  kubectl get pods -o json | jq -e '[.items[] | select(.metadata.deletionTimestamp | not)]
+    | length == 3 and all(.[]; all(.status.containerStatuses[]; .restartCount == 0))'
+  kubectl delete deployment web --cascade=foreground --timeout=150s
+  eventually nothing_on_the_node
+}
+
+@test "a native sidecar that runs out of memory is told so, and comes back" {
+  # It is told to use more than it has.
+  kubectl set env daemonset/data-fuse FLUID_FUSE_MEMORY=256MiB
+  kubectl set resources daemonset/data-fuse --limits=memory=24Mi
+  deployment web 1 "$WATCH"
+  eventually prints LISTED
+  kubectl exec deployment/web -c app -- sh -c 'while cat /data/big.bin /data/big.bin >/dev/null; do :; done' || true
+  killed() { kubectl get pod "$(the_pod)" -o json | jq -e '.status.initContainerStatuses[0] | .restartCount > 0 and
+    (.lastState.terminated.reason == "OOMKilled" or .lastState.terminated.exitCode == 137)'; }
+  eventually killed
+  never "$(the_pod)" BARE WRITTEN
+}
+
+@test "what a killed Pod left on the node, the next sidecar removes" {
+  pod killed Never "$SERVE_DATA"
+  eventually logs_have killed app hello
+  kubectl delete pod killed --grace-period=0 --force
+  # Force: kubelet ends it in its own time, and tells the sidecar nothing.
+  kill_all_of killed
+  left() { [ -n "$(on_the_node)" ]; }
+  kept() { ! on_node pgrep -f "$NAMESPACE/data" >/dev/null; }
+  pod after Never "cat /data/hello.txt"
+  eventually phase after Succeeded
+}
