@@ -223,9 +223,12 @@ pub enum StoreError {
     /// Nothing there, or nothing that is shown.
     #[error("not found")]
     NotFound,
-    /// The store does not let us.
-    #[error("permission denied")]
-    Denied,
+    /// The store refuses access: its own words.
+    #[error("permission denied: {0}")]
+    Denied(String),
+    /// There is no such bucket, or it is not at this endpoint: the store's own words.
+    #[error("no such bucket: {0}")]
+    NoBucket(String),
     /// The path names another file by now.
     #[error("the file was replaced")]
     Stale,

@@ -184,6 +184,7 @@ impl Text {
 fn errno_name(errno: i32) -> String {
     match Errno::from_raw_os_error(errno) {
         Errno::NOENT => "ENOENT".into(),
+        Errno::NXIO => "ENXIO".into(),
         Errno::ACCESS => "EACCES".into(),
         Errno::STALE => "ESTALE".into(),
         Errno::NOTSUP => "ENOTSUP".into(),

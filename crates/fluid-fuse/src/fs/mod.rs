@@ -316,7 +316,9 @@ impl Core {
 fn errno(error: StoreError) -> Errno {
     match error {
         StoreError::NotFound => Errno::ENOENT,
-        StoreError::Denied => Errno::EACCES,
+        // Not ENOENT: of a listing, C libraries take that for the end of an empty directory.
+        StoreError::NoBucket(_) => Errno::ENXIO,
+        StoreError::Denied(_) => Errno::EACCES,
         StoreError::Stale => Errno::ESTALE,
         StoreError::ReadOnly => Errno::EROFS,
         StoreError::NotEmpty => Errno::ENOTEMPTY,

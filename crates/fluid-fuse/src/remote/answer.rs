@@ -7,8 +7,6 @@
 
 use std::ops::Range;
 
-use log::warn;
-
 use crate::store::StoreError;
 
 /// An answer that is an error.
@@ -21,6 +19,8 @@ pub(super) struct Refusal {
     pub(super) code: Option<String>,
     /// Seconds, as the server gave them.
     pub(super) retry_after: Option<String>,
+    /// The region in which the bucket is, if the server tells.
+    pub(super) region: Option<String>,
 }
 
 impl Refusal {
@@ -31,12 +31,19 @@ impl Refusal {
             None => String::new(),
         };
         let text = format!("{}: {} {code}{wait}", self.asked, self.status).trim_end().to_string();
+        let text = match &self.region {
+            Some(region) if self.status < 500 => format!("{text}, the bucket is in the region {region}"),
+            _ => text,
+        };
         match (self.status, code) {
-            // S3 says so with 400.
-            (_, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") | (401 | 403, _) => {
-                warn!("{text}");
-                StoreError::Denied
-            }
+            (_, "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName" | "PermanentRedirect")
+            | (301 | 308, _) => StoreError::NoBucket(text),
+            // S3 says so with 400, the last of a signature for another region.
+            (
+                _,
+                "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "AuthorizationHeaderMalformed",
+            )
+            | (401 | 403, _) => StoreError::Denied(text),
             (_, "RequestTimeout" | "SlowDown" | "ServerBusy") => StoreError::Unavailable(text),
             (404, _) => StoreError::NotFound,
             (412 | 416, _) => StoreError::Stale,
@@ -134,15 +141,26 @@ mod tests {
 
     fn error(status: u16, code: Option<&str>) -> StoreError {
         let code = code.map(str::to_string);
-        Refusal { asked: "GET s3://b/k".to_string(), status, code, retry_after: Some("3".to_string()) }
-            .into_error()
+        let asked = "GET s3://b/k".to_string();
+        let (retry_after, region) = (Some("3".to_string()), Some("r".to_string()));
+        Refusal { asked, status, code, retry_after, region }.into_error()
     }
 
     #[test]
     fn statuses() {
         use StoreError::*;
-        assert!(matches!(error(404, None), NotFound) && matches!(error(403, None), Denied));
-        assert!(matches!(error(400, Some("ExpiredToken")), Denied) && matches!(error(401, None), Denied));
+        assert!(matches!(error(404, None), NotFound) && matches!(error(403, None), Denied(_)));
+        for code in ["ExpiredToken", "AuthorizationHeaderMalformed"] {
+            assert!(matches!(error(400, Some(code)), Denied(_)), "{code}");
+        }
+        assert!(matches!(error(401, None), Denied(_)));
+        for (status, code) in [(404, Some("NoSuchBucket")), (404, Some("ContainerNotFound")), (301, None)] {
+            assert!(matches!(error(status, code), NoBucket(_)), "{status} {code:?}");
+        }
+        assert_eq!(
+            error(301, Some("PermanentRedirect")).to_string(),
+            "no such bucket: GET s3://b/k: 301 PermanentRedirect, retry after 3 s, the bucket is in the region r"
+        );
         assert!(matches!(error(412, None), Stale) && matches!(error(416, None), Stale));
         for status in [408, 429, 500, 503] {
             assert!(matches!(error(status, None), Unavailable(_)), "{status}");

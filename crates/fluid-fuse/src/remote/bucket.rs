@@ -104,9 +104,9 @@ impl Sessions {
     fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let session = self.session();
         match question(&session) {
-            Err(StoreError::Denied) => match self.reload(&session) {
+            Err(StoreError::Denied(reason)) => match self.reload(&session) {
                 Some(session) => question(&session),
-                None => Err(StoreError::Denied),
+                None => Err(StoreError::Denied(reason)),
             },
             answer => answer,
         }
@@ -156,6 +156,11 @@ impl Sessions {
 }
 
 impl Bucket for Remote {
+    fn endpoint(&self) -> Option<String> {
+        let session = self.0.held().0.clone();
+        session.place.settings.get("endpoint").cloned()
+    }
+
     fn head(&self, key: &str) -> Result<Version, StoreError> {
         self.0.ask(|session| session.head(key))
     }
@@ -172,9 +177,9 @@ impl Bucket for Remote {
             page(items)
         };
         match session.list(prefix, &mut visit) {
-            Err(StoreError::Denied) if !begun => match self.0.reload(&session) {
+            Err(StoreError::Denied(reason)) if !begun => match self.0.reload(&session) {
                 Some(session) => session.list(prefix, page),
-                None => Err(StoreError::Denied),
+                None => Err(StoreError::Denied(reason)),
             },
             answer => answer,
         }
@@ -287,6 +292,8 @@ impl Session {
             let entry = match block_on(asked, async { next.await.transpose() }) {
                 // Some say so of a prefix that nothing has.
                 Err(StoreError::NotFound) if !self.listed_is_empty() => None,
+                // A prefix that nothing has is an empty listing.
+                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
                 entry => entry?,
             };
             let full = items.len() >= PAGE;
@@ -348,7 +355,9 @@ impl Session {
         let (signed, time) = match self.place.scheme {
             Scheme::Http => (self.unsigned(key)?, SIGNED_FOR),
             _ => match self.sign(key, SIGNED_FOR) {
-                Err(Miss::Store(StoreError::Denied)) => (self.sign(key, SIGNED_FOR_LESS)?, SIGNED_FOR_LESS),
+                Err(Miss::Store(StoreError::Denied(_))) => {
+                    (self.sign(key, SIGNED_FOR_LESS)?, SIGNED_FOR_LESS)
+                }
                 signed => (signed?, SIGNED_FOR),
             },
         };
@@ -438,7 +447,7 @@ impl Session {
         let (stream, told) = match opened {
             Ok(opened) => opened,
             // Of a file that is shorter by now, some stores refuse the range in words of their own.
-            Err(error @ (StoreError::Denied | StoreError::Failed(_))) if !certain => {
+            Err(error @ (StoreError::Denied(_) | StoreError::Failed(_))) if !certain => {
                 self.check_now(version)?;
                 return Err(error);
             }

@@ -111,7 +111,9 @@ impl Index {
                 (false, None) => match session.head(&key) {
                     Ok(version) => Item::Object(version),
                     // It went away meanwhile, or is not for us.
-                    Err(StoreError::NotFound | StoreError::Denied | StoreError::Unsupported(_)) => continue,
+                    Err(StoreError::NotFound | StoreError::Denied(_) | StoreError::Unsupported(_)) => {
+                        continue;
+                    }
                     Err(error) => {
                         names.insert(name, line);
                         let unfinished = Unfinished { begun, names, items };
@@ -142,6 +144,9 @@ impl Index {
         let url = format!("{}{}", self.base, percent_encode_path(prefix));
         match self.document(session, &url) {
             Err(StoreError::NotFound) if !prefix.is_empty() => Ok(BTreeMap::new()),
+            Err(StoreError::NotFound) => {
+                Err(StoreError::NoBucket(format!("GET {}: 404", crate::watch::shown(&url))))
+            }
             document => Ok(shown(&document?, url.split_once("://").map_or("", |(_, rest)| rest))),
         }
     }

@@ -89,6 +89,11 @@ pub enum Item {
 
 /// A place with objects.
 pub trait Bucket: Send + Sync {
+    /// The URL of the server, if the options name one.
+    fn endpoint(&self) -> Option<String> {
+        None
+    }
+
     /// The object's present version.
     fn head(&self, key: &str) -> Result<Version, StoreError>;
 

@@ -41,6 +41,9 @@ pub(super) const SIGNING: &str = "signing http request";
 /// What is read of the body of an error.
 const ERROR_BODY: u64 = 64 * 1024;
 
+/// Where S3 says in which region a bucket is.
+const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+
 thread_local! {
     /// The last answer on this thread that was an error.
     static FAILURE: RefCell<Option<StoreError>> = const { RefCell::new(None) };
@@ -64,13 +67,12 @@ fn explain(what: impl FnOnce() -> String, error: &Error) -> StoreError {
     let answered = FAILURE.take();
     if error.message() == SIGNING {
         let reason = answered.map(|answer| format!(" ({answer})")).unwrap_or_default();
-        log::warn!("{}: no credentials were found{reason}", what());
-        return StoreError::Denied;
+        return StoreError::Denied(format!("{}: no credentials were found{reason}", what()));
     }
     match (answered, error.kind()) {
         (Some(answered), _) => answered,
         (None, ErrorKind::NotFound) => StoreError::NotFound,
-        (None, ErrorKind::PermissionDenied) => StoreError::Denied,
+        (None, ErrorKind::PermissionDenied) => StoreError::Denied(what()),
         (None, ErrorKind::ConditionNotMatch | ErrorKind::RangeNotSatisfied) => StoreError::Stale,
         (None, ErrorKind::Unsupported) => StoreError::Unsupported("this operation"),
         (None, kind) if error.is_temporary() => StoreError::Unavailable(format!("{}: {kind}", what())),
@@ -216,7 +218,8 @@ impl HttpTransport for Transport {
         let status = parts.status.as_u16();
         debug!("{asked}: {status}");
         let length = header(&parts.headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        if status >= 400 {
+        // A redirect that is not followed is how S3 answers for a bucket in another region.
+        if status >= 400 || status >= 300 && self.redirects == 0 {
             // The status is known; the reason is told as far as it comes in time.
             let text = read_until(body.into_reader().take(ERROR_BODY), Instant::now() + self.timeouts.stall);
             let refusal = Refusal {
@@ -224,6 +227,7 @@ impl HttpTransport for Transport {
                 status,
                 code: answer::error_code(&text),
                 retry_after: header(&parts.headers, RETRY_AFTER).map(str::to_string),
+                region: header(&parts.headers, BUCKET_REGION).map(str::to_string),
             };
             FAILURE.set(Some(refusal.into_error()));
             let text = Buffer::from(text);

@@ -185,6 +185,7 @@ impl Wire {
                 status: head.status,
                 code,
                 retry_after: head.retry_after,
+                region: None,
             };
             return Err(Miss::Store(refusal.into_error()));
         }

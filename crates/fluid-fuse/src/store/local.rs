@@ -216,7 +216,7 @@ impl From<Errno> for StoreError {
         match errno {
             // A part of the path became a file or a link, or leads out: there is no such path any more.
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV => StoreError::NotFound,
-            Errno::ACCESS | Errno::PERM => StoreError::Denied,
+            Errno::ACCESS | Errno::PERM => StoreError::Denied(errno.to_string()),
             Errno::STALE => StoreError::Stale,
             _ => StoreError::Failed(errno.to_string()),
         }

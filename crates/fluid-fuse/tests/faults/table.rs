@@ -46,6 +46,7 @@ fn outcome(read: io::Result<Vec<u8>>, contents: &[(&str, Content)]) -> String {
             Some(Errno::ACCESS) => "EACCES".to_string(),
             Some(Errno::STALE) => "ESTALE".to_string(),
             Some(Errno::NOENT) => "ENOENT".to_string(),
+            Some(Errno::NXIO) => "ENXIO".to_string(),
             _ => error.to_string(),
         },
     }
@@ -81,6 +82,29 @@ fn name_row(fault: &'static str, manners: impl Fn(&Request) -> Fault + Send + Sy
     mounted.s3.behave(|_| Fault::Fine);
     check(&mounted.path("directory/file"), &OLD);
     Row { what: "a name", fault, result }
+}
+
+/// The first listing of a mount. A refusal is final: the answer comes although there is time for more attempts.
+fn root_row(fault: &'static str, code: &'static str, status: u16) -> Row {
+    let s3 = S3::start();
+    s3.put("file", OLD);
+    s3.behave(move |_| Fault::Status(status, code));
+    let mut mounted = Mounted { place: place().unwrap(), s3 };
+    let endpoint = mounted.s3.endpoint();
+    // At a path of its own, so that the root answers by itself.
+    start(&mut mounted.place, &endpoint, &["--source", "a=s3://data", "--io-timeout", "1h"]);
+    let list = || fs::read_dir(mounted.path("a"))?.map(|entry| Ok(entry?.file_name())).collect();
+    let listed: io::Result<Vec<_>> = list();
+    let result = match listed {
+        Ok(names) => format!("{} names", names.len()),
+        Err(error) => outcome(Err(error), &[]),
+    };
+    // Access is tried once more with credentials that are loaded again.
+    let requests = mounted.s3.requests();
+    assert!((1..=2).contains(&requests), "{fault}: {requests} requests");
+    mounted.s3.behave(|_| Fault::Fine);
+    assert_eq!(list().unwrap(), ["file"], "{fault}");
+    Row { what: "the names in the root", fault, result }
 }
 
 /// The store is well again, and so is the mount.
@@ -252,6 +276,10 @@ fn what_a_reader_sees() {
         || name_row("403", |_| Status(403, "AccessDenied")),
         || name_row("404 (no such bucket)", |_| Status(404, "NoSuchBucket")),
         unknown_host_row,
+        || root_row("403", "SignatureDoesNotMatch", 403),
+        || root_row("404 (no such bucket)", "NoSuchBucket", 404),
+        || root_row("301 (the bucket is in another region)", "PermanentRedirect", 301),
+        || root_row("400 (a signature for another region)", "AuthorizationHeaderMalformed", 400),
     ];
     let rows: Vec<Row> = thread::scope(|scope| {
         let running: Vec<_> = rows.into_iter().map(|row| scope.spawn(row)).collect();
@@ -277,9 +305,11 @@ const HEAD: &str = "\
 
 Written by `UPDATE_EXPECT=1 cargo test -p fluid-fuse --test faults`, which compares it otherwise: a real mount with
 `--io-timeout 2s`, and options that give up an attempt after 300 ms without a byte. \"The bytes\" are the right ones,
-all of them; an error is what `read`, or `open` for a name, gives. Once the store is well again, the same mount reads
-the right bytes without a restart; the test makes sure of that, but for the bit that is another (the kernel keeps
-it), the deleted file and the unknown host.
+all of them; an error is what `read`, or `open` for a name, gives. EACCES and ENXIO are final: they are given at the
+first answer, and the log says what to check. ENXIO is a bucket that does not exist, or not at this endpoint; ENOENT
+would look like an empty directory, as C libraries end a listing with it. Once the store is well again, the same mount
+reads the right bytes without a restart; the test makes sure of that, but for the bit that is another (the kernel
+keeps it), the deleted file and the unknown host.
 
 | what is asked for | the store's answer | the reader gets |
 |---|---|---|

@@ -242,7 +242,7 @@ fn of_hdfs_the_version_is_asked_for_when_the_read_is_open() {
     }
     let (_server, bucket) = hdfs(refused, 1_000_000_000_000);
     let version = bucket.head("file").unwrap();
-    assert!(matches!(read(&*bucket, &version, 0..10), Err(StoreError::Denied)));
+    assert!(matches!(read(&*bucket, &version, 0..10), Err(StoreError::Denied(_))));
 }
 
 /// The answers, and whether the error is the right one.
@@ -272,8 +272,8 @@ fn answers_and_errors() {
         ("HTTP/1.1 206 X\r\nContent-Length: 10\r\nETag: \"a\"\r\n\r\n0123456789", failed),
         ("HTTP/1.1 200 OK\r\nContent-Length: 20\r\nETag: \"a\"\r\n\r\n01234567890123456789", failed),
         ("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::NotFound)),
-        ("HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::Denied)),
-        ("HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::Denied)),
+        ("HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::Denied(_))),
+        ("HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n", |error| matches!(error, StoreError::Denied(_))),
         ("HTTP/1.1 412 X\r\nContent-Length: 0\r\n\r\n", stale),
         ("HTTP/1.1 416 X\r\nContent-Length: 0\r\n\r\n", stale),
         ("HTTP/1.1 400 X\r\nContent-Length: 38\r\n\r\n<Error><Code>InvalidRange</Code></Error", |error| {

@@ -117,8 +117,27 @@ fn another_version_is_not_read() {
         bucket.delete("file").unwrap();
         assert!(matches!(read(&*bucket, &new, 0..3), Err(StoreError::NotFound)), "{way}");
         let missing = server.bucket("s3://missing", way);
-        assert!(matches!(list(&*missing, ""), Err(StoreError::NotFound)));
+        assert!(matches!(list(&*missing, ""), Err(StoreError::NoBucket(_))));
     }
+}
+
+#[test]
+fn refusals_name_their_reason() {
+    let server = Server::start();
+    let endpoint = server.endpoint();
+    let list_with = |url: &str, key: &str, secret: &str| {
+        let options = [("endpoint", &*endpoint), ("access-key-id", key), ("secret_access_key", secret)];
+        list(&*open(url, &options), "").unwrap_err()
+    };
+    for (key, secret, code) in [(KEY, "wrong", "SignatureDoesNotMatch"), ("unknown", SECRET, "NotSignedUp")] {
+        let error = list_with("s3://data", key, secret);
+        assert!(matches!(&error, StoreError::Denied(reason) if reason.contains(code)), "{error:?}");
+        assert!(!error.to_string().contains(SECRET), "{error}");
+    }
+    let error = list_with("s3://none", KEY, SECRET);
+    assert!(matches!(&error, StoreError::NoBucket(reason) if reason.contains("NoSuchBucket")), "{error:?}");
+    // The bucket is there, and has nothing of that name.
+    assert_eq!(list(&*server.bucket("s3://data/none", "wire"), "").unwrap(), []);
 }
 
 #[test]
@@ -141,8 +160,8 @@ fn credentials_are_loaded_again_when_their_file_changes() {
     for (at, options) in ways.into_iter().enumerate() {
         fs::write(&secret, "wrong").unwrap();
         let bucket = open("s3://data", &[&[("minio-url", &*endpoint)], options].concat());
-        assert!(matches!(bucket.head("file"), Err(StoreError::Denied)), "{at}");
-        assert!(matches!(list(&*bucket, ""), Err(StoreError::Denied)), "{at}");
+        assert!(matches!(bucket.head("file"), Err(StoreError::Denied(_))), "{at}");
+        assert!(matches!(list(&*bucket, ""), Err(StoreError::Denied(_))), "{at}");
         fs::write(&secret, format!("{SECRET}\n")).unwrap();
         let version = bucket.head("file").unwrap();
         assert_eq!(read(&*bucket, &version, 0..7).unwrap(), b"content");

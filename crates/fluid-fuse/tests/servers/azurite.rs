@@ -122,7 +122,7 @@ fn azurite_is_denied_to_another_key() {
     for (key, denied) in [(KEY, false), (OTHER, true)] {
         options.insert("account_key".to_string(), key.to_string());
         let head = fluid_fuse::remote::open(how.url, &options).unwrap().head("file");
-        assert_eq!(matches!(head, Err(StoreError::Denied)), denied, "{head:?}");
+        assert_eq!(matches!(head, Err(StoreError::Denied(_))), denied, "{head:?}");
         assert_eq!(head.is_ok(), !denied);
     }
 }
