@@ -26,6 +26,7 @@ pub mod in_pod;
 pub mod inodes;
 pub mod mount;
 pub mod object_store;
+mod outage;
 pub mod place;
 pub mod probe;
 mod queue;

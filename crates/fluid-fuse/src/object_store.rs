@@ -21,6 +21,7 @@ use log::{debug, warn};
 
 use crate::fetch::{Fetcher, RemoteFile, Shared};
 use crate::inodes::lock;
+use crate::outage::Availability;
 use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
 use crate::store::{Answer, Entries, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
 
@@ -65,6 +66,7 @@ pub struct ObjectStore {
     bucket: Arc<dyn Bucket>,
     walker: Arc<Walker>,
     shared: Arc<Shared>,
+    availability: Arc<Availability>,
     names: Arc<Names>,
     /// Who lists which directory, so that nobody lists it twice at a time; why it could not be listed, for
     /// those who have waited for it.
@@ -129,6 +131,7 @@ impl ObjectStore {
             singles: Mutex::default(),
         });
         ObjectStore {
+            availability: fetcher.availability(),
             walker: Arc::new(Walker { fetcher, names: Arc::clone(&names) }),
             bucket,
             shared,
@@ -139,10 +142,15 @@ impl ObjectStore {
 
     /// The file at a path, not opened.
     pub fn file(&self, path: &Path) -> Result<Arc<RemoteFile>, StoreError> {
-        match self.child(key(path)?)? {
+        match self.child("open", key(path)?)? {
             Child::File(version) => Ok(self.walker.fetcher.file(&version)),
             Child::Directory => Err(StoreError::Failed("a directory".into())),
         }
+    }
+
+    /// Makes a request again and again until it is answered or the time is up.
+    fn insist<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.shared.insist(&self.availability, request)
     }
 
     /// Asks about a key: the start of its directory's listing tells of all its neighbours, too; only where
@@ -156,7 +164,7 @@ impl ObjectStore {
             return Ok(single.child);
         }
         let taken = Instant::now();
-        let head = || self.shared.insist(|| self.bucket.head(key));
+        let head = || self.insist(|| self.bucket.head(key));
         let child = match reachable(key).then(head) {
             Some(Ok(version)) => (version.size <= LARGEST).then(|| Child::File(Arc::new(version))),
             Some(Err(StoreError::NotFound)) | None => None,
@@ -173,7 +181,7 @@ impl ObjectStore {
     /// Whether there is such an item below a prefix.
     fn lists(&self, prefix: &str, which: impl Fn(&Item) -> bool) -> Result<bool, StoreError> {
         let mut found = false;
-        self.shared.insist(|| {
+        self.insist(|| {
             self.bucket.list(prefix, &mut |items| {
                 found = items.iter().any(&which);
                 if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -192,10 +200,9 @@ impl ObjectStore {
         let enough = |directory: &Arc<Directory>| !all || directory.more_after.is_none();
         let result = match self.names.fresh(prefix).filter(enough) {
             Some(directory) => Ok(directory),
-            None => self
-                .shared
-                .insist(|| self.list_now(prefix, all))
-                .map(|directory| self.names.keep(prefix, directory)),
+            None => {
+                self.insist(|| self.list_now(prefix, all)).map(|directory| self.names.keep(prefix, directory))
+            }
         };
         *ours = result.as_ref().err().cloned();
         drop(ours);
@@ -253,10 +260,14 @@ impl ObjectStore {
         Ok(Directory { taken, children, more_after, walk: Mutex::default() })
     }
 
-    fn child(&self, key: &str) -> Result<Child, StoreError> {
+    /// What a key stands for, for an operation that waits if it is not known.
+    fn child(&self, operation: &'static str, key: &str) -> Result<Child, StoreError> {
         match self.names.remembered(key) {
             Some(single) => single.child,
-            None => self.find(key)?,
+            None => {
+                let _waiting = self.availability.wait(operation, key);
+                self.find(key)?
+            }
         }
         .ok_or(StoreError::NotFound)
     }
@@ -459,7 +470,7 @@ impl Store for ObjectStore {
     fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
         match key(path)? {
             "" => Ok(self.names.directory_stat()),
-            key => self.child(key).map(|child| self.names.stat_of(&child)),
+            key => self.child("stat", key).map(|child| self.names.stat_of(&child)),
         }
     }
 
@@ -485,7 +496,14 @@ impl Store for ObjectStore {
             "" => String::new(),
             key => format!("{key}/"),
         };
-        let listing = self.read_listing(&prefix, true)?;
+        let known = self.names.fresh(&prefix).filter(|directory| directory.more_after.is_none());
+        let listing = match known {
+            Some(listing) => listing,
+            None => {
+                let _waiting = self.availability.wait("list", &prefix);
+                self.read_listing(&prefix, true)?
+            }
+        };
         let changes = self.names.since(&prefix, listing.taken);
         let entry = |(name, child): (&str, &Child)| Entry {
             name: OsString::from(name),
@@ -499,7 +517,7 @@ impl Store for ObjectStore {
 
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
         let key = key(path)?;
-        let Child::File(version) = self.child(key)? else { return Err(StoreError::Stale) };
+        let Child::File(version) = self.child("open", key)? else { return Err(StoreError::Stale) };
         let file = self.walker.fetcher.file(&version);
         if file.is_stale() {
             self.names.forget(key);
@@ -546,17 +564,22 @@ impl Store for ObjectStore {
         self.may_write()?;
         let key = new_key(path)?;
         Ok(Box::new(ObjectWriter {
-            upload: self.shared.insist(|| self.bucket.put(key))?,
+            upload: {
+                let _waiting = self.availability.wait("create", key);
+                self.shared.insist_on_write(&self.availability, || self.bucket.put(key))?
+            },
             key: key.to_string(),
             names: Arc::clone(&self.names),
             shared: Arc::clone(&self.shared),
+            availability: Arc::clone(&self.availability),
         }))
     }
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         self.may_write()?;
         let key = key(path)?;
-        self.shared.insist(|| self.bucket.delete(key))?;
+        let _waiting = self.availability.wait("remove", key);
+        self.insist(|| self.bucket.delete(key))?;
         self.names.note(key, Instant::now(), None);
         Ok(())
     }
@@ -564,7 +587,8 @@ impl Store for ObjectStore {
     fn make_directory(&self, path: &Path) -> Result<Stat, StoreError> {
         self.may_write()?;
         let key = new_key(path)?;
-        self.shared.insist(|| self.bucket.make_directory(&format!("{key}/")))?;
+        let _waiting = self.availability.wait("mkdir", key);
+        self.insist(|| self.bucket.make_directory(&format!("{key}/")))?;
         self.names.note(key, Instant::now(), Some(Child::Directory));
         Ok(self.names.directory_stat())
     }
@@ -572,11 +596,12 @@ impl Store for ObjectStore {
     fn remove_directory(&self, path: &Path) -> Result<(), StoreError> {
         self.may_write()?;
         let key = key(path)?;
+        let _waiting = self.availability.wait("rmdir", key);
         let marker = format!("{key}/");
         if self.lists(&marker, |item| !matches!(item, Item::Object(it) if it.key == marker))? {
             return Err(StoreError::NotEmpty);
         }
-        match self.shared.insist(|| self.bucket.delete(&marker)) {
+        match self.insist(|| self.bucket.delete(&marker)) {
             Ok(()) | Err(StoreError::NotFound) => {}
             Err(error) => return Err(error),
         }
@@ -588,14 +613,15 @@ impl Store for ObjectStore {
     fn rename(&self, from: &Path, to: &Path) -> Result<Stat, StoreError> {
         self.may_write()?;
         let (from, to) = (key(from)?, new_key(to)?);
-        match self.child(from)? {
+        match self.child("rename", from)? {
             Child::File(version) if version.size <= LARGEST_COPY => {}
             _ => return Err(StoreError::NotMovable),
         }
-        self.shared.insist(|| self.bucket.copy(from, to))?;
-        let child = Child::File(Arc::new(self.shared.insist(|| self.bucket.head(to))?));
+        let _waiting = self.availability.wait("rename", from);
+        self.insist(|| self.bucket.copy(from, to))?;
+        let child = Child::File(Arc::new(self.insist(|| self.bucket.head(to))?));
         self.names.note(to, Instant::now(), Some(child.clone()));
-        self.shared.insist(|| self.bucket.delete(from))?;
+        self.insist(|| self.bucket.delete(from))?;
         self.names.note(from, Instant::now(), None);
         Ok(self.names.stat_of(&child))
     }
@@ -623,15 +649,20 @@ struct ObjectWriter {
     key: String,
     names: Arc<Names>,
     shared: Arc<Shared>,
+    availability: Arc<Availability>,
 }
 
 impl Writer for ObjectWriter {
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
-        self.shared.insist(|| self.upload.write(std::mem::take(&mut bytes))).map_err(gone)
+        let _waiting = self.availability.wait("write", &self.key);
+        let write = || self.upload.write(std::mem::take(&mut bytes));
+        self.shared.insist_on_write(&self.availability, write).map_err(gone)
     }
 
     fn finish(&mut self) -> Result<Stat, StoreError> {
-        let child = Child::File(Arc::new(self.shared.insist(|| self.upload.finish()).map_err(gone)?));
+        let _waiting = self.availability.wait("close", &self.key);
+        let finished = self.shared.insist(&self.availability, || self.upload.finish());
+        let child = Child::File(Arc::new(finished.map_err(gone)?));
         self.names.note(&self.key, Instant::now(), Some(child.clone()));
         Ok(self.names.stat_of(&child))
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::disk::CachedFile;
 use super::memory::{GRANULE, Granule, granules, within};
@@ -92,6 +92,8 @@ struct Read {
     answer: Answer,
     /// Since when it waits.
     parked: Option<Instant>,
+    /// It was logged that it still waits.
+    is_reported: bool,
 }
 
 impl Read {
@@ -266,7 +268,7 @@ impl RemoteFile {
                     left.contains(granule) && matches!(slot.content, Content::Here(_))
                 });
             }
-            let read = Read { offset, length: end - offset, answer, parked: None };
+            let read = Read { offset, length: end - offset, answer, parked: None, is_reported: false };
             let outcome = self.attempt(&mut state, read, advice.demand_end);
             if matches!(outcome, Outcome::Waits(None)) {
                 state.streams.waited(&(offset..end));
@@ -288,6 +290,28 @@ impl RemoteFile {
         match outcome {
             Outcome::Waits(Some(run)) if random => self.shared.begin_here(run),
             outcome => self.settle(outcome),
+        }
+    }
+
+    /// A line for each read that has waited for that long and has none yet. Only here are reads that wait looked
+    /// for, so that those that do not cost nothing more.
+    pub(crate) fn overdue(&self, slow: Duration, lines: &mut Vec<String>) {
+        let availability = &self.origin.availability;
+        let mut reason = None;
+        for slot in lock(&self.state).slots.values_mut() {
+            let Content::Coming { waiting, .. } = &mut slot.content else { continue };
+            for read in waiting.iter_mut().filter(|read| !read.is_reported) {
+                let Some(waited) = read.parked.map(|since| since.elapsed()).filter(|waited| *waited >= slow)
+                else {
+                    continue;
+                };
+                read.is_reported = true;
+                let (offset, length) = (read.offset, read.length);
+                let what =
+                    format!("operation=read path={:?} offset={offset} length={length}", self.version.key);
+                let reason = reason.get_or_insert_with(|| availability.awaited());
+                lines.push(availability.line(&what, waited, reason));
+            }
         }
     }
 

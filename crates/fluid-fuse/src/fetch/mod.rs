@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use log::{debug, warn};
+use log::warn;
 
 use self::disk::CachedFile;
 pub use self::disk::DiskCache;
@@ -29,6 +29,7 @@ use self::memory::{GRANULE, Granule, Memory, within};
 use self::streams::Limits;
 use crate::histogram::Histogram;
 use crate::inodes::lock;
+use crate::outage::Availability;
 use crate::queue::Queue;
 use crate::remote::{Bucket, Version};
 use crate::store::StoreError;
@@ -55,6 +56,9 @@ const FORSAKEN: Duration = Duration::from_secs(2);
 /// Milliseconds between two looks for files that were forsaken.
 const RECLAIM: u64 = 100;
 
+/// Lines at a time about operations that wait.
+const MAX_LINES: usize = 20;
+
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -67,7 +71,7 @@ pub struct Budget {
     pub requests: usize,
     /// How long a read is tried for before it fails.
     pub deadline: Duration,
-    /// Reads that take longer are logged.
+    /// Reads that take longer are logged, and operations that wait for longer.
     pub slow: Duration,
 }
 
@@ -106,6 +110,7 @@ pub struct Shared {
     /// When forsaken files were looked for, by [`Shared::now`].
     reclaimed: AtomicU64,
     files: Mutex<Vec<Weak<RemoteFile>>>,
+    sources: Mutex<Vec<Arc<Availability>>>,
     counts: Counts,
 }
 
@@ -126,6 +131,7 @@ impl Shared {
             active: AtomicUsize::new(0),
             reclaimed: AtomicU64::new(0),
             files: Mutex::default(),
+            sources: Mutex::default(),
             counts: Counts::default(),
         });
         let weak = Arc::downgrade(&shared);
@@ -134,6 +140,7 @@ impl Shared {
             .stack_size(256 * 1024)
             .spawn(move || {
                 while let Some(shared) = weak.upgrade() {
+                    shared.report_overdue();
                     shared.memory.trim();
                     shared.flush();
                     drop(shared);
@@ -166,20 +173,72 @@ impl Shared {
         self.disk.as_ref().map(|disk| disk.bytes())
     }
 
-    /// Asks for what is not read, and again while it may go better, until the deadline.
+    /// Why the sources do not work, a sentence for each that does not: what failed last, at which store, and what to
+    /// check. Nothing if the last request to each was answered.
+    pub fn trouble(&self) -> Option<String> {
+        let sources = lock(&self.sources).clone();
+        let sentences: Vec<_> = sources.iter().filter_map(|source| source.trouble()).collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+
+    /// Logs each operation, once, that still waits although it is slow.
+    fn report_overdue(&self) {
+        let mut lines = Vec::new();
+        for source in lock(&self.sources).clone() {
+            source.overdue(self.budget.slow, &mut lines);
+        }
+        let files: Vec<_> = lock(&self.files).iter().filter_map(Weak::upgrade).collect();
+        for file in files {
+            file.overdue(self.budget.slow, &mut lines);
+        }
+        for line in lines.iter().take(MAX_LINES) {
+            warn!("{line}");
+        }
+        if lines.len() > MAX_LINES {
+            warn!("no answer yet for {} further operations", lines.len() - MAX_LINES);
+        }
+    }
+
+    /// Makes a request that is no read, and again while it is unavailable, until the deadline.
     pub(crate) fn insist<T>(
         &self,
-        mut question: impl FnMut() -> Result<T, StoreError>,
+        source: &Availability,
+        request: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let answer = self.insist_on_write(source, request);
+        if answer.is_ok() {
+            source.answered();
+        }
+        answer
+    }
+
+    /// The same for bytes that are written, which may stay in memory: the first success does not prove that the store
+    /// answers.
+    pub(crate) fn insist_on_write<T>(
+        &self,
+        source: &Availability,
+        mut request: impl FnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.budget.deadline;
         let mut pause = FIRST_PAUSE;
+        let mut has_failed = false;
         loop {
-            match question() {
-                Err(StoreError::Unavailable(reason)) if Instant::now() + pause < deadline => {
-                    debug!("asking again: {reason}");
+            match request() {
+                Err(error) => {
+                    source.failed(&error);
+                    let is_retried = matches!(error, StoreError::Unavailable(_));
+                    if !is_retried || Instant::now() + pause >= deadline {
+                        return Err(error);
+                    }
+                    has_failed = true;
                     self.wait(&mut pause);
                 }
-                answer => return answer,
+                Ok(answer) => {
+                    if has_failed {
+                        source.answered();
+                    }
+                    return Ok(answer);
+                }
             }
         }
     }
@@ -322,13 +381,12 @@ impl Shared {
             if done > begun_at {
                 pause = FIRST_PAUSE;
             }
-            let StoreError::Unavailable(reason) = &error else {
+            let StoreError::Unavailable(_) = &error else {
                 self.give_up(run, done, &error, false);
                 return Err(error);
             };
             self.queue.ended(false);
             *lock(&run.file.origin.failed) = Some(Instant::now());
-            debug!("{}: {reason}", run.file.version.key);
             // What nobody waits for is asked for again by who will.
             let awaited = run.awaited.get();
             let unseen = awaited.is_none() && done == begun_at;
@@ -409,7 +467,8 @@ impl Shared {
             let piece = within(granule, &(progress.done..range.end));
             let mut bytes = self.room(run)?;
             let room = &mut bytes[piece.start as usize..piece.end as usize];
-            fill(&mut body, room, progress.at + self.budget.deadline)?;
+            fill(&mut body, room, progress.at + self.budget.deadline)
+                .map_err(|error| file.origin.cut(&file.version, error))?;
             self.counts.bytes.fetch_add(piece.end - piece.start, Ordering::Relaxed);
             progress.to(granule * GRANULE + piece.end);
             let bytes = Arc::new(bytes);
@@ -422,6 +481,7 @@ impl Shared {
         }
         self.queue.ended(true);
         *lock(&file.origin.failed) = None;
+        file.origin.availability.answered();
         Ok(())
     }
 }
@@ -467,12 +527,20 @@ pub(crate) struct Origin {
     latency: AtomicU64,
     /// When a request ended badly, unless one ended well since.
     failed: Mutex<Option<Instant>>,
+    availability: Arc<Availability>,
 }
 
 impl Origin {
+    /// Reports a request whose bytes did not come, which the reason does not name.
+    fn cut(&self, version: &Version, error: StoreError) -> StoreError {
+        let named = StoreError::Unavailable(format!("the bytes of {:?}: {error}", version.key));
+        self.availability.failed(&named);
+        error
+    }
+
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
         let asked = Instant::now();
-        let body = self.bucket.get(version, range)?;
+        let body = self.bucket.get(version, range).inspect_err(|error| self.availability.failed(error))?;
         let latency = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.latency.fetch_min(latency, Ordering::Relaxed);
         Ok(body)
@@ -495,9 +563,18 @@ struct Files {
 impl Fetcher {
     /// A reader of the bucket that the URL names.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>) -> Self {
+        let availability =
+            Arc::new(Availability::new(source, bucket.endpoint().as_deref(), shared.budget.deadline));
+        lock(&shared.sources).push(Arc::clone(&availability));
         let latency = AtomicU64::new(u64::MAX);
-        let origin = Origin { source: source.to_string(), bucket, latency, failed: Mutex::default() };
+        let origin =
+            Origin { source: source.to_string(), bucket, latency, failed: Mutex::default(), availability };
         Fetcher { origin: Arc::new(origin), shared, files: Mutex::default() }
+    }
+
+    /// Whether the bucket answers.
+    pub(crate) fn availability(&self) -> Arc<Availability> {
+        Arc::clone(&self.origin.availability)
     }
 
     /// The file of a version, the same for everybody who asks.
@@ -648,6 +725,42 @@ mod tests {
         // Not each for as long as the first.
         let requests = shared.counts().requests.load(Ordering::Relaxed);
         assert!(requests < 200, "{requests}");
+    }
+
+    #[test]
+    fn only_an_answer_of_the_store_ends_an_outage() {
+        let budget = Budget { deadline: Duration::from_millis(300), ..budget() };
+        let shared = Shared::new(budget, None).unwrap();
+        let down = Fetcher::new("s3://down", Arc::new(Numbers { fails: 10 }), Arc::clone(&shared));
+        let up = Fetcher::new("s3://up", Arc::new(Numbers { fails: 0 }), Arc::clone(&shared));
+        let read_once = |fetcher: &Fetcher| {
+            let (sender, answer) = mpsc::channel();
+            let answered = move |read: Result<&[u8], StoreError>| sender.send(read.is_ok()).unwrap();
+            fetcher.file(&version(1, "file")).read(0, 1, Box::new(answered));
+            answer.recv_timeout(Duration::from_secs(30)).expect("an answer")
+        };
+        assert_eq!(shared.trouble(), None);
+        assert!(!read_once(&down) && read_once(&up));
+        let trouble = || shared.trouble().unwrap_or_default();
+        assert!(trouble().starts_with("s3://down is unavailable (") && !trouble().contains("s3://up"));
+        // Bytes that are written stay in memory first.
+        let source = down.availability();
+        shared.insist_on_write(&source, || Ok(())).unwrap();
+        assert!(!trouble().is_empty());
+        shared.insist(&source, || Ok(())).unwrap();
+        assert_eq!(shared.trouble(), None);
+
+        let patient = Shared::new(Budget { deadline: Duration::from_secs(60), ..budget }, None).unwrap();
+        let mut attempts = 0;
+        let write = || {
+            attempts += 1;
+            if attempts < 3 { Err(StoreError::Unavailable("503".into())) } else { Ok(()) }
+        };
+        patient.insist_on_write(&source, write).unwrap();
+        assert_eq!(shared.trouble(), None);
+        let refused = || Err::<(), _>(StoreError::Denied("GET x: 403".into()));
+        assert!(patient.insist(&source, refused).is_err());
+        assert!(trouble().contains("s3://down refuses access (GET x: 403)"));
     }
 
     #[test]

@@ -102,6 +102,8 @@ fn root_row(fault: &'static str, code: &'static str, status: u16) -> Row {
     // Access is tried once more with credentials that are loaded again.
     let requests = mounted.s3.requests();
     assert!((1..=2).contains(&requests), "{fault}: {requests} requests");
+    let log = mounted.log();
+    assert!(log.contains(&format!(": {status} {code}): check ")), "{fault}: {log}");
     mounted.s3.behave(|_| Fault::Fine);
     assert_eq!(list().unwrap(), ["file"], "{fault}");
     Row { what: "the names in the root", fault, result }

@@ -86,6 +86,34 @@ fn a_cut_that_is_mended_is_not_noticed() {
 }
 
 #[test]
+fn an_upload_that_waits_is_logged() {
+    let log = NamedTempFile::new().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
+    program.stderr(log.reopen().unwrap());
+    let options = ["--read-only=false", "--io-timeout=20s", "--slow-read=100ms"];
+    let Some(mounted) = Mounted::by(program, &options) else { return };
+    let mounted = &mounted;
+    let has = |words: &str| fs::read_to_string(&log).unwrap().contains(words).then_some(());
+    // Between the parts of a large file, and at the end of a small one.
+    for (size, operation) in [(24 << 20, "write"), (1 << 20, "close")] {
+        std::thread::scope(|scope| {
+            let (cut, is_cut) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                let _ = is_cut.recv();
+                eventually(|| has(&format!("no answer yet operation={operation} path=\"old\" ")));
+                mounted.server.wire(Wire::Carries);
+            });
+            let cut = |mounted: &Mounted| {
+                mounted.server.wire(Wire::Answers(503));
+                cut.send(()).unwrap();
+            };
+            assert_eq!(write(mounted, size, cut), (Some(0), String::new()));
+        });
+    }
+    eventually(|| has("outage ended"));
+}
+
+#[test]
 fn nobody_writes_what_is_being_renamed() {
     let Some(mounted) = Mounted::new(&["--read-only=false", "--io-timeout=1h"]) else { return };
     let (from, to) = (mounted.path("from"), mounted.path("to"));

@@ -1,0 +1,401 @@
+//! Whether a store answers: its outages, its refusals, and the operations that wait for it.
+//!
+//! An outage begins at the first request that fails and ends at the first that is answered. Both are logged, at most
+//! one such pair each `INTERVAL`, so that a store which fails now and then does not fill the log. A refusal is an
+//! answer. An operation registers itself while it waits for the store, so there are at most as many as there are threads
+//! that wait; names and listings that are in memory register nothing. Reads do not register themselves: they are found
+//! where they wait ([`crate::fetch`]). This module knows neither requests nor retries: callers report how a request ended.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use humantime::format_duration;
+use log::{debug, warn};
+
+use crate::inodes::lock;
+use crate::store::StoreError;
+use crate::watch::shown;
+
+/// Between two outages that are logged, and between two refusals.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long an operation waits until [`Availability::trouble`] mentions it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether one source answers.
+pub(crate) struct Availability {
+    /// The source and its endpoint, without secrets.
+    name: String,
+    /// How long requests are retried.
+    io_timeout: Duration,
+    /// Whether the next answer changes anything; read without the lock.
+    troubled: AtomicBool,
+    state: Mutex<State>,
+    operations: Mutex<Operations>,
+}
+
+#[derive(Default)]
+struct State {
+    outages: Outages,
+    refusals: Limited,
+    /// The last failure, unless a request was answered since.
+    trouble: Option<StoreError>,
+}
+
+#[derive(Default)]
+struct Operations {
+    last: u64,
+    waiting: HashMap<u64, Operation>,
+}
+
+struct Operation {
+    kind: &'static str,
+    path: String,
+    since: Instant,
+    is_reported: bool,
+}
+
+/// An operation that waits, until it is dropped.
+pub(crate) struct Waiting<'a> {
+    availability: &'a Availability,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.availability.operations).waiting.remove(&self.number);
+    }
+}
+
+impl Availability {
+    /// Of the source with this URL; requests are retried for that time.
+    pub(crate) fn new(source: &str, endpoint: Option<&str>, io_timeout: Duration) -> Self {
+        let (source, endpoint) = (shown(source), endpoint.map(shown));
+        // The URL of a web server begins with its endpoint.
+        let name = match endpoint.filter(|endpoint| !source.starts_with(endpoint.as_str())) {
+            Some(endpoint) => format!("{source} at {endpoint}"),
+            None => source,
+        };
+        Availability {
+            name,
+            io_timeout,
+            troubled: AtomicBool::new(false),
+            state: Mutex::default(),
+            operations: Mutex::default(),
+        }
+    }
+
+    /// A request was answered.
+    pub(crate) fn answered(&self) {
+        if self.troubled.load(Ordering::Acquire) {
+            let mut state = lock(&self.state);
+            self.end_outage(&mut state);
+            state.trouble = None;
+            self.troubled.store(false, Ordering::Release);
+        }
+    }
+
+    /// A request failed, or was refused.
+    pub(crate) fn failed(&self, error: &StoreError) {
+        match error {
+            StoreError::Unavailable(reason) => {
+                let mut state = lock(&self.state);
+                state.trouble = Some(error.clone());
+                self.troubled.store(true, Ordering::Release);
+                match state.outages.failed(Instant::now()) {
+                    Some(others) => warn!(
+                        "outage began source={:?} reason={reason:?}: requests are retried until --io-timeout \
+                         ({}){}",
+                        self.name,
+                        format_duration(self.io_timeout),
+                        plus(others, "shorter outages since the last message"),
+                    ),
+                    None => debug!("{}: {reason}", self.name),
+                }
+            }
+            StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_) => {
+                let mut state = lock(&self.state);
+                self.end_outage(&mut state);
+                state.trouble = Some(error.clone());
+                self.troubled.store(true, Ordering::Release);
+                if let StoreError::Failed(_) = error {
+                    return;
+                }
+                match state.refusals.report(Instant::now()) {
+                    Some(others) => warn!(
+                        "{}{}",
+                        self.sentence(error),
+                        plus(others, "further refusals since the last message")
+                    ),
+                    None => debug!("{}: {error}", self.name),
+                }
+            }
+            StoreError::NotFound | StoreError::Stale => self.answered(),
+            // These never came from the store.
+            StoreError::ReadOnly
+            | StoreError::NotEmpty
+            | StoreError::NotMovable
+            | StoreError::Unsupported(_) => {}
+        }
+    }
+
+    fn end_outage(&self, state: &mut State) {
+        if let Some((lasted, failures)) = state.outages.answered(Instant::now()) {
+            warn!(
+                "outage ended source={:?} seconds={:.1} failed_requests={failures}",
+                self.name,
+                lasted.as_secs_f64()
+            );
+        }
+    }
+
+    /// Registers an operation that waits for the store from now on.
+    pub(crate) fn wait(&self, kind: &'static str, path: &str) -> Waiting<'_> {
+        let mut operations = lock(&self.operations);
+        operations.last += 1;
+        let number = operations.last;
+        let operation = Operation { kind, path: path.to_string(), since: Instant::now(), is_reported: false };
+        operations.waiting.insert(number, operation);
+        Waiting { availability: self, number }
+    }
+
+    /// A line for each operation that has waited for that long and has none yet.
+    pub(crate) fn overdue(&self, slow: Duration, lines: &mut Vec<String>) {
+        let reason = self.awaited();
+        for operation in lock(&self.operations).waiting.values_mut() {
+            let waited = operation.since.elapsed();
+            if !operation.is_reported && waited >= slow {
+                operation.is_reported = true;
+                let what = format!("operation={} path={:?}", operation.kind, operation.path);
+                lines.push(self.line(&what, waited, &reason));
+            }
+        }
+    }
+
+    /// How an operation that still waits is logged.
+    pub(crate) fn line(&self, what: &str, waited: Duration, reason: &str) -> String {
+        format!(
+            "no answer yet {what} seconds={:.1} source={:?} waiting_for={reason:?}",
+            waited.as_secs_f64(),
+            self.name
+        )
+    }
+
+    /// What operations wait for: the end of the outage, whose last reason it is, or an answer.
+    pub(crate) fn awaited(&self) -> String {
+        match &lock(&self.state).trouble {
+            Some(StoreError::Unavailable(reason)) => format!("another attempt after {reason}"),
+            _ => "the store's answer".to_string(),
+        }
+    }
+
+    /// Why nothing works, in a sentence: the last failure, or how long an operation has waited. Nothing if the last
+    /// request was answered.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        if let Some(error) = &lock(&self.state).trouble {
+            return Some(self.sentence(error));
+        }
+        let waited = lock(&self.operations).waiting.values().map(|operation| operation.since.elapsed()).max();
+        let waited = waited.filter(|waited| *waited >= PATIENCE)?;
+        let reason = format!("no answer for {} s", waited.as_secs());
+        Some(self.sentence(&StoreError::Unavailable(reason)))
+    }
+
+    fn sentence(&self, error: &StoreError) -> String {
+        let (what, advice) = match error {
+            StoreError::Denied(_) => (
+                "refuses access",
+                "check the access key, the secret, the role, the policy of the bucket and the region",
+            ),
+            StoreError::NoBucket(_) => {
+                ("has no such bucket", "check the name of the bucket, the endpoint and the region")
+            }
+            StoreError::Unavailable(_) => (
+                "is unavailable",
+                "check that the endpoint is right and can be reached from the Pod (address, port, network \
+                 policy, proxy), and that the store is well",
+            ),
+            _ => ("cannot be used", "check the options of the mount"),
+        };
+        let (StoreError::Denied(reason) | StoreError::NoBucket(reason)) = error else {
+            return format!("{} {what} ({error}): {advice}", self.name);
+        };
+        format!("{} {what} ({reason}): {advice}", self.name)
+    }
+}
+
+fn plus(others: u64, what: &str) -> String {
+    if others > 0 { format!(" ({others} {what})") } else { String::new() }
+}
+
+/// What is reported at most once each [`INTERVAL`].
+#[derive(Default)]
+struct Limited {
+    last: Option<Instant>,
+    /// How often it was not reported since.
+    others: u64,
+}
+
+impl Limited {
+    fn is_due(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
+    }
+
+    /// If it is to be reported now: how often it was not since the last time.
+    fn report(&mut self, now: Instant) -> Option<u64> {
+        if !self.is_due(now) {
+            self.others += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.others))
+    }
+}
+
+/// Which outages are reported, and when.
+#[derive(Default)]
+struct Outages {
+    current: Option<Outage>,
+    reports: Limited,
+}
+
+struct Outage {
+    since: Instant,
+    failures: u64,
+    is_reported: bool,
+}
+
+impl Outages {
+    /// If the outage is to be reported now: how many were not since the last report. One that begins too early for
+    /// that is reported once it has lasted.
+    fn failed(&mut self, now: Instant) -> Option<u64> {
+        let outage = self.current.get_or_insert(Outage { since: now, failures: 0, is_reported: false });
+        outage.failures += 1;
+        if outage.is_reported || !self.reports.is_due(now) {
+            return None;
+        }
+        outage.is_reported = true;
+        self.reports.report(now)
+    }
+
+    /// If the end of an outage is to be reported: how long it was, and how many requests failed.
+    fn answered(&mut self, now: Instant) -> Option<(Duration, u64)> {
+        let outage = self.current.take()?;
+        if !outage.is_reported {
+            self.reports.others += 1;
+            return None;
+        }
+        Some((now.saturating_duration_since(outage.since), outage.failures))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the tests are told of: the outages of a sequence, each with its first failure and its end.
+    #[derive(Default)]
+    struct Told {
+        began: Vec<Instant>,
+        ended: usize,
+        others: u64,
+    }
+
+    proptest! {
+        #[test]
+        fn messages_are_bounded_and_no_outage_that_lasts_is_missed(
+            // Whether a request is answered, and how many milliseconds after the one before.
+            requests in prop::collection::vec((any::<bool>(), prop_oneof![0..50_u64, 0..20_000_u64]), 1..400)
+        ) {
+            let mut outages = Outages::default();
+            let (mut now, mut told) = (Instant::now(), Told::default());
+            let (mut in_outage, mut is_reported, mut silent) = (false, false, 0);
+            for (is_answered, milliseconds) in requests {
+                now += Duration::from_millis(milliseconds);
+                if is_answered {
+                    let report = outages.answered(now);
+                    prop_assert_eq!(report.is_some(), in_outage && is_reported);
+                    told.ended += usize::from(report.is_some());
+                    silent += u64::from(in_outage && !is_reported);
+                    (in_outage, is_reported) = (false, false);
+                    continue;
+                }
+                let is_due = told.began.last().is_none_or(|last| now - *last >= INTERVAL);
+                let report = outages.failed(now);
+                prop_assert_eq!(report.is_some(), !is_reported && is_due);
+                if let Some(others) = report {
+                    told.began.push(now);
+                    told.others += others;
+                    // Those that were not reported are counted in the next report.
+                    prop_assert_eq!(told.others, silent);
+                    is_reported = true;
+                }
+                in_outage = true;
+            }
+            prop_assert!(told.began.windows(2).all(|two| two[1] - two[0] >= INTERVAL));
+            prop_assert_eq!(told.began.len(), told.ended + usize::from(is_reported));
+        }
+    }
+
+    fn availability() -> Availability {
+        Availability::new(
+            "s3://key:secret@data/x?token=secret",
+            Some("http://u:p@store:9000"),
+            Duration::ZERO,
+        )
+    }
+
+    #[test]
+    fn the_last_failure_is_explained_until_a_request_is_answered() {
+        let availability = availability();
+        assert_eq!(availability.trouble(), None);
+        for (error, expected) in [
+            (
+                StoreError::Denied("GET x: 403 AccessDenied".into()),
+                "(GET x: 403 AccessDenied): check the access key",
+            ),
+            (
+                StoreError::NoBucket("GET x: 404 NoSuchBucket".into()),
+                "(GET x: 404 NoSuchBucket): check the name",
+            ),
+            (StoreError::Failed("GET x: 400 Bad".into()), "cannot be used (GET x: 400 Bad)"),
+            (StoreError::Unavailable("GET x: refused".into()), "is unavailable (GET x: refused): check that"),
+        ] {
+            availability.failed(&error);
+            let trouble = availability.trouble().unwrap_or_default();
+            assert!(trouble.starts_with("s3://data/x at http://store:9000 "), "{trouble}");
+            assert!(trouble.contains(expected), "{trouble}");
+        }
+        // An object that is not there is an answer.
+        availability.failed(&StoreError::NotFound);
+        assert_eq!(availability.trouble(), None);
+        availability.failed(&StoreError::Denied(String::new()));
+        availability.answered();
+        assert_eq!(availability.trouble(), None);
+    }
+
+    #[test]
+    fn each_operation_that_waits_has_one_line() {
+        let availability = availability();
+        let lines = |slow| {
+            let mut lines = Vec::new();
+            availability.overdue(slow, &mut lines);
+            lines
+        };
+        let first = availability.wait("list", "a/");
+        assert_eq!(lines(Duration::from_secs(60)), Vec::<String>::new());
+        let one = lines(Duration::ZERO);
+        assert!(one.len() == 1 && one[0].contains("operation=list path=\"a/\""), "{one:?}");
+        assert!(one[0].ends_with("waiting_for=\"the store's answer\""), "{one:?}");
+        availability.failed(&StoreError::Unavailable("503".into()));
+        let second = availability.wait("stat", "b");
+        let one = lines(Duration::ZERO);
+        assert!(one.len() == 1 && one[0].ends_with("waiting_for=\"another attempt after 503\""), "{one:?}");
+        assert!(lines(Duration::ZERO).is_empty());
+        drop((first, second));
+        assert!(lock(&availability.operations).waiting.is_empty());
+    }
+}
