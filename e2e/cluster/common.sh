@@ -65,7 +65,14 @@ EOF
 start() { # NAME PROGRAM ARGUMENT...
   local name=$1
   shift
-  FLUID_CLUSTER_PROCESS=1 setsid "$@" >"$run/log/$name.log" 2>&1 </dev/null &
+  (
+    # Whoever waits for the end of an inherited pipe (bats) or lock would wait for the end of the cluster.
+    for descriptor in /proc/self/fd/*; do
+      descriptor=${descriptor##*/}
+      [ "$descriptor" -le 2 ] || eval "exec $descriptor>&-"
+    done
+    FLUID_CLUSTER_PROCESS=1 exec setsid "$@"
+  ) >"$run/log/$name.log" 2>&1 </dev/null &
   echo $! >"$run/pid/$name"
   # down.sh ends it; this keeps the shell from reporting that.
   disown

@@ -180,7 +180,7 @@ YAML
   webhook_configure eci '.spec.failurePolicy = "Ignore"'
   # The API server reads its webhooks anew in its own time.
   eventually pod ignored Never true
-  webhook_register eci '.spec.failurePolicy = "Fail"' 3>&-
+  webhook_register eci '.spec.failurePolicy = "Fail"'
   [ "$status" -ne 0 ]
   [[ $output == *"failed calling webhook"* ]]
   # It is the Pod that hangs as if there were no policy.
