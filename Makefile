@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
-  e2e-cluster cluster-up cluster-down lint lint-deploy fmt clean
+  e2e-cluster cluster-build cluster-up cluster-down lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -80,7 +80,11 @@ e2e-cluster: wasm tools ## the policy and the sidecar in a real Kubernetes: scen
 	cargo build --locked -p fluid-fuse --example s3-store
 	@e2e/cluster/test.sh
 
-cluster-up: tools ## start a real Kubernetes with a serverless and an ordinary node, built from Debian's packages (as root)
+# Where no cluster can run, nothing has to be built.
+cluster-build: ## build what cluster-up starts, while something else is done (as root)
+	@e2e/cluster/up.sh --build || [ $$? -eq 77 ]
+
+cluster-up: tools ## start a real Kubernetes with a serverless and an ordinary node, built from Go modules (as root)
 	@e2e/cluster/up.sh
 
 cluster-down: ## end it, and leave nothing but the built programs
@@ -91,7 +95,7 @@ lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, d
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	@scripts/need.sh shellcheck
-	shellcheck --external-sources scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/eci-* e2e/cluster/helpers.bash .ci/run
+	shellcheck --external-sources scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/go/*.sh e2e/cluster/eci-* e2e/cluster/helpers.bash .ci/run
 	scripts/check-workflows.sh
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi

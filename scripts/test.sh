@@ -30,8 +30,9 @@ summary() {
 trap summary EXIT
 
 scripts/need.sh bats binaryen busybox-static curl docker-registry jq runc shellcheck skopeo umoci yq || true
-# Two at a time: to link the sidecar takes one processor for minutes. Not by make -j, of whose jobserver cargo complains.
-step xargs -n 1 -P 2 make --no-print-directory <<<'lint sidecar wasm yardstick'
+# Two at a time: to link the sidecar takes one processor for minutes, and so do the programs of the cluster. Not by
+# make -j, of whose jobserver cargo complains.
+step xargs -n 1 -P 2 make --no-print-directory <<<'lint sidecar cluster-build wasm yardstick'
 # All in one go: what `make tools` builds by itself has other features of its dependencies, and would be built twice.
 step cargo build --locked --workspace --all-targets
 step scripts/test-servers.sh

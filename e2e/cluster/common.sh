@@ -79,7 +79,9 @@ start() { # NAME PROGRAM ARGUMENT...
 }
 
 # kube-proxy's tables of nftables, as FAMILY NAME.
-proxy_tables() { nft list tables | sed -n 's/^table \(.* kube-proxy\)$/\1/p'; }
+proxy_tables() {
+  ! command -v nft >/dev/null || nft list tables | sed -n 's/^table \(.* kube-proxy\)$/\1/p'
+}
 
 # The hierarchies of cgroups: one of v2, or each controller's of v1.
 hierarchies() {

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Starts the cluster, and builds it before if need be. Does nothing to one that runs. See README.md.
+# Starts the cluster, and builds its programs before if need be. Does nothing to one that runs. See README.md.
+#
+#   up.sh [--build]    with it only builds the programs
 set -euo pipefail
 # shellcheck source=e2e/cluster/common.sh
 source "$(dirname "$0")/common.sh"
@@ -55,6 +57,7 @@ fi
 
 "$project/scripts/need.sh" containernetworking-plugins iproute2 jq nftables openssl || exit "$cannot"
 "$here/build.sh"
+[ "${1:-}" != --build ] || exit 0
 "$here/images.sh" build
 
 for port in "$api_port" "$etcd_port" "$etcd_peer_port" "$proxy_health_port" "$proxy_metrics_port" \
@@ -68,11 +71,10 @@ route=$(ip -4 route show match "$gateway" | grep -v ^default || true)
 
 begun=$SECONDS
 trap '[ $? -eq 0 ] || say "starting failed. The logs are in $run/log; clean up by make cluster-down" >&2' EXIT
-mkdir -p "$run"/{log,pid,etc}
-# The root of a Pod with user namespaces looks for its files below, as somebody else.
+mkdir -p "$run"/{pki,log,pid,etc}
+# The root of a Pod with user namespaces is nobody to the machine, and its files are below.
 chmod 711 "$run"
-# It has keys.
-mkdir -m 700 "$run/pki"
+chmod 700 "$run/pki"
 for name in "${sysctls[@]}"; do
   [ ! -w "/proc/sys/$name" ] || echo "$name:$(cat "/proc/sys/$name")" >>"$run/sysctls"
 done
