@@ -46,11 +46,11 @@ policies_apply() {
   # At once, and again until the API server knows the kind.
   until sed "s|__TAG__|${IMAGE#*:}|" "$BATS_TEST_DIRNAME/fluid/profile.yaml" | kubectl apply -f -; do sleep 0.2; done
   # Not Ignore, as a Pod that was admitted without its sidecar would hang instead of telling why.
-  webhook_register eci '.spec.failurePolicy = "Fail"' 3>&-
-  webhook_register kubernetes "$(policy_for kubernetes '{destination: "kubernetes"}')" 3>&-
-  webhook_register kubernetes "$(policy_for acs '{destination: "acs"}')" 3>&-
+  webhook_register eci '.spec.failurePolicy = "Fail"'
+  webhook_register kubernetes "$(policy_for kubernetes '{destination: "kubernetes"}')"
+  webhook_register kubernetes "$(policy_for acs '{destination: "acs"}')"
   webhook_register kubernetes "$(policy_for processes '{destination: "eci",
-    destinations: {eci: {exit: "processNamespace", readinessProbe: false}}}')" 3>&-
+    destinations: {eci: {exit: "processNamespace", readinessProbe: false}}}')"
   local destination
   for destination in eci kubernetes acs processes; do
     new_namespace "asked-$destination" "$destination"
@@ -66,11 +66,15 @@ policy_for() {
 }
 
 teardown() {
-  # What somebody would look at; bats prints it of a test that failed.
+  show
+  kubectl delete namespace "$NAMESPACE" --wait=false
+}
+
+# What somebody would look at; bats prints it of a test that failed.
+show() {
   kubectl get all -o wide
   kubectl describe pods | sed -n '/^Name:/p;/^Events:/,/^$/p'
   for pod in $(kubectl get pods -o name); do kubectl logs --all-containers --prefix --tail=20 "$pod"; done
-  kubectl delete namespace "$NAMESPACE" --wait=false
 }
 
 # new_namespace NAME DESTINATION: makes it, with the Dataset `data` and the key of the store.

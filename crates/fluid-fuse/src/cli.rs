@@ -245,7 +245,7 @@ pub struct MountOptions {
     #[arg(long, value_name = "ADDR", env = env::METRICS)]
     pub metrics: Option<Address>,
 
-    /// Log reads that take longer
+    /// Log reads that take longer, and every operation that still waits then
     #[arg(long, value_name = "TIME", env = env::SLOW_READ, default_value = "5s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub slow_read: Duration,

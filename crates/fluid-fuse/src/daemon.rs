@@ -225,7 +225,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     match mounts {
         Mounts::Go => pod_place.into_iter().for_each(|pod_place| pod_place.remove(&path)),
         Mounts::Stay => mount.leave(),
-        Mounts::Guard => {}
+        Mounts::Guard => bail!("{}", shared.trouble().unwrap_or_else(|| "the gate of the Pod has not passed".into())),
     }
     end
 }
@@ -259,7 +259,7 @@ fn serve(
         Err(error) => error!("{error:#}"),
     }
     if mounts == Mounts::Guard {
-        bail!("the gate of the Pod has not passed");
+        return Ok(());
     }
     match ending.next() {
         Some(Event::Ended(Err(error))) => warn!("unmounted {place}: ending, with {error}"),

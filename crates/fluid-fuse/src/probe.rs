@@ -38,8 +38,8 @@ impl From<anyhow::Error> for NotReady {
     }
 }
 
-/// What the root of a mount answers when its store refuses: it denies access, or has no such bucket.
-const REFUSALS: [Errno; 3] = [Errno::ACCESS, Errno::PERM, Errno::NOENT];
+/// What the root of a mount answers when its store refuses: it denies access, or has no such bucket (`crate::fs`).
+const REFUSALS: [Errno; 2] = [Errno::ACCESS, Errno::NXIO];
 
 /// Succeeds as soon as a FUSE file system is mounted on the directory and its root, and the path below it,
 /// answer. Fails when the time is up, or at once when the store refuses.
