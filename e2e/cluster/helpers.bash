@@ -200,8 +200,21 @@ never() {
 # on_node COMMAND…: on the ordinary node, whose mounts the machine does not see.
 on_node() { nsenter --mount --target "$(cat "$run/pid/$ordinary")" "$@"; }
 
+# node_restart NODE kubelet|containerd: tells it to end; its node starts it again.
+node_restart() {
+  local pattern before
+  case $2 in
+  kubelet) pattern="^kubelet .*--hostname-override $1( |$)" ;;
+  containerd) pattern="^containerd --config $run/$1/" ;;
+  esac
+  before=$(pgrep -f "$pattern")
+  kill "$before"
+  another() { pgrep -f "$pattern" | grep -vx "$before"; }
+  eventually another
+}
+
 # What Pods of the test's namespace have on the ordinary node.
-on_the_node() { on_node find /runtime-mnt -mindepth 4 -maxdepth 4 -path "*/$NAMESPACE/*"; }
+on_the_node() { on_node find "$mount_root" -mindepth 4 -maxdepth 4 -path "*/$NAMESPACE/*"; }
 nothing_on_the_node() { [ -z "$(on_the_node)" ]; }
 
 # logs_have POD CONTAINER LINE

@@ -55,8 +55,20 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "$runtime"
 Root = "$own/runc"
 EOF
+# Runs a program, and again when it was told to end, as a node's service manager does.
+keep() { # LOG PROGRAM ARGUMENT...
+  local log=$1 status
+  shift
+  while :; do
+    status=0
+    "$@" >>"$log" 2>&1 || status=$?
+    # 143: by SIGTERM.
+    [ $status -eq 0 ] || [ $status -eq 143 ] || return $status
+  done
+}
+
 programs=()
-containerd --config "$own/containerd.toml" >"$run/log/containerd-$node.log" 2>&1 &
+keep "$run/log/containerd-$node.log" containerd --config "$own/containerd.toml" &
 programs+=($!)
 until ctr --address "$own/containerd.sock" version >/dev/null 2>&1; do
   kill -0 "${programs[0]}" || { echo "containerd ended: $(tail -3 "$run/log/containerd-$node.log")"; exit 1; }
@@ -88,8 +100,8 @@ nodeStatusUpdateFrequency: 1s
 volumePluginDir: $own/volume-plugins
 registerWithTaints: [$taint]
 EOF
-kubelet --config "$own/kubelet.yaml" --kubeconfig "$KUBECONFIG" --hostname-override "$node" --node-ip "$gateway" \
-  --node-labels "$labels" >"$run/log/kubelet-$node.log" 2>&1 &
+keep "$run/log/kubelet-$node.log" kubelet --config "$own/kubelet.yaml" --kubeconfig "$KUBECONFIG" --hostname-override "$node" --node-ip "$gateway" \
+  --node-labels "$labels" &
 programs+=($!)
 
 if [ "$node" = "$serverless" ]; then

@@ -195,10 +195,10 @@ YAML
   eventually unmounted
 }
 
-@test "30 Pods at once all read every byte" {
-  job crowd "$CHECK" '"parallelism": 30, "completions": 30'
+@test "50 Pods at once all read every byte" {
+  job crowd "$CHECK" '"parallelism": 50, "completions": 50'
   kubectl wait --for=condition=complete job/crowd --timeout=240s
-  [ "$(kubectl get job crowd -o 'jsonpath={.status.succeeded}')" = 30 ]
+  [ "$(kubectl get job crowd -o 'jsonpath={.status.succeeded}')" = 50 ]
 }
 
 @test "a CronJob has run" {

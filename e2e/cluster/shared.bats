@@ -74,14 +74,78 @@ YAML
   never "$(the_pod)" BARE WRITTEN
 }
 
-@test "what a killed Pod left on the node, the next sidecar removes" {
-  pod killed Never "$SERVE_DATA"
+@test "a Pod whose sidecar was killed goes when it is deleted, and the next sidecar removes what it left" {
+  pod killed Always "$SERVE_DATA"
   eventually logs_have killed app hello
-  kubectl delete pod killed --grace-period=0 --force
-  # Force: kubelet ends it in its own time, and tells the sidecar nothing.
-  kill_all_of killed
-  left() { [ -n "$(on_the_node)" ]; }
-  kept() { ! on_node pgrep -f "$NAMESPACE/data" >/dev/null; }
-  pod after Never "cat /data/hello.txt"
-  eventually phase after Succeeded
+  # The second time kubelet waits before it starts the sidecar again.
+  kill_container killed fluid-fuse
+  eventually restarts fluid-fuse 1
+  kill_container killed fluid-fuse
+  kubectl delete pod killed --grace-period=1 --timeout=150s
+  left=$(on_the_node)
+  [ -n "$left" ]
+  # As if that were long ago.
+  on_node find "$left" -name .fluid-fuse -exec touch -d '1 hour ago' {} +
+  pod next Never "cat /data/hello.txt; sleep 2"
+  eventually phase next Succeeded
+  eventually nothing_on_the_node
+}
+
+@test "a container that may be restarted alone is, and finds its Dataset" {
+  pod app Never 'cat /data/hello.txt; [ -e /scratch/tried ] && exit 0; touch /scratch/tried; exit 42' '.spec.containers[0] += {
+    "restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}'
+  eventually phase app Succeeded
+  kubectl get pod app -o json | jq -e '.status.containerStatuses[0].restartCount == 1'
+  [ "$(kubectl logs app -c app)" = hello ]
+}
+
+@test "an evicted Pod ends in order and leaves nothing" {
+  pod app Never "$SERVE_DATA"
+  eventually logs_have app app hello
+  jq -n --arg namespace "$NAMESPACE" '{apiVersion: "policy/v1", kind: "Eviction", metadata: {name: "app", $namespace}}' |
+    kubectl create --raw "/api/v1/namespaces/$NAMESPACE/pods/app/eviction" -f -
+  kubectl wait --for=delete pod/app --timeout=150s
+  eventually nothing_on_the_node
+}
+
+# with_cache SIZE_LIMIT CACHE_SIZE: the sidecar keeps what it reads on disk.
+with_cache() {
+  kubectl patch daemonset data-fuse --type json --patch "[
+    {\"op\": \"add\", \"path\": \"/spec/template/spec/volumes/-\", \"value\": {\"name\": \"cache\", \"emptyDir\": {\"sizeLimit\": \"$1\"}}},
+    {\"op\": \"add\", \"path\": \"/spec/template/spec/containers/0/volumeMounts/-\", \"value\": {\"name\": \"cache\", \"mountPath\": \"/cache\"}}]"
+  kubectl set env daemonset/data-fuse FLUID_FUSE_CACHE_DIR=/cache "FLUID_FUSE_CACHE_SIZE=$2"
+}
+
+@test "a disk cache stays within its size" {
+  with_cache 64Mi 32MiB
+  pod app Never "$CHECK && $CHECK"
+  eventually phase app Succeeded
+}
+
+@test "a disk cache that outgrows its volume gets the Pod evicted, and the reason is told" {
+  with_cache 4Mi 1GiB
+  pod app Never "while cat /data/big.bin >/dev/null; do sleep 0.2; done"
+  eventually describes pod 'exceeds the limit "4Mi"'
+  eventually phase app Failed
+}
+
+@test "kubelet and containerd are started again while a Pod reads" {
+  pod app Always "$SERVE_DATA"
+  eventually logs_have app app hello
+  for program in kubelet containerd; do
+    node_restart "$ordinary" "$program"
+    eventually kubectl exec app -c app -- cat /data/hello.txt
+  done
+  kubectl get pod app -o json | jq -e 'all(.status | (.containerStatuses + .initContainerStatuses)[]; .restartCount == 0)'
+  kubectl delete pod app --timeout=150s
+  eventually nothing_on_the_node
+}
+
+@test "a Pod of ordinary containers shares the node, too, and leaves nothing" {
+  kubectl delete namespace "$NAMESPACE" --wait=false
+  new_namespace "shared-$BATS_TEST_NUMBER-acs" acs
+  for name in first second; do pod "$name" Always "$SERVE_DATA"; done
+  for name in first second; do eventually logs_have "$name" app hello; done
+  kubectl delete pods --all --timeout=150s
+  eventually nothing_on_the_node
 }

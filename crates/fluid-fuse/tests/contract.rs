@@ -74,7 +74,7 @@ fn code_imports() {
     let mut found = Vec::new();
     for (path, text) in IMPORTING.iter().flat_map(|path| texts(&project().join(path))) {
         let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("yaml" | "md" | "go")) || path.ends_with(SCRIPT) {
+        if matches!(extension, Some("bats" | "yaml" | "md" | "go")) || path.ends_with(SCRIPT) {
             continue;
         }
         // Tests are others, who spell what they see.

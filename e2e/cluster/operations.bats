@@ -1,0 +1,131 @@
+#!/usr/bin/env bats
+# What people do with injected Pods, and what else a cluster has an opinion of.
+
+load helpers
+
+# admission NAME EXPRESSION MESSAGE: a ValidatingAdmissionPolicy for the Pods of the test's namespace.
+admission() {
+  kubectl apply -f - <<YAML
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: $NAMESPACE-$1}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}]
+  validations: [{expression: '$2', message: '$3'}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: $NAMESPACE-$1}
+spec:
+  policyName: $NAMESPACE-$1
+  validationActions: [Deny]
+  matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $NAMESPACE}}}
+YAML
+}
+
+no_privilege='(object.spec.containers + (has(object.spec.initContainers) ? object.spec.initContainers : [])).all(container,
+  !has(container.securityContext) || !has(container.securityContext.privileged) || !container.securityContext.privileged)'
+
+# Before it is heeded nothing is refused.
+heeded() { ! pod probe Never true '.spec.containers[0].securityContext.privileged = true' 2>/dev/null || ! kubectl delete pod probe; }
+
+@test "kubectl logs, exec, cp, port-forward and debug are about the application" {
+  pod app Always "cat /data/hello.txt; trap 'exit 0' TERM; nc -l -p 8080 -e cat /data/hello.txt & while :; do sleep 0.1; done"
+  eventually logs_have app app hello
+  [ "$(kubectl logs app)" = hello ]
+  [ "$(kubectl exec app -- cat /data/hello.txt)" = hello ]
+  kubectl cp app:/data/big.bin "$BATS_TEST_TMPDIR/big.bin"
+  cmp "$BATS_TEST_TMPDIR/big.bin" "$run/buckets/data/big.bin"
+  kubectl port-forward app 18099:8080 >"$BATS_TEST_TMPDIR/forward" 2>&1 3>&- &
+  forward=$!
+  eventually grep -q Forwarding "$BATS_TEST_TMPDIR/forward"
+  [ "$(nc -w 5 127.0.0.1 18099)" = hello ]
+  kill "$forward"
+  kubectl debug app --image=busybox:1 --target=app -- sh -c 'ls /proc/1/root/data'
+  debugged() { kubectl logs app -c "$(kubectl get pod app -o 'jsonpath={.spec.ephemeralContainers[0].name}')" | grep -x hello.txt; }
+  eventually debugged
+}
+
+@test "an admission policy that forbids privilege takes Pods for ECI, and says why it takes no others" {
+  admission privilege "$no_privilege" "no container may be privileged"
+  eventually heeded
+  pod app Never "cat /data/hello.txt"
+  eventually phase app Succeeded
+  kubectl label namespace "$NAMESPACE" destination=kubernetes --overwrite
+  DESTINATION=kubernetes
+  # As soon as the API server knows the label.
+  refused() {
+    kubectl delete deployment web --ignore-not-found --cascade=foreground
+    deployment web 1 true
+    sleep 1
+    describes replicaset "no container may be privileged"
+  }
+  eventually refused
+}
+
+@test "an admission policy that allows no hostPath but Datasets takes the Pod" {
+  admission paths '!has(object.spec.volumes) || object.spec.volumes.all(volume, !has(volume.hostPath) || volume.hostPath.path.startsWith("/runtime-mnt/"))' \
+    "only Datasets may be hostPaths"
+  refused() { ! pod probe Never true '.spec.volumes += [{"name": "etc", "hostPath": {"path": "/etc"}}]' 2>/dev/null || ! kubectl delete pod probe; }
+  eventually refused
+  pod app Never "cat /data/hello.txt"
+  eventually phase app Succeeded
+}
+
+@test "Pod Security baseline takes a Deployment, refuses its Pods, and says so where its owner looks" {
+  kubectl label namespace "$NAMESPACE" pod-security.kubernetes.io/enforce=baseline --overwrite
+  deployment web 1 true
+  eventually describes replicaset 'violates PodSecurity "baseline:latest": hostPath volumes'
+  [ -z "$(kubectl get pods -o name)" ]
+}
+
+@test "a Pod in a user namespace reads its Dataset, or is refused with the reason" {
+  run pod app Never "cat /data/hello.txt; cat /proc/self/uid_map" '.spec.hostUsers = false'
+  [ "$status" -ne 0 ]
+  [[ $output == *"hostUsers"* ]]
+}
+
+@test "the validating twin passes what was injected, and refuses what was damaged or never injected" {
+  # It is asked about the marked Pods of the cluster: of those of this test alone here.
+  only=".spec.namespaceSelector.matchExpressions += [{key: \"kubernetes.io/metadata.name\", operator: \"In\", values: [\"$NAMESPACE\"]}]"
+  webhook_register verify "$only"
+  pod app Never "cat /data/hello.txt"
+  eventually phase app Succeeded
+  kubectl get pod app -o json | jq 'del(.spec.nodeName, .status, .metadata.uid, .metadata.resourceVersion)
+    | .metadata.name = "damaged" | del(.spec.containers[] | select(.name == "fluid-fuse"))' >"$BATS_TEST_TMPDIR/damaged.json"
+  damaged() {
+    run kubectl create -f "$BATS_TEST_TMPDIR/damaged.json"
+    [[ $output == *"sidecar fluid-fuse is missing"* ]] || { kubectl delete pod damaged --ignore-not-found; false; }
+  }
+  eventually damaged
+  # The policy is away, and its failurePolicy Ignore.
+  webhook_configure eci '.spec.failurePolicy = "Ignore"'
+  webhook_stop eci
+  never_injected() {
+    run pod bare Never true
+    [[ $output == *"no sidecar was injected"* ]]
+  }
+  eventually never_injected
+  webhook_register eci '.spec.failurePolicy = "Fail"'
+  webhook_remove verify
+}
+
+@test "an Indexed Job succeeds by its rule, and a failure that its rule knows ends it" {
+  job indexed "cat /data/hello.txt; [ \$JOB_COMPLETION_INDEX = 0 ] && exit 0; trap 'exit 0' TERM; while :; do sleep 0.1; done" \
+    '"completionMode": "Indexed", "completions": 3, "parallelism": 3, "successPolicy": {"rules": [{"succeededIndexes": "0"}]}'
+  kubectl wait --for=condition=complete job/indexed --timeout=150s
+  job failing "cat /data/hello.txt; exit 42" '"backoffLimit": 6, "podFailurePolicy": {"rules": [{"action": "FailJob",
+    "onExitCodes": {"containerName": "app", "operator": "In", "values": [42]}}]}'
+  kubectl wait --for=condition=failed job/failing --timeout=150s
+  [ "$(kubectl get job failing -o 'jsonpath={.status.conditions[?(@.type=="Failed")].reason}')" = PodFailurePolicy ]
+}
+
+@test "a sidecar that sees the Pod's processes ends with them" {
+  kubectl delete namespace "$NAMESPACE" --wait=false
+  new_namespace "operations-$BATS_TEST_NUMBER-processes" processes
+  job train "$CHECK"
+  kubectl wait --for=condition=complete job/train --timeout=150s
+  kubectl get pods -o json | jq -e 'all(.items[0].status.containerStatuses[]; .state.terminated.exitCode == 0)'
+}
