@@ -57,6 +57,13 @@ pub fn inject(
         // and would start again.
         strategy.exit = strategy.exit.unwatched();
     }
+    if spec.get("hostUsers") == Some(&Value::Bool(false)) {
+        return Err(Reason::new(
+            Code::Unsupported,
+            "spec.hostUsers: false: what a sidecar mounts in the Pod's user namespace does not reach the other \
+             containers; remove it from Pods with a Dataset",
+        ));
+    }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     // What all containers together may ask for (KEP-2837); the sidecar shares it.
     let pod_resources = spec.get("resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
@@ -131,19 +138,34 @@ pub fn inject(
         added.push(Value::Object(sidecar.container));
     }
     limits::check(destination, containers, all_volumes.len())?;
-    list_field(spec, list).because(Code::Malformed)?.splice(index..index, added);
+    let list = list_field(spec, list).because(Code::Malformed)?;
+    // Before a sidecar took its place.
+    let first = list.get(index).and_then(name_of).map(str::to_string);
+    list.splice(index..index, added);
+    if let (Order::FirstContainer, Some(first)) = (strategy.order, first) {
+        status.default_container =
+            annotate_new(pod, status::DEFAULT_CONTAINER, first).because(Code::Malformed)?;
+    }
 
     let text = status.to_json().because(Code::Malformed)?;
     limits::check_annotations(pod, status::ANNOTATION, &text)?;
-    annotate(pod, status::ANNOTATION, text).because(Code::Malformed)?;
+    annotations(pod).because(Code::Malformed)?.insert(status::ANNOTATION.to_string(), text.into());
     Ok(reasons)
 }
 
-fn annotate(pod: &mut Value, key: &str, text: String) -> Result<()> {
+fn annotations(pod: &mut Value) -> Result<&mut Map<String, Value>> {
     let pod = pod.as_object_mut().context("the Pod must be a map")?;
-    let annotations = map_field(map_field(pod, "metadata")?, "annotations").context("metadata")?;
-    annotations.insert(key.to_string(), text.into());
-    Ok(())
+    map_field(map_field(pod, "metadata")?, "annotations").context("metadata")
+}
+
+/// Sets an annotation that the Pod does not have. Whether it did.
+fn annotate_new(pod: &mut Value, key: &str, text: String) -> Result<bool> {
+    let annotations = annotations(pod)?;
+    let is_new = !annotations.contains_key(key);
+    if is_new {
+        annotations.insert(key.to_string(), text.into());
+    }
+    Ok(is_new)
 }
 
 /// The claims' volumes become a directory of the node, under the same names and at the same places.

@@ -15,6 +15,9 @@ use crate::request::Texts;
 /// Says on the Pod what was injected, and by which settings. JSON of a [`Status`].
 pub const ANNOTATION: &str = "fluid-sidecar-policy/injected";
 
+/// Which container `kubectl logs` and `kubectl exec` are about when nobody names one: this, or else the first.
+pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,6 +36,9 @@ pub struct Status {
     /// The Pod's own grace period, where it was raised; `null` where it had none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub termination_grace_period_seconds: Option<Option<i64>>,
+    /// Whether the first of the user's containers was made kubectl's default.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub default_container: bool,
     /// Whether `shareProcessNamespace` was set.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub share_process_namespace: bool,
@@ -99,6 +105,7 @@ impl Status {
             claims: Vec::new(),
             image_pull_secrets: Vec::new(),
             termination_grace_period_seconds: None,
+            default_container: false,
             share_process_namespace: false,
         }
     }
@@ -158,6 +165,7 @@ impl Status {
             })?,
             image_pull_secrets: each(value, "imagePullSecrets", string)?,
             termination_grace_period_seconds: value.get("terminationGracePeriodSeconds").map(Value::as_i64),
+            default_container: value.get("defaultContainer") == Some(&Value::Bool(true)),
             share_process_namespace: value.get("shareProcessNamespace") == Some(&Value::Bool(true)),
         })
     }
@@ -222,6 +230,9 @@ pub fn uninject(pod: &mut Value) -> Result<bool> {
     if let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) {
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(ANNOTATION);
+            if status.default_container {
+                annotations.remove(DEFAULT_CONTAINER);
+            }
             if annotations.is_empty() {
                 metadata.remove("annotations");
             }

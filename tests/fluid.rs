@@ -59,6 +59,7 @@ const BASE: &[&str] = &[
     "post_start_is_a_constant",
     "no_pre_stop",
     "reason_of_the_end",
+    "default_container",
     "eci_sidecar_env",
     "readiness_is_the_mount",
     "pinned_user",
@@ -366,6 +367,7 @@ const RULES: &[(&str, Rule)] = rules![
     post_start_is_a_constant,
     no_pre_stop,
     reason_of_the_end,
+    default_container,
     eci_sidecar_env,
     readiness_is_the_mount,
     pinned_user,
@@ -469,6 +471,12 @@ fn reason_of_the_end(pod: &mut Value, context: &Context<'_>) {
     for (container, _) in sidecar_containers(pod, context) {
         container["terminationMessagePolicy"] = "FallbackToLogsOnError".into();
     }
+}
+
+/// `kubectl logs` is about the application, although the sidecar is the first container.
+fn default_container(pod: &mut Value, context: &Context<'_>) {
+    let first = context.given["spec"]["containers"][0]["name"].clone();
+    pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] = first;
 }
 
 /// ECI starts the sidecar first and ends it last, when these say so.

@@ -22,14 +22,17 @@ SERVE="trap 'exit 0' TERM; while :; do sleep 0.1; done"
 # The same, reading all the time; the Dataset's failure is its own.
 SERVE_DATA="trap 'exit 0' TERM; cat /data/hello.txt; while cat /data/hello.txt >/dev/null; do sleep 0.2; done; exit 3"
 
-# Prints whenever what is at /data is neither the Dataset nor an error, to read or to write.
-WATCH='while :; do
-  if listing=$(ls -a /data 2>/dev/null); then
-    case $listing in *hello.txt*) echo LISTED ;; *) echo BARE ;; esac
-  fi
+# look: says what is at /data, unless it is an error: the Dataset (LISTED), or the directory below it (BARE), which may
+# even be written to (WRITTEN). busybox's ls says nothing of an error in the middle, and lists nothing then, not even
+# `.`.
+# shellcheck disable=SC2016 # for the shell of a container
+LOOK='look() {
+  set -- $(ls -a /data 2>/dev/null)
+  case "$*" in *hello.txt*) echo LISTED ;; ". ..") echo BARE ;; esac
   if echo x 2>/dev/null >/data/written; then echo WRITTEN; fi
-  sleep 0.1
-done'
+}'
+# Does so all the time.
+WATCH="$LOOK; while :; do look; sleep 0.1; done"
 
 setup_file() {
   policies_apply
@@ -209,6 +212,7 @@ node_restart() {
   esac
   before=$(pgrep -f "$pattern")
   kill "$before"
+  # shellcheck disable=SC2317 # called by eventually
   another() { pgrep -f "$pattern" | grep -vx "$before"; }
   eventually another
 }

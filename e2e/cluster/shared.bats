@@ -39,8 +39,9 @@ YAML
   kubectl get pods -o json | jq -e '[.items[] | [.spec.volumes[] | select(.name != "fluid-fuse-places").hostPath.path | values] | unique[]]
     | length == (unique | length)'
   kill_container first fluid-fuse
+  back() { kubectl get pod first -o json | jq -e '.status.initContainerStatuses[0] | .restartCount == 1 and .started'; }
+  eventually back
   kubectl delete pod first --timeout=150s
-  sleep 2
   kubectl get pod second -o json | jq -e 'all(.status | (.containerStatuses + .initContainerStatuses)[]; .restartCount == 0 and .ready)'
   kubectl delete pod second --timeout=150s
   eventually nothing_on_the_node
@@ -67,7 +68,7 @@ YAML
   kubectl set resources daemonset/data-fuse --limits=memory=24Mi
   deployment web 1 "$WATCH"
   eventually prints LISTED
-  kubectl exec deployment/web -c app -- sh -c 'while cat /data/big.bin /data/big.bin >/dev/null; do :; done' || true
+  kubectl exec deployment/web -c app -- timeout 60 sh -c 'while cat /data/huge.bin >/dev/null; do :; done' || true
   killed() { kubectl get pod "$(the_pod)" -o json | jq -e '.status.initContainerStatuses[0] | .restartCount > 0 and
     (.lastState.terminated.reason == "OOMKilled" or .lastState.terminated.exitCode == 137)'; }
   eventually killed
@@ -82,10 +83,10 @@ YAML
   eventually restarts fluid-fuse 1
   kill_container killed fluid-fuse
   kubectl delete pod killed --grace-period=1 --timeout=150s
-  left=$(on_the_node)
-  [ -n "$left" ]
+  mapfile -t left < <(on_the_node)
+  [ ${#left[@]} -gt 0 ]
   # As if that were long ago.
-  on_node find "$left" -name .fluid-fuse -exec touch -d '1 hour ago' {} +
+  on_node find "${left[@]}" -name .fluid-fuse -exec touch -d '1 hour ago' {} +
   pod next Never "cat /data/hello.txt; sleep 2"
   eventually phase next Succeeded
   eventually nothing_on_the_node

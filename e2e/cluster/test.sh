@@ -37,6 +37,8 @@ mkdir -p "$data/data/deep" "$data/labels"
   head -c 10000000 /dev/urandom >big.bin
   echo hello >hello.txt
   echo below >deep/file
+  # Takes no room on the disk; more than a sidecar has memory.
+  truncate -s 256M huge.bin
   sha256sum big.bin hello.txt deep/file >SUMS
   cd ../labels
   echo cat >1.txt

@@ -771,7 +771,8 @@ impl Request<'_> {
             others.iter().take_while(|other| is_mesh_proxy(other) && !reads(other)).count()
         };
         let (front, behind) = others.split_at(index);
-        pod["spec"][key] = [front, &containers, behind].concat().into();
+        let behind = behind.to_vec();
+        pod["spec"][key] = [front, &containers, &behind].concat().into();
         append(&mut pod["spec"], "volumes", &volumes);
         for secret in secrets {
             if !list(&pod["spec"], "imagePullSecrets").iter().any(|known| known["name"] == secret) {
@@ -788,7 +789,14 @@ impl Request<'_> {
             }
             spec["shareProcessNamespace"] = true.into();
         }
-        pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"] = status.to_string().into();
+        let annotations = &mut pod["metadata"]["annotations"];
+        if !how.native && annotations["kubectl.kubernetes.io/default-container"].is_null() {
+            if let Some(first) = behind.first() {
+                annotations["kubectl.kubernetes.io/default-container"] = first["name"].clone();
+                status["defaultContainer"] = true.into();
+            }
+        }
+        annotations["fluid-sidecar-policy/injected"] = status.to_string().into();
 
         let count: usize = CONTAINERS.iter().map(|key| list(&pod["spec"], key).len()).sum();
         if destination == "eci" && (count > 20 || list(&pod["spec"], "volumes").len() > 20) {

@@ -225,7 +225,9 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     match mounts {
         Mounts::Go => pod_place.into_iter().for_each(|pod_place| pod_place.remove(&path)),
         Mounts::Stay => mount.leave(),
-        Mounts::Guard => bail!("{}", shared.trouble().unwrap_or_else(|| "the gate of the Pod has not passed".into())),
+        Mounts::Guard => {
+            bail!("{}", shared.trouble().unwrap_or_else(|| "the gate of the Pod has not passed".into()))
+        }
     }
     end
 }
