@@ -1,9 +1,11 @@
 //! What a container of the Pod sees at its mount path: the files, or an error, never the directory below.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::thread;
 
 use fluid_fuse::guard;
 use fluid_fuse::mount::MountEntry;
@@ -48,10 +50,14 @@ impl Node {
     }
 
     /// A life of the sidecar whose store does not answer.
-    fn start_without_store(&self) -> std::process::Child {
+    fn start_without_store(&self) -> Child {
+        self.start_with_store("127.0.0.1:1", "100ms")
+    }
+
+    fn start_with_store(&self, address: &str, io_timeout: &str) -> Child {
         let mut program = self.place.program("mount");
-        program.args(["--guard", "--source", "s3://data", "--io-timeout", "100ms"]);
-        program.args(["-o", "endpoint=http://127.0.0.1:1", "-o", "region=nowhere"]);
+        program.args(["--guard", "--source", "s3://data", "--io-timeout", io_timeout]);
+        program.arg("-o").arg(format!("endpoint=http://{address}")).args(["-o", "region=nowhere"]);
         program.env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "key");
         program.spawn().unwrap()
     }
@@ -169,6 +175,35 @@ fn a_failed_gate_leaves_an_error_and_ends_the_sidecar() {
     container.fails();
     node.start();
     assert!(container.reads());
+}
+
+/// A store that denies everything.
+fn refusing_store() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let _ = connection.read(&mut [0; 16 * 1024]);
+            let body = "<Error><Code>SignatureDoesNotMatch</Code></Error>";
+            let head = format!(
+                "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = connection.write_all((head + body).as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn a_store_that_refuses_is_not_waited_for() {
+    let Some(node) = Node::new() else { return };
+    let mut sidecar = node.start_with_store(&refusing_store(), "1h");
+    let mut gate = node.place.program("wait");
+    assert!(fails(gate.args(["--gate", "--timeout", "1h"])).contains("never ready"));
+    assert_eq!(sidecar.wait().unwrap().code(), Some(1));
+    node.container("app").fails();
 }
 
 #[test]
