@@ -227,7 +227,7 @@ container() {
   unpack
   [ -e /dev/fuse ] || skip "there is no /dev/fuse"
   "$EVALUATE" --policy "$POLICY" --pod demo/pod.yaml --objects demo/cluster --output pod >"$BATS_TEST_TMPDIR/pod"
-  "$PODRUN" "$BATS_TEST_TMPDIR/pod" --format text --image "fluid-fuse=$BATS_TEST_TMPDIR/bundle/rootfs" \
+  timeout 120 "$PODRUN" "$BATS_TEST_TMPDIR/pod" --image "fluid-fuse=$BATS_TEST_TMPDIR/bundle/rootfs" \
     --volume nas=demo/nas </dev/null >"$BATS_TEST_TMPDIR/timeline" 2>&1 || { cat "$BATS_TEST_TMPDIR/timeline"; false; }
   grep -q "app .*| $(cat demo/nas/hello/hello.txt)" "$BATS_TEST_TMPDIR/timeline"
 }

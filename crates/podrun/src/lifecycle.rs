@@ -1,36 +1,38 @@
-//! Which container of the Pod starts, restarts and stops, and when.
+//! Which container of the Pod starts, restarts and ends, and when.
 //!
-//! Like kubelet's Pod worker it looks at the state it has, does the next thing, and waits for something to
-//! happen; a hook that blocks kubelet's worker blocks here too, while probes go on beside it. It knows
-//! containers only by what is reported of them. Three rules are the serverless platform's, not kubelet's:
-//! [`Role::EciSidecar`], exit codes that are ignored, and priorities at the start.
+//! Like kubelet's Pod worker it looks at the state it has, does the next thing, and waits for something to happen; a
+//! postStart hook that blocks kubelet's worker blocks here too. It knows containers only by what is reported of them.
+//! Two rules are ECI's, not kubelet's: [`Role::EciSidecar`], and exit codes that are ignored.
 
-use std::ops::RangeBounds;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use fluid_sidecar_layout::contract::MOUNT_ROOT;
 
-use crate::cli::Options;
-use crate::event::{Event, Events, Phase};
-use crate::pod::{Container, Plan, Restart, Role};
-use crate::probes::{Condemned, Probers};
+use crate::pod::{Container, Pod, RestartPolicy, Role};
 use crate::sandbox::{Message, Running, Sandbox};
+use crate::timeline::Timeline;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
-/// What kubelet leaves a container even when the grace period is used up.
+/// What kubelet leaves a native sidecar even when the grace period is used up.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
-/// How long a process may take to die of SIGKILL before podrun gives up waiting for it.
-const KILL_WAIT: Duration = Duration::from_secs(10);
 /// The exit code of a container that could not be started (containerd's StartError).
 const START_ERROR: i32 = 128;
 
-/// Why the Pod is deleted before its end.
-struct Deletion(String);
-type Step<T = ()> = Result<T, Deletion>;
+/// How a Pod ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Every container that counts ended with exit code 0.
+    Succeeded,
+    /// One did not.
+    Failed,
+}
 
+/// The Pod is deleted before its end.
+struct Deleted;
+
+#[derive(Debug)]
 enum Status {
     /// Not running; may start from then on.
     Waiting(Instant),
@@ -39,121 +41,84 @@ enum Status {
     Ended(i32),
 }
 
-struct State<'a> {
+#[derive(Debug)]
+struct State {
     status: Status,
     restarts: u32,
-    probers: Probers<'a>,
-    /// A probe wants it ended.
-    condemned: Option<Condemned>,
-}
-
-impl State<'_> {
-    fn runs(&self) -> bool {
-        matches!(self.status, Status::Running(_))
-    }
 }
 
 /// The life of one Pod.
-pub struct Lifecycle<'a> {
-    plan: &'a Plan,
+#[derive(Debug)]
+pub(crate) struct Lifecycle<'a> {
+    pod: &'a Pod,
     sandbox: &'a Sandbox<'a>,
     messages: Receiver<Message>,
-    events: Events,
-    max_restarts: u32,
-    timeout: Duration,
-    deadline: Instant,
-    states: Vec<State<'a>>,
-    /// The signal that podrun got.
-    signal: Option<&'static str>,
+    timeline: Timeline,
+    states: Vec<State>,
+    /// podrun got a signal.
+    deleted: bool,
     /// Nothing is restarted any more.
     ending: bool,
 }
 
 impl<'a> Lifecycle<'a> {
     /// A Pod whose containers have not started.
-    pub fn new(
-        plan: &'a Plan,
-        sandbox: &'a Sandbox<'a>,
-        messages: Receiver<Message>,
-        events: Events,
-        options: &Options,
-    ) -> Self {
-        let now = Instant::now();
-        let state = |_| State {
-            status: Status::Waiting(now),
-            restarts: 0,
-            probers: Probers::default(),
-            condemned: None,
-        };
-        let states = plan.containers.iter().map(state).collect();
-        let (max_restarts, timeout) = (options.max_restarts, options.timeout);
-        let (deadline, signal, ending) = (now + timeout, None, false);
-        Lifecycle { plan, sandbox, messages, events, max_restarts, timeout, deadline, states, signal, ending }
+    pub(crate) fn new(pod: &'a Pod, sandbox: &'a Sandbox<'a>, messages: Receiver<Message>) -> Self {
+        let state = |_| State { status: Status::Waiting(Instant::now()), restarts: 0 };
+        let states = pod.spec.containers.iter().map(state).collect();
+        let timeline = Timeline::new();
+        Lifecycle { pod, sandbox, messages, timeline, states, deleted: false, ending: false }
     }
 
     /// Runs the Pod to its end.
-    pub fn run(mut self) -> Result<Phase> {
-        self.events.emit(&Event::Runtime { name: self.sandbox.runtime() });
-        for message in self.plan.notes.iter().chain(&self.sandbox.notes) {
-            self.events.emit(&Event::Note { message });
-        }
+    pub(crate) fn run(mut self) -> Result<Phase> {
         let lived = self.live();
         self.ending = true;
-        match lived {
-            Ok(culprit) => {
-                self.end("the other containers have ended");
-                Ok(self.phase(culprit))
-            }
-            Err(Deletion(reason)) => {
-                self.events.emit(&Event::Deleting { reason: &reason });
-                self.end("the Pod is deleted");
-                bail!("the Pod was deleted: {reason}")
-            }
+        if let Err(Deleted) = lived {
+            self.timeline.print("pod", "is deleted");
+            self.end("the Pod is deleted");
+            bail!("the Pod was deleted by a signal");
         }
+        self.end("the other containers have ended");
+        Ok(self.phase())
     }
 
-    /// Until no main container runs or will run. Gives the init container that kept them from starting.
-    fn live(&mut self) -> Step<Option<usize>> {
+    /// Until no main container runs or will run.
+    fn live(&mut self) -> Result<(), Deleted> {
         for index in 0..self.states.len() {
-            if matches!(self.container(index).role, Role::Init | Role::NativeSidecar)
-                && !self.initialise(index)?
-            {
-                return Ok(Some(index));
+            match self.container(index).role {
+                Role::Init | Role::NativeSidecar if !self.initialise(index)? => return Ok(()),
+                _ => {}
             }
         }
         loop {
-            self.sync(..)?;
-            let mut main = self.plan.containers.iter().zip(&self.states);
-            if main.all(|(container, state)| {
+            self.start_due(self.states.len())?;
+            let mut all = self.pod.spec.containers.iter().zip(&self.states);
+            if all.all(|(container, state)| {
                 container.role != Role::Main || matches!(state.status, Status::Ended(_))
             }) {
-                return Ok(None);
+                return Ok(());
             }
-            self.wait(..)?;
+            self.wait(self.states.len())?;
         }
     }
 
     /// Until what comes after an init container may start; whether it may.
-    fn initialise(&mut self, index: usize) -> Step<bool> {
-        let role = self.container(index).role;
+    fn initialise(&mut self, index: usize) -> Result<bool, Deleted> {
         loop {
-            self.sync(..=index)?;
+            self.start_due(index + 1)?;
             match self.states[index].status {
-                Status::Ended(code) => return Ok(role == Role::Init && code == 0),
-                Status::Running(_)
-                    if role == Role::NativeSidecar && self.states[index].probers.started_up() =>
-                {
-                    return Ok(true);
-                }
-                Status::Running(_) | Status::Waiting(_) => self.wait(..=index)?,
+                Status::Ended(code) => return Ok(code == 0),
+                Status::Running(_) if self.container(index).role == Role::NativeSidecar => return Ok(true),
+                Status::Running(_) | Status::Waiting(_) => self.wait(index + 1)?,
             }
         }
     }
 
     /// Ends what still runs: main containers together, then native sidecars in reverse order.
     fn end(&mut self, reason: &str) {
-        let deadline = Instant::now() + self.plan.grace;
-        let is_native = |index: &usize| self.plan.containers[*index].role == Role::NativeSidecar;
+        let deadline = Instant::now() + self.pod.spec.grace();
+        let is_native = |index: &usize| self.container(*index).role == Role::NativeSidecar;
         let (native, others): (Vec<_>, Vec<_>) = (0..self.states.len()).partition(is_native);
         self.terminate(&others, deadline, reason);
         for index in native.into_iter().rev() {
@@ -161,280 +126,148 @@ impl<'a> Lifecycle<'a> {
         }
     }
 
-    fn phase(&self, culprit: Option<usize>) -> Phase {
-        let exit_code = |index: usize| match self.states[index].status {
-            Status::Ended(code) => code,
-            Status::Waiting(_) | Status::Running(_) => 0,
-        };
-        let counts = |index: &usize| {
-            let container = self.container(*index);
-            container.role != Role::NativeSidecar && !container.ignore_exit_code && exit_code(*index) != 0
-        };
-        let culprit = culprit.or_else(|| (0..self.states.len()).find(counts));
-        let phase = if culprit.is_some() { Phase::Failed } else { Phase::Succeeded };
-        let container = culprit.map(|index| self.container(index).name.as_str());
-        self.events.emit(&Event::Finished { phase, container, exit_code: culprit.map(exit_code) });
-        phase
+    fn phase(&self) -> Phase {
+        for (container, state) in self.pod.spec.containers.iter().zip(&self.states) {
+            if let Status::Ended(code) = state.status
+                && code != 0
+                && !container.ignore_exit_code()
+            {
+                self.timeline.print("pod", format_args!("Failed ({} exited {code})", container.name));
+                return Phase::Failed;
+            }
+        }
+        self.timeline.print("pod", "Succeeded");
+        Phase::Succeeded
     }
 
     fn container(&self, index: usize) -> &'a Container {
-        &self.plan.containers[index]
+        &self.pod.spec.containers[index]
     }
 
-    /// Ends containers whose probes failed, and starts those that are due.
-    fn sync(&mut self, range: impl RangeBounds<usize>) -> Step {
-        for index in 0..self.states.len() {
-            let state = &self.states[index];
-            if let Some(condemned) = state.condemned.filter(|_| state.runs() && range.contains(&index)) {
-                let grace = condemned.grace.unwrap_or(self.plan.grace);
-                self.terminate(&[index], Instant::now() + grace, condemned.reason);
-            }
-        }
-        let mut order: Vec<_> = (0..self.states.len()).filter(|index| range.contains(index)).collect();
-        order.sort_by_key(|index| -i64::from(self.launch_priority(*index)));
-        for index in order {
-            let due = matches!(self.states[index].status, Status::Waiting(from) if from <= Instant::now());
-            if due && !self.is_held_up(index) {
+    fn print(&self, index: usize, what: impl std::fmt::Display) {
+        self.timeline.print(&self.container(index).name, what);
+    }
+
+    /// Starts those of the first `count` containers that are due.
+    fn start_due(&mut self, count: usize) -> Result<(), Deleted> {
+        for index in 0..count {
+            if matches!(self.states[index].status, Status::Waiting(from) if from <= Instant::now()) {
                 self.start(index)?;
             }
         }
         Ok(())
     }
 
-    /// Priorities are of main containers only: these start after all init containers.
-    fn launch_priority(&self, index: usize) -> i32 {
-        let container = self.container(index);
-        match container.role {
-            Role::Main | Role::EciSidecar => container.launch_priority,
-            Role::Init | Role::NativeSidecar => i32::MAX,
-        }
-    }
-
-    /// Whether the first start must wait for a container of a higher priority to be ready. One that ended for
-    /// good will never be: were it waited for, the Pod would not end.
-    fn is_held_up(&self, index: usize) -> bool {
-        if self.states[index].restarts > 0 {
-            return false;
-        }
-        let priority = self.launch_priority(index);
-        self.states.iter().enumerate().any(|(other, state)| {
-            let main = matches!(self.container(other).role, Role::Main | Role::EciSidecar);
-            let settled = match state.status {
-                Status::Waiting(_) => false,
-                Status::Running(_) => state.probers.ready(),
-                Status::Ended(_) => true,
-            };
-            main && self.launch_priority(other) > priority && !settled
-        })
-    }
-
     /// Starts a container and, like kubelet, goes on only when its postStart hook is through.
-    fn start(&mut self, index: usize) -> Step {
-        let container = self.container(index);
-        let (name, restarts) = (container.name.as_str(), self.states[index].restarts);
-        if container.vfuse {
-            let shared = format!("a shared {MOUNT_ROOT}");
-            let what = ["/dev/fuse", "CAP_SYS_ADMIN", &shared];
-            self.events.emit(&Event::Granted {
-                container: name,
-                resource: &self.plan.vfuse_resource,
-                what: &what,
-            });
-        }
-        match self.sandbox.start(index, restarts) {
+    fn start(&mut self, index: usize) -> Result<(), Deleted> {
+        match self.sandbox.start(index, self.states[index].restarts) {
             Ok(running) => {
-                let pid = running.pid.as_raw();
-                // Probes begin now, not when the hook is through: this container may wait for its own readiness.
-                self.states[index].probers = Probers::new(container, Instant::now());
+                self.print(index, format_args!("started (pid {})", running.pid));
                 self.states[index].status = Status::Running(running);
-                self.events.emit(&Event::Started { container: name, restarts, pid });
             }
             Err(error) => {
-                let message = format!("{error:#}");
-                self.events.emit(&Event::StartFailed { container: name, message: &message });
-                self.ended(index, START_ERROR, false);
+                self.print(index, format_args!("cannot start ({error:#})"));
+                self.ended(index, START_ERROR);
                 return Ok(());
             }
         }
-        if let Some(command) = &container.post_start
-            && !self.hook(index, "postStart", command)?
+        if let Some(command) = self.container(index).post_start()
+            && !self.post_start(index, command)?
         {
-            self.terminate(&[index], Instant::now() + self.plan.grace, "its postStart hook failed");
+            self.terminate(&[index], Instant::now() + self.pod.spec.grace(), "its postStart hook failed");
         }
         Ok(())
     }
 
-    /// Runs a hook or probe to its end; whether it succeeded.
-    fn hook(&mut self, index: usize, hook: &'static str, command: &[String]) -> Step<bool> {
-        if !self.begin_hook(index, hook, command, None) {
+    /// Runs a postStart hook to its end; whether it succeeded.
+    fn post_start(&mut self, index: usize, command: &[String]) -> Result<bool, Deleted> {
+        let Status::Running(running) = &self.states[index].status else { return Ok(false) };
+        if let Err(error) = self.sandbox.post_start(index, running, command) {
+            self.print(index, format_args!("postStart cannot run ({error:#})"));
             return Ok(false);
         }
         loop {
-            if let Some(Message::Hook { container, hook: ended, code, .. }) = self.next(None)?
-                && (container, ended) == (index, hook)
-            {
+            let message = self.receive(None);
+            if self.deleted {
+                return Err(Deleted);
+            }
+            if let Some(Message::PostStart { code, .. }) = message {
                 return Ok(code == 0);
             }
         }
     }
 
-    fn begin_hook(
-        &self,
-        index: usize,
-        hook: &'static str,
-        command: &[String],
-        timeout: Option<Duration>,
-    ) -> bool {
-        let Status::Running(running) = &self.states[index].status else { return false };
-        self.sandbox.hook(index, running, hook, command, timeout).is_ok()
-    }
-
-    /// Begins the probes that are due; gives when the next one is.
-    fn begin_probes(&mut self) -> Option<Instant> {
-        for index in 0..self.states.len() {
-            while let Some((kind, probe)) = self.states[index].probers.take_due(Instant::now()) {
-                if !self.begin_hook(index, kind.field(), &probe.command, Some(probe.timeout)) {
-                    self.judge(index, kind.field(), false);
-                }
-            }
-        }
-        self.states.iter().filter_map(|state| state.probers.due()).min()
-    }
-
-    /// Takes the result of a probe; whether it is worth an event.
-    fn judge(&mut self, index: usize, field: &str, success: bool) -> bool {
-        let state = &mut self.states[index];
-        let verdict = state.probers.result(field, success, Instant::now());
-        state.condemned = state.condemned.or(verdict.and_then(|verdict| verdict.condemned));
-        verdict.is_some_and(|verdict| verdict.tell)
-    }
-
-    /// Waits until something happens or something is due for a container of the range.
-    fn wait(&mut self, range: impl RangeBounds<usize>) -> Step {
-        let now = Instant::now();
-        let due = self.states.iter().enumerate().filter_map(|(index, state)| match state.status {
-            _ if !range.contains(&index) => None,
-            Status::Waiting(from) => Some(from).filter(|_| !self.is_held_up(index)),
-            Status::Running(_) => state.condemned.map(|_| now),
-            Status::Ended(_) => None,
+    /// Waits until something happens, or one of the first `count` containers is due.
+    fn wait(&mut self, count: usize) -> Result<(), Deleted> {
+        let due = self.states[..count].iter().filter_map(|state| match state.status {
+            Status::Waiting(from) => Some(from),
+            Status::Running(_) | Status::Ended(_) => None,
         });
-        self.next(due.min()).map(|_| ())
+        if !self.deleted {
+            self.receive(due.min());
+        }
+        if self.deleted { Err(Deleted) } else { Ok(()) }
     }
 
-    fn next(&mut self, until: Option<Instant>) -> Step<Option<Message>> {
-        let until = until.map_or(self.deadline, |until| until.min(self.deadline));
-        let message = if self.signal.is_none() { self.receive(until) } else { None };
-        if let Some(signal) = self.signal {
-            return Err(Deletion(format!("podrun got {signal}")));
-        }
-        if message.is_none() && Instant::now() >= self.deadline {
-            return Err(Deletion(format!("it has not ended within {:?} (--timeout)", self.timeout)));
-        }
-        Ok(message)
-    }
-
-    /// Waits for a report, keeps the states, and tells of it. None when the time is up.
-    fn receive(&mut self, until: Instant) -> Option<Message> {
-        loop {
-            let probe = self.begin_probes().filter(|probe| *probe < until);
-            let pause = probe.unwrap_or(until).saturating_duration_since(Instant::now());
-            let message = match self.messages.recv_timeout(pause) {
-                Ok(message) => message,
-                Err(RecvTimeoutError::Timeout) if probe.is_some() => continue,
-                Err(_) => return None,
-            };
-            match &message {
-                Message::Output { container, stream, line } => {
-                    let container = &self.container(*container).name;
-                    self.events.emit(&Event::Output { container, stream, line });
-                    continue;
-                }
-                Message::Exited { container, code, out_of_memory } => {
-                    self.ended(*container, *code, *out_of_memory);
-                }
-                Message::Hook { container, attempt, hook, code, took, output } => {
-                    // A probe of the container's last run says nothing of this one.
-                    let current = *attempt == self.states[*container].restarts;
-                    let probe = hook.ends_with("Probe");
-                    if probe && !(current && self.judge(*container, hook, *code == 0)) {
-                        return Some(message);
-                    }
-                    let (container, took_ms) = (&self.container(*container).name, took.as_millis());
-                    self.events.emit(&Event::Hook { container, hook, exit_code: *code, took_ms, output });
-                }
-                Message::Signal(signal) => self.signal = Some(signal),
+    /// Waits for a report, prints it, and keeps the states. None when the time is up.
+    fn receive(&mut self, until: Option<Instant>) -> Option<Message> {
+        let message = match until {
+            Some(until) => self.messages.recv_timeout(until.saturating_duration_since(Instant::now())),
+            None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let message = message.ok()?;
+        match &message {
+            Message::Output { container, line } => self.print(*container, format_args!("| {line}")),
+            Message::Exited { container, code } => self.ended(*container, *code),
+            Message::PostStart { container, code, took, output } => {
+                let took = took.as_millis();
+                let said = output.trim().replace('\n', "; ");
+                let colon = if said.is_empty() { "" } else { ": " };
+                self.print(*container, format_args!("postStart exited {code} ({took} ms){colon}{said}"));
             }
-            return Some(message);
+            Message::Signal => self.deleted = true,
         }
+        Some(message)
     }
 
     /// A container's process ended: it is restarted, or ended for good.
-    fn ended(&mut self, index: usize, exit_code: i32, out_of_memory: bool) {
-        let container = self.container(index);
-        let ignored = exit_code != 0 && (container.ignore_exit_code || container.role == Role::NativeSidecar);
-        let reason = out_of_memory.then_some("OOMKilled");
-        self.events.emit(&Event::Exited { container: &container.name, exit_code, ignored, reason });
-        let restart = self.is_restarted(index, exit_code);
+    fn ended(&mut self, index: usize, code: i32) {
+        self.print(index, format_args!("exited {code}"));
+        let restart = match (self.container(index).role, self.pod.spec.restart_policy) {
+            (Role::NativeSidecar, _) => true,
+            (_, RestartPolicy::Never) => false,
+            (Role::Init, _) | (_, RestartPolicy::OnFailure) => code != 0,
+            (Role::Main | Role::EciSidecar, RestartPolicy::Always) => true,
+        };
         let state = &mut self.states[index];
-        (state.probers, state.condemned) = (Probers::default(), None);
-        let status = if restart && !self.ending && state.restarts < self.max_restarts {
+        state.status = if restart && !self.ending {
             let delay = (FIRST_BACKOFF * 2u32.pow(state.restarts.min(8))).min(LONGEST_BACKOFF);
             state.restarts += 1;
-            self.events.emit(&Event::Restarting { container: &container.name, delay_ms: delay.as_millis() });
             Status::Waiting(Instant::now() + delay)
         } else {
-            Status::Ended(exit_code)
+            Status::Ended(code)
         };
-        if let Status::Running(running) = std::mem::replace(&mut state.status, status) {
-            self.sandbox.remove(running);
+    }
+
+    /// Ends containers together: SIGTERM, and SIGKILL when the time is up.
+    fn terminate(&mut self, indices: &[usize], deadline: Instant, reason: &str) {
+        self.kill(indices, "SIGTERM", reason);
+        let mut deadline = Some(deadline);
+        while indices.iter().any(|index| matches!(self.states[*index].status, Status::Running(_))) {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.kill(indices, "SIGKILL", "it did not end in time");
+                deadline = None;
+            }
+            self.receive(deadline);
         }
     }
 
-    /// Whether the policy has a container started again. One that a probe had ended is, whatever it said.
-    fn is_restarted(&self, index: usize, exit_code: i32) -> bool {
-        let failed = exit_code != 0 || self.states[index].condemned.is_some();
-        match (self.container(index).role, self.plan.restart) {
-            (Role::NativeSidecar, _) => true,
-            (_, Restart::Never) => false,
-            (Role::Init, _) | (_, Restart::OnFailure) => failed,
-            (Role::Main | Role::EciSidecar, Restart::Always) => true,
-        }
-    }
-
-    /// Ends containers together: preStop, SIGTERM, and SIGKILL when the time is up or podrun is signalled.
-    fn terminate(&mut self, indices: &[usize], mut deadline: Instant, reason: &str) {
+    fn kill(&self, indices: &[usize], signal: &str, reason: &str) {
         for index in indices {
-            self.states[*index].probers = Probers::default();
-            match &self.container(*index).pre_stop {
-                Some(command) if self.begin_hook(*index, "preStop", command, None) => {}
-                _ => self.kill(*index, "SIGTERM", reason),
+            if let Status::Running(running) = &self.states[*index].status {
+                self.print(*index, format_args!("gets {signal} ({reason})"));
+                self.sandbox.kill(running, signal);
             }
-        }
-        let mut killed = false;
-        while indices.iter().any(|index| self.states[*index].runs()) {
-            match self.receive(deadline) {
-                Some(Message::Hook { container, hook: "preStop", .. }) if indices.contains(&container) => {
-                    self.kill(container, "SIGTERM", reason);
-                }
-                Some(Message::Signal(_)) => deadline = deadline.min(Instant::now()),
-                Some(_) => {}
-                None if killed => {
-                    let still: Vec<_> = indices.iter().filter(|index| self.states[**index].runs()).collect();
-                    still.into_iter().for_each(|index| self.ended(*index, 137, false));
-                }
-                None => {
-                    indices.iter().for_each(|index| self.kill(*index, "SIGKILL", "it did not end in time"));
-                    (killed, deadline) = (true, Instant::now() + KILL_WAIT);
-                }
-            }
-        }
-    }
-
-    fn kill(&self, index: usize, signal: &str, reason: &str) {
-        if let Status::Running(running) = &self.states[index].status {
-            let container = &self.container(index).name;
-            self.events.emit(&Event::Stopping { container, signal, reason });
-            self.sandbox.kill(running, signal);
         }
     }
 }

@@ -1,50 +1,72 @@
-//! Pods that are deleted, and what is left of them: nothing.
+//! How Pods end, and what is left of them: nothing, as [`Running::end`](crate::running::Running::end) asserts.
 
-use crate::world::{ECI, NATIVE, at, pod, worlds};
+use crate::world::{BY_PROCESSES, ECI, NATIVE, pod, world};
 
 /// Reads with many processes at a time, on and on.
 const STREAMS: &str = "trap 'exit 0' TERM; for i in $(seq 64); do (while :; do cat /data/big.bin >/dev/null; done) & done; \
     sleep 0.5; echo reading; while :; do sleep 0.1; done";
 
 #[test]
-fn a_pod_that_is_deleted_amid_64_streams_ends_in_time() {
-    for world in worlds() {
-        for settings in [ECI, NATIVE] {
-            let mut running = world.start(&pod("Never", STREAMS), settings);
-            running.until("app: reading");
-            let run = running.delete();
-            assert!(run.has("fluid-fuse exited 0") && !run.has("fluid-fuse SIGKILL"));
-            let deleted = run.event("deleting")["time_ms"].as_u64().unwrap();
-            assert!(at(&run, "fluid-fuse exited 0") < deleted + 20_000);
-            world.assert_nothing_left();
-        }
+fn a_pod_that_is_deleted_while_it_reads_ends_by_itself() {
+    let Some(world) = world() else { return };
+    for settings in [ECI, NATIVE, BY_PROCESSES] {
+        let mut running = world.start(&pod("Never", STREAMS), settings);
+        running.until("app | reading");
+        let run = running.delete();
+        assert!(run.has("fluid-fuse exited 0") && !run.has("fluid-fuse gets SIGKILL"));
     }
 }
 
 #[test]
-fn a_pod_without_a_grace_period_leaves_nothing_behind() {
+fn a_pod_that_is_killed_while_it_reads_leaves_nothing() {
+    let Some(world) = world() else { return };
     let pod = pod("Never", STREAMS)
-        .replace("terminationGracePeriodSeconds: 20", "terminationGracePeriodSeconds: 0");
-    for world in worlds() {
-        for settings in [ECI, NATIVE] {
-            let mut running = world.start(&pod, settings);
-            running.until("app: reading");
-            running.delete();
-            world.assert_nothing_left();
-        }
+        .replace("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 0");
+    for settings in [ECI, NATIVE] {
+        let mut running = world.start(&pod, settings);
+        running.until("app | reading");
+        running.delete();
     }
 }
 
 #[test]
-fn a_hundred_pods_in_a_row_leave_nothing_behind() {
-    for world in worlds() {
-        let admitted = world.admit(&pod("Never", "cat /data/hello.txt"), NATIVE);
-        let run = || world.start_admitted(&admitted, &[]).end();
-        assert_eq!(run().code, 0);
-        for _ in 0..if world.is_crun() { 10 } else { 100 } {
-            let run = run();
-            assert!(run.has("app: hello") && run.code == 0);
-        }
-        world.assert_nothing_left();
+fn a_job_that_fails_fails_with_the_apps_code() {
+    let Some(world) = world() else { return };
+    for settings in [ECI, NATIVE, BY_PROCESSES] {
+        let run = world.run(&pod("Never", "cat /data/hello.txt; sleep 0.2; exit 7"), settings);
+        run.assert_order(&[
+            "app | hello",
+            "app exited 7",
+            "fluid-fuse exited 0",
+            "pod Failed (app exited 7)",
+        ]);
+        assert_eq!(run.code, 1);
     }
+}
+
+#[test]
+fn the_sidecar_ends_with_the_containers_that_it_sees() {
+    let Some(world) = world() else { return };
+    let second = "  - name: second\n    image: busybox\n    \
+                  command: [sh, -c, \"until [ -e /scratch/first ]; do sleep 0.1; done; cat /data/deep/file; sleep 1\"]\n    \
+                  volumeMounts: [{name: data, mountPath: /data}, {name: scratch, mountPath: /scratch}]\n  volumes:";
+    let pod =
+        pod("Never", "cat /data/hello.txt; sleep 1; touch /scratch/first").replace("  volumes:", second);
+    let run = world.run(&pod, BY_PROCESSES);
+    run.assert_order(&["app exited 0", "second exited 0"]);
+    run.assert_order(&["second | below", "second exited 0", "fluid-fuse exited 0"]);
+    assert_eq!(run.code, 0);
+}
+
+#[test]
+fn a_sidecar_that_no_container_uses_ends_by_itself() {
+    let Some(world) = world() else { return };
+    let mount = "{name: data, mountPath: /data}, ";
+    let pod = pod("Never", "until [ -e /scratch/end ]; do sleep 0.1; done");
+    assert!(pod.contains(mount));
+    let mut running = world.start(&pod.replace(mount, ""), BY_PROCESSES);
+    running.until("fluid-fuse postStart exited 0");
+    running.until("fluid-fuse exited 0");
+    assert!(!running.has("fluid-fuse gets SIGTERM"));
+    running.delete();
 }

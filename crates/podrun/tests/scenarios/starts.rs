@@ -1,0 +1,92 @@
+//! The application starts when its data is there, and not before.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::world::{BY_PROCESSES, CHECK, ECI, NATIVE, and, pod, world};
+
+#[test]
+fn a_pod_reads_its_dataset() {
+    let Some(world) = world() else { return };
+    let unprivileged = and(NATIVE, "destinations: {kubernetes: {device: extendedResource}}");
+    for settings in [ECI, BY_PROCESSES, NATIVE, &unprivileged] {
+        let run = world.run(&pod("Never", &format!("{CHECK} && sleep 0.2")), settings);
+        run.assert_order(&[
+            "fluid-fuse started",
+            "fluid-fuse postStart exited 0",
+            "app started",
+            "app | big.bin: OK",
+            "app | deep/file: OK",
+            "app exited 0",
+            "fluid-fuse exited 0",
+            "pod Succeeded",
+        ]);
+        assert_eq!(run.code, 0);
+    }
+}
+
+#[test]
+fn an_init_container_reads_data_from_a_native_sidecar() {
+    let Some(world) = world() else { return };
+    let init = "  initContainers:\n  - name: prepare\n    image: busybox\n    \
+                command: [sh, -c, \"cp /data/hello.txt /scratch\"]\n    \
+                volumeMounts: [{name: data, mountPath: /data}, {name: scratch, mountPath: /scratch}]\n";
+    let pod =
+        pod("Never", "cat /scratch/hello.txt").replace("  containers:", &format!("{init}  containers:"));
+    world.run(&pod, NATIVE).assert_order(&[
+        "fluid-fuse postStart exited 0",
+        "prepare started",
+        "prepare exited 0",
+        "app | hello",
+        "app exited 0",
+        "fluid-fuse gets SIGTERM",
+        "fluid-fuse exited 0",
+        "pod Succeeded",
+    ]);
+}
+
+#[test]
+fn the_gate_holds_the_app_until_the_store_answers() {
+    let Some(mut world) = world() else { return };
+    for settings in [ECI, NATIVE] {
+        world.store.stop();
+        let mut running = world.start(&pod("Never", "cat /data/hello.txt"), settings);
+        running.until("fluid-fuse started");
+        // An app that is not held would have started long since.
+        thread::sleep(Duration::from_secs(2));
+        assert!(!running.has("app started"));
+        world.store.resume();
+        let run = running.end();
+        run.assert_order(&["fluid-fuse postStart exited 0", "app started", "app | hello", "app exited 0"]);
+    }
+}
+
+#[test]
+fn a_mount_that_never_comes_is_told_and_a_native_sidecar_holds_the_app_for_good() {
+    let Some(mut world) = world() else { return };
+    world.store.stop();
+    // Short: it may be asked to end before it heeds SIGTERM.
+    let pod = pod("Never", "ls /data")
+        .replace("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 2");
+    let mut running = world.start(&pod, &and(NATIVE, "gateTimeoutSeconds: 2"));
+    running.until("fluid-fuse postStart exited 1");
+    // Again.
+    running.until("fluid-fuse started");
+    let run = running.delete();
+    let told = |line: &&String| line.contains("not ready after 2s") && line.contains("does not answer");
+    assert!(run.lines.iter().any(|line| line.starts_with("fluid-fuse postStart") && told(&line)));
+    assert!(!run.has("app started"));
+}
+
+#[test]
+fn an_app_that_starts_although_the_gate_has_failed_finds_no_empty_directory() {
+    let Some(mut world) = world() else { return };
+    world.store.stop();
+    // kubelet starts the next container in any case.
+    let settings = and(NATIVE, "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer}}");
+    let user = "image: busybox\n    securityContext: {runAsUser: 1000}";
+    let run = world.run(&pod("Never", "ls /data").replace("image: busybox", user), &settings);
+    run.assert_order(&["fluid-fuse postStart exited 1", "fluid-fuse exited 0", "app started"]);
+    assert!(run.lines.iter().any(|line| line.starts_with("app | ls:") && line.contains("denied")));
+    assert_eq!(run.code, 1);
+}
