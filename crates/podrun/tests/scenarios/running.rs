@@ -177,9 +177,12 @@ fn cgroup_of(node: &str, directory: &Path) -> Option<PathBuf> {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Only of a test that failed: podrun tidies up.
+        // Only of a test that failed: podrun tidies up, if it can.
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             self.terminate();
+            let until = Instant::now() + Duration::from_secs(30);
+            while self.next(until).is_some() {}
+            let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
