@@ -18,7 +18,7 @@ fn a_pod_that_is_deleted_while_it_reads_ends_by_itself() {
 }
 
 #[test]
-fn a_pod_that_is_killed_while_it_reads_leaves_nothing() {
+fn a_pod_without_a_grace_period_leaves_nothing_behind() {
     let Some(world) = world() else { return };
     let pod = pod("Never", STREAMS)
         .replace("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 0");
