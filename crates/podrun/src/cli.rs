@@ -59,7 +59,7 @@ What it does as kubelet does:
   * main containers in order, each start blocked by the postStart hook of the
     one before; a failing hook ends its own container, not the next one's
     start;
-  * SIGTERM, terminationGracePeriodSeconds, SIGKILL; SIGTERM or SIGINT to
+  * preStop hooks, SIGTERM, terminationGracePeriodSeconds, SIGKILL; SIGTERM or SIGINT to
     podrun deletes the Pod;
   * restartPolicy Never, OnFailure and Always;
   * shareProcessNamespace: pid 1 is a process of podrun's; a container ends
@@ -76,7 +76,7 @@ What it does as the serverless platform (Alibaba Cloud ECI) does:
     Pod.
 
 What it accepts and does not heed: readinessProbe, seccompProfile,
-runAsNonRoot, other limits, requests, other variables of ECI. Other fields that
+runAsNonRoot, terminationMessagePolicy, type of hostPath, other limits, requests, other variables of ECI. Other fields that
 it does not know are refused. The backoff between restarts is 0.1 s to 2 s, not
 10 s to 5 min. Containers use the machine's network.
 

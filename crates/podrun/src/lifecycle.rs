@@ -120,6 +120,8 @@ impl<'a> Lifecycle<'a> {
         let deadline = Instant::now() + self.pod.spec.grace();
         let is_native = |index: &usize| self.container(*index).role == Role::NativeSidecar;
         let (native, others): (Vec<_>, Vec<_>) = (0..self.states.len()).partition(is_native);
+        // All at the beginning, whenever the containers' turn comes.
+        self.pre_stop(&[others.as_slice(), &native].concat());
         self.terminate(&others, deadline, reason);
         for index in native.into_iter().rev() {
             self.terminate(&[index], deadline.max(Instant::now() + LEAST_GRACE), reason);
@@ -174,6 +176,7 @@ impl<'a> Lifecycle<'a> {
         if let Some(command) = self.container(index).post_start()
             && !self.post_start(index, command)?
         {
+            self.pre_stop(&[index]);
             self.terminate(&[index], Instant::now() + self.pod.spec.grace(), "its postStart hook failed");
         }
         Ok(())
@@ -247,6 +250,18 @@ impl<'a> Lifecycle<'a> {
         } else {
             Status::Ended(code)
         };
+    }
+
+    /// Runs the preStop hooks of containers that run.
+    fn pre_stop(&self, indices: &[usize]) {
+        for index in indices {
+            let Status::Running(running) = &self.states[*index].status else { continue };
+            let Some(command) = self.container(*index).pre_stop() else { continue };
+            match self.sandbox.pre_stop(*index, running, command) {
+                Ok(code) => self.print(*index, format_args!("preStop exited {code}")),
+                Err(error) => self.print(*index, format_args!("preStop cannot run ({error:#})")),
+            }
+        }
     }
 
     /// Ends containers together: SIGTERM, and SIGKILL when the time is up.

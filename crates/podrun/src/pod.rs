@@ -93,6 +93,8 @@ pub(crate) struct Container {
     pub(crate) volume_mounts: Vec<VolumeMount>,
     #[serde(default, rename = "readinessProbe")]
     _readiness_probe: IgnoredAny,
+    #[serde(default, rename = "terminationMessagePolicy")]
+    _termination_message_policy: IgnoredAny,
 }
 
 impl Container {
@@ -119,6 +121,11 @@ impl Container {
     /// The command of its postStart hook.
     pub(crate) fn post_start(&self) -> Option<&[String]> {
         self.lifecycle.post_start.as_ref().map(|hook| hook.exec.command.as_slice())
+    }
+
+    /// The command of its preStop hook.
+    pub(crate) fn pre_stop(&self) -> Option<&[String]> {
+        self.lifecycle.pre_stop.as_ref().map(|hook| hook.exec.command.as_slice())
     }
 }
 
@@ -149,6 +156,7 @@ struct SecretKey {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Hooks {
     post_start: Option<Hook>,
+    pre_stop: Option<Hook>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -276,7 +284,7 @@ pub(crate) mod tests {
     fn what_is_not_known_is_refused() {
         for (fields, expected) in [
             (json!({"livenessProbe": {}}), "unknown field `livenessProbe`"),
-            (json!({"lifecycle": {"preStop": {}}}), "unknown field `preStop`"),
+            (json!({"lifecycle": {"stopSignal": "SIGINT"}}), "unknown field `stopSignal`"),
             (json!({"securityContext": {"readOnlyRootFilesystem": true}}), "`readOnlyRootFilesystem`"),
             (json!({"volumeMounts": [{"name": "v", "mountPath": "/", "subPath": "a"}]}), "`subPath`"),
             (json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]}), "`fieldRef`"),

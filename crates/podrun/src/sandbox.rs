@@ -193,11 +193,23 @@ impl<'a> Sandbox<'a> {
         });
     }
 
+    /// The file that describes a hook's process.
+    fn hook(&self, index: usize, running: &Running, name: &str, command: &[String]) -> Result<PathBuf> {
+        let process = oci::process(&self.pod.spec.containers[index], command, self.capabilities);
+        let file = self.node.directory(&format!("containers/{}", running.id))?.join(name);
+        fs::write(&file, process.to_string()).context("cannot write a process's file")?;
+        Ok(file)
+    }
+
+    /// Runs a preStop hook in a container to its end; its exit code.
+    pub(crate) fn pre_stop(&self, index: usize, running: &Running, command: &[String]) -> Result<i32> {
+        let file = self.hook(index, running, "preStop", command)?;
+        Ok(self.runtime.exec(&running.id, &file)?.0)
+    }
+
     /// Runs a postStart hook in a container; its end is reported.
     pub(crate) fn post_start(&self, index: usize, running: &Running, command: &[String]) -> Result<()> {
-        let process = oci::process(&self.pod.spec.containers[index], command, self.capabilities);
-        let file = self.node.directory(&format!("containers/{}", running.id))?.join("postStart");
-        fs::write(&file, process.to_string()).context("cannot write a process's file")?;
+        let file = self.hook(index, running, "postStart", command)?;
         let (runtime, id, sender) = (Arc::clone(&self.runtime), running.id.clone(), self.sender.clone());
         thread::spawn(move || {
             let begun = Instant::now();

@@ -28,7 +28,7 @@ fn a_sidecar_that_is_killed_is_replaced_and_a_restarted_app_reads_again() {
 #[test]
 fn an_app_that_was_there_before_the_mount_gets_it_without_a_restart() {
     let Some(mut world) = world() else { return };
-    // As root it sees the directory below, where the others are refused; what is mounted there comes to it.
+    // It starts upon the guard.
     let script = "trap 'exit 0' TERM; until cat /data/hello.txt 2>/dev/null; do sleep 0.1; done; \
         while :; do sleep 0.1; done";
     let settings = and(NATIVE, "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer}}");

@@ -84,9 +84,16 @@ fn an_app_that_starts_although_the_gate_has_failed_finds_no_empty_directory() {
     world.store.stop();
     // kubelet starts the next container in any case.
     let settings = and(NATIVE, "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer}}");
-    let user = "image: busybox\n    securityContext: {runAsUser: 1000}";
-    let run = world.run(&pod("Never", "ls /data").replace("image: busybox", user), &settings);
-    run.assert_order(&["fluid-fuse postStart exited 1", "fluid-fuse exited 0", "app started"]);
-    assert!(run.lines.iter().any(|line| line.starts_with("app | ls:") && line.contains("denied")));
+    let script = "ls /data && echo LISTED; echo x >/data/written && echo WRITTEN; exit 7";
+    let run = world.run(&pod("Never", script), &settings);
+    run.assert_order(&[
+        "fluid-fuse postStart exited 1",
+        "fluid-fuse exited 1",
+        "app started",
+        "app exited 7",
+    ]);
+    let told = |line: &String| line.starts_with("app | ls:") && line.contains("not connected");
+    assert!(run.lines.iter().any(told));
+    assert!(!run.has("app | LISTED") && !run.has("app | WRITTEN"));
     assert_eq!(run.code, 1);
 }
