@@ -41,7 +41,8 @@ heeded() { ! pod probe Never true '.spec.containers[0].securityContext.privilege
   kubectl port-forward app 18099:8080 >"$BATS_TEST_TMPDIR/forward" 2>&1 3>&- &
   forward=$!
   eventually grep -q Forwarding "$BATS_TEST_TMPDIR/forward"
-  [ "$(nc -w 5 127.0.0.1 18099)" = hello ]
+  read -r -t 20 line </dev/tcp/127.0.0.1/18099
+  [ "$line" = hello ]
   kill "$forward"
   kubectl debug app --image=busybox:1 --target=app -- sh -c 'ls /proc/1/root/data'
   debugged() { kubectl logs app -c "$(kubectl get pod app -o 'jsonpath={.spec.ephemeralContainers[0].name}')" | grep -x hello.txt; }

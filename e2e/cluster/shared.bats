@@ -86,7 +86,7 @@ YAML
   mapfile -t left < <(on_the_node)
   [ ${#left[@]} -gt 0 ]
   # As if that were long ago.
-  on_node find "${left[@]}" -name .fluid-fuse -exec touch -d '1 hour ago' {} +
+  on_node touch -d '1 hour ago' "${left[@]/%//.fluid-fuse}"
   pod next Never "cat /data/hello.txt; sleep 2"
   eventually phase next Succeeded
   eventually nothing_on_the_node

@@ -48,4 +48,4 @@ export STORE=http://$gateway:9000 IMAGE
 IMAGE=fluid-fuse:$("$here/images.sh" --version)
 start s3-store "${S3_STORE:-$project/target/debug/examples/s3-store}" "$data" "${STORE#http://}"
 
-bats "$@" "$here"
+bats --timing "$@" "$here"
