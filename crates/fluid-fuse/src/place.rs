@@ -5,8 +5,8 @@
 //! with a dead mount. Whether a Pod is dead is told by two signs, since a sidecar that was killed may be started again
 //! while its application waits:
 //!
-//! - every sidecar holds a lock on the file [`LOCK`] in its directory, and touches the file every [`TOUCH`];
-//! - a directory whose file nobody locks, and nobody has touched for [`ABANDONED`], is abandoned.
+//! - every sidecar holds a lock on the file `LOCK` in its directory, and touches the file every minute (`TOUCH`);
+//! - a directory whose file nobody locks, and nobody has touched for 15 minutes (`ABANDONED`), is abandoned.
 //!
 //! Nothing is removed but directories that are empty, lock files, and FUSE mounts without a server.
 
