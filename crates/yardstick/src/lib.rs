@@ -44,6 +44,7 @@ fn validate(payload: &[u8]) -> CallResult {
     let Some(Value::Array(containers)) = pod.pointer_mut("/spec/containers") else { return accept_request() };
     containers.insert(0, sidecar());
     containers[1]["volumeMounts"][0]["mountPropagation"] = "HostToContainer".into();
+    pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] = "app".into();
     pod["metadata"]["annotations"][ANNOTATION] = STATUS.into();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     pod["spec"]["volumes"] = json!([
@@ -80,7 +81,7 @@ fn read(
 
 const ANNOTATION: &str = "fluid-sidecar-policy/injected";
 
-const STATUS: &str = r#"{"destination":"eci","settings":"08f44b07b5901a25","sidecars":[{"container":"fluid-fuse","dataset":"default/data","volumes":["bigboot-config"]}],"claims":[{"volume":"data","persistentVolumeClaim":{"claimName":"data"}}],"terminationGracePeriodSeconds":null}"#;
+const STATUS: &str = r#"{"destination":"eci","settings":"08f44b07b5901a25","sidecars":[{"container":"fluid-fuse","dataset":"default/data","volumes":["bigboot-config"]}],"claims":[{"volume":"data","persistentVolumeClaim":{"claimName":"data"}}],"terminationGracePeriodSeconds":null,"defaultContainer":true}"#;
 
 const REASONS: &str = "serverless: the Pod goes to eci (label alibabacloud.com/fluid-sidecar-target=eci)
 injected: container fluid-fuse serves Dataset default/data as volume data
@@ -163,7 +164,7 @@ fn sidecar() -> Value {
                         GATE,
                         "gate",
                         "/jfs/jindofs-fuse",
-                        "30",
+                        "300",
                         "/tools/ioctl_sync"
                     ]
                 }
@@ -191,6 +192,7 @@ fn sidecar() -> Value {
             "periodSeconds": 2,
             "timeoutSeconds": 2
         },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": {
             "limits": {
                 "alibabacloud.com/vfuse": "1",
