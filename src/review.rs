@@ -198,7 +198,7 @@ fn inject(
 
     let mut changed = payload.whole_object().because(Code::Malformed)?;
     let status = Status::new(destination, settings::hash(payload.settings()));
-    let uid = payload.uid().because(Code::Malformed)?;
+    let uid = payload.uid();
     log.reasons.extend(injection::inject(&mut changed, uses, destination, &limits, settings, uid, status)?);
     if let Some(reason) = asked::ignored(pod.annotations) {
         log.warn(reason);

@@ -173,6 +173,11 @@ fn guard(sidecar: &mut Sidecar, request_uid: &str) -> Result<()> {
     set_env(&mut sidecar.container, variables)
 }
 
+/// The mount point in the directory of this Pod below the one that all Pods of the Dataset share.
+fn own_place(mount_point: &MountPoint, shared: &str, request_uid: &str) -> Result<MountPoint> {
+    mount_point.for_pod(shared, request_uid).context("the request's uid, which names the Pod's directory")
+}
+
 /// A directory of the node, which is made if it is missing.
 fn host_directory(name: &str, path: &str) -> Result<Value> {
     let type_ = Some("DirectoryOrCreate".to_string());
@@ -273,7 +278,7 @@ fn from_daemonset(
     let fluid_fuse = program.is_some_and(|program| program.rsplit('/').next() == Some(FLUID_FUSE));
     let mut sidecar = Sidecar::on(mount_point.clone());
     if device == Device::Privileged {
-        sidecar.mount_point = mount_point.for_pod(&directory, request_uid).map_err(anyhow::Error::new)?;
+        sidecar.mount_point = own_place(mount_point, &directory, request_uid)?;
         sidecar.shared_directory = Some(directory.clone());
     }
 
@@ -424,8 +429,7 @@ fn from_image(
     let Value::Object(container) = json(container)? else { bail!("a container must be a map") };
     let mut sidecar = Sidecar { container, ..Sidecar::on(dataset.mount_point.clone()) };
     if privileged {
-        sidecar.mount_point =
-            dataset.mount_point.for_pod(directory, request_uid).map_err(anyhow::Error::new)?;
+        sidecar.mount_point = own_place(&dataset.mount_point, directory, request_uid)?;
         sidecar.volumes.push(host_directory(FLUID_FUSE, &format!("{directory}/{request_uid}"))?);
         sidecar.shared_directory = Some(directory.to_string());
     }

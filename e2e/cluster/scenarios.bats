@@ -91,6 +91,15 @@ YAML
   [ "$(kubectl logs app -c app)" = below ]
 }
 
+@test "a Pod of a user without rights, under the default seccomp profile, reads its Dataset" {
+  pod app Never "id -u; grep ^Seccomp: /proc/self/status; $CHECK" '.spec.securityContext = {"runAsUser": 1000, "runAsGroup": 1000,
+    "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}'
+  eventually phase app Succeeded
+  kubectl logs app -c app | grep -x 1000
+  kubectl logs app -c app | grep -x $'Seccomp:\t2'
+  kubectl logs app -c app | grep -x 'big.bin: OK'
+}
+
 @test "an init container runs before, and one that reads the Dataset is refused with the way out" {
   init='.spec.initContainers = [{"name": "prepare", "image": "busybox:1", "command": ["touch", "/scratch/prepared"],
     "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}]'
