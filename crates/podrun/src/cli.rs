@@ -59,8 +59,9 @@ What it does as kubelet does:
   * main containers in order, each start blocked by the postStart hook of the
     one before; a failing hook ends its own container, not the next one's
     start;
-  * preStop hooks, SIGTERM, terminationGracePeriodSeconds, SIGKILL; SIGTERM or SIGINT to
-    podrun deletes the Pod;
+  * a container is ended by its preStop hook, SIGTERM, and SIGKILL when
+    terminationGracePeriodSeconds are over; at the Pod's end all preStop hooks
+    run at first. SIGTERM or SIGINT to podrun deletes the Pod;
   * restartPolicy Never, OnFailure and Always;
   * shareProcessNamespace: pid 1 is a process of podrun's; a container ends
     with its first process, and the other processes it has then are killed;
@@ -76,9 +77,10 @@ What it does as the serverless platform (Alibaba Cloud ECI) does:
     Pod.
 
 What it accepts and does not heed: readinessProbe, seccompProfile,
-runAsNonRoot, terminationMessagePolicy, type of hostPath, other limits, requests, other variables of ECI. Other fields that
-it does not know are refused. The backoff between restarts is 0.1 s to 2 s, not
-10 s to 5 min. Containers use the machine's network.
+runAsNonRoot, terminationMessagePolicy, other limits, requests, other variables
+of ECI. Other fields that it does not know are refused. The backoff between
+restarts is 0.1 s to 2 s, not 10 s to 5 min. Containers use the machine's
+network.
 
 A container that cannot be started counts as one that ended with exit code 128.
 

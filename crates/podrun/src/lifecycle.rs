@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::pod::{Container, Pod, RestartPolicy, Role};
+use crate::pod::{Container, Hook, Pod, RestartPolicy, Role};
 use crate::sandbox::{Message, Running, Sandbox};
 use crate::timeline::Timeline;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(2);
-/// What kubelet leaves a native sidecar even when the grace period is used up.
+/// What kubelet leaves a container after SIGTERM even when the grace period is used up.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// The exit code of a container that could not be started (containerd's StartError).
 const START_ERROR: i32 = 128;
@@ -117,14 +117,14 @@ impl<'a> Lifecycle<'a> {
 
     /// Ends what still runs: main containers together, then native sidecars in reverse order.
     fn end(&mut self, reason: &str) {
-        let deadline = Instant::now() + self.pod.spec.grace();
+        let deadline = self.deadline();
         let is_native = |index: &usize| self.container(*index).role == Role::NativeSidecar;
         let (native, others): (Vec<_>, Vec<_>) = (0..self.states.len()).partition(is_native);
         // All at the beginning, whenever the containers' turn comes.
-        self.pre_stop(&[others.as_slice(), &native].concat());
+        self.pre_stop(&[others.as_slice(), &native].concat(), deadline);
         self.terminate(&others, deadline, reason);
         for index in native.into_iter().rev() {
-            self.terminate(&[index], deadline.max(Instant::now() + LEAST_GRACE), reason);
+            self.terminate(&[index], deadline, reason);
         }
     }
 
@@ -173,20 +173,33 @@ impl<'a> Lifecycle<'a> {
                 return Ok(());
             }
         }
-        if let Some(command) = self.container(index).post_start()
-            && !self.post_start(index, command)?
-        {
-            self.pre_stop(&[index]);
-            self.terminate(&[index], Instant::now() + self.pod.spec.grace(), "its postStart hook failed");
+        if self.container(index).hook(Hook::PostStart).is_some() && !self.post_start(index)? {
+            let deadline = self.deadline();
+            self.pre_stop(&[index], deadline);
+            self.terminate(&[index], deadline, "its postStart hook failed");
         }
         Ok(())
     }
 
+    /// When a container whose end begins now is killed.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.pod.spec.grace()
+    }
+
+    /// Begins to run a hook of a container, if it has it and runs; whether it did.
+    fn begin(&self, index: usize, hook: Hook) -> bool {
+        let Status::Running(running) = &self.states[index].status else { return false };
+        let Some(command) = self.container(index).hook(hook) else { return false };
+        let begun = self.sandbox.hook(index, running, hook, command);
+        if let Err(error) = &begun {
+            self.print(index, format_args!("{hook} cannot run ({error:#})"));
+        }
+        begun.is_ok()
+    }
+
     /// Runs a postStart hook to its end; whether it succeeded.
-    fn post_start(&mut self, index: usize, command: &[String]) -> Result<bool, Deleted> {
-        let Status::Running(running) = &self.states[index].status else { return Ok(false) };
-        if let Err(error) = self.sandbox.post_start(index, running, command) {
-            self.print(index, format_args!("postStart cannot run ({error:#})"));
+    fn post_start(&mut self, index: usize) -> Result<bool, Deleted> {
+        if !self.begin(index, Hook::PostStart) {
             return Ok(false);
         }
         loop {
@@ -194,7 +207,7 @@ impl<'a> Lifecycle<'a> {
             if self.deleted {
                 return Err(Deleted);
             }
-            if let Some(Message::PostStart { code, .. }) = message {
+            if let Some(Message::Hook { hook: Hook::PostStart, code, .. }) = message {
                 return Ok(code == 0);
             }
         }
@@ -222,11 +235,11 @@ impl<'a> Lifecycle<'a> {
         match &message {
             Message::Output { container, line } => self.print(*container, format_args!("| {line}")),
             Message::Exited { container, code } => self.ended(*container, *code),
-            Message::PostStart { container, code, took, output } => {
+            Message::Hook { container, hook, code, took, output } => {
                 let took = took.as_millis();
                 let said = output.trim().replace('\n', "; ");
                 let colon = if said.is_empty() { "" } else { ": " };
-                self.print(*container, format_args!("postStart exited {code} ({took} ms){colon}{said}"));
+                self.print(*container, format_args!("{hook} exited {code} ({took} ms){colon}{said}"));
             }
             Message::Signal => self.deleted = true,
         }
@@ -252,14 +265,15 @@ impl<'a> Lifecycle<'a> {
         };
     }
 
-    /// Runs the preStop hooks of containers that run.
-    fn pre_stop(&self, indices: &[usize]) {
-        for index in indices {
-            let Status::Running(running) = &self.states[*index].status else { continue };
-            let Some(command) = self.container(*index).pre_stop() else { continue };
-            match self.sandbox.pre_stop(*index, running, command) {
-                Ok(code) => self.print(*index, format_args!("preStop exited {code}")),
-                Err(error) => self.print(*index, format_args!("preStop cannot run ({error:#})")),
+    /// Runs the preStop hooks of containers together, to their end or the deadline; none where there is no time.
+    fn pre_stop(&mut self, indices: &[usize], deadline: Instant) {
+        if self.pod.spec.grace().is_zero() {
+            return;
+        }
+        let mut run = indices.iter().filter(|index| self.begin(**index, Hook::PreStop)).count();
+        while run > 0 && Instant::now() < deadline {
+            if let Some(Message::Hook { hook: Hook::PreStop, .. }) = self.receive(Some(deadline)) {
+                run -= 1;
             }
         }
     }
@@ -267,7 +281,7 @@ impl<'a> Lifecycle<'a> {
     /// Ends containers together: SIGTERM, and SIGKILL when the time is up.
     fn terminate(&mut self, indices: &[usize], deadline: Instant, reason: &str) {
         self.kill(indices, "SIGTERM", reason);
-        let mut deadline = Some(deadline);
+        let mut deadline = Some(deadline.max(Instant::now() + LEAST_GRACE));
         while indices.iter().any(|index| matches!(self.states[*index].status, Status::Running(_))) {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 self.kill(indices, "SIGKILL", "it did not end in time");

@@ -4,9 +4,9 @@
 //! What is accepted and not heeded has a name with `_`.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use fluid_sidecar_layout::contract::VFUSE_RESOURCE;
@@ -118,14 +118,13 @@ impl Container {
         self.resources.limits.contains_key(VFUSE_RESOURCE)
     }
 
-    /// The command of its postStart hook.
-    pub(crate) fn post_start(&self) -> Option<&[String]> {
-        self.lifecycle.post_start.as_ref().map(|hook| hook.exec.command.as_slice())
-    }
-
-    /// The command of its preStop hook.
-    pub(crate) fn pre_stop(&self) -> Option<&[String]> {
-        self.lifecycle.pre_stop.as_ref().map(|hook| hook.exec.command.as_slice())
+    /// The command of a hook.
+    pub(crate) fn hook(&self, hook: Hook) -> Option<&[String]> {
+        let handler = match hook {
+            Hook::PostStart => &self.lifecycle.post_start,
+            Hook::PreStop => &self.lifecycle.pre_stop,
+        };
+        handler.as_ref().map(|handler| handler.exec.command.as_slice())
     }
 }
 
@@ -155,13 +154,29 @@ struct SecretKey {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Hooks {
-    post_start: Option<Hook>,
-    pre_stop: Option<Hook>,
+    post_start: Option<Handler>,
+    pre_stop: Option<Handler>,
+}
+
+/// Another process in a container, beside its first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    PostStart,
+    PreStop,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Hook::PostStart => "postStart",
+            Hook::PreStop => "preStop",
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Hook {
+struct Handler {
     exec: Exec,
 }
 
@@ -224,9 +239,21 @@ pub(crate) struct Volume {
     pub(crate) empty_dir: Option<IgnoredAny>,
 }
 
+/// The directory is made where it is missing: by kubelet for the one type, by the container's runtime for the other.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct HostPath {
     pub(crate) path: String,
+    #[serde(default, rename = "type")]
+    _kind: HostPathKind,
+}
+
+#[derive(Debug, Default, Deserialize)]
+enum HostPathKind {
+    #[default]
+    #[serde(rename = "")]
+    Unchecked,
+    DirectoryOrCreate,
 }
 
 /// Reads a Pod from a file, and the Secrets that its variables are from.
@@ -297,6 +324,17 @@ pub(crate) mod tests {
             let error = format!("{:#}", container(fields).unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn host_paths_are_directories() {
+        let host_path = |kind: Value| {
+            pod(
+                json!({"containers": [], "volumes": [{"name": "v", "hostPath": {"path": "/a", "type": kind}}]}),
+            )
+        };
+        assert!(host_path(json!("")).is_ok() && host_path(json!("DirectoryOrCreate")).is_ok());
+        assert!(format!("{:#}", host_path(json!("Socket")).unwrap_err()).contains("`Socket`"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use crate::cli::{Options, given};
 use crate::node::{Node, Overlay};
 use crate::oci::{self, Bind};
-use crate::pod::{Container, Pod, Propagation, Volume};
+use crate::pod::{Container, Hook, Pod, Propagation, Volume};
 use crate::runtime::{Process, Runtime};
 
 /// What is reported. Containers are named by their index in the Pod.
@@ -32,8 +32,8 @@ pub(crate) enum Message {
     Output { container: usize, line: String },
     /// A container's first process ended.
     Exited { container: usize, code: i32 },
-    /// A container's postStart hook ended.
-    PostStart { container: usize, code: i32, took: Duration, output: String },
+    /// A container's hook ended.
+    Hook { container: usize, hook: Hook, code: i32, took: Duration, output: String },
     /// podrun got a signal that asks it to end.
     Signal,
 }
@@ -193,30 +193,18 @@ impl<'a> Sandbox<'a> {
         });
     }
 
-    /// The file that describes a hook's process.
-    fn hook(&self, index: usize, running: &Running, name: &str, command: &[String]) -> Result<PathBuf> {
+    /// Runs a hook in a container; its end is reported.
+    pub(crate) fn hook(&self, index: usize, running: &Running, hook: Hook, command: &[String]) -> Result<()> {
         let process = oci::process(&self.pod.spec.containers[index], command, self.capabilities);
-        let file = self.node.directory(&format!("containers/{}", running.id))?.join(name);
+        let file = self.node.directory(&format!("containers/{}", running.id))?.join(hook.to_string());
         fs::write(&file, process.to_string()).context("cannot write a process's file")?;
-        Ok(file)
-    }
-
-    /// Runs a preStop hook in a container to its end; its exit code.
-    pub(crate) fn pre_stop(&self, index: usize, running: &Running, command: &[String]) -> Result<i32> {
-        let file = self.hook(index, running, "preStop", command)?;
-        Ok(self.runtime.exec(&running.id, &file)?.0)
-    }
-
-    /// Runs a postStart hook in a container; its end is reported.
-    pub(crate) fn post_start(&self, index: usize, running: &Running, command: &[String]) -> Result<()> {
-        let file = self.hook(index, running, "postStart", command)?;
         let (runtime, id, sender) = (Arc::clone(&self.runtime), running.id.clone(), self.sender.clone());
         thread::spawn(move || {
             let begun = Instant::now();
             let ended = runtime.exec(&id, &file);
             let (code, output) = ended.unwrap_or_else(|error| (255, format!("{error:#}")));
             let took = begun.elapsed();
-            let _ = sender.send(Message::PostStart { container: index, code, took, output });
+            let _ = sender.send(Message::Hook { container: index, hook, code, took, output });
         });
         Ok(())
     }

@@ -11,6 +11,11 @@ use crate::world::{BY_PROCESSES, CHECK, ECI, NATIVE, and, pod, world};
 const READ_ON: &str = "if [ -e /scratch/died ]; then cat /data/hello.txt; exit; fi; \
     touch /scratch/died; echo reading; while cat /data/hello.txt >/dev/null; do sleep 0.05; done; exit 3";
 
+/// Whether a line tells of a mount without a server.
+fn is_broken(line: &str) -> bool {
+    line.ends_with("endpoint is not connected") || line.ends_with("connection abort")
+}
+
 #[test]
 fn a_sidecar_that_is_killed_is_replaced_and_a_restarted_app_reads_again() {
     let Some(world) = world() else { return };
@@ -18,11 +23,29 @@ fn a_sidecar_that_is_killed_is_replaced_and_a_restarted_app_reads_again() {
     running.until("app | reading");
     running.signal("fluid-fuse", Signal::SIGKILL);
     let run = running.end();
-    // An error, never an empty directory.
-    let broken = |line: &String| line.contains("not connected") || line.contains("connection abort");
-    assert!(run.lines.iter().any(broken));
+    assert!(run.lines.iter().any(|line| is_broken(line)));
     run.assert_order(&["fluid-fuse exited 137", "fluid-fuse started", "fluid-fuse postStart exited 0"]);
     run.assert_order(&["app exited 3", "app started", "app | hello", "app exited 0", "pod Succeeded"]);
+}
+
+#[test]
+fn a_running_app_gets_an_error_when_the_sidecar_is_killed_and_its_data_when_that_is_back() {
+    let Some(world) = world() else { return };
+    let script = "cat /data/hello.txt; while cat /data/hello.txt >/dev/null; do sleep 0.05; done; echo broken; \
+        until cat /data/hello.txt; do sleep 0.05; done; echo whole";
+    for settings in [ECI, NATIVE] {
+        let mut running = world.start(&pod("OnFailure", script), settings);
+        running.until("app | hello");
+        running.signal("fluid-fuse", Signal::SIGKILL);
+        let run = running.end();
+        run.assert_order(&["fluid-fuse exited 137", "fluid-fuse started", "fluid-fuse postStart exited 0"]);
+        run.assert_order(&["app | hello", "app | broken", "app | hello", "app | whole", "app exited 0"]);
+        // In the directory below there would be no such file.
+        let mut errors = run.lines.iter().filter(|line| line.starts_with("app | cat:")).peekable();
+        assert!(errors.peek().is_some() && errors.all(|line| is_broken(line)));
+        assert_eq!((run.count("app started"), run.code), (1, 0));
+        assert_eq!(world.left_by_pods(), 0);
+    }
 }
 
 #[test]

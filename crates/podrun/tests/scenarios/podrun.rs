@@ -26,8 +26,18 @@ fn native(container: Value) -> Value {
     with(container, json!({"restartPolicy": "Always"}))
 }
 
+/// With one more hook.
+fn hook(mut container: Value, name: &str, script: &str) -> Value {
+    container["lifecycle"][name] = json!({"exec": {"command": ["sh", "-c", script]}});
+    container
+}
+
 fn post_start(container: Value, script: &str) -> Value {
-    with(container, json!({"lifecycle": {"postStart": {"exec": {"command": ["sh", "-c", script]}}}}))
+    hook(container, "postStart", script)
+}
+
+fn pre_stop(container: Value, script: &str) -> Value {
+    hook(container, "preStop", script)
 }
 
 /// Has started when it heeds SIGTERM.
@@ -54,12 +64,14 @@ fn a_post_start_hook_blocks_the_next_container_and_ends_its_own_when_it_fails() 
     }
     let first = post_start(sh("first", "until [ -e /done ]; do sleep 0.05; done"), "sleep 0.3; touch /done");
     let second = post_start(sh("second", SERVE), &format!("{WAIT}; echo no good; exit 4"));
+    let second = pre_stop(second, "echo bye");
     let run = run(json!({"containers": [first, second, sh("third", "echo here")]}));
     run.assert_order(&[
         "first started",
         "first postStart exited 0",
         "second started",
         "second postStart exited 4",
+        "second preStop exited 0",
         "second gets SIGTERM (its postStart hook failed)",
         "second exited 9",
         "third started",
@@ -67,7 +79,44 @@ fn a_post_start_hook_blocks_the_next_container_and_ends_its_own_when_it_fails() 
         "pod Failed (second exited 9)",
     ]);
     assert!(run.lines.iter().any(|line| line.ends_with(": no good")));
-    assert_eq!(run.code, 1);
+    assert!(run.lines.iter().any(|line| line.ends_with(": bye")));
+    assert_eq!((run.has("first preStop exited 0"), run.code), (false, 1));
+}
+
+#[test]
+fn at_the_end_all_pre_stop_hooks_run_first_and_then_the_containers_are_ended() {
+    if !runs_containers() {
+        return;
+    }
+    // Neither hook ends unless both run.
+    let meet =
+        |own: &str, other: &str| format!("touch /v/{own}; until [ -e /v/{other} ]; do sleep 0.05; done");
+    let sidecar = native(pre_stop(serving("sidecar"), &meet("a", "b")));
+    let app = pre_stop(serving("app"), &meet("b", "a"));
+    let mut running = Running::start(&pod(json!({"initContainers": [sidecar], "containers": [app]})), &[]);
+    running.until("app postStart exited 0");
+    let run = running.delete();
+    for name in ["app", "sidecar"] {
+        run.assert_order(&["pod is deleted", &format!("{name} preStop exited 0"), "app gets SIGTERM"]);
+    }
+    run.assert_order(&["app gets SIGTERM", "app exited 9", "sidecar gets SIGTERM", "sidecar exited 9"]);
+}
+
+#[test]
+fn a_pre_stop_hook_has_no_more_than_the_grace_period() {
+    if !runs_containers() {
+        return;
+    }
+    // In two seconds more the container can end.
+    let sidecar = |name: &str| native(pre_stop(serving(name), "sleep 1000"));
+    let pod = |grace: u64| {
+        let (sidecars, app) = (json!([sidecar("sidecar")]), sh("app", "true"));
+        json!({"initContainers": sidecars, "containers": [app], "terminationGracePeriodSeconds": grace})
+    };
+    run(pod(1)).assert_order(&["app exited 0", "sidecar gets SIGTERM", "sidecar exited 9"]);
+    let run = run(pod(0));
+    run.assert_order(&["app exited 0", "sidecar gets SIGTERM", "sidecar exited 9"]);
+    assert!(!run.lines.iter().any(|line| line.contains("preStop")));
 }
 
 #[test]

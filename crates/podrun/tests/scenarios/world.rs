@@ -204,6 +204,14 @@ impl World {
         Running::start(pod, &["--image", &image, "--secret", &secret, "--node-root", &node_root])
     }
 
+    /// How many Pods have left their directory on the node.
+    pub(crate) fn left_by_pods(&self) -> usize {
+        let dataset = self.temporary.path().join("node/runtime-mnt/thin/default/data");
+        let entries = fs::read_dir(dataset).unwrap().map(|entry| entry.unwrap().file_name());
+        // A mount point that is not below one is that of the serverless platform, whose node ends with the Pod.
+        entries.filter(|name| name != "thin-fuse").count()
+    }
+
     /// Admits the Pod and runs it to its end.
     pub(crate) fn run(&self, pod: &str, settings: &str) -> Run {
         self.start(pod, settings).end()
