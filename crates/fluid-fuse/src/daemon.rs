@@ -78,7 +78,7 @@ impl Ending<'_> {
     }
 }
 
-/// What becomes of the mount at the end.
+/// The fate of the mounts when the process ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mounts {
     /// It goes, with all that is mounted below it.
@@ -89,7 +89,7 @@ enum Mounts {
     Guard,
 }
 
-/// What kubelet's hooks have told so far.
+/// The news that kubelet's hooks have told so far.
 #[derive(Default)]
 struct Pod {
     gate_passed: bool,
@@ -114,7 +114,7 @@ impl Pod {
     }
 }
 
-/// What hooks tell by signals.
+/// The signals by which hooks tell their news.
 fn news() -> [(i32, News); 2] {
     [News::GatePassed, News::PodEnds].map(|news| (news.signal().as_raw(), news))
 }

@@ -1,4 +1,4 @@
-//! What the hooks of a container tell the process that serves it, and what kubelet tells people.
+//! The news that a container's hooks tell the process that serves it, and the container's termination message.
 //!
 //! kubelet runs the gate (postStart) and the preStop hook in the sidecar's container, and tells the serving process
 //! nothing but SIGTERM, whatever the reason. So the hooks tell it, by signals: that the gate has passed, and that the
@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Bytes of a termination message: kubelet keeps 4096 of a container, and 12 KiB of all containers of a Pod.
 const MESSAGE_MAX: usize = 1024;
 
-/// What a hook tells.
+/// A hook's message to the serving process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// The application may start.

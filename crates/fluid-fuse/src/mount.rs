@@ -102,7 +102,7 @@ const STACK_MAX: usize = 64;
 pub fn prepare(path: &Path, guarded: bool) -> anyhow::Result<()> {
     while let Some(entry) = mounted_at(path)? {
         match probe::stat(path, &entry.device) {
-            Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
+            Err(error) if probe::is_dead(&error) => {
                 if guarded && at(path)?.len() < STACK_MAX {
                     return Ok(());
                 }
@@ -122,15 +122,18 @@ pub fn prepare(path: &Path, guarded: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is mounted on the directory, from the bottom.
+/// The mounts on the directory, from the bottom.
 fn at(path: &Path) -> io::Result<Vec<MountEntry>> {
-    Ok(MountEntry::all(&fs::read(MOUNTINFO)?).filter(|entry| entry.path == path).collect())
+    listed(|entry| entry.path == path)
 }
 
-/// What is mounted below a directory, in the order in which it was mounted.
+/// The mounts below a directory, in the order in which they were made.
 pub(crate) fn below(directory: &Path) -> io::Result<Vec<MountEntry>> {
-    let is_below = |entry: &MountEntry| entry.path != directory && entry.path.starts_with(directory);
-    Ok(MountEntry::all(&fs::read(MOUNTINFO)?).filter(is_below).collect())
+    listed(|entry| entry.path != directory && entry.path.starts_with(directory))
+}
+
+fn listed(which: impl Fn(&MountEntry) -> bool) -> io::Result<Vec<MountEntry>> {
+    Ok(MountEntry::all(&fs::read(MOUNTINFO)?).filter(which).collect())
 }
 
 /// Makes a directory that nothing is mounted on useless to whoever is not root, so that an application that
@@ -150,7 +153,7 @@ pub struct Mount {
     path: PathBuf,
     /// Nothing if it cannot be seen from here.
     device: Option<String>,
-    /// Somebody else mounted, and unmounts.
+    /// Somebody else unmounts.
     is_theirs: bool,
 }
 

@@ -168,8 +168,7 @@ fn sweep(parent: &Path, name: &OsStr, abandoned: Duration) -> anyhow::Result<boo
 }
 
 fn is_dead(entry: &MountEntry) -> bool {
-    let answer = probe::stat(&entry.path, &entry.device);
-    answer.is_err_and(|error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()))
+    probe::stat(&entry.path, &entry.device).is_err_and(|error| probe::is_dead(&error))
 }
 
 #[cfg(test)]

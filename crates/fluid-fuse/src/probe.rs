@@ -107,6 +107,11 @@ pub(crate) fn stat(path: &Path, device: &str) -> io::Result<()> {
     ask(path, device, false, Instant::now() + PROMPT)
 }
 
+/// Whether that is the answer of a mount without a server.
+pub(crate) fn is_dead(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error())
+}
+
 fn ask(path: &Path, device: &str, list: bool, end: Instant) -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(hidden::PROBE).arg(format!("--{}={device}", hidden::DEVICE));
