@@ -11,15 +11,18 @@ setup_file() {
   ! command -v kwctl >/dev/null || make --no-print-directory annotated-policy.wasm
 }
 
-setup() { cd "$BATS_TEST_DIRNAME"; }
+setup() {
+  cd "$BATS_TEST_DIRNAME"
+  . scripts/golden.sh
+}
 
 # evaluate_case DIR [OPTION…]: asks the policy about a golden case.
 evaluate_case() {
-  local dir=$1
+  local dir=$1 arguments=(--policy "$POLICY") option file
   shift
-  local arguments=(--policy "$POLICY" --pod "$dir/pod.yaml")
-  [ -e "$dir/objects.yaml" ] && arguments+=(--objects "$dir/objects.yaml")
-  [ -e "$dir/settings.yaml" ] && arguments+=(--settings "$dir/settings.yaml")
+  for option in pod objects settings; do
+    file=$(golden_file "$dir" "$option.yaml") && arguments+=("--$option" "$file")
+  done
   "$EVALUATE" "${arguments[@]}" "$@"
 }
 
@@ -72,7 +75,7 @@ is_as_expected() {
 }
 
 @test "every golden case gives the same through the compiled policy" {
-  for dir in tests/cases/*; do
+  for dir in $(golden_cases); do
     # Settings that are not valid never reach a request in a cluster: the policy server does not start.
     [ "$(basename "$dir")" = settings-unknown-field ] && continue
     for what in request response; do
@@ -85,14 +88,14 @@ is_as_expected() {
 # The policy's reads are answered from the same objects: evaluate writes them down as kwctl replays them.
 @test "every golden case gives the same through kwctl and the annotated policy" {
   command -v kwctl >/dev/null || skip "kwctl is not installed"
-  for dir in tests/cases/*; do
+  for dir in $(golden_cases); do
     # Reviews that are broken on purpose, which kwctl does not pass on.
-    grep -q AdmissionReview "$dir/pod.yaml" && continue
+    grep -q AdmissionReview "$(golden_file "$dir" pod.yaml)" && continue
     [ "$(basename "$dir")" = settings-unknown-field ] && continue
     evaluate_case "$dir" --output request --record "$BATS_TEST_TMPDIR/session" >"$BATS_TEST_TMPDIR/request" \
       2>/dev/null || [ $? -eq 1 ]
-    local settings=(--settings-json '{}')
-    [ -e "$dir/settings.yaml" ] && settings=(--settings-path "$dir/settings.yaml")
+    local settings=(--settings-json '{}') file
+    file=$(golden_file "$dir" settings.yaml) && settings=(--settings-path "$file")
     kwctl run --allow-context-aware "${settings[@]}" \
       --replay-host-capabilities-interactions "$BATS_TEST_TMPDIR/session" \
       --request-path "$BATS_TEST_TMPDIR/request" annotated-policy.wasm 2>"$BATS_TEST_TMPDIR/kwctl.log" |

@@ -4,14 +4,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 directory=$1
 mkdir -p "$directory/validate" "$directory/settings"
-for case in tests/cases/*; do
-  name=$(basename "$case")
+. scripts/golden.sh
+for case in $(golden_cases); do
+  name=${case#tests/cases/}
+  name=${name//\//-}
   settings='{}'
-  if [ -e "$case/settings.yaml" ]; then
-    settings=$(yq . "$case/settings.yaml")
+  if file=$(golden_file "$case" settings.yaml); then
+    settings=$(yq . "$file")
     jq -nc --argjson settings "$settings" '$settings' >"$directory/settings/$name"
   fi
-  yq . "$case/pod.yaml" | jq -c --argjson settings "$settings" '
+  yq . "$(golden_file "$case" pod.yaml)" | jq -c --argjson settings "$settings" '
     {settings: $settings, request: (if .kind == "AdmissionReview" then .request else
       {operation: "CREATE", kind: {kind: "Pod"}, namespace: (.metadata.namespace // "default"), object: .} end)}
     ' >"$directory/validate/$name"

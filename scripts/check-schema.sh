@@ -19,8 +19,10 @@ command -v python3 >/dev/null || skip "python3 is not installed"
 scripts/venv.sh "$venv" "kubernetes-validate==$version.*" >/dev/null 2>&1 ||
   skip "kubernetes-validate cannot be installed (pip is Debian's python3-venv)"
 
-[ $# -gt 0 ] || set -- tests/cases/*/expected.yaml
-"$venv/bin/python" - "$version" "$excluded" "$@" <<'PYTHON'
+. scripts/golden.sh
+files=("$@")
+[ $# -gt 0 ] || mapfile -t files < <(golden_cases | sed 's|$|/expected.yaml|')
+"$venv/bin/python" - "$version" "$excluded" "${files[@]}" <<'PYTHON'
 import sys
 
 import kubernetes_validate

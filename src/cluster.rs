@@ -13,7 +13,7 @@ use serde_json::Value;
 
 pub use crate::json::{Masked, Masks};
 
-use crate::json::paths;
+use crate::json::{Mask, paths};
 
 /// What the policy needs of its host, as its metadata declares it.
 pub const CAPABILITY: &str = "kubernetes/get_resource";
@@ -87,20 +87,30 @@ pub enum ReadError {
 /// Nothing is asked of a name that no object can have. A Pod's claims are not yet validated when admission sees them,
 /// and the policy server puts the name into a path as it is: with `..` it would lead to another object.
 pub fn get<M: Masks>(cluster: &impl Cluster, object: &ObjectRef<'_>) -> Result<Value, ReadError> {
+    let request = request(object, M::MASKS).ok_or(ReadError::NotFound)?;
+    answer(cluster.get::<M>(&request).map(|Masked(parts, _)| parts), object)
+}
+
+// Apart from `get`, so that the module has them once and not for each mask.
+#[inline(never)]
+fn request(object: &ObjectRef<'_>, masks: &'static [Mask]) -> Option<GetResourceRequest> {
     let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
     if object.name.is_empty() || object.name.starts_with('.') || !object.name.bytes().all(allowed) {
-        return Err(ReadError::NotFound);
+        return None;
     }
-    let request = GetResourceRequest {
+    Some(GetResourceRequest {
         api_version: object.kind.facts().to_string(),
         kind: object.kind.name().to_string(),
         name: object.name.to_string(),
         namespace: object.namespace.map(str::to_string),
         disable_cache: false,
-        field_masks: Some(paths(M::MASKS)),
-    };
-    let found = cluster.get::<M>(&request);
-    found.map(|Masked(parts, _)| parts).map_err(|error| classify(&error.to_string(), object))
+        field_masks: Some(paths(masks)),
+    })
+}
+
+#[inline(never)]
+fn answer(found: anyhow::Result<Value>, object: &ObjectRef<'_>) -> Result<Value, ReadError> {
+    found.map_err(|error| classify(&error.to_string(), object))
 }
 
 /// The texts are those of Kubewarden's `policy-evaluator` (callback handler) and of kube-rs' errors in it.

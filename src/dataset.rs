@@ -1,16 +1,17 @@
 //! Which claims are Datasets, where is each mounted, and what serves it?
 //!
 //! With `datasetsFrom: cluster` the answer is found by Fluid's own rules, in a fixed order of reads, at most
-//! four for a claim: PersistentVolumeClaim, Dataset, PersistentVolume and, unless `fluid-fuse` serves the
-//! Dataset's own mounts, the fuse DaemonSet. An ordinary claim costs one. With `datasetsFrom: settings` nothing
-//! is read.
+//! four for a claim: PersistentVolumeClaim, Dataset, PersistentVolume and the fuse DaemonSet or, where `fluid-fuse`
+//! serves a Dataset that refers to another one, that Dataset. An ordinary claim costs one. With
+//! `datasetsFrom: settings` nothing is read.
 //!
 //! This module finds; what becomes of the findings in the Pod is decided in [`crate::sidecar`] and
 //! [`crate::injection`]. Of the Pod it knows the volumes that are claims.
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use fluid_sidecar_layout::config::{Config, Mount};
+use fluid_sidecar_layout::config::{Config, Mount, writable};
 use fluid_sidecar_layout::contract::env;
+use fluid_sidecar_layout::source::{self, SourceError};
 use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use serde_json::Value;
 
@@ -27,12 +28,16 @@ pub struct Dataset {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The kind of Runtime behind it.
+    /// The kind of Runtime that serves it: of a Dataset that refers to another one, that one's.
     pub runtime: Runtime,
     /// Where its client mounts it, by Fluid's convention.
     pub mount_point: MountPoint,
     /// What of it the application sees; empty is all.
     pub sub_path: String,
+    /// The type of its file system, as Fluid looks for it in the mount table.
+    pub file_system: String,
+    /// Namespace and name of the Dataset that it refers to, if that is in another namespace.
+    pub refers_to: Option<(String, String)>,
 }
 
 /// What serves a Dataset.
@@ -165,6 +170,8 @@ fn resolve(
                 runtime: rule.runtime,
                 mount_point,
                 sub_path: String::new(),
+                file_system: String::new(),
+                refers_to: None,
             };
             Ok(Some((dataset, server)))
         }
@@ -242,7 +249,10 @@ impl Masks for VolumeMask {
         "spec",
         &[
             Mask("claimRef", &[all("namespace")]),
-            Mask("csi", &[Mask("volumeAttributes", &[all("fluid_path"), all("fluid_sub_path")])]),
+            Mask(
+                "csi",
+                &[Mask("volumeAttributes", &[all("fluid_path"), all("fluid_sub_path"), all("mount_type")])],
+            ),
         ],
     )];
 }
@@ -273,7 +283,11 @@ fn from_cluster(
     settings: &Settings,
     cluster: &impl Cluster,
 ) -> Result<Option<(Dataset, Server)>> {
-    let found = read::<ClaimMask>(cluster, &claim_ref(claim, namespace), "create it before the Pod")?;
+    let object = claim_ref(claim, namespace);
+    let found = match get::<ClaimMask>(cluster, &object) {
+        Err(ReadError::NotFound) => return Err(missing_claim(&object, cluster)),
+        found => found.map_err(|error| explain(&object, error, ""))?,
+    };
     let Some(name) = dataset_name(&found, claim) else { return Ok(None) };
 
     let object = ObjectRef { kind: Kind::Dataset, namespace: Some(namespace), name: &name };
@@ -282,7 +296,17 @@ fn from_cluster(
         SidecarFrom::DaemonSet => read::<StatusMask>(cluster, &object, fix)?,
         SidecarFrom::FluidFuse => read::<StatusAndMountsMask>(cluster, &object, fix)?,
     };
-    let runtime = bound_runtime(at(&dataset, &["status"]), &object, settings)?;
+    let status = at(&dataset, &["status"]);
+    check_bound(status, &object)?;
+    ensure!(
+        text(status, "phase") != Some("Failed") || settings.inject_failed_datasets,
+        "{object} is in phase Failed; repair its Runtime, or set injectFailedDatasets: true"
+    );
+    let named = runtime(status, &object);
+    let named = match settings.sidecar_from {
+        SidecarFrom::DaemonSet => Some(named?),
+        SidecarFrom::FluidFuse => named.ok(),
+    };
 
     // Fluid names the volume after the Dataset (`RuntimeInfo.GetPersistentVolumeName`).
     let volume_name = format!("{namespace}-{name}");
@@ -294,48 +318,104 @@ fn from_cluster(
         owner.is_none_or(|owner| owner == namespace),
         "{volume_ref} is another namespace's; rename the Dataset"
     );
+    let attributes = at(&volume, &["spec", "csi", "volumeAttributes"]);
     let (mount_point, sub_path) =
-        mount_point(&volume, &settings.mount_root).with_context(|| volume_ref.to_string())?;
+        mount_point(attributes, &settings.mount_root).with_context(|| volume_ref.to_string())?;
+    // A Dataset that refers to another one has the mount point of that one, and a ThinRuntime, whatever serves that one.
+    let owner = mount_point.owner(&settings.mount_root);
+    let refers_to = owner.filter(|(_, owners_namespace, _)| *owners_namespace != namespace);
+    let refers_to = refers_to.map(|(_, namespace, name)| (namespace.to_string(), name.to_string()));
 
-    let server = match settings.sidecar_from {
-        SidecarFrom::DaemonSet => daemonset(&name, namespace, runtime, cluster)?,
-        SidecarFrom::FluidFuse => Server::FluidFuse {
-            image: settings.image(Runtime::Thin).unwrap_or_default().to_string(),
-            source: mounts(at(&dataset, &["spec"])).with_context(|| object.to_string())?,
-        },
+    let runtime = owner.map(|(runtime, ..)| runtime).or(named);
+    let refused = runtime.and_then(|runtime| {
+        let because = runtime.facts().refused?;
+        Some(anyhow!("{object}: no sidecar can be made of its {}: {because}", runtime.about()))
+    });
+
+    let (runtime, server) = match named.filter(|_| settings.sidecar_from == SidecarFrom::DaemonSet) {
+        Some(named) => {
+            if let Some(refused) = refused {
+                return Err(refused);
+            }
+            (runtime.unwrap_or(named), daemonset(&name, namespace, named, cluster)?)
+        }
+        None => {
+            let image = settings.image(Runtime::Thin).unwrap_or_default().to_string();
+            let source = mounts(at(&dataset, &["spec"]), &object, cluster);
+            // Its own client could not serve them either.
+            let source = source.map_err(|error| refused.unwrap_or(error))?;
+            (Runtime::Thin, Server::FluidFuse { image, source })
+        }
     };
+    let file_system = text(attributes, "mount_type").unwrap_or_default().to_string();
     done((found, dataset, volume));
-    Ok(Some((Dataset { namespace: namespace.to_string(), name, runtime, mount_point, sub_path }, server)))
+    let namespace = namespace.to_string();
+    let dataset = Dataset { namespace, name, runtime, mount_point, sub_path, file_system, refers_to };
+    Ok(Some((dataset, server)))
 }
 
-/// The Runtime of a Dataset that can be mounted: Fluid's check before injection (`DatasetMutator.PreCheck`).
-fn bound_runtime(status: &Value, object: &ObjectRef<'_>, settings: &Settings) -> Result<Runtime> {
-    let phase = text(status, "phase").unwrap_or_default();
-    if matches!(phase, "" | "NotBound") {
-        let not_ready = elements(status.get("conditions")).iter().find_map(|condition| {
-            (text(condition, "type") == Some("NotReady")).then(|| text(condition, "message")).flatten()
-        });
-        let because = not_ready.map(|message| format!(" ({message})")).unwrap_or_default();
-        bail!("{object} is not bound{because}; create its Runtime and wait until its phase is Bound");
+/// Why there is no claim. Fluid makes that of a Dataset when the Dataset is bound, and nobody else should.
+fn missing_claim(object: &ObjectRef<'_>, cluster: &impl Cluster) -> anyhow::Error {
+    let dataset = ObjectRef { kind: Kind::Dataset, ..object.clone() };
+    match get::<StatusMask>(cluster, &dataset) {
+        Ok(found) => match check_bound(at(&found, &["status"]), &dataset) {
+            Ok(()) => anyhow!("{object} does not exist, although {dataset} is bound; try again in a second"),
+            Err(error) => error,
+        },
+        Err(_) => anyhow!(
+            "{object} does not exist; create it before the Pod, or the Dataset of its name, of which Fluid makes it"
+        ),
     }
-    ensure!(
-        phase != "Failed" || settings.inject_failed_datasets,
-        "{object} is in phase Failed; repair its Runtime, or set injectFailedDatasets: true"
-    );
+}
+
+/// Whether Fluid has set up what serves a Dataset: its check before injection (`DatasetMutator.PreCheck`). A Dataset
+/// stays bound when what serves it ends.
+fn check_bound(status: &Value, object: &ObjectRef<'_>) -> Result<()> {
+    if !matches!(text(status, "phase"), None | Some("" | "NotBound")) {
+        return Ok(());
+    }
+    let not_ready = elements(status.get("conditions")).iter().find_map(|condition| {
+        (text(condition, "type") == Some("NotReady")).then(|| text(condition, "message")).flatten()
+    });
+    match not_ready {
+        Some(message) => {
+            bail!(
+                "{object} is not bound, because Fluid could not set up its Runtime: {message}; mend that first"
+            )
+        }
+        None => bail!(
+            "{object} is not bound; create a Runtime of the same name, if there is none, and wait until the phase of the \
+             Dataset is Bound"
+        ),
+    }
+}
+
+/// The kind of Runtime that a Dataset names.
+fn runtime(status: &Value, object: &ObjectRef<'_>) -> Result<Runtime> {
     let kind = elements(status.get("runtimes")).first().and_then(|runtime| text(runtime, "type"));
     let kind =
         kind.ok_or_else(|| anyhow!("{object} names no Runtime in status.runtimes; create its Runtime"))?;
     Runtime::from_name(kind).ok_or_else(|| {
-        let known: Vec<_> = Runtime::ALL.iter().map(|runtime| runtime.name()).collect();
+        let known: Vec<_> = Runtime::served().map(Runtime::name).collect();
         let known = known.join(", ");
-        anyhow!("{object} is served by runtime {kind:?}, which this policy does not know; it knows {known}")
+        anyhow!(
+            "{object} is served by runtime {kind:?}, which this policy does not know; it knows {known}, and with \
+             sidecarFrom: fluid-fuse the Runtime does not matter"
+        )
     })
 }
 
 fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, cluster: &impl Cluster) -> Result<Server> {
     let name = format!("{dataset}{}", runtime.facts().daemonset_suffix);
     let object = ObjectRef { kind: Kind::DaemonSet, namespace: Some(namespace), name: &name };
-    let mut daemonset = read::<PodTemplateMask>(cluster, &object, "wait until Fluid has set up the Runtime")?;
+    // Fluid makes it before the claim.
+    let fix = match runtime {
+        Runtime::Cache => {
+            "Fluid does not make it again: create the Runtime anew, with a client (not spec.client.disabled)"
+        }
+        _ => "Fluid does not make it again: create the Runtime anew",
+    };
+    let mut daemonset = read::<PodTemplateMask>(cluster, &object, fix)?;
     let pod_spec = daemonset.get_mut("spec").and_then(|spec| spec.get_mut("template")?.get_mut("spec"));
     let pod_spec = pod_spec.map(Value::take).unwrap_or_default();
     ensure!(
@@ -345,19 +425,51 @@ fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, cluster: &impl Cl
     Ok(Server::DaemonSet { name: object.to_string(), pod_spec })
 }
 
+/// What `fluid-fuse` serves of a Dataset: its mounts, or those of the Dataset that it refers to.
+fn mounts(spec: &Value, object: &ObjectRef<'_>, cluster: &impl Cluster) -> Result<Source> {
+    let modes = access_modes(spec);
+    let Some((namespace, name)) = reference(spec) else {
+        return own_mounts(spec, modes).with_context(|| object.to_string());
+    };
+    let owner = ObjectRef { kind: Kind::Dataset, namespace: Some(namespace), name };
+    let found = read::<StatusAndMountsMask>(cluster, &owner, "create it, or correct the mountPoint")
+        .with_context(|| format!("{object} refers to another one"))?;
+    let owners = at(&found, &["spec"]);
+    // What may not be written here may not be written there, and the other way round.
+    let modes = if writable(&modes) { access_modes(owners) } else { modes };
+    let source = own_mounts(owners, modes).with_context(|| owner.to_string());
+    done(found);
+    source
+}
+
+/// Namespace and name of the Dataset that one refers to: `dataset://<namespace>/<name>[/<part>]`, and nothing beside it.
+fn reference(spec: &Value) -> Option<(&str, &str)> {
+    let [mount] = elements(spec.get("mounts")) else { return None };
+    let mut parts = text(mount, "mountPoint")?.strip_prefix("dataset://")?.split('/');
+    Some((parts.next()?, parts.next()?))
+}
+
+/// `spec.accessModes`.
+fn access_modes(spec: &Value) -> Vec<String> {
+    let modes = elements(spec.get("accessModes")).iter().filter_map(Value::as_str);
+    modes.map(str::to_string).collect()
+}
+
 /// `spec.mounts` of a Dataset with the shared options, as Fluid gives them to a ThinRuntime, but for secrets:
 /// each becomes a variable, named in `secretOptions`.
-fn mounts(spec: &Value) -> Result<Source> {
+fn own_mounts(spec: &Value, access_modes: Vec<String>) -> Result<Source> {
     let mut secrets = Vec::new();
     let mut mounts = Vec::new();
     for (index, mount) in elements(spec.get("mounts")).iter().enumerate() {
         let url =
             text(mount, "mountPoint").ok_or_else(|| anyhow!("spec.mounts[{index}].mountPoint is missing"))?;
-        ensure!(
-            !url.starts_with("dataset://"),
-            "spec.mounts[{index}] refers to {url}, which sidecarFrom: fluid-fuse does not follow; \
-             use sidecarFrom: daemonset"
-        );
+        source::parse(url).map_err(|error| {
+            let text = format!("spec.mounts[{index}].mountPoint: {error}");
+            match error {
+                SourceError::Unsupported(_) => anyhow!("{text}; such a Dataset needs sidecarFrom: daemonset"),
+                _ => anyhow!(text),
+            }
+        })?;
         let mut options = Entries::new();
         for given in [at(spec, &["sharedOptions"]), at(mount, &["options"])] {
             for (option, value) in given.as_object().into_iter().flatten() {
@@ -392,8 +504,6 @@ fn mounts(spec: &Value) -> Result<Source> {
         });
     }
     ensure!(!mounts.is_empty(), "spec.mounts is empty; there is nothing to serve");
-    let access_modes = elements(spec.get("accessModes")).iter().filter_map(Value::as_str);
-    let access_modes = access_modes.map(str::to_string).collect();
     Ok(Source::Mounts { config: Config { access_modes, mounts, target_path: None }, secrets })
 }
 
@@ -411,8 +521,7 @@ fn dataset_name(claim: &Value, claim_name: &str) -> Option<String> {
 
 /// Where Fluid's CSI driver would find the mount: `fluid_path` is the file system's root on the node,
 /// `fluid_sub_path` what a Dataset that refers to a part of another one shows.
-fn mount_point(volume: &Value, root: &str) -> Result<(MountPoint, String)> {
-    let attributes = at(volume, &["spec", "csi", "volumeAttributes"]);
+fn mount_point(attributes: &Value, root: &str) -> Result<(MountPoint, String)> {
     let path = text(attributes, "fluid_path")
         .context("spec.csi.volumeAttributes.fluid_path is missing; it is not a volume that Fluid made")?;
     let mount_point = MountPoint::within(root, path)

@@ -15,7 +15,7 @@ use fluid_sidecar_layout::contract::FLUID_FUSE;
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
 use serde_json::{Map, Value};
 
-use crate::dataset::Use;
+use crate::dataset::{Dataset, Use};
 use crate::destination::{Destination, Exit, Order};
 use crate::json::{Places, elements, json, list_field, map_field, name_of, places_of};
 use crate::limits;
@@ -91,7 +91,10 @@ pub fn inject(
             .join(&dataset.sub_path)
             .map_err(anyhow::Error::new)
             .because(Code::Unresolved)?;
-        replace_volumes(spec, &volumes, &data)?;
+        if !sidecar.not_copied.is_empty() {
+            reasons.push(incomplete_reference(&dataset, &sidecar, settings)?);
+        }
+        replace_volumes(spec, &volumes, &data, sidecar.needs_directory)?;
         if strategy.exit == Exit::ProcessNamespace {
             sidecar.end_with(readers.containers[index], restarts).because(Code::Malformed)?;
         }
@@ -153,6 +156,30 @@ pub fn inject(
     Ok(reasons)
 }
 
+/// A Dataset refers to one in another namespace, and Fluid does not copy all that its client needs.
+fn incomplete_reference(dataset: &Dataset, sidecar: &Sidecar, settings: &Settings) -> Result<Reason, Reason> {
+    let Dataset { namespace, name, refers_to, .. } = dataset;
+    let (owners_namespace, owner) = refers_to.clone().unwrap_or_default();
+    let text = format!(
+        "Dataset {namespace}/{name} refers to {owners_namespace}/{owner}, whose {} Fluid does not copy to namespace \
+         {namespace}",
+        sidecar.not_copied.join(" and "),
+    );
+    match settings.inject_incomplete_references {
+        true => Ok(Reason::new(
+            Code::IncompleteReference,
+            format!("{text}; the Pod does not start before somebody does"),
+        )),
+        false => Err(Reason::new(
+            Code::Unresolved,
+            format!(
+                "{text}; copy that and set injectIncompleteReferences: true, or run the Pod in namespace \
+                 {owners_namespace}"
+            ),
+        )),
+    }
+}
+
 fn annotations(pod: &mut Value) -> Result<&mut Map<String, Value>> {
     let pod = pod.as_object_mut().context("the Pod must be a map")?;
     map_field(map_field(pod, "metadata")?, "annotations").context("metadata")
@@ -173,14 +200,16 @@ fn replace_volumes(
     spec: &mut Map<String, Value>,
     volumes: &[ClaimVolume],
     data: &MountPoint,
+    needs_directory: bool,
 ) -> Result<(), Reason> {
     let all = list_field(spec, "volumes").context("spec").because(Code::Malformed)?;
     for ClaimVolume { index, .. } in volumes {
         let volume = all.get_mut(*index).and_then(Value::as_object_mut);
         let volume = volume.with_context(|| format!("spec.volumes[{index}]: must be a map"));
         let volume = volume.because(Code::Malformed)?;
-        // No type: kubelet must not check for the directory before the sidecar has mounted it.
-        let source = HostPathVolumeSource { path: data.to_string(), type_: None };
+        // No type otherwise: kubelet must not check for the directory before the sidecar has mounted it.
+        let type_ = needs_directory.then(|| "DirectoryOrCreate".to_string());
+        let source = HostPathVolumeSource { path: data.to_string(), type_ };
         volume.insert("hostPath".into(), json(source).because(Code::Malformed)?);
         volume.remove("persistentVolumeClaim");
     }

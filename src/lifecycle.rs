@@ -11,7 +11,7 @@
 //! DaemonSet has for itself are not taken over: its preStop hook unmounts, and for a sidecar that is at the
 //! beginning of the Pod's end, while the application still writes.
 
-use fluid_sidecar_layout::contract::{FLUID_FUSE, command, option};
+use fluid_sidecar_layout::contract::{command, option};
 use k8s_openapi::api::core::v1::{ExecAction, Lifecycle, LifecycleHandler, Probe};
 
 use crate::destination::Device;
@@ -38,8 +38,8 @@ const DEVICE_GATE: &str = "/tools/ioctl_sync";
 pub struct Gate {
     /// The mount point as the sidecar sees it.
     pub mount_point: String,
-    /// The image has our program.
-    pub fluid_fuse: bool,
+    /// Our program, as the image has it; an image of others has none.
+    pub fluid_fuse: Option<String>,
     /// How the sidecar gets its FUSE device.
     pub device: Device,
 }
@@ -51,24 +51,24 @@ impl Gate {
             exec: Some(ExecAction { command: Some(command) }),
             ..LifecycleHandler::default()
         };
-        let release = || run(vec![FLUID_FUSE.to_string(), command::RELEASE.to_string()]);
+        let release = |program| run(vec![program, command::RELEASE.to_string()]);
         Lifecycle {
             post_start: Some(run(self.wait(timeout_seconds, true))),
-            pre_stop: self.fluid_fuse.then(release),
+            pre_stop: self.fluid_fuse.clone().map(release),
             ..Lifecycle::default()
         }
     }
 
     /// The readiness probe: is it mounted now?
     pub fn readiness_probe(&self) -> Probe {
-        let command = match self.fluid_fuse {
-            true => vec![
-                FLUID_FUSE.into(),
+        let command = match &self.fluid_fuse {
+            Some(program) => vec![
+                program.clone(),
                 command::CHECK.into(),
                 flag(option::MOUNTPOINT),
                 self.mount_point.clone(),
             ],
-            false => self.wait(0, false),
+            None => self.wait(0, false),
         };
         Probe {
             exec: Some(ExecAction { command: Some(command) }),
@@ -80,9 +80,9 @@ impl Gate {
 
     fn wait(&self, timeout_seconds: u32, is_gate: bool) -> Vec<String> {
         let mount_point = self.mount_point.clone();
-        if self.fluid_fuse {
+        if let Some(program) = &self.fluid_fuse {
             let timeout = format!("{timeout_seconds}s");
-            let program = [FLUID_FUSE.into(), command::WAIT.into()];
+            let program = [program.clone(), command::WAIT.into()];
             let options = [flag(option::MOUNTPOINT), mount_point, flag(option::TIMEOUT), timeout];
             let gate = is_gate.then(|| flag(option::GATE));
             return program.into_iter().chain(gate).chain(options).collect();

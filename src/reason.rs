@@ -43,6 +43,8 @@ named! {
         Injected = "injected",
         /// The sidecar runs without something that its DaemonSet has.
         TemplateReduced = "template-reduced",
+        /// A Dataset refers to one in another namespace, and what the sidecar needs of there must be copied by hand.
+        IncompleteReference = "incomplete-reference",
         /// The Pod has more time to end than it asked for.
         GracePeriodRaised = "grace-period-raised",
         /// The sidecar sees the processes of the Pod's containers, and they see each other's.

@@ -199,7 +199,13 @@ fn inject(
     let mut changed = payload.whole_object().because(Code::Malformed)?;
     let status = Status::new(destination, settings::hash(payload.settings()));
     let uid = payload.uid();
-    log.reasons.extend(injection::inject(&mut changed, uses, destination, &limits, settings, uid, status)?);
+    for reason in injection::inject(&mut changed, uses, destination, &limits, settings, uid, status)? {
+        match reason.code {
+            // The Pod does not start before somebody does something.
+            Code::IncompleteReference => log.warn(reason),
+            _ => log.reasons.push(reason),
+        }
+    }
     if let Some(reason) = asked::ignored(pod.annotations) {
         log.warn(reason);
     }

@@ -131,8 +131,9 @@ sidecarImages:
   juicefs: registry.example/juicefs-fuse:1.2",
         }
 
-        /// Whether a Dataset in phase `Failed` is served, as Fluid does. Its data may still be reachable; set it to
-        /// `false` to treat such a Dataset as `onUnresolved` says.
+        /// Whether a Dataset in phase `Failed` is served, as Fluid does; with `false` it is treated as `onUnresolved`
+        /// says. No Fluid that was tried (v1.0.8 and HEAD) ever set that phase: a Dataset whose Runtime is down stays
+        /// `Bound`, so neither value protects a Pod from it.
         inject_failed_datasets: bool = true, Boolean, {
             name: "injectFailedDatasets",
             group: Some(Group::Dataset),
@@ -140,6 +141,18 @@ sidecarImages:
             show_if: Some("datasetsFrom=cluster"),
             example: "
 injectFailedDatasets: false",
+        }
+
+        /// Whether a Pod is injected whose Dataset refers to one in another namespace (`dataset://…`), although Fluid
+        /// does not copy all ConfigMaps and Secrets that the sidecar needs. Set it to `true` where you copy them
+        /// yourself: a warning names them. With `false` the Pod is treated as `onUnresolved` says, with the same names.
+        inject_incomplete_references: bool = false, Boolean, {
+            name: "injectIncompleteReferences",
+            group: Some(Group::Dataset),
+            label: "Inject incomplete references",
+            show_if: Some("datasetsFrom=cluster"),
+            example: "
+injectIncompleteReferences: true",
         }
 
         /// Fluid's `MOUNT_ROOT`, the directory of the node under which Datasets are mounted. Change it only together
@@ -165,7 +178,9 @@ onUnresolved: allow",
 
         /// What serves the Datasets that are found in the cluster. Use `fluid-fuse` when the Runtime's own image needs
         /// a privileged container, or a cache cluster that serverless Pods do not reach: it reads the Dataset's mounts
-        /// itself, from object stores (`s3://`, `oss://` and others) and directories (`local://`, `file://`). With
+        /// itself, from object stores (`s3://`, `oss://` and others) and directories (`local://`, `file://`), or those
+        /// of the Dataset that it refers to. The kind of Runtime does not matter then: image and overrides are `thin`'s.
+        /// With
         /// `datasetsFrom: settings` each entry of `datasets` with a `source` is served by `fluid-fuse` anyway, in the
         /// image of its own runtime; there `sidecarFrom: fluid-fuse` only demands that all of them have one.
         sidecar_from: SidecarFrom = SidecarFrom::DaemonSet, Choice, {
@@ -674,10 +689,10 @@ mod tests {
             ]}),
             &[
                 "datasets[0].claim: required: the name of a PersistentVolumeClaim, or a pattern",
-                "datasets[0].runtime: \"fuse\" is not one of alluxio, cache, efc, jindo, juicefs, thin, vineyard",
-                "datasets[0].source: \"/mnt\" is no URL; expected <scheme>://… like file:///mnt/nas/data",
+                "datasets[0].runtime: \"fuse\" is not one of alluxio, cache, efc, goosefs, jindo, juicefs, thin, vineyard",
+                "datasets[0].source: \"/mnt\" is not a URL such as s3://bucket/prefix or file:///path",
                 "sidecarImages.thin: required, because datasets[0] is served by runtime thin",
-                "datasets[1].source: the s3 URL holds credentials; they would be readable in every Pod",
+                "datasets[1].source: the s3 URL must not have credentials in it, which everybody could read who sees the Pod: give them as options",
                 "sidecarImages.thin: required, because datasets[1] is served by runtime thin",
                 "datasets[2]: must be a map, not a number",
             ],

@@ -5,6 +5,8 @@
 //! gate, environment, device, and what the settings override. The module does not know the Pod: names are given to it,
 //! and where the container goes is decided in [`crate::injection`].
 
+use std::iter;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use fluid_sidecar_layout::contract::{ExitWithPod, FLUID_FUSE, PLACES, command, env};
 use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
@@ -44,6 +46,11 @@ pub struct Sidecar {
     pub grace_seconds: Option<i64>,
     /// What of the DaemonSet it runs without.
     pub left_out: Vec<String>,
+    /// What it names in the Pod's namespace and Fluid does not copy there from that of the Dataset which this one refers
+    /// to.
+    pub not_copied: Vec<String>,
+    /// The client expects the directory of its mount: kubelet is to make it.
+    pub needs_directory: bool,
     /// The directory of the node in which each Pod has its own, if Pods share the node.
     shared_directory: Option<String>,
 }
@@ -61,6 +68,8 @@ impl Sidecar {
             image_pull_secrets: Vec::new(),
             grace_seconds: None,
             left_out: Vec::new(),
+            not_copied: Vec::new(),
+            needs_directory: false,
             shared_directory: None,
         }
     }
@@ -104,19 +113,26 @@ pub fn build(
     let keeps_image = matches!(server, Server::FluidFuse { .. });
     let (mut sidecar, gate) = match server {
         Server::DaemonSet { name, pod_spec } => {
-            from_daemonset(&dataset.mount_point, pod_spec, strategy.device, request_uid).context(name)?
+            from_daemonset(dataset, pod_spec, strategy.device, settings, request_uid).context(name)?
         }
         Server::Image(image) => from_image(dataset, image, None, strategy.device, request_uid)?,
         Server::FluidFuse { image, source } => {
             from_image(dataset, image, Some(source), strategy.device, request_uid)?
         }
     };
-    if gate.fluid_fuse {
+    if let Some((_, owner)) = &dataset.refers_to {
+        sidecar.not_copied = configuration(&sidecar.container, &sidecar.volumes, &sidecar.image_pull_secrets);
+        sidecar.not_copied.retain(|object| match object.strip_prefix(CONFIG_MAP) {
+            Some(name) => !dataset.runtime.copies_config_map(owner, name),
+            None => true,
+        });
+    }
+    if gate.fluid_fuse.is_some() {
         guard(&mut sidecar, request_uid)?;
     }
     let who = || format!("Dataset {}/{}", dataset.namespace, dataset.name);
     ensure!(
-        gate.fluid_fuse || strategy.exit != Exit::ProcessNamespace,
+        gate.fluid_fuse.is_some() || strategy.exit != Exit::ProcessNamespace,
         "the sidecar of {} is not fluid-fuse, which alone knows exit: processNamespace; \
          set sidecarFrom: fluid-fuse, or another exit in destinations",
         who()
@@ -262,24 +278,28 @@ pub(crate) fn volume(name: &str, kind: &str, source: Value) -> Value {
 /// The first container of the DaemonSet's Pods, and of their volumes those that it mounts: what Fluid takes.
 /// What Fluid forgets and the container needs comes along: pull secrets, its user, its time to end.
 fn from_daemonset(
-    mount_point: &MountPoint,
+    dataset: &Dataset,
     mut pod_spec: Value,
     device: Device,
+    settings: &Settings,
     request_uid: &str,
 ) -> Result<(Sidecar, Gate)> {
+    let mount_point = &dataset.mount_point;
     let template =
         pod_spec.get_mut("containers").and_then(|containers| containers.get_mut(0)).map(Value::take);
     let Some(Value::Object(mut container)) = template else {
         bail!("spec.template.spec.containers[0] must be a map");
     };
     let volumes = elements(pod_spec.get("volumes"));
-    let Above { volume: above_name, directory, seen_at } = above(mount_point, &container, volumes)?;
-    let program = container.get("command").and_then(|command| command.get(0)).and_then(Value::as_str);
-    let fluid_fuse = program.is_some_and(|program| program.rsplit('/').next() == Some(FLUID_FUSE));
+    let Above { volume: above_name, directory, seen_at, mounted_on } =
+        above(mount_point, &container, volumes)?;
+    let image = settings.image(dataset.runtime).or(container.get("image").and_then(Value::as_str));
+    let fluid_fuse = fluid_fuse_in(&container, image.unwrap_or_default(), &dataset.file_system);
     let mut sidecar = Sidecar::on(mount_point.clone());
     if device == Device::Privileged {
         sidecar.mount_point = own_place(mount_point, &directory, request_uid)?;
         sidecar.shared_directory = Some(directory.clone());
+        sidecar.needs_directory = mounted_on.is_some();
     }
 
     let used: Vec<Value> = volume_names(&mut container).into_iter().map(|name| name.clone()).collect();
@@ -292,7 +312,7 @@ fn from_daemonset(
         if let (Device::ExtendedResource, Some(path)) = (device, host_path(volume)) {
             mounts.retain(|mount| mount.get("name") != Some(name));
             // The device and the mount are what the platform gives instead.
-            if path != "/dev/fuse" && !is_above(path, mount_point) {
+            if path != "/dev/fuse" && below(path, mount_point).is_none() {
                 sidecar.left_out.push(format!("hostPath volume {}", name.as_str().unwrap_or_default()));
             }
         } else if name == &above_name {
@@ -307,6 +327,12 @@ fn from_daemonset(
         match device {
             Device::Privileged if above => {
                 mount.insert("mountPropagation".into(), "Bidirectional".into());
+                if let Some(directory) = mounted_on
+                    .as_ref()
+                    .filter(|_| mount.get("mountPath").is_some_and(|path| *path == seen_at))
+                {
+                    mount.insert("mountPath".into(), directory.as_str().into());
+                }
             }
             Device::ExtendedResource
                 if mount.get("mountPropagation").is_some_and(|it| it == "Bidirectional") =>
@@ -348,14 +374,10 @@ fn from_daemonset(
     Ok((sidecar, Gate { mount_point: seen_at, fluid_fuse, device }))
 }
 
-/// Whether a directory of the node holds the mount point.
-fn is_above(path: &str, mount_point: &MountPoint) -> bool {
-    below(path, mount_point).is_some()
-}
-
-/// What follows a directory of the node in the path of a mount point that is below it.
+/// What follows a directory of the node in the path of a mount point that it holds, or is.
 fn below<'m>(path: &str, mount_point: &'m MountPoint) -> Option<&'m str> {
-    mount_point.as_str().strip_prefix(path.trim_end_matches('/')).filter(|below| below.starts_with('/'))
+    let below = mount_point.as_str().strip_prefix(path.trim_end_matches('/'))?;
+    (below.is_empty() || below.starts_with('/')).then_some(below)
 }
 
 /// The volume through which the DaemonSet's container mounts.
@@ -366,6 +388,9 @@ struct Above {
     directory: String,
     /// Where the container sees the mount point.
     seen_at: String,
+    /// Of a volume that is the mount point itself: the directory that its place is to be mounted on instead. kubelet's
+    /// mount of the volume would look as if the client had mounted, and a dead one could not be a volume (Fluid #1345).
+    mounted_on: Option<String>,
 }
 
 /// Of several that the container mounts, the one that is nearest to the mount point.
@@ -375,14 +400,83 @@ fn above(mount_point: &MountPoint, container: &Map<String, Value>, volumes: &[Va
         let directory = host_path(volume)?.trim_end_matches('/');
         let below = below(directory, mount_point)?;
         let mount = mounts.iter().find(|mount| mount.get("name") == volume.get("name"))?;
+        let seen_at = format!("{}{below}", text(mount, "mountPath")?.trim_end_matches('/'));
+        let is_it = below.is_empty();
+        let mounted_on = is_it.then(|| seen_at.rsplit_once('/').map(|(above, _)| above.to_string()));
+        let directory = if is_it { mount_point.parent() } else { directory }.to_string();
         Some(Above {
             volume: name_of(volume)?.to_string(),
-            directory: directory.to_string(),
-            seen_at: format!("{}{below}", text(mount, "mountPath")?.trim_end_matches('/')),
+            directory,
+            seen_at,
+            mounted_on: mounted_on.flatten(),
         })
     });
-    seen.max_by_key(|above| above.directory.len())
-        .with_context(|| format!("its container mounts no hostPath above {mount_point}"))
+    let nearest = seen.max_by_key(|above| above.directory.len());
+    let nearest =
+        nearest.with_context(|| format!("its container mounts no hostPath that holds {mount_point}"))?;
+    ensure!(
+        nearest.mounted_on.as_ref().is_none_or(|directory| !directory.is_empty()),
+        "its container mounts at {}, which has no directory above it for a volume",
+        nearest.seen_at
+    );
+    Ok(nearest)
+}
+
+/// Our program in a container, as its hooks call it: the word of its command that names it or, of a container without
+/// command, its image's entry point. That is known by the last part of the image's name, or by the type of file system
+/// of the ThinRuntimeProfile.
+fn fluid_fuse_in(container: &Map<String, Value>, image: &str, file_system: &str) -> Option<String> {
+    let command = elements(container.get("command"));
+    if command.is_empty() {
+        let name = image.rsplit('/').next().and_then(|name| name.split(['@', ':']).next());
+        let is_ours = name == Some(FLUID_FUSE) || file_system.trim_start_matches("fuse.") == FLUID_FUSE;
+        return is_ours.then(|| FLUID_FUSE.to_string());
+    }
+    let is_ours =
+        |word: &&str| word.rsplit('/').next() == Some(FLUID_FUSE) && !word.contains(char::is_whitespace);
+    command.iter().filter_map(Value::as_str).find(is_ours).map(str::to_string)
+}
+
+/// What begins the names of objects, among others.
+const CONFIG_MAP: &str = "ConfigMap ";
+const SECRET: &str = "Secret ";
+
+/// What a container and its volumes name in the Pod's namespace and cannot start without, as `<kind> <name>`.
+fn configuration(
+    container: &Map<String, Value>,
+    volumes: &[Value],
+    image_pull_secrets: &[String],
+) -> Vec<String> {
+    let mut objects: Vec<String> = image_pull_secrets.iter().map(|name| format!("{SECRET}{name}")).collect();
+    let mut add = |kind: &str, source: Option<&Value>, name: &str| {
+        let Some(source) = source.filter(|source| source.get("optional") != Some(&Value::Bool(true))) else {
+            return;
+        };
+        // Kubernetes makes it in every namespace.
+        if let Some(name) = text(source, name).filter(|name| *name != "kube-root-ca.crt") {
+            objects.push(format!("{kind}{name}"));
+        }
+    };
+    for volume in volumes {
+        let projected = volume.get("projected").and_then(|projected| projected.get("sources"));
+        add(SECRET, volume.get("secret"), "secretName");
+        for volume in iter::once(volume).chain(elements(projected)) {
+            add(CONFIG_MAP, volume.get("configMap"), "name");
+            add(SECRET, volume.get("secret"), "name");
+        }
+        add("PersistentVolumeClaim ", volume.get("persistentVolumeClaim"), "claimName");
+    }
+    for variables in elements(container.get("envFrom")) {
+        add(CONFIG_MAP, variables.get("configMapRef"), "name");
+        add(SECRET, variables.get("secretRef"), "name");
+    }
+    for value in elements(container.get("env")).iter().filter_map(|variable| variable.get("valueFrom")) {
+        add(CONFIG_MAP, value.get("configMapKeyRef"), "name");
+        add(SECRET, value.get("secretKeyRef"), "name");
+    }
+    objects.sort_unstable();
+    objects.dedup();
+    objects
 }
 
 /// A container that the policy makes: `fluid-fuse` with its source, or an image that knows its own.
@@ -433,6 +527,7 @@ fn from_image(
         sidecar.volumes.push(host_directory(FLUID_FUSE, &format!("{directory}/{request_uid}"))?);
         sidecar.shared_directory = Some(directory.to_string());
     }
+    let fluid_fuse = fluid_fuse.then(|| FLUID_FUSE.to_string());
     Ok((sidecar, Gate { mount_point: dataset.mount_point.to_string(), fluid_fuse, device }))
 }
 

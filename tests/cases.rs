@@ -1,4 +1,5 @@
-//! Golden cases: `tests/cases/<name>/` holds what goes in and what must come out.
+//! Golden cases: `tests/cases/<name>/` holds what goes in and what must come out. `tests/cases/fluid/<situation>/` has
+//! what Fluid's own controllers made (the first line says of which version), and a case for each of several settings.
 //!
 //! - `pod.yaml`: a Pod, a workload or an AdmissionReview;
 //! - `objects.yaml`: the cluster that the policy reads (optional);
@@ -12,11 +13,9 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use evaluate::objects::Objects;
-use serde_json::json;
-use support::{Cluster, cases, create, golden, has_only, is_settled, read};
+use support::{cases, cluster_of, compare, create, given, has_only, is_settled, settings_of};
 
 const FILES: [&str; 4] = ["expected.yaml", "objects.yaml", "pod.yaml", "settings.yaml"];
 
@@ -29,12 +28,8 @@ fn every_case_gives_what_it_expects() {
 
 fn check(case: &Path) -> Result<(), String> {
     has_only(case, &FILES);
-    let objects: Vec<PathBuf> =
-        [case.join("objects.yaml")].into_iter().filter(|path| path.exists()).collect();
-    let cluster = Cluster(Objects::read(&objects).unwrap());
-    let settings = case.join("settings.yaml");
-    let settings = if settings.exists() { read(&settings) } else { json!({}) };
-    let answer = create(&read(&case.join("pod.yaml")), &cluster, &settings);
+    let (cluster, settings) = (cluster_of(case), settings_of(case));
+    let answer = create(&given(case, "pod.yaml"), &cluster, &settings);
     is_settled(case, &answer, |pod| create(pod, &cluster, &settings));
-    golden(case, &answer)
+    compare(case, &answer)
 }

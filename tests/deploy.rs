@@ -15,7 +15,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use evaluate::objects::Objects;
 use evaluate::{input, yaml};
 use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_policy::cluster::Kind;
@@ -25,7 +24,7 @@ use serde_json::{Value, json};
 use support::expect::expect;
 use support::manifests;
 use support::validation::violations;
-use support::{Cluster, cases, create, metadata, name, read, root};
+use support::{Cluster, cases, cluster_of, create, given, metadata, name, read, root};
 
 // --- reading -----------------------------------------------------------------------------------------------
 
@@ -94,7 +93,7 @@ fn policy_server(name: &str) -> Value {
 }
 
 fn examples() -> Vec<PathBuf> {
-    let examples = cases("deploy/examples");
+    let examples = support::files("deploy/examples");
     assert!(examples.len() >= 4);
     examples
 }
@@ -346,12 +345,10 @@ fn is_asked(policy: &Value, pod: &Value) -> bool {
 fn pods() -> Vec<(String, Value, Cluster)> {
     let mut pods = Vec::new();
     for case in cases("tests/cases") {
-        let objects: Vec<PathBuf> =
-            [case.join("objects.yaml")].into_iter().filter(|path| path.exists()).collect();
-        let request = input::request(read(&case.join("pod.yaml")), None, "CREATE").unwrap();
+        let request = input::request(given(&case, "pod.yaml"), None, "CREATE").unwrap();
         let pod = request.object().clone();
         if pod["kind"] == "Pod" && serde_json::from_value::<Pod>(pod.clone()).is_ok() {
-            pods.push((name(&case), pod, Cluster(Objects::read(&objects).unwrap())));
+            pods.push((name(&case), pod, cluster_of(&case)));
         }
     }
     assert!(pods.len() > 50, "{} Pods", pods.len());
@@ -498,8 +495,7 @@ fn the_twin_knows_the_markers_of_pods() {
         assert!(!is_asked(twin, &pod), "without a claim: {pod}");
         pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
         assert_eq!(is_asked(twin, &pod), is_marked, "{pod}");
-        let answer =
-            create(&pod, &Cluster(Objects::read::<PathBuf>(&[]).unwrap()), &json!({"onUnresolved": "allow"}));
+        let answer = create(&pod, &Cluster::of(Vec::new()), &json!({"onUnresolved": "allow"}));
         let reasons = text(&answer["audit_annotations"]["reasons"]);
         assert_eq!(
             reasons.lines().any(|line| line.starts_with("serverless: ")),

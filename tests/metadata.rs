@@ -16,13 +16,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use evaluate::objects::Objects;
 use evaluate::{input, yaml};
 use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_policy::cluster::{self, CAPABILITY, Kind, Masked, Masks};
 use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
 use serde_json::{Value, json};
-use support::{Cluster, cases, metadata, read, root, validate};
+use support::{Cluster, cases, cluster_of, given, metadata, read, root, settings_of, validate};
 
 fn annotation(name: &str) -> String {
     metadata()["annotations"][name].as_str().unwrap_or_else(|| panic!("{name} is missing")).to_string()
@@ -68,15 +67,9 @@ impl cluster::Cluster for Recorder {
 fn the_metadata_grants_what_the_code_reads_and_no_more() {
     let mut read_kinds = BTreeSet::new();
     for case in cases("tests/cases") {
-        let objects = Some(case.join("objects.yaml")).filter(|path| path.exists());
-        let recorder = Recorder {
-            cluster: Cluster(Objects::read(objects.as_slice()).unwrap()),
-            kinds: RefCell::default(),
-        };
-        let request = input::request(read(&case.join("pod.yaml")), None, "CREATE").unwrap();
-        let settings = read(&case.join("settings.yaml"));
-        let settings = if settings.is_null() { json!({}) } else { settings };
-        validate(&json!({"request": request.admission, "settings": settings}), &recorder);
+        let recorder = Recorder { cluster: cluster_of(&case), kinds: RefCell::default() };
+        let request = input::request(given(&case, "pod.yaml"), None, "CREATE").unwrap();
+        validate(&json!({"request": request.admission, "settings": settings_of(&case)}), &recorder);
         read_kinds.append(&mut recorder.kinds.take());
     }
     let table = Kind::ALL.iter().map(|kind| format!("{} {kind}", kind.facts()));

@@ -1,7 +1,7 @@
 //! The documents say what the code does.
 //!
-//! The tables of SEMANTICS.md are made of the code's own; `UPDATE_EXPECT=1 cargo test --test semantics` writes them
-//! anew. What to do about a message people have written (docs/operators.md, README.md): those tables have every reason,
+//! Tables between `<!-- …:begin -->` and `<!-- …:end -->` are made of the code's own; `UPDATE_EXPECT=1 cargo test --test
+//! semantics` writes them anew. What to do about a message people have written (docs/operators.md, README.md): those tables have every reason,
 //! and every rejection and warning of the golden cases, and none that does not occur there.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use fluid_sidecar_layout::Named as _;
+use fluid_sidecar_layout::runtime::Facts;
+use fluid_sidecar_layout::{Named as _, Runtime};
 use fluid_sidecar_policy::placement;
 use fluid_sidecar_policy::reason::Code;
 use serde_json::{Value, json};
@@ -30,9 +31,33 @@ fn the_tables_are_those_of_the_code() {
         writeln!(reasons, "| `{code}` | {}. |", code.about()).unwrap();
     }
 
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("SEMANTICS.md");
+    has_tables("SEMANTICS.md", &[("placement", rows), ("reasons", reasons)]);
+}
+
+#[test]
+fn the_table_of_runtimes_is_what_is_known_of_them() {
+    let mut rows = String::from(
+        "| Runtime | Fluid | its client is told the mount point by | copied for a reference | tried |\n\
+         |---|---|---|---|---|\n",
+    );
+    for runtime in Runtime::ALL {
+        let Facts { told_by, copied_config_maps, refused, fluid, tried, .. } = runtime.facts();
+        let copied: Vec<_> = copied_config_maps.iter().map(|name| format!("`{name}`")).collect();
+        let copied = if copied.is_empty() { "nothing".to_string() } else { copied.join(", ") };
+        let tried = match refused {
+            Some(because) => format!("**{tried}**: {because}"),
+            None => tried.to_string(),
+        };
+        writeln!(rows, "| {} (`{runtime}`) | {fluid} | {told_by} | {copied} | {tried} |", runtime.about())
+            .unwrap();
+    }
+    has_tables("docs/operators.md", &[("runtimes", rows)]);
+}
+
+fn has_tables(document: &str, tables: &[(&str, String)]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
     let mut document = std::fs::read_to_string(&path).unwrap();
-    for (name, table) in [("placement", rows), ("reasons", reasons)] {
+    for (name, table) in tables {
         let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
         let (before, rest) = document.split_once(&begin).unwrap();
         let (_, after) = rest.split_once(&end).unwrap();

@@ -742,8 +742,9 @@ fn object(table: &[Field], path: &str, name: &str) -> Value {
 fn text_schema(form: &TextForm) -> Value {
     let mut schema =
         json!({"type": if form.may_be_number { json!(["string", "number"]) } else { json!(["string"]) }});
-    if !form.pattern.is_empty() {
-        schema["pattern"] = json!(form.pattern);
+    let pattern = (form.pattern)();
+    if !pattern.is_empty() {
+        schema["pattern"] = json!(pattern);
         if form.may_be_number {
             schema["minimum"] = json!(0);
         }

@@ -5,12 +5,12 @@ mod support;
 
 use fluid_sidecar_policy::status::uninject;
 use serde_json::{Value, json};
-use support::{Cluster, cases, create, name, read};
+use support::{Cluster, cases, create, given, name, read};
 
 /// Each case that injects, with its Pod before and after.
 fn injected() -> Vec<(String, Value, Value)> {
     let after = |case: &std::path::Path| read(&case.join("expected.yaml")).get("pod").cloned();
-    let before = |case: &std::path::Path| read(&case.join("pod.yaml"));
+    let before = |case: &std::path::Path| given(case, "pod.yaml");
     let injected =
         cases("tests/cases").into_iter().filter_map(|case| Some((name(&case), before(&case), after(&case)?)));
     // The controller's Pod of a workload is not the manifest.
@@ -44,7 +44,7 @@ fn what_was_injected_is_verified() {
         if pod.to_string().contains("persistentVolumeClaim") {
             continue;
         }
-        let answer = verify(&pod, &read(&case.join("settings.yaml")));
+        let answer = verify(&pod, &given(&case, "settings.yaml"));
         assert_eq!(answer["accepted"], true, "{}: {answer}", name(&case));
         assert_eq!(answer.get("mutated_object"), None);
     }

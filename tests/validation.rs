@@ -5,14 +5,11 @@
 
 mod support;
 
-use std::fs;
-use std::path::Path;
-
-use evaluate::{input, yaml};
+use evaluate::input;
 use fluid_sidecar_policy::status;
 use serde_json::{Value, json};
 use support::validation::violations;
-use support::{cases, name, read};
+use support::{cases, given, name, read};
 
 /// Containers are made as JSON, whose field names no compiler checks; Kubernetes' types know them.
 #[test]
@@ -87,12 +84,10 @@ fn merge(mut map: Value, fields: Value) -> Value {
 #[test]
 fn the_outcome_of_every_case_is_valid() {
     let mut checked = 0;
-    for case in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")).unwrap() {
-        let case = case.unwrap().path();
-        let read = |file: &str| yaml::read_file(&case.join(file)).unwrap().pop().unwrap();
-        let expected = read("expected.yaml");
+    for case in cases("tests/cases") {
+        let expected = read(&case.join("expected.yaml"));
         let Some(mutated) = expected.get("pod") else { continue };
-        let request = input::request(read("pod.yaml"), None, "CREATE").unwrap();
+        let request = input::request(given(&case, "pod.yaml"), None, "CREATE").unwrap();
         if violations(request.object()).is_empty() {
             assert_eq!(violations(mutated), [""; 0], "{}", case.display());
             checked += 1;

@@ -9,7 +9,7 @@ use std::path::Path;
 use evaluate::{input, yaml};
 use serde_json::{Value, json};
 
-use crate::support::root;
+use crate::support::{golden, root};
 
 /// In the order of the report.
 pub const NAMES: [&str; 8] = [
@@ -43,7 +43,7 @@ impl Case {
 
     fn golden(name: &str) -> Case {
         let read = |file: &str| {
-            let path = root().join("tests/cases").join(name).join(file);
+            let path = golden::given(&root().join("tests/cases").join(name), file);
             if path.exists() { yaml::read_file(&path).unwrap() } else { Vec::new() }
         };
         let one = |file: &str| read(file).pop();

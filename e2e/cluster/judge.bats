@@ -21,8 +21,8 @@ create() { kubectl create --namespace judge --dry-run=server --validate=strict -
 @test "the API server takes every Pod that the policy lets in" {
   folder=$BATS_TEST_TMPDIR/pods ours=0
   mkdir "$folder"
-  for expected in tests/cases/*/expected.yaml tests/fluid/*/expected.yaml; do
-    case=$(basename "$(dirname "$expected")")
+  for expected in $(find tests/cases tests/fluid -name expected.yaml); do
+    case=$(dirname "$expected" | tr / -)
     # Its name and namespace are of the cluster that the case is about.
     pod=$(yq -c 'select(.pod) | .pod | del(.metadata.namespace) | .metadata.name //= "judged"' "$expected")
     [ -n "$pod" ] || continue

@@ -29,6 +29,10 @@ pub(super) fn check_settings(fields: &mut Fields<'_>, settings: &Settings) {
             fields.problem(&source, "required with sidecarFrom: fluid-fuse, which serves it");
         }
         let runtime = rule.runtime;
+        if let (None, Some(because)) = (&rule.source, runtime.facts().refused) {
+            let field = format!("datasets[{index}].runtime");
+            fields.problem(&field, format_args!("no sidecar can be made of {runtime}: {because}"));
+        }
         if settings.image(runtime).is_none() {
             fields.problem(
                 &format!("sidecarImages.{runtime}"),
@@ -56,6 +60,11 @@ pub fn settings_schema() -> Vec<Value> {
                     "required": ["source"], "properties": {"source": {"type": "string"}}}}}},
                 "else": has_image("thin")}}),
     ];
+    let refused = Runtime::ALL.iter().filter(|runtime| runtime.facts().refused.is_some());
+    let refused: Vec<_> = refused.map(|runtime| runtime.name()).collect();
+    let has_source = json!({"required": ["source"], "properties": {"source": {"type": "string"}}});
+    rules.push(json!({"if": by_settings, "then": {"properties": {"datasets": {"items": {
+        "if": {"required": ["runtime"], "properties": {"runtime": {"enum": refused}}}, "then": has_source}}}}}));
     for runtime in Runtime::ALL.iter().map(|runtime| runtime.name()) {
         let entry = match runtime {
             "thin" => json!({"properties": {"runtime": {"enum": ["thin", null]}}}),

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use fluid_sidecar_layout::check_absolute;
 use fluid_sidecar_layout::contract::VFUSE_RESOURCE;
+use fluid_sidecar_layout::source;
 
 /// What a text must look like.
 #[derive(Debug)]
@@ -12,7 +13,7 @@ pub struct TextForm {
     /// What may be written, for documents; empty: anything.
     pub about: &'static str,
     /// The same as a regular expression, without `\d` and the like, which languages understand differently.
-    pub pattern: &'static str,
+    pub pattern: fn() -> String,
     /// The same in code; the error says what the text is not, without the path of the field.
     pub check: fn(&str) -> Result<()>,
     /// Whether a number may stand for its text.
@@ -25,7 +26,7 @@ pub struct TextForm {
 pub static STRING: TextForm = TextForm {
     name: "string",
     about: "",
-    pattern: "",
+    pattern: String::new,
     check: |_| Ok(()),
     may_be_number: false,
     may_be_empty: false,
@@ -41,7 +42,7 @@ pub static VALUE: TextForm = TextForm { may_be_number: true, ..ELEMENT };
 pub static IMAGE: TextForm = TextForm {
     name: "image",
     about: "an image reference, without white space",
-    pattern: r"^[^ \t\r\n\f\u000b]+$",
+    pattern: || r"^[^ \t\r\n\f\u000b]+$".into(),
     check: |image| {
         // The API server wants none in or around an image.
         ensure!(!image.contains(char::is_whitespace), "{image:?} must not hold white space");
@@ -54,7 +55,7 @@ pub static IMAGE: TextForm = TextForm {
 pub static PATH: TextForm = TextForm {
     name: "path",
     about: "absolute, without empty, `.` or `..` components, and not `/` itself",
-    pattern: r"^(/(?!\.{1,2}(/|$))[^/\u0000-\u001f\u007f-\u009f]+)+$",
+    pattern: || r"^(/(?!\.{1,2}(/|$))[^/\u0000-\u001f\u007f-\u009f]+)+$".into(),
     check: |path| Ok(check_absolute(path)?),
     ..STRING
 };
@@ -64,7 +65,7 @@ pub static QUANTITY: TextForm = TextForm {
     name: "quantity",
     about: "a number that is not negative, with one of Kubernetes' suffixes `n`, `u`, `m`, `k`, `M`, `G`, `T`, `P`, \
             `E`, `Ki`, `Mi`, `Gi`, `Ti`, `Pi`, `Ei`, an exponent like `e3`, or none of these",
-    pattern: r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$",
+    pattern: || r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$".into(),
     check: |text| {
         ensure!(quantity(text).is_some(), "{text:?} is no quantity; expected one like 500m, 2 or 4Gi");
         Ok(())
@@ -77,9 +78,12 @@ pub static QUANTITY: TextForm = TextForm {
 pub static RESOURCE: TextForm = TextForm {
     name: "extended resource",
     about: "`<domain>/<name>`, where the domain is not Kubernetes' own",
-    pattern: "^(?![^/]*kubernetes\\.io/)(?!requests\\.)(?=[^/]{1,63}/)\
-              [a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\
-              /[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
+    pattern: || {
+        "^(?![^/]*kubernetes\\.io/)(?!requests\\.)(?=[^/]{1,63}/)\
+         [a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\
+         /[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$"
+            .into()
+    },
     check: check_resource_name,
     ..STRING
 };
@@ -87,9 +91,10 @@ pub static RESOURCE: TextForm = TextForm {
 /// What `fluid-fuse` serves.
 pub static URL: TextForm = TextForm {
     name: "URL",
-    about: "`<scheme>://…`, without credentials",
-    pattern: r"^[^:]+://[^/?#@]*([/?#].*)?$",
-    check: check_source,
+    about: "`file:///…`, `local:///…`, or `<scheme>://…` of a store ([fluid-fuse](fluid-fuse.md) lists them), without \
+            credentials",
+    pattern: source::pattern,
+    check: |url| Ok(source::parse(url).map(|_| ())?),
     ..STRING
 };
 
@@ -172,19 +177,6 @@ fn check_resource_name(name: &str) -> Result<()> {
         }
         _ => bail!("{name:?} is no extended resource; expected <domain>/<name> like {VFUSE_RESOURCE}"),
     }
-}
-
-/// The source goes into the sidecar's environment, where everybody who may read Pods can see it.
-fn check_source(source: &str) -> Result<()> {
-    let Some((scheme, rest)) = source.split_once("://").filter(|(scheme, _)| !scheme.is_empty()) else {
-        bail!("{source:?} is no URL; expected <scheme>://… like file:///mnt/nas/data");
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    ensure!(
-        !authority.contains('@'),
-        "the {scheme} URL holds credentials; they would be readable in every Pod"
-    );
-    Ok(())
 }
 
 #[cfg(test)]

@@ -44,11 +44,25 @@ const DATASETS: &[(&str, &str, &str, &str, &str)] = &[
     ("thin-too", "thin", "thin", "thin-fuse", ""),
     ("jindo", "jindo", "jindo", "jindofs-fuse", ""),
     ("part", "part", "juicefs", "juicefs-fuse", "a/b"),
-    // None of these can be served.
-    ("odd-runtime", "odd-runtime", "goose", "goose-fuse", ""),
+    // Its container mounts the mount point itself.
+    ("cache", "cache", "cache", "cache-fuse", ""),
+    // It refers to a Dataset of another namespace: see `directory_of`.
+    ("borrowed", "borrowed", "thin", "juicefs-fuse", "a"),
+    // None of these can be served: the first not by `fluid-fuse`, the second by nothing else.
+    ("odd-source", "odd-source", "goosefs", "goosefs-fuse", ""),
+    ("next-runtime", "next-runtime", "nextfs", "next-fuse", ""),
+    ("vineyard", "vineyard", "vineyard", "vineyard-fuse", ""),
     ("odd-path", "odd-path", "thin", "../../../etc", ""),
     ("odd-part", "odd-part", "juicefs", "juicefs-fuse", "a/../b"),
 ];
+
+/// The directory of the node above the mount point of a Dataset.
+fn directory_of(dataset: &str, runtime: &str) -> String {
+    match dataset {
+        "borrowed" => "/runtime-mnt/juicefs/lender/lent".to_string(),
+        _ => format!("/runtime-mnt/{runtime}/default/{dataset}"),
+    }
+}
 
 pub(crate) fn situation() -> impl Strategy<Value = Situation> {
     let phase = prop_oneof![
@@ -109,24 +123,36 @@ impl Situation {
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",
             "metadata": {"name": "ordinary", "namespace": "default"},
         })];
+        objects.push(json!({"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset",
+            "metadata": {"name": "lent", "namespace": "lender"}, "spec": mounts("juicefs")}));
         if !self.namespace_labels.is_null() {
             let metadata = json!({"name": "default", "labels": self.namespace_labels});
             objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}));
         }
         for (claim, name, runtime, directory, sub_path) in DATASETS {
-            let parent = format!("/runtime-mnt/{runtime}/default/{name}");
+            let parent = directory_of(name, runtime);
             let mut labels = json!({format!("fluid.io/s-default-{name}"): "true"});
             if claim != name {
                 labels["fluid.io/managed-by"] = (*name).into();
             }
             let phase = if *name == "jindo" { self.phase.clone() } else { "Bound".into() };
-            let daemonset = if *runtime == "jindo" { "jindo-jindofs-fuse" } else { &format!("{name}-fuse") };
+            let daemonset = match *runtime {
+                "jindo" => "jindo-jindofs-fuse",
+                "cache" => "cache-client",
+                _ => &format!("{name}-fuse"),
+            };
+            let spec = match *name {
+                "borrowed" => json!({"mounts": [{"mountPoint": "dataset://lender/lent/a"}]}),
+                "odd-source" => json!({"mounts": [{"mountPoint": "pvc://nas"}]}),
+                _ => mounts(runtime),
+            };
+            let mounted = if *name == "cache" { format!("{parent}/{directory}") } else { parent.clone() };
             objects.extend([
                 json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
                     "metadata": {"name": claim, "namespace": "default", "labels": labels}}),
                 json!({"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset",
                     "metadata": {"name": name, "namespace": "default"},
-                    "spec": mounts(runtime),
+                    "spec": spec,
                     "status": {"phase": phase, "runtimes": [{"type": runtime}]}}),
                 json!({"apiVersion": "v1", "kind": "PersistentVolume",
                     "metadata": {"name": format!("default-{name}")},
@@ -134,7 +160,7 @@ impl Situation {
                         "fluid_path": format!("{parent}/{directory}"), "fluid_sub_path": sub_path}}}}),
                 json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
                     "metadata": {"name": daemonset, "namespace": "default"},
-                    "spec": {"template": {"spec": self.template.spec(&parent)}}}),
+                    "spec": {"template": {"spec": self.template.spec(&mounted)}}}),
             ]);
         }
         objects
@@ -163,13 +189,13 @@ fn mounts(runtime: &str) -> Value {
 }
 
 impl Template {
-    /// `spec.template.spec` of the DaemonSet of a Dataset that is mounted below `parent`.
-    pub(crate) fn spec(&self, parent: &str) -> Value {
+    /// `spec.template.spec` of a DaemonSet whose container mounts this directory of the node.
+    pub(crate) fn spec(&self, directory: &str) -> Value {
         let privileged = self.container["securityContext"]["privileged"] == true;
         let propagation = if privileged { "Bidirectional" } else { "HostToContainer" };
         let mut volumes =
-            vec![json!({"name": "mount", "hostPath": {"path": parent, "type": "DirectoryOrCreate"}})];
-        let mount_path = self.mount_path.unwrap_or(parent);
+            vec![json!({"name": "mount", "hostPath": {"path": directory, "type": "DirectoryOrCreate"}})];
+        let mount_path = self.mount_path.unwrap_or(directory);
         let mut mounts =
             vec![json!({"name": "mount", "mountPath": mount_path, "mountPropagation": propagation})];
         let mut devices = Vec::new();
@@ -292,9 +318,10 @@ fn container_fields() -> Vec<(&'static str, BoxedStrategy<Value>)> {
 // --- Pods --------------------------------------------------------------------------------------------------
 
 fn volume_source() -> impl Strategy<Value = Value> {
-    let claims = select(vec!["thin", "thin", "thin-too", "jindo", "part", "ordinary"]);
+    let claims = select(vec!["thin", "thin", "thin-too", "jindo", "part", "cache", "borrowed", "ordinary"]);
     let read_only = select(vec![json!({}), json!({"readOnly": false}), json!({"readOnly": true})]);
-    let unserved = vec!["missing", "missing", "odd-runtime", "odd-path", "odd-part"];
+    let unserved =
+        vec!["missing", "missing", "odd-source", "next-runtime", "vineyard", "odd-path", "odd-part"];
     let claim = (prop_oneof![40 => claims, 1 => select(unserved)], read_only).prop_map(
         |(name, read_only)| json!({"persistentVolumeClaim": merge(json!({"claimName": name}), &read_only)}),
     );
@@ -592,6 +619,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Value> {
         ),
         ("gateTimeoutSeconds", Just(json!(600)).boxed()),
         ("injectFailedDatasets", one_of(vec![json!(false), json!(true)])),
+        ("injectIncompleteReferences", one_of(vec![json!(false), json!(true), json!(true)])),
         ("namespaceLabels", Just(json!("read")).boxed()),
         ("onUndecidable", one_of(vec![json!("reject"), json!("allow")])),
         ("onUnresolved", Just(json!("allow")).boxed()),
@@ -654,6 +682,10 @@ pub(crate) fn template() -> impl Strategy<Value = Template> {
     let mut container = container_fields();
     container.push(("args", Just(json!(["-a"])).boxed()));
     container.push(("command", one_of(vec![json!(["run", "$(A)"]), json!(["/opt/fluid-fuse", "mount"])])));
+    container.push((
+        "image",
+        one_of(vec![json!("registry:5000/fluid-fuse:1@sha256:0"), json!("fluid-fuse-of-others")]),
+    ));
     container.push(("lifecycle", handler().prop_map(|stop| json!({"preStop": stop})).boxed()));
     container.push(("terminationMessagePolicy", Just(json!("FallbackToLogsOnError")).boxed()));
     container.push(("ports", ports()));
@@ -697,7 +729,7 @@ pub(crate) fn template() -> impl Strategy<Value = Template> {
     let block = json!({"persistentVolumeClaim": {"claimName": "ordinary"}});
     volumes.push(volume("block", block, json!({"devicePath": "/dev/x"})));
     let volumes = (0..=volumes.len()).prop_flat_map(move |count| subsequence(volumes.clone(), count));
-    let mount_path = select(vec![None, None, Some("/elsewhere")]);
+    let mount_path = select(vec![None, None, Some("/else/where")]);
     (container, spec, volumes, mount_path).prop_map(|(container, spec, mut volumes, mount_path)| {
         if container["securityContext"]["privileged"] != true {
             volumes.retain(|(_, mount)| mount["mountPropagation"] != "Bidirectional");

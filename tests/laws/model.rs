@@ -56,6 +56,8 @@ struct Sidecar {
     container: Value,
     /// Where the node has what it mounts.
     mount_point: String,
+    /// kubelet makes the directory of the mount.
+    makes_directory: bool,
     volumes: Vec<Value>,
     secrets: Vec<Value>,
     grace_seconds: i64,
@@ -106,12 +108,15 @@ impl Request<'_> {
     }
 
     fn object(&self, kind: &str, name: &str) -> Option<&Value> {
+        self.object_of(self.namespace, kind, name)
+    }
+
+    fn object_of(&self, namespace: &str, kind: &str, name: &str) -> Option<&Value> {
         self.cluster.iter().find(|object| {
             let metadata = &object["metadata"];
-            let namespace = metadata["namespace"].as_str();
             object["kind"] == kind
                 && metadata["name"] == name
-                && namespace.is_none_or(|namespace| namespace == self.namespace)
+                && metadata["namespace"].as_str().is_none_or(|its| its == namespace)
         })
     }
 
@@ -295,8 +300,9 @@ impl Request<'_> {
             Some("Failed") if self.settings["injectFailedDatasets"] == false => return Err(Problem),
             _ => {}
         }
-        let runtime = dataset["status"]["runtimes"][0]["type"].as_str().ok_or(Problem)?;
-        if !["alluxio", "cache", "efc", "jindo", "juicefs", "thin", "vineyard"].contains(&runtime) {
+        let fluid_fuse = self.settings["sidecarFrom"] == "fluid-fuse";
+        let named = dataset["status"]["runtimes"][0]["type"].as_str().unwrap_or_default();
+        if !fluid_fuse && !["alluxio", "cache", "goosefs", "jindo", "juicefs", "thin"].contains(&named) {
             return Err(Problem);
         }
         let volume = self.object("PersistentVolume", &format!("{}-{name}", self.namespace)).ok_or(Problem)?;
@@ -307,12 +313,35 @@ impl Request<'_> {
         if climbs(&mount_point) || climbs(sub_path) || !mount_point.starts_with("/runtime-mnt/") {
             return Err(Problem);
         }
-        let server = if self.settings["sidecarFrom"] == "fluid-fuse" {
-            Server::Image(image("thin"), Some(mounts_of(dataset)))
+        // /runtime-mnt/<runtime>/<namespace>/<name>/<directory>
+        let place: Vec<_> = mount_point.split('/').skip(2).collect();
+        let borrowed = place[1] != self.namespace;
+        let (server, runtime) = if fluid_fuse {
+            let url = dataset["spec"]["mounts"][0]["mountPoint"].as_str().unwrap_or_default();
+            let mounts = match url.split_once("://").ok_or(Problem)? {
+                ("dataset", _) => mounts_of(self.object_of(place[1], "Dataset", place[2]).ok_or(Problem)?),
+                ("file" | "local", _) => mounts_of(dataset),
+                _ => return Err(Problem),
+            };
+            (Server::Image(image("thin"), Some(mounts)), "thin")
         } else {
-            let daemonset = format!("{name}{}-fuse", if runtime == "jindo" { "-jindofs" } else { "" });
-            let daemonset = self.object("DaemonSet", &daemonset).ok_or(Problem)?;
-            Server::DaemonSet(daemonset["spec"]["template"]["spec"].clone())
+            let kind = match named {
+                "jindo" => "jindofs-fuse",
+                "cache" => "client",
+                _ => "fuse",
+            };
+            let daemonset = self.object("DaemonSet", &format!("{name}-{kind}")).ok_or(Problem)?;
+            let spec = daemonset["spec"]["template"]["spec"].clone();
+            // Of the generated objects Fluid copies none.
+            let names = |volume: &Value| {
+                volume.get("configMap").is_some() || volume.get("persistentVolumeClaim").is_some()
+            };
+            let lacks =
+                list(&spec, "volumes").iter().any(names) || !list(&spec, "imagePullSecrets").is_empty();
+            if borrowed && lacks && self.settings["injectIncompleteReferences"] != true {
+                return Err(Problem);
+            }
+            (Server::DaemonSet(spec), place[0])
         };
         Ok(Some(Dataset {
             name: name.to_string(),
@@ -378,13 +407,14 @@ impl Request<'_> {
     fn sidecar(&self, dataset: &Dataset, how: &How, limits: &[(&str, &str)]) -> Result<Sidecar, Problem> {
         let ours = matches!(dataset.server, Server::Image(_, Some(_)));
         let image = &self.settings["sidecarImages"][&dataset.runtime];
-        let (mut sidecar, gate, fluid_fuse) = match &dataset.server {
-            Server::DaemonSet(spec) => from_daemonset(dataset, spec, how),
+        let (mut sidecar, gate, program) = match &dataset.server {
+            Server::DaemonSet(spec) => from_daemonset(dataset, spec, image, how),
             Server::Image(image, source) => {
                 let sidecar = self.of_image(dataset, image, source.as_deref(), how);
-                (sidecar, dataset.mount_point.clone(), ours)
+                (sidecar, dataset.mount_point.clone(), ours.then(|| "fluid-fuse".to_string()))
             }
         };
+        let fluid_fuse = program.is_some();
         if how.exit == "processNamespace" && !fluid_fuse {
             return Err(Problem);
         }
@@ -478,24 +508,18 @@ impl Request<'_> {
         // Order.
         let seconds = self.settings["gateTimeoutSeconds"].as_u64().unwrap_or(300);
         let wait = |seconds: u64| match fluid_fuse {
-            true => json!([
-                "fluid-fuse",
-                "wait",
-                "--gate",
-                "--mountpoint",
-                gate,
-                "--timeout",
-                format!("{seconds}s")
-            ]),
+            true => {
+                json!([program, "wait", "--gate", "--mountpoint", gate, "--timeout", format!("{seconds}s")])
+            }
             false if how.privileged => json!(["sh", "-c", SCRIPT, "gate", gate, seconds.to_string()]),
             false => json!(["sh", "-c", SCRIPT, "gate", gate, seconds.to_string(), "/tools/ioctl_sync"]),
         };
         container["lifecycle"] = json!({"postStart": {"exec": {"command": wait(seconds)}}});
         if fluid_fuse {
-            container["lifecycle"]["preStop"] = json!({"exec": {"command": ["fluid-fuse", "release"]}});
+            container["lifecycle"]["preStop"] = json!({"exec": {"command": [program, "release"]}});
         }
         if how.readiness_probe {
-            let check = json!(["fluid-fuse", "check", "--mountpoint", gate]);
+            let check = json!([program, "check", "--mountpoint", gate]);
             let command = if fluid_fuse { check } else { wait(0) };
             container["readinessProbe"] =
                 json!({"exec": {"command": command}, "periodSeconds": 2, "timeoutSeconds": 2});
@@ -548,7 +572,8 @@ impl Request<'_> {
             container["securityContext"]["capabilities"] = json!({"drop": ["ALL"]});
         }
         let mount_point = on_the_node(&dataset.mount_point, how);
-        Sidecar { container, mount_point, volumes, secrets: Vec::new(), grace_seconds: 0 }
+        let secrets = Vec::new();
+        Sidecar { container, mount_point, makes_directory: false, volumes, secrets, grace_seconds: 0 }
     }
 }
 
@@ -565,20 +590,38 @@ fn directory_of_the_node(name: &str, path: &str) -> Value {
     json!({"name": name, "hostPath": {"path": path, "type": "DirectoryOrCreate"}})
 }
 
-/// The first container of a DaemonSet's Pods, where it sees the mount point, and whether it is `fluid-fuse`.
-fn from_daemonset(dataset: &Dataset, spec: &Value, how: &How) -> (Sidecar, String, bool) {
+/// The first container of a DaemonSet's Pods, where it sees the mount point, and its program if that is `fluid-fuse`.
+fn from_daemonset(
+    dataset: &Dataset,
+    spec: &Value,
+    image: &Value,
+    how: &How,
+) -> (Sidecar, String, Option<String>) {
     let mut container = spec["containers"][0].clone();
-    let program = container["command"][0].as_str().unwrap_or_default();
-    let fluid_fuse = program.rsplit('/').next() == Some("fluid-fuse");
+    // Of an image without command the name tells. The generated ones have no other colons.
+    let image = image.as_str().or(container["image"].as_str()).unwrap();
+    let of_image = image == "fluid-fuse" || image.contains("/fluid-fuse:");
+    let program = match container["command"][0].as_str() {
+        Some(program) => (program.rsplit('/').next() == Some("fluid-fuse")).then(|| program.to_string()),
+        None => of_image.then(|| "fluid-fuse".to_string()),
+    };
     let mut volumes = list(spec, "volumes").to_vec();
     let above = |volume: &Value| {
         let path = volume["hostPath"]["path"].as_str()?;
-        dataset.mount_point.strip_prefix(path).filter(|below| below.starts_with('/')).map(str::to_string)
+        let below = dataset.mount_point.strip_prefix(path);
+        below.filter(|below| below.is_empty() || below.starts_with('/')).map(str::to_string)
     };
-    let (name, below) =
+    let (name, mut below) =
         volumes.iter().find_map(|volume| Some((volume["name"].clone(), above(volume)?))).unwrap();
-    let mount = list(&container, "volumeMounts").iter().find(|mount| mount["name"] == name).unwrap();
+    let mounts = list_mut(&mut container, "volumeMounts");
+    let mount = mounts.iter_mut().find(|mount| mount["name"] == name).unwrap();
     let gate = format!("{}{below}", mount["mountPath"].as_str().unwrap());
+    // The mount point itself: its directory is mounted instead.
+    let is_it = below.is_empty();
+    if is_it {
+        below = format!("/{}", dataset.mount_point.rsplit_once('/').unwrap().1);
+        mount["mountPath"] = gate.rsplit_once('/').unwrap().0.into();
+    }
 
     // Its own user: the container's, its DaemonSet's, else root.
     for key in ["runAsUser", "runAsGroup"] {
@@ -635,7 +678,8 @@ fn from_daemonset(dataset: &Dataset, spec: &Value, how: &How) -> (Sidecar, Strin
     let secrets = list(spec, "imagePullSecrets").iter().map(|secret| secret["name"].clone()).collect();
     let grace_seconds = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or_default();
     let mount_point = on_the_node(&dataset.mount_point, how);
-    (Sidecar { container, mount_point, volumes, secrets, grace_seconds }, gate, fluid_fuse)
+    let makes_directory = is_it && how.privileged;
+    (Sidecar { container, mount_point, makes_directory, volumes, secrets, grace_seconds }, gate, program)
 }
 
 /// As `destinations` says, or as is usual there.
@@ -736,6 +780,9 @@ impl Request<'_> {
                     let slash = if dataset.sub_path.is_empty() { "" } else { "/" };
                     let path = format!("{}{slash}{}", sidecar.mount_point, dataset.sub_path);
                     volume["hostPath"] = json!({"path": path});
+                    if sidecar.makes_directory {
+                        volume["hostPath"]["type"] = "DirectoryOrCreate".into();
+                    }
                     let name = volume["name"].as_str().unwrap().to_string();
                     replaced.push((name, source));
                 }

@@ -7,6 +7,7 @@
 )]
 
 pub mod expect;
+pub mod golden;
 pub mod manifests;
 pub mod validation;
 
@@ -81,17 +82,40 @@ pub fn skip(reason: &str) {
     writeln!(stderr, "skipped test: {reason}").unwrap();
 }
 
-/// The cases of a directory of the project, in order.
-pub fn cases(directory: &str) -> Vec<PathBuf> {
-    let directory = root().join(directory);
-    let mut cases: Vec<PathBuf> =
-        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    cases.sort();
-    cases
+/// What is in a directory of the project, in order.
+pub fn files(directory: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(directory)).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
 }
 
+/// The cases of a directory of the project, in order.
+pub fn cases(directory: &str) -> Vec<PathBuf> {
+    golden::below(&root().join(directory))
+}
+
+/// The cluster that a case is about.
+pub fn cluster_of(case: &Path) -> Cluster {
+    let objects = Some(golden::given(case, "objects.yaml")).filter(|path| path.exists());
+    Cluster(Objects::read(objects.as_slice()).unwrap())
+}
+
+/// One of the files that a case is given; `null` when there is none.
+pub fn given(case: &Path, file: &str) -> Value {
+    read(&golden::given(case, file))
+}
+
+/// The settings of a case.
+pub fn settings_of(case: &Path) -> Value {
+    let settings = given(case, "settings.yaml");
+    if settings.is_null() { json!({}) } else { settings }
+}
+
+/// Its path below the directory of all cases.
 pub fn name(case: &Path) -> String {
-    case.file_name().unwrap().to_str().unwrap().to_string()
+    let path = case.strip_prefix(root()).unwrap_or(case);
+    path.iter().skip(2).collect::<PathBuf>().display().to_string()
 }
 
 /// A file that no test reads is one that somebody believes in for nothing.
@@ -113,7 +137,7 @@ pub fn metadata() -> Value {
 }
 
 /// Compares the answer with the case's `expected.yaml`, or writes that with `UPDATE_EXPECT=1`.
-pub fn golden(case: &Path, answer: &Value) -> Result<(), String> {
+pub fn compare(case: &Path, answer: &Value) -> Result<(), String> {
     let found = summary(answer);
     let path = case.join("expected.yaml");
     if std::env::var_os("UPDATE_EXPECT").is_some() {

@@ -29,7 +29,7 @@ use tokio::sync::RwLock;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::support::{policy, root};
+use crate::support::{golden, policy, root};
 
 mod support;
 
@@ -321,10 +321,10 @@ fn documents(path: &Path) -> Vec<Value> {
 /// Request, objects and expectation of a golden case.
 fn case(name: &str) -> (Value, Vec<Value>, Value) {
     let directory = case_directory(name);
-    let manifest = yaml::read_single(&directory.join("pod.yaml")).unwrap();
+    let manifest = yaml::read_single(&golden::given(&directory, "pod.yaml")).unwrap();
     let request = input::request(manifest, None, "CREATE").unwrap().admission;
     let expected = yaml::read_single(&directory.join("expected.yaml")).unwrap();
-    (request, documents(&directory.join("objects.yaml")), expected)
+    (request, documents(&golden::given(&directory, "objects.yaml")), expected)
 }
 
 /// What the patch of the response makes of the object; nothing when there is no patch.
@@ -356,8 +356,8 @@ fn golden_cases_come_out_the_same_with_an_api_server() {
     let cluster = Arc::new(Cluster::default());
     let webhook = setup.kubeconfig(&cluster.serve()).start();
     let mut reviewed = 0;
-    for entry in std::fs::read_dir(root().join("tests/cases")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+    for path in golden::below(&case_directory("")) {
+        let name = path.strip_prefix(case_directory("")).unwrap().display().to_string();
         let (request, documents, expected) = case(&name);
         // The only failure of a read that the stand-in knows.
         let known = |it: &Value| it["error"]["message"].as_str().is_none_or(|it| it.contains("code: 403"));

@@ -5,7 +5,6 @@
 #![cfg(feature = "engine")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use evaluate::engine::{Host, Policy};
@@ -13,7 +12,7 @@ use evaluate::objects::Objects;
 use evaluate::{input, yaml};
 use serde_json::{Value, json};
 
-use crate::support::root;
+use crate::support::{golden, root};
 
 mod support;
 
@@ -43,11 +42,8 @@ impl Case {
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for directory in ["tests/cases", "tests/fluid"] {
-        let entries = std::fs::read_dir(root().join(directory)).unwrap();
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
-        for path in paths {
-            let read = |file: &str| match path.join(file) {
+        for path in golden::below(&root().join(directory)) {
+            let read = |file: &str| match golden::given(&path, file) {
                 file if file.exists() => yaml::read_file(&file).unwrap(),
                 _ => Vec::new(),
             };

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use fluid_sidecar_layout::config::Config;
+use fluid_sidecar_layout::config::{Config, writable};
 use fluid_sidecar_layout::contract::SECRETS_DIRECTORY;
 
 use crate::remote::options::is_secret;
@@ -72,7 +72,7 @@ impl FluidConfig {
 
     /// Whether the Dataset may be written to.
     pub fn is_writable(&self) -> bool {
-        self.0.access_modes.iter().any(|mode| matches!(mode.as_str(), "ReadWriteMany" | "ReadWriteOnce"))
+        writable(&self.0.access_modes)
     }
 
     /// The name of an option that has a secret for a value, if one has.

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{bail, ensure};
+use fluid_sidecar_layout::source::{self, Source};
 use log::warn;
 use percent_encoding::percent_decode_str;
 
@@ -46,14 +46,8 @@ impl Slow {
 
 /// The directory of this machine that a URL names, if it names one.
 pub fn local_directory(url: &str) -> anyhow::Result<Option<PathBuf>> {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        bail!("{url:?} is not a URL such as s3://bucket/prefix or file:///path");
-    };
-    if !matches!(scheme, "file" | "local") {
-        return Ok(None);
-    }
-    ensure!(rest.starts_with('/'), "{url:?} must name an absolute path: {scheme}:///path");
-    let path: Vec<u8> = percent_decode_str(rest).collect();
+    let Source::Directory(path) = source::parse(url)? else { return Ok(None) };
+    let path: Vec<u8> = percent_decode_str(path).collect();
     Ok(Some(PathBuf::from(OsStr::from_bytes(&path))))
 }
 

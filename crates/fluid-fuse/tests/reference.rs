@@ -12,9 +12,10 @@ use std::path::Path;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use fluid_fuse::cli::Cli;
-use fluid_fuse::remote::options::{Meaning, Scheme, is_secret};
+use fluid_fuse::remote::options::{Meaning, facts, is_secret};
 use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_layout::contract::{FLUID_FUSE, env};
+use fluid_sidecar_layout::source::{DIRECTORY_SCHEMES, Scheme};
 
 fn head() -> String {
     let (mount_point, mount_options, log) = (env::MOUNT_POINT, env::MOUNT_OPTIONS, env::LOG);
@@ -81,8 +82,9 @@ fn reference() {
     }
     text.push_str(&sources());
     let schemes = Scheme::ALL.iter().flat_map(|scheme| scheme.names());
+    let schemes = schemes.chain(DIRECTORY_SCHEMES.iter().copied());
     let schemes: Vec<_> = schemes.map(|name| format!("`{name}://`")).collect();
-    writeln!(text, "\nSources: {}, `file://`.\n", schemes.join(", ")).unwrap();
+    writeln!(text, "\nSources: {}.\n", schemes.join(", ")).unwrap();
     text.push_str("| option | other names | meaning |\n| --- | --- | --- |\n");
     for option in Meaning::ALL {
         let names: Vec<_> = option.names().skip(1).map(|name| format!("`{name}`")).collect();
@@ -92,7 +94,7 @@ fn reference() {
     text.push_str(CREDENTIALS);
     let mut rows: Vec<(String, Vec<String>)> = Vec::new();
     for store in Scheme::ALL {
-        for (variable, option) in store.facts().environment {
+        for (variable, option) in facts(*store).environment {
             let option = format!("`{option}` of `{store}`");
             match rows.last_mut().filter(|(last, _)| *last == option) {
                 Some((_, variables)) => variables.push(format!("`{variable}`")),

@@ -47,3 +47,8 @@ pub struct Mount {
     #[serde(default)]
     pub secret_options: BTreeMap<String, String>,
 }
+
+/// Whether these access modes of a Dataset say that it may be written to.
+pub fn writable(access_modes: &[String]) -> bool {
+    access_modes.iter().any(|mode| mode.starts_with("ReadWrite"))
+}

@@ -16,6 +16,7 @@
 //! | [`config`] | Fluid's configuration of a ThinRuntime (feature `serde`) |
 //! | [`runtime`] | what is known of each Runtime |
 //! | [`path`] | the layout above |
+//! | [`source`] | the URLs that `fluid-fuse` serves |
 //! | [`named`](mod@named) | how this workspace writes enumerations with names |
 //! | [`clap_parser()`] | these enumerations on command lines (feature `clap`) |
 //!
@@ -42,6 +43,7 @@ pub mod contract;
 pub mod named;
 pub mod path;
 pub mod runtime;
+pub mod source;
 
 #[cfg(feature = "clap")]
 pub use clap_parser::clap_parser;

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 
-use crate::Runtime;
+use crate::{Named as _, Runtime};
 
 /// The absolute path on the node that one Dataset is mounted on.
 ///
@@ -25,6 +25,16 @@ impl MountPoint {
             root,
             &format!("{root}/{runtime}/{namespace}/{dataset}/{}", runtime.facts().fuse_directory),
         )
+    }
+
+    /// The Runtime, the namespace and the name of the Dataset whose place by convention it is.
+    pub fn owner(&self, root: &str) -> Option<(Runtime, &str, &str)> {
+        let mut components = self.0.strip_prefix(root)?.strip_prefix('/')?.split('/');
+        let mut next = || components.next();
+        let (runtime, namespace, dataset, directory) = (next()?, next()?, next()?, next()?);
+        let runtime = Runtime::from_name(runtime)?;
+        let conforms = directory == runtime.facts().fuse_directory && next().is_none();
+        conforms.then_some((runtime, namespace, dataset))
     }
 
     /// A place that somebody else names, such as `fluid_path` of a PersistentVolume.
@@ -123,13 +133,14 @@ fn is_component(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Named as _;
     use crate::contract::MOUNT_ROOT;
 
     #[test]
     fn paths_of_every_runtime_are_below_the_root() {
         for runtime in Runtime::ALL {
             let path = MountPoint::new(MOUNT_ROOT, *runtime, "ns", "data").unwrap();
+            assert_eq!(path.owner(MOUNT_ROOT), Some((*runtime, "ns", "data")));
+            assert_eq!(path.join("deeper").unwrap().owner(MOUNT_ROOT), None);
             assert_eq!(MountPoint::within(MOUNT_ROOT, path.as_str()), Ok(path));
             assert_eq!(Runtime::from_name(runtime.name()), Some(*runtime));
         }

@@ -1,6 +1,10 @@
 //! Where the compiled policy and the golden cases are.
 #![allow(dead_code, reason = "a module of each test program, which uses a part of it")]
 
+#[allow(unreachable_pub, reason = "what other tests see")]
+#[path = "../../../../tests/support/golden.rs"]
+pub(crate) mod golden;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 

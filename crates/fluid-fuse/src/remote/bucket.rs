@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use bytes::Bytes;
+use fluid_sidecar_layout::source::Scheme;
 use futures_core::Stream;
 use http::Method;
 use log::{info, warn};
@@ -34,7 +35,7 @@ use opendal::{
 
 use super::answer::quoted;
 use super::index::Index;
-use super::options::{Place, Scheme};
+use super::options::Place;
 use super::oss::OssSigner;
 use super::transport::{self, block_on};
 use super::wire::{Miss, Signed, Wire};

@@ -12,16 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use fluid_sidecar_layout::source::{self, Scheme, Source};
 use fluid_sidecar_layout::{Named as _, named};
 use percent_encoding::percent_decode_str;
 
 use self::Meaning::*;
 
-/// What is known of a kind of store.
+/// What is known of a kind of store beside its URLs ([`Scheme`]).
 #[derive(Debug)]
 pub struct Facts {
-    /// Other schemes of its URLs.
-    pub other_names: &'static [&'static str],
     /// Options whose names begin so are about this store. It is their only reader, so a name that is not known is a
     /// mistake.
     pub option_prefixes: &'static [&'static str],
@@ -30,12 +29,10 @@ pub struct Facts {
     pub environment: &'static [(&'static str, Meaning)],
 }
 
-named! {
-    /// A kind of store; its name is the scheme of its URLs.
-    pub enum Scheme: Facts {
-        /// Amazon S3, and what speaks its protocol.
-        S3 = "s3" => Facts {
-            other_names: &["s3a"],
+/// What is known of each store.
+pub fn facts(scheme: Scheme) -> &'static Facts {
+    match scheme {
+        Scheme::S3 => &Facts {
             option_prefixes: &["fs.s3a.", "fs.s3.", "aws.", "alluxio.underfs.s3.", "minio_"],
             environment: &[
                 ("AWS_REGION", Region),
@@ -45,21 +42,15 @@ named! {
                 ("AWS_PROFILE", Profile),
             ],
         },
-        /// Alibaba Cloud's OSS.
-        Oss = "oss" => Facts {
-            other_names: &[],
+        Scheme::Oss => &Facts {
             option_prefixes: &["fs.oss."],
             environment: &[("OSS_ENDPOINT", Endpoint), ("OSS_REGION", Region)],
         },
-        /// Google Cloud Storage.
-        Gcs = "gs" => Facts {
-            other_names: &["gcs"],
+        Scheme::Gcs => &Facts {
             option_prefixes: &["fs.gs.", "fs.gcs."],
             environment: &[("GOOGLE_APPLICATION_CREDENTIALS", ServiceAccountFile)],
         },
-        /// Azure Blob Storage.
-        Azblob = "az" => Facts {
-            other_names: &["azblob"],
+        Scheme::Azblob => &Facts {
             option_prefixes: &["fs.azure."],
             environment: &[
                 ("AZURE_STORAGE_ACCOUNT_NAME", Account),
@@ -69,36 +60,11 @@ named! {
                 ("AZURE_STORAGE_SAS_TOKEN", SasToken),
             ],
         },
-        /// Tencent Cloud's COS.
-        Cos = "cos" => Facts {
-            other_names: &["cosn"],
-            option_prefixes: &["fs.cosn.", "fs.cos."],
-            environment: &[],
-        },
-        /// Huawei Cloud's OBS.
-        Obs = "obs" => Facts {
-            other_names: &[],
-            option_prefixes: &["fs.obs."],
-            environment: &[],
-        },
-        /// Volcengine's TOS.
-        Tos = "tos" => Facts {
-            other_names: &[],
-            option_prefixes: &["fs.tos."],
-            environment: &[],
-        },
-        /// HDFS, by WebHDFS.
-        Webhdfs = "webhdfs" => Facts {
-            other_names: &["swebhdfs"],
-            option_prefixes: &[],
-            environment: &[("HADOOP_USER_NAME", User)],
-        },
-        /// A web server.
-        Http = "http" => Facts {
-            other_names: &["https"],
-            option_prefixes: &[],
-            environment: &[],
-        },
+        Scheme::Cos => &Facts { option_prefixes: &["fs.cosn.", "fs.cos."], environment: &[] },
+        Scheme::Obs => &Facts { option_prefixes: &["fs.obs."], environment: &[] },
+        Scheme::Tos => &Facts { option_prefixes: &["fs.tos."], environment: &[] },
+        Scheme::Webhdfs => &Facts { option_prefixes: &[], environment: &[("HADOOP_USER_NAME", User)] },
+        Scheme::Http => &Facts { option_prefixes: &[], environment: &[] },
     }
 }
 
@@ -222,18 +188,6 @@ named! {
 /// Endpoints that want the bucket in the host name.
 const VIRTUAL_HOSTED: &[&str] = &[".aliyuncs.com", ".amazonaws.com", ".myqcloud.com", ".volces.com"];
 
-impl Scheme {
-    /// The schemes of its URLs.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        iter::once(self.name()).chain(self.facts().other_names.iter().copied())
-    }
-
-    /// Every scheme of a URL, and what it names.
-    fn every_name() -> impl Iterator<Item = (&'static str, Self)> {
-        Self::ALL.iter().flat_map(|scheme| scheme.names().map(|name| (name, *scheme)))
-    }
-}
-
 impl Meaning {
     /// The names of the option, the first being ours.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
@@ -354,19 +308,9 @@ impl Place {
         options: &BTreeMap<String, String>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Self> {
-        let Some((name, rest)) = url.split_once("://") else {
-            bail!("{url:?} is not a URL such as s3://bucket")
+        let Source::Store { scheme, name, authority, path } = source::parse(url)? else {
+            bail!("{url:?} is a directory of the machine, not a store");
         };
-        let Some((_, scheme)) = Scheme::every_name().find(|(known, _)| *known == name) else {
-            let known: Vec<_> = Scheme::every_name().map(|(known, _)| known).collect();
-            bail!("the scheme {name:?} is not supported; supported are: file, {}", known.join(", "));
-        };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        ensure!(
-            !authority.contains('@'),
-            "a {name}:// URL must not have credentials in it: give them as options"
-        );
-        ensure!(!authority.is_empty(), "{url:?} names no bucket or host");
         let root = percent_decode_str(path.trim_matches('/')).decode_utf8();
         let root = root.with_context(|| format!("{url:?} has a path that is not UTF-8"))?;
         let root = root.trim_matches('/');
@@ -376,7 +320,7 @@ impl Place {
         );
 
         let mut values = Values::read(scheme, options)?;
-        for (variable, meaning) in scheme.facts().environment {
+        for (variable, meaning) in facts(scheme).environment {
             if !values.has(*meaning)
                 && let Some(value) = environment(variable).filter(|value| !value.is_empty())
             {
@@ -612,7 +556,7 @@ fn meaning(name: &str) -> anyhow::Result<Option<(Option<Scheme>, Meaning, bool)>
     let store = Scheme::ALL
         .iter()
         .copied()
-        .find(|scheme| scheme.facts().option_prefixes.iter().any(|prefix| asked.starts_with(prefix)));
+        .find(|scheme| facts(*scheme).option_prefixes.iter().any(|prefix| asked.starts_with(prefix)));
     let known = Meaning::of(&asked)
         .map(|meaning| (meaning, false))
         .or_else(|| Some((Meaning::of(asked.strip_suffix("_file")?)?, true)));

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use fluid_sidecar_layout::source::Scheme;
 use opendal::{Error, ErrorKind, HttpTransporter};
 use reqsign_aliyun_oss::{
     AssumeRoleWithOidcCredentialProvider, Credential, DefaultCredentialProvider, EnvCredentialProvider,
@@ -15,7 +16,7 @@ use reqsign_aliyun_oss::{
 use reqsign_core::{Context, Env, OsEnv, ProvideCredentialChain, Signer, StaticEnv};
 use reqsign_file_read_tokio::TokioFileRead;
 
-use super::options::{Place, Scheme};
+use super::options::Place;
 use super::transport::{SIGNING, Transport};
 
 /// What signs for one bucket.
