@@ -23,5 +23,5 @@ if [ ${#missing[@]} -gt 0 ]; then
   exit 0
 fi
 scripts/need.sh runc busybox-static
-timeout 120 "$podrun" "$pod" --image "fluid-fuse=$fluid_fuse" --volume nas=demo/nas
+timeout 120 "$podrun" "$pod" --image "fluid-fuse=$fluid_fuse" --volume nas=demo/nas --volume thin-conf=demo/config
 say "The app read hello.txt from its claim's mount, and the sidecar ended with it."

@@ -341,7 +341,8 @@ fn from_cluster(
         }
         None => {
             let image = settings.image(Runtime::Thin).unwrap_or_default().to_string();
-            let source = mounts(at(&dataset, &["spec"]), &object, cluster);
+            let owner = owner.map(|(_, namespace, name)| (namespace, name));
+            let source = mounts(at(&dataset, &["spec"]), &object, owner, cluster);
             // Its own client could not serve them either.
             let source = source.map_err(|error| refused.unwrap_or(error))?;
             (Runtime::Thin, Server::FluidFuse { image, source })
@@ -425,10 +426,16 @@ fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, cluster: &impl Cl
     Ok(Server::DaemonSet { name: object.to_string(), pod_spec })
 }
 
-/// What `fluid-fuse` serves of a Dataset: its mounts, or those of the Dataset that it refers to.
-fn mounts(spec: &Value, object: &ObjectRef<'_>, cluster: &impl Cluster) -> Result<Source> {
+/// What `fluid-fuse` serves of a Dataset: its mounts, or those of the Dataset that it refers to. That is the one that
+/// Fluid has bound it to, whatever its owner writes afterwards.
+fn mounts(
+    spec: &Value,
+    object: &ObjectRef<'_>,
+    bound_to: Option<(&str, &str)>,
+    cluster: &impl Cluster,
+) -> Result<Source> {
     let modes = access_modes(spec);
-    let Some((namespace, name)) = reference(spec) else {
+    let Some((namespace, name)) = bound_to.filter(|_| is_reference(spec)) else {
         return own_mounts(spec, modes).with_context(|| object.to_string());
     };
     let owner = ObjectRef { kind: Kind::Dataset, namespace: Some(namespace), name };
@@ -442,11 +449,10 @@ fn mounts(spec: &Value, object: &ObjectRef<'_>, cluster: &impl Cluster) -> Resul
     source
 }
 
-/// Namespace and name of the Dataset that one refers to: `dataset://<namespace>/<name>[/<part>]`, and nothing beside it.
-fn reference(spec: &Value) -> Option<(&str, &str)> {
-    let [mount] = elements(spec.get("mounts")) else { return None };
-    let mut parts = text(mount, "mountPoint")?.strip_prefix("dataset://")?.split('/');
-    Some((parts.next()?, parts.next()?))
+/// Whether a Dataset refers to another one: `dataset://<namespace>/<name>[/<part>]`, and nothing beside it.
+fn is_reference(spec: &Value) -> bool {
+    let [mount] = elements(spec.get("mounts")) else { return false };
+    text(mount, "mountPoint").is_some_and(|url| url.starts_with("dataset://"))
 }
 
 /// `spec.accessModes`.

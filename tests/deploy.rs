@@ -100,11 +100,13 @@ fn examples() -> Vec<PathBuf> {
 
 /// The cluster once Fluid has bound the Dataset of `fluid.yaml`.
 fn documents() -> Vec<Value> {
-    let mut dataset = only("Dataset");
-    let runtime = json!({"type": "thin", "name": dataset["metadata"]["name"], "namespace": "training"});
-    dataset["status"] = json!({"phase": "Bound", "runtimes": [runtime]});
-    let mut documents = yaml::read_file(&root().join("tests/deploy/cluster.yaml")).unwrap();
-    documents.extend([dataset, only("Namespace")]);
+    let made = root().join("tests/cases/fluid/deploy-fluid-yaml/objects.yaml");
+    let mut documents = yaml::read_file(&made).unwrap();
+    documents.retain(|document| document["kind"] != "Namespace");
+    // What the controller makes of the StatefulSet's claim template.
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {"volumeName": "d-1"},
+        "metadata": {"name": "state-index-0", "namespace": "training"}});
+    documents.extend([claim, only("Namespace")]);
     documents
 }
 
@@ -290,7 +292,9 @@ fn fluids_objects_find_each_other() {
         policies()["eci-without-cluster-reads.yaml"]["spec"]["settings"]["sidecarImages"]["thin"],
         image
     );
-    let daemonset = documents().into_iter().find(|document| document["kind"] == "DaemonSet").unwrap();
+    let made = |kind: &str| documents().into_iter().find(|document| document["kind"] == kind).unwrap();
+    assert_eq!(made("Dataset")["spec"], dataset["spec"], "what Fluid made, of these objects");
+    let daemonset = made("DaemonSet");
     assert_eq!(daemonset["spec"]["template"]["spec"]["containers"][0]["image"], image);
 }
 

@@ -80,8 +80,8 @@ show() {
   for pod in $(kubectl get pods -o name); do kubectl logs --all-containers --prefix --tail=20 "$pod"; done
 }
 
-# new_namespace NAME DESTINATION: makes it, with the Dataset `data` and the key of the store.
-new_namespace() {
+# empty_namespace NAME DESTINATION
+empty_namespace() {
   kubectl create -f - <<YAML
 apiVersion: v1
 kind: Namespace
@@ -90,8 +90,13 @@ YAML
   enter "$1" "$2"
   # Before its account is there, no Pod is taken.
   kubectl wait --for=create serviceaccount/default --timeout=60s
+}
+
+# new_namespace NAME DESTINATION: makes it, with the Dataset `data` and the key of the store.
+new_namespace() {
+  empty_namespace "$1" "$2"
   kubectl create secret generic keys --from-literal=id=access-key --from-literal=secret=secret-that-nobody-sees
-  dataset data Bound
+  dataset data
 }
 
 # enter NAMESPACE DESTINATION
@@ -100,9 +105,9 @@ enter() {
   kubectl config set-context --current --namespace="$NAMESPACE"
 }
 
-# dataset NAME PHASE
+# dataset NAME
 dataset() {
-  sed "s|__NAMESPACE__|$NAMESPACE|g; s|__NAME__|$1|g; s|__PHASE__|$2|g; s|__ENDPOINT__|$STORE|g; s|__IMAGE__|$IMAGE|g" "$BATS_TEST_DIRNAME/fluid/dataset.yaml" |
+  sed "s|__NAMESPACE__|$NAMESPACE|g; s|__NAME__|$1|g; s|__ENDPOINT__|$STORE|g; s|__IMAGE__|$IMAGE|g" "$BATS_TEST_DIRNAME/fluid/dataset.yaml" |
     kubectl apply -f -
 }
 

@@ -35,7 +35,7 @@ build() {
   local stamp root applet
   stamp=$(cat "$0" /bin/busybox "$FLUID_FUSE" | sha256sum)
   [ "$(cat "$images/stamp" 2>/dev/null)" != "$stamp" ] || return 0
-  say "making the images pause, busybox and fluid-fuse"
+  say "making the Pods' images"
   mkdir -p "$images"
   root=$(mktemp -d)
   # shellcheck disable=SC2064 # this folder, whatever the variable is by then
@@ -70,6 +70,30 @@ EOF
   # Upon busybox, so that a test can look around in a sidecar.
   cp "$FLUID_FUSE" "$root/busybox/usr/bin/$sidecar"
   pack fluid-fuse "$root/busybox" "{\"Entrypoint\": [\"$sidecar\"]}" "fluid-fuse:$(version)" fluid-fuse:latest
+
+  # As it is released: the program alone. Its Dataset is that of the golden case thin-fluid-fuse-by-entrypoint.
+  mkdir -p "$root"/bare/{usr/bin,tmp,srv/hub/images,srv/hub/labels}
+  echo hello >"$root/bare/srv/hub/images/hello.txt"
+  cp "$FLUID_FUSE" "$root/bare/usr/bin/"
+  pack bare "$root/bare" "{\"Entrypoint\": [\"$sidecar\"], \"Cmd\": [\"mount\"]}" fluid-fuse:scratch
+
+  # In the place of the clients of Fluid's Runtimes, by the names of programs that their DaemonSets have: it mounts a
+  # file system with a file hello.txt where it is told to, and takes it away at the end.
+  cat >"$root/busybox/stub" <<'EOF'
+#!/bin/sh
+# The mount point is an argument or, of jindo's client, a variable.
+for mount_point in "$@" $(env | sed -n 's/^[A-Z_]*MOUNTPOINT=//p'); do
+  case $mount_point in */*-fuse) break ;; esac
+done
+# Of a CacheRuntime kubelet makes the directory, as the DaemonSet's volume is the mount point itself.
+case $mount_point in */cache-fuse) ;; *) mkdir -p "$mount_point" ;; esac
+mount -t tmpfs client "$mount_point" && echo hello >"$mount_point/hello.txt"
+trap 'umount "$mount_point"; exit 0' TERM
+while :; do sleep 0.1; done
+EOF
+  chmod +x "$root/busybox/stub"
+  cp "$root/busybox/stub" "$root/busybox/entrypoint.sh"
+  pack client "$root/busybox" '{"Cmd": ["sh"]}' runtime-client:1
   echo "$stamp" >"$images/stamp"
 }
 

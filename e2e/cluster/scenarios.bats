@@ -77,7 +77,7 @@ YAML
 }
 
 @test "two Datasets of one Pod have a sidecar each" {
-  dataset labels Bound
+  dataset labels
   pod app Never "$CHECK && cd /labels && sha256sum -c SUMS" '.spec.volumes += [{"name": "labels", "persistentVolumeClaim": {"claimName": "labels"}}]
     | .spec.containers[0].volumeMounts += [{"name": "labels", "mountPath": "/labels"}]'
   eventually phase app Succeeded
@@ -157,10 +157,17 @@ YAML
 }
 
 @test "a Dataset that is not bound is told where the owner of a Deployment looks" {
-  dataset pending NotBound
+  # It has no claim before it is bound.
+  kubectl apply -f - <<YAML
+apiVersion: data.fluid.io/v1alpha1
+kind: Dataset
+metadata: {name: pending}
+spec: {mounts: [{mountPoint: "s3://data", name: data}]}
+status: {phase: NotBound, conditions: []}
+YAML
   deployment web 1 true '.spec.volumes[0].persistentVolumeClaim.claimName = "pending"'
   eventually describes replicaset "Dataset $NAMESPACE/pending"
-  kubectl describe replicaset | grep -i 'not bound\|NotBound'
+  describes replicaset 'is not bound'
   [ -z "$(kubectl get pods -o name)" ]
 }
 

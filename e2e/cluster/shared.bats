@@ -22,7 +22,7 @@ setup() {
 }
 
 @test "a Job with two Datasets completes" {
-  dataset labels Bound
+  dataset labels
   kubectl apply -f - <<YAML
 {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "train"}, "spec": {"template": $(
     template Never "$CHECK && cd /labels && sha256sum -c SUMS" '.spec.volumes += [{"name": "labels", "persistentVolumeClaim": {"claimName": "labels"}}]

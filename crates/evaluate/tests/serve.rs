@@ -201,7 +201,7 @@ impl Setup {
 
     /// The objects of a golden case, if it has any.
     fn objects(mut self, case: &str) -> Setup {
-        let file = case_directory(case).join("objects.yaml");
+        let file = golden::given(&case_directory(case), "objects.yaml");
         if file.exists() {
             self.arguments.extend(["--objects".into(), file]);
         }

@@ -71,7 +71,7 @@ named! {
         Cache = "cache" => Facts {
             daemonset_suffix: "-client",
             fuse_directory: "cache-fuse",
-            told_by: "`FLUID_RUNTIME_MOUNT_PATH` and `targetPath` of `runtime.json`",
+            told_by: "the variables of its CacheRuntimeClass and `targetPath` of `runtime.json`",
             copied_config_maps: &["fluid-runtime-config-*"],
             refused: None,
             fluid: FluidVersions::Head,

@@ -91,6 +91,8 @@ pub(crate) struct Container {
     pub(crate) security_context: SecurityContext,
     #[serde(default)]
     pub(crate) volume_mounts: Vec<VolumeMount>,
+    #[serde(default, rename = "imagePullPolicy")]
+    _image_pull_policy: IgnoredAny,
     #[serde(default, rename = "readinessProbe")]
     _readiness_probe: IgnoredAny,
     #[serde(default, rename = "terminationMessagePolicy")]
