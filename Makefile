@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
-  e2e-cluster cluster-build cluster-up cluster-down lint lint-deploy fmt clean
+  e2e-cluster test-cluster test-tools cluster-build cluster-up cluster-down lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -79,6 +79,16 @@ soak: cc ## read and write through restarts, outages and faults, for SOAK_MINUTE
 e2e-cluster: wasm tools ## the policy and the sidecar in a real Kubernetes: scenarios through kubectl, golden cases judged (as root)
 	cargo build --locked -p fluid-fuse --example s3-store
 	@e2e/cluster/test.sh
+
+# Steps of scripts/test.sh, which has built what they need.
+test-cluster:
+	@e2e/cluster/test.sh
+
+test-tools:
+	@scripts/check-schema.sh
+	@scripts/check-settings-schema.sh
+	@bats --tap e2e.bats
+	@bats --tap publish.bats
 
 # Where no cluster can run, nothing has to be built.
 cluster-build: ## build what cluster-up starts, while something else is done (as root)

@@ -37,9 +37,6 @@ step xargs -n 1 -P 2 make --no-print-directory <<<'lint sidecar cluster-build wa
 step cargo build --locked --workspace --all-targets
 step scripts/test-servers.sh
 step cargo test --locked --workspace
-step scripts/check-schema.sh
-step scripts/check-settings-schema.sh
-step bats --tap e2e.bats
-step bats --tap publish.bats
-step e2e/cluster/test.sh
+# The cluster waits more than it works.
+step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-tools'
 step demo/run.sh
