@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use fluid_sidecar_layout::config::{Config, Mount, writable};
 use fluid_sidecar_layout::contract::env;
 use fluid_sidecar_layout::source::{self, SourceError};
-use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
+use fluid_sidecar_layout::{MountPoint, Named as _, Runtime, below};
 use serde_json::Value;
 
 use crate::cluster::{CAPABILITY, Cluster, Kind, Masks, ObjectRef, ReadError, get};
@@ -32,7 +32,7 @@ pub struct Dataset {
     pub runtime: Runtime,
     /// Where its client mounts it, by Fluid's convention.
     pub mount_point: MountPoint,
-    /// What of it the application sees; empty is all.
+    /// What of it the application sees: a path without `.` and `..`; empty is all.
     pub sub_path: String,
     /// The type of its file system, as Fluid looks for it in the mount table.
     pub file_system: String,
@@ -532,11 +532,9 @@ fn mount_point(attributes: &Value, root: &str) -> Result<(MountPoint, String)> {
         .context("spec.csi.volumeAttributes.fluid_path is missing; it is not a volume that Fluid made")?;
     let mount_point = MountPoint::within(root, path)
         .map_err(|error| anyhow!("fluid_path: {error}; is the setting mountRoot Fluid's MOUNT_ROOT?"))?;
-    let sub_path = text(attributes, "fluid_sub_path").unwrap_or_default();
-    mount_point
-        .join(sub_path)
+    let sub_path = below(text(attributes, "fluid_sub_path").unwrap_or_default())
         .map_err(|error| anyhow!("fluid_sub_path: {error}; correct the mountPoint of the Dataset"))?;
-    Ok((mount_point, sub_path.to_string()))
+    Ok((mount_point, sub_path))
 }
 
 /// The labels of a namespace.

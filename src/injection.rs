@@ -8,6 +8,7 @@
 //! annotation [`crate::status::ANNOTATION`] tells people, `uninject` and `mode: verify` what was done.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use anyhow::{Context as _, Result};
 use fluid_sidecar_layout::MountPoint;
@@ -17,12 +18,12 @@ use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, Use};
 use crate::destination::{Destination, Exit, Order};
-use crate::json::{Places, elements, json, list_field, map_field, name_of, places_of};
+use crate::json::{Places, at, elements, json, list_field, map_field, name_of, places_of, text};
 use crate::limits;
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries};
 use crate::settings::Settings;
-use crate::sidecar::{self, Sidecar};
+use crate::sidecar::{self, Sidecar, volumes_named_in};
 use crate::status::{self, Claim, InjectedSidecar, Mount, Status};
 
 /// The longest name of a container or a volume (a DNS-1123 label).
@@ -69,11 +70,20 @@ pub fn inject(
     let pod_resources = spec.get("resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
 
     let mut container_names = Names::default();
-    for list in LISTS {
-        container_names.take_all(spec, list).because(Code::Malformed)?;
-    }
     let mut volume_names = Names::default();
     volume_names.take_all(spec, "volumes").because(Code::Malformed)?;
+    for list in LISTS {
+        container_names.take_all(spec, list).because(Code::Malformed)?;
+        // Also what a container names and nobody has declared: it must not get what the injection brings.
+        for container in elements(spec.get(list)) {
+            volume_names.take(volumes_named_in(container));
+            let env = elements(container.get("env")).iter();
+            container_names.take(env.filter_map(|variable| resource_of(variable.get("valueFrom")?)));
+        }
+    }
+    for volume in elements(spec.get("volumes")) {
+        container_names.take(files_about_containers(volume));
+    }
     list_of(spec, "imagePullSecrets").because(Code::Malformed)?;
 
     note_claims(spec, &uses, &mut status);
@@ -86,15 +96,10 @@ pub fn inject(
         let mut sidecar =
             sidecar::build(&dataset, server, &name, strategy, resource_limits, settings, request_uid)
                 .because(Code::Unresolved)?;
-        let data = sidecar
-            .mount_point
-            .join(&dataset.sub_path)
-            .map_err(anyhow::Error::new)
-            .because(Code::Unresolved)?;
         if !sidecar.not_copied.is_empty() {
             reasons.push(incomplete_reference(&dataset, &sidecar, settings)?);
         }
-        replace_volumes(spec, &volumes, &data, sidecar.needs_directory)?;
+        replace_volumes(spec, &volumes, &sidecar.mount_point, sidecar.needs_directory)?;
         if strategy.exit == Exit::ProcessNamespace {
             sidecar.end_with(readers.containers[index], restarts).because(Code::Malformed)?;
         }
@@ -219,13 +224,16 @@ fn replace_volumes(
 /// Notes the claims as they are, in the order of the Datasets.
 fn note_claims(spec: &Map<String, Value>, uses: &[Use], status: &mut Status) {
     let all = elements(spec.get("volumes"));
-    for ClaimVolume { index, name, .. } in uses.iter().flat_map(|one| &one.volumes) {
-        let claim = all.get(*index).and_then(|volume| volume.get("persistentVolumeClaim"));
-        status.claims.push(Claim {
-            volume: name.clone(),
-            persistent_volume_claim: claim.cloned().unwrap_or_default(),
-            mounts: Vec::new(),
-        });
+    for Use { dataset, volumes, .. } in uses {
+        for ClaimVolume { index, name, .. } in volumes {
+            let claim = all.get(*index).and_then(|volume| volume.get("persistentVolumeClaim"));
+            status.claims.push(Claim {
+                volume: name.clone(),
+                persistent_volume_claim: claim.cloned().unwrap_or_default(),
+                sub_path: dataset.sub_path.clone(),
+                mounts: Vec::new(),
+            });
+        }
     }
 }
 
@@ -304,7 +312,7 @@ fn follow_volumes(
                     readers.containers[dataset] += 1;
                 }
                 status.claims[claim].mounts.extend(Mount::of(&container_name, mount));
-                follow(mount, read_only);
+                follow(mount, read_only, &uses[dataset].dataset.sub_path);
             }
             match list {
                 "initContainers" if reads => readers.first_init = readers.first_init.min(index),
@@ -319,8 +327,11 @@ fn follow_volumes(
     Ok(readers)
 }
 
-fn follow(mount: &mut Value, read_only: bool) {
+fn follow(mount: &mut Value, read_only: bool, sub_path: &str) {
     let Some(mount) = mount.as_object_mut() else { return };
+    if !sub_path.is_empty() {
+        put_below(mount, sub_path);
+    }
     let is = |key: &str, text: &str| mount.get(key).is_some_and(|value| value == text);
     // Recursive read-only mounts must not propagate (the API server's rule), and a privileged container's
     // Bidirectional already includes HostToContainer.
@@ -333,6 +344,22 @@ fn follow(mount: &mut Value, read_only: bool) {
     if read_only {
         mount.insert("readOnly".into(), true.into());
     }
+}
+
+/// A part of a Dataset is a sub path, in front of the mount's own: kubelet follows no link out of a volume. What stands
+/// in the path of a volume would be followed on the node, wherever the files of the Dataset lead.
+fn put_below(mount: &mut Map<String, Value>, sub_path: &str) {
+    // In an expression `$(…)` would be a variable of the container.
+    let literal = sub_path.replace("$(", "$$(");
+    let (key, sub_path) = match mount.contains_key("subPathExpr") {
+        true => ("subPathExpr", literal.as_str()),
+        false => ("subPath", sub_path),
+    };
+    let path = match mount.get(key).and_then(Value::as_str).unwrap_or_default() {
+        "" => sub_path.to_string(),
+        own => format!("{sub_path}/{own}"),
+    };
+    mount.insert(key.into(), path.into());
 }
 
 /// The containers see each other's processes, unless the Pod's owner has decided otherwise.
@@ -396,6 +423,19 @@ fn grace_period(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mu
     ))
 }
 
+/// The container whose resources a part of the downward API shows.
+fn resource_of(part: &Value) -> Option<&str> {
+    text(part.get("resourceFieldRef")?, "containerName")
+}
+
+/// The containers that the files of a volume are about.
+fn files_about_containers(volume: &Value) -> impl Iterator<Item = &str> {
+    let projected = volume.get("projected").and_then(|projected| projected.get("sources"));
+    let sources = iter::once(volume).chain(elements(projected));
+    let items = sources.flat_map(|source| elements(at(source, &["downwardAPI", "items"]).into()));
+    items.filter_map(resource_of)
+}
+
 /// A list of `spec`; absent is empty.
 fn list_of<'v>(spec: &'v Map<String, Value>, key: &str) -> Result<&'v [Value]> {
     match spec.get(key) {
@@ -410,8 +450,12 @@ struct Names(BTreeMap<String, usize>);
 
 impl Names {
     fn take_all(&mut self, spec: &Map<String, Value>, list: &str) -> Result<()> {
-        self.0.extend(list_of(spec, list)?.iter().filter_map(name_of).map(|name| (name.to_string(), 0)));
+        self.take(list_of(spec, list)?.iter().filter_map(name_of));
         Ok(())
+    }
+
+    fn take<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
+        self.0.extend(names.map(|name| (name.to_string(), 0)));
     }
 
     /// The name itself when it is free, else with the first free number behind it. Takes it.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, SecretVariable, Server, Source};
 use crate::destination::{Device, Exit, Order, Strategy};
-use crate::json::{elements, json, list_field, map_field, name_of, text};
+use crate::json::{at, elements, json, list_field, map_field, name_of, text};
 use crate::lifecycle::Gate;
 use crate::request::Entries;
 use crate::settings::text::quantity;
@@ -627,6 +627,14 @@ pub(crate) fn volume_names(container: &mut Map<String, Value>) -> Vec<&mut Value
         }
     }
     names
+}
+
+/// The same names, to be read.
+pub(crate) fn volumes_named_in(container: &Value) -> impl Iterator<Item = &str> {
+    let mounts = ["volumeMounts", "volumeDevices"].into_iter().flat_map(|key| elements(container.get(key)));
+    let env = elements(container.get("env")).iter();
+    let files = env.filter_map(|variable| text(at(variable, &["valueFrom", "fileKeyRef"]), "volumeName"));
+    mounts.filter_map(name_of).chain(files)
 }
 
 /// Sets variables, each in its old place if it had one: later variables may refer to it.

@@ -64,6 +64,9 @@ pub struct Claim {
     pub volume: String,
     /// The volume's source, as it was.
     pub persistent_volume_claim: Value,
+    /// What stands before the sub paths of its mounts.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sub_path: String,
     /// The mounts of it that had a propagation or readOnly of their own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
@@ -153,6 +156,7 @@ impl Status {
                 Some(Claim {
                     volume: owned(claim, "volume")?,
                     persistent_volume_claim: claim.get("persistentVolumeClaim")?.clone(),
+                    sub_path: owned(claim, "subPath").unwrap_or_default(),
                     mounts: each(claim, "mounts", |mount| {
                         Some(Mount {
                             container: owned(mount, "container")?,
@@ -201,9 +205,9 @@ pub fn uninject(pod: &mut Value) -> Result<bool> {
             let name = name_of(container).unwrap_or_default().to_string();
             let found = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
             for mount in found.into_iter().flatten() {
-                if name_of(mount).is_some_and(|volume| claims.contains_key(volume)) {
+                if let Some(claim) = name_of(mount).and_then(|volume| claims.get(volume)) {
                     let before = by_place.get(&place(&name, text(mount, "mountPath").unwrap_or_default()));
-                    restore(before.map(|before| mounts[*before]), mount);
+                    restore(before.map(|before| mounts[*before]), &status.claims[*claim].sub_path, mount);
                 }
             }
         }
@@ -242,8 +246,17 @@ pub fn uninject(pod: &mut Value) -> Result<bool> {
 }
 
 /// Puts back what a mount of a replaced claim had.
-fn restore(before: Option<&Mount>, mount: &mut Value) {
+fn restore(before: Option<&Mount>, sub_path: &str, mount: &mut Value) {
     let Some(mount) = mount.as_object_mut() else { return };
+    for (key, put_before) in [("subPath", sub_path), ("subPathExpr", &sub_path.replace("$(", "$$("))] {
+        let own = mount.get(key).and_then(Value::as_str).and_then(|path| path.strip_prefix(put_before));
+        match own.map(|own| own.strip_prefix('/').unwrap_or(own).to_string()) {
+            _ if sub_path.is_empty() => {}
+            Some(own) if own.is_empty() => drop(mount.remove(key)),
+            Some(own) => drop(mount.insert(key.into(), own.into())),
+            None => {}
+        }
+    }
     let mut put_back = |key: &str, value: Option<&Value>| match value {
         Some(value) => drop(mount.insert(key.into(), value.clone())),
         None => drop(mount.remove(key)),

@@ -122,7 +122,7 @@ const CASES: &[(&str, Case)] = &[
         "reference-dataset-app-post-start",
         Injected(&[&["app_post_start_untouched", "host_paths_dropped_by_kind"]]),
     ),
-    ("reference-dataset-subpath", Injected(&[JINDO])),
+    ("reference-dataset-subpath", Injected(&[JINDO, &["sub_path_of_the_mount"]])),
     ("rich-daemonset", Injected(&[CONFIGURED, &["cap_sys_admin_dropped", "pull_secrets_come_along"]])),
     ("runtime-alluxio", Injected(&[&["host_paths_dropped_by_kind"]])),
     ("runtime-efc", Refused),
@@ -376,6 +376,7 @@ const RULES: &[(&str, Rule)] = rules![
     no_ports_on_the_host_network,
     no_scrape_annotation,
     bidirectional_mounts_kept,
+    sub_path_of_the_mount,
     grace_period_of_the_daemonset,
     pull_secrets_come_along,
     no_labels_of_fluid,
@@ -558,6 +559,28 @@ fn bidirectional_mounts_kept(pod: &mut Value, context: &Context<'_>) {
                 let mut mounts = container["volumeMounts"].as_array_mut().unwrap().iter_mut();
                 let found = mounts.find(|found| found["mountPath"] == mount["mountPath"]).unwrap();
                 found["mountPropagation"] = "Bidirectional".into();
+            }
+        }
+    }
+}
+
+/// Fluid puts the part of a Dataset into the path of the node, where the node follows links.
+fn sub_path_of_the_mount(pod: &mut Value, context: &Context<'_>) {
+    let text = context.ours["metadata"]["annotations"]["fluid-sidecar-policy/injected"].as_str().unwrap();
+    let status: Value = serde_json::from_str(text).unwrap();
+    for claim in status["claims"].as_array().unwrap() {
+        let part = claim["subPath"].as_str().unwrap_or_default();
+        for volume in pod["spec"]["volumes"].as_array_mut().unwrap() {
+            let path = volume["hostPath"]["path"].as_str().and_then(|path| path.strip_suffix(&format!("/{part}")));
+            if let Some(path) = path.filter(|_| volume["name"] == claim["volume"]).map(str::to_string) {
+                volume["hostPath"]["path"] = path.into();
+            }
+        }
+        for container in containers(pod) {
+            for mount in container["volumeMounts"].as_array_mut().into_iter().flatten() {
+                if mount["name"] == claim["volume"] {
+                    mount["subPath"] = part.into();
+                }
             }
         }
     }

@@ -355,6 +355,32 @@ struct Parts {
     mounts: Vec<(Index, Value)>,
     device: Option<Index>,
     privileged: bool,
+    /// What it names without a declaration: a volume, a volume of keys, a container.
+    dangling: Value,
+}
+
+/// Names that the injection, or a DaemonSet, would like to have, in places where the API server would refuse them if
+/// nobody declared them later.
+fn dangling() -> impl Strategy<Value = Value> {
+    let names = vec![
+        "fluid-fuse",
+        "fluid-fuse-1",
+        "fluid-fuse-places",
+        "fluid-fuse-cache",
+        "mount",
+        "conf",
+        "shared",
+    ];
+    let places = select(names).prop_flat_map(|name| {
+        one_of(vec![
+            json!({"volumeMounts": [{"name": name, "mountPath": "/stolen"}]}),
+            json!({"volumeDevices": [{"name": name, "devicePath": "/dev/stolen"}]}),
+            json!({"env": [{"name": "KEY", "valueFrom": {"fileKeyRef": {"volumeName": name, "path": "k", "key": "K"}}}]}),
+            json!({"env": [{"name": "CPUS", "valueFrom": {"resourceFieldRef": {
+                "containerName": name, "resource": "limits.cpu"}}}]}),
+        ])
+    });
+    prop_oneof![30 => Just(json!({})), 1 => places]
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
@@ -373,8 +399,15 @@ fn parts() -> impl Strategy<Value = Parts> {
     ));
     let mounts = vec((any::<Index>(), mount()), 0..4);
     let device = proptest::option::weighted(0.03, any::<Index>());
-    (some_of(fields), mounts, device, prop::bool::weighted(0.1))
-        .prop_map(|(fields, mounts, device, privileged)| Parts { fields, mounts, device, privileged })
+    (some_of(fields), mounts, device, prop::bool::weighted(0.1), dangling()).prop_map(
+        |(fields, mounts, device, privileged, dangling)| Parts {
+            fields,
+            mounts,
+            device,
+            privileged,
+            dangling,
+        },
+    )
 }
 
 impl Parts {
@@ -386,6 +419,7 @@ impl Parts {
         if volumes.is_empty() {
             return container;
         }
+        let dangling = self.dangling;
         if let Some(index) = self.device {
             container["volumeDevices"] =
                 json!([{"name": index.get(volumes)["name"], "devicePath": "/dev/x"}]);
@@ -400,6 +434,10 @@ impl Parts {
             mount
         });
         container["volumeMounts"] = mounts.collect();
+        for (list, entries) in dangling.as_object().into_iter().flatten() {
+            let known = container[list].as_array().cloned().unwrap_or_default();
+            container[list] = [known, entries.as_array().cloned().unwrap_or_default()].concat().into();
+        }
         container
     }
 }

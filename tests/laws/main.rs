@@ -66,6 +66,10 @@ fn names(entries: &[Value]) -> Vec<&str> {
     entries.iter().map(|entry| entry["name"].as_str().unwrap()).collect()
 }
 
+fn names_of(entries: Vec<&Value>) -> Vec<&Value> {
+    entries.into_iter().map(|entry| &entry["name"]).collect()
+}
+
 fn all_containers(pod: &Value) -> impl Iterator<Item = &Value> {
     CONTAINERS.into_iter().flat_map(|key| list(pod, key))
 }
@@ -173,6 +177,20 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
             let propagates = mounts.any(|mount| mount["mountPropagation"] == "Bidirectional");
             prop_assert!(propagates, "{}", sidecar);
         }
+    }
+    // 9. Nobody else gets what was brought, whatever names dangled before.
+    let volumes = names_of(added(list(&situation.pod, "volumes"), list(mutated, "volumes")));
+    let sidecars = names_of(added_containers(&situation.pod, mutated));
+    for container in all_containers(&situation.pod) {
+        let env = entries(container, "env").iter().map(|it| &it["valueFrom"]);
+        let uses = ["volumeMounts", "volumeDevices"].into_iter().flat_map(|list| entries(container, list));
+        let uses = uses.map(|it| &it["name"]).chain(env.clone().map(|it| &it["fileKeyRef"]["volumeName"]));
+        let about = env.map(|it| &it["resourceFieldRef"]["containerName"]);
+        let taken = uses
+            .filter(|name| volumes.contains(name))
+            .chain(about.filter(|name| sidecars.contains(name)))
+            .next();
+        prop_assert_eq!(taken, None, "{:#}", mutated);
     }
     for volume in added(list(&situation.pod, "volumes"), list(mutated, "volumes")) {
         prop_assert!(how.privileged || volume.get("hostPath").is_none(), "{}", volume);

@@ -725,6 +725,17 @@ impl Request<'_> {
         let mut container_names: BTreeSet<String> =
             CONTAINERS.iter().flat_map(|key| names(&pod, key)).collect();
         let mut volume_names: BTreeSet<String> = names(&pod, "volumes").into_iter().collect();
+        // A name that is used is taken, declared or not.
+        for container in CONTAINERS.iter().flat_map(|key| list(&pod["spec"], key)) {
+            let uses = ["volumeMounts", "volumeDevices"].into_iter().flat_map(|key| list(container, key));
+            volume_names.extend(uses.filter_map(|entry| Some(entry["name"].as_str()?.to_string())));
+            for variable in list(container, "env") {
+                let from = &variable["valueFrom"];
+                volume_names.extend(from["fileKeyRef"]["volumeName"].as_str().map(str::to_string));
+                container_names
+                    .extend(from["resourceFieldRef"]["containerName"].as_str().map(str::to_string));
+            }
+        }
 
         let mut containers = Vec::new();
         let mut volumes = Vec::new();
@@ -777,14 +788,12 @@ impl Request<'_> {
                 if claims.iter().any(|claim| volume["persistentVolumeClaim"]["claimName"] == *claim) {
                     let source = volume["persistentVolumeClaim"].clone();
                     remove(volume, "persistentVolumeClaim");
-                    let slash = if dataset.sub_path.is_empty() { "" } else { "/" };
-                    let path = format!("{}{slash}{}", sidecar.mount_point, dataset.sub_path);
-                    volume["hostPath"] = json!({"path": path});
+                    volume["hostPath"] = json!({"path": sidecar.mount_point});
                     if sidecar.makes_directory {
                         volume["hostPath"]["type"] = "DirectoryOrCreate".into();
                     }
                     let name = volume["name"].as_str().unwrap().to_string();
-                    replaced.push((name, source));
+                    replaced.push((name, source, dataset.sub_path.as_str()));
                 }
             }
             secrets.extend(sidecar.secrets);
@@ -793,9 +802,12 @@ impl Request<'_> {
             volumes.extend(sidecar.volumes);
         }
 
-        for (volume, source) in &replaced {
-            let mounts = follow(&mut pod, volume, source["readOnly"] == true, how.native)?;
+        for (volume, source, sub_path) in &replaced {
+            let mounts = follow(&mut pod, volume, source["readOnly"] == true, sub_path, how.native)?;
             let mut note = json!({"volume": volume, "persistentVolumeClaim": source});
+            if !sub_path.is_empty() {
+                note["subPath"] = (*sub_path).into();
+            }
             if !mounts.is_empty() {
                 note["mounts"] = mounts.into();
             }
@@ -868,7 +880,13 @@ impl Request<'_> {
 }
 
 /// Makes the mounts of a volume that is no claim any more follow what is mounted there. Gives what they had.
-fn follow(pod: &mut Value, volume: &str, read_only: bool, native: bool) -> Result<Vec<Value>, Problem> {
+fn follow(
+    pod: &mut Value,
+    volume: &str,
+    read_only: bool,
+    sub_path: &str,
+    native: bool,
+) -> Result<Vec<Value>, Problem> {
     let mut had = Vec::new();
     for key in CONTAINERS {
         for container in list_mut(&mut pod["spec"], key) {
@@ -889,6 +907,11 @@ fn follow(pod: &mut Value, volume: &str, read_only: bool, native: bool) -> Resul
                 }
                 if before.as_object().is_some_and(|before| before.len() > 2) {
                     had.push(before);
+                }
+                if !sub_path.is_empty() {
+                    let key = if mount["subPathExpr"].is_null() { "subPath" } else { "subPathExpr" };
+                    let own = mount[key].as_str().map(|own| format!("/{own}")).unwrap_or_default();
+                    mount[key] = format!("{sub_path}{own}").into();
                 }
                 let recursive =
                     mount["recursiveReadOnly"] == "Enabled" || mount["recursiveReadOnly"] == "IfPossible";

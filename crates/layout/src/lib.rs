@@ -48,5 +48,5 @@ pub mod source;
 #[cfg(feature = "clap")]
 pub use clap_parser::clap_parser;
 pub use named::Named;
-pub use path::{MountPoint, PathError, check_absolute};
+pub use path::{MountPoint, PathError, below, check_absolute};
 pub use runtime::Runtime;

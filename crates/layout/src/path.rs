@@ -47,19 +47,6 @@ impl MountPoint {
         }
     }
 
-    /// A directory of the Dataset. Empty components and `.` are dropped; `..` is refused.
-    pub fn join(&self, sub_path: &str) -> Result<Self, PathError> {
-        let mut path = self.0.clone();
-        for component in sub_path.split('/').filter(|component| !matches!(*component, "" | ".")) {
-            if !is_component(component) {
-                return Err(PathError::Component(component.to_string()));
-            }
-            path.push('/');
-            path.push_str(component);
-        }
-        Ok(MountPoint(path))
-    }
-
     /// The same place below a directory of its own for one Pod: `above/…` becomes `above/pod/…`.
     pub fn for_pod(&self, above: &str, pod: &str) -> Result<Self, PathError> {
         if !is_component(pod) || pod.contains('/') {
@@ -118,6 +105,21 @@ impl fmt::Display for PathError {
 
 impl core::error::Error for PathError {}
 
+/// A path below a directory, without empty components and `.`; `..` is refused.
+pub fn below(path: &str) -> Result<String, PathError> {
+    let mut normal = String::new();
+    for component in path.split('/').filter(|component| !matches!(*component, "" | ".")) {
+        if !is_component(component) {
+            return Err(PathError::Component(component.to_string()));
+        }
+        if !normal.is_empty() {
+            normal.push('/');
+        }
+        normal.push_str(component);
+    }
+    Ok(normal)
+}
+
 /// Checks that a path is absolute, normalised and not the root directory itself.
 pub fn check_absolute(path: &str) -> Result<(), PathError> {
     match path.strip_prefix('/') {
@@ -140,7 +142,8 @@ mod tests {
         for runtime in Runtime::ALL {
             let path = MountPoint::new(MOUNT_ROOT, *runtime, "ns", "data").unwrap();
             assert_eq!(path.owner(MOUNT_ROOT), Some((*runtime, "ns", "data")));
-            assert_eq!(path.join("deeper").unwrap().owner(MOUNT_ROOT), None);
+            let deeper = MountPoint::within(MOUNT_ROOT, &format!("{path}/deeper")).unwrap();
+            assert_eq!(deeper.owner(MOUNT_ROOT), None);
             assert_eq!(MountPoint::within(MOUNT_ROOT, path.as_str()), Ok(path));
             assert_eq!(Runtime::from_name(runtime.name()), Some(*runtime));
         }
@@ -158,10 +161,10 @@ mod tests {
         {
             assert!(MountPoint::within(MOUNT_ROOT, path).is_err(), "{path}");
         }
-        let mount_point = MountPoint::within(MOUNT_ROOT, "/runtime-mnt/a").unwrap();
-        assert_eq!(mount_point.join("./b//c/").unwrap().as_str(), "/runtime-mnt/a/b/c");
-        assert!(mount_point.join("b/../../c").is_err());
-        let own = |above, pod| mount_point.join("b").unwrap().for_pod(above, pod);
+        assert_eq!(below("./b//c/").as_deref(), Ok("b/c"));
+        assert!(below("b/../../c").is_err());
+        let mount_point = MountPoint::within(MOUNT_ROOT, "/runtime-mnt/a/b").unwrap();
+        let own = |above, pod| mount_point.for_pod(above, pod);
         assert_eq!(own("/runtime-mnt/a", "uid").unwrap().as_str(), "/runtime-mnt/a/uid/b");
         for (above, pod) in
             [("/runtime-mnt/a", ".."), ("/runtime-mnt/a", "x/y"), ("/runtime-mnt/a/b", "x"), ("/mnt", "x")]
