@@ -160,6 +160,7 @@ pub fn decide(
             return Ok(Placement::Serverless(selector.destination, format!("setting selectors[{index}]")));
         }
     }
+    let mut not_enabled = None;
     for (marker, answer) in ordered_rows() {
         if let Marker::NamespaceLabel(..) = marker {
             if settings.namespace_labels == NamespaceLabels::Ignore {
@@ -168,9 +169,23 @@ pub fn decide(
             subject.namespace_labels = read_namespace()?;
         }
         if subject.has(marker) {
+            let fluids = matches!(marker, Marker::Fluid { .. });
             let marker = marker.to_string().replace('`', "");
             return Ok(match answer {
-                To(destination) => Placement::Serverless(destination, marker),
+                To(destination) if settings.enables(destination) => {
+                    Placement::Serverless(destination, marker)
+                }
+                To(destination) => {
+                    let asks = format!(
+                        "{marker} asks for {destination}, which the setting destinations does not enable"
+                    );
+                    // Fluid's labels ask for a sidecar; where the Pod goes another marker may say.
+                    if fluids {
+                        not_enabled = Some(asks);
+                        continue;
+                    }
+                    Placement::NotServerless(asks)
+                }
                 Possible => Placement::Undecidable(
                     format!("the scheduler decides ({marker})"),
                     "the label alibabacloud.com/eci=true makes it certain".into(),
@@ -183,5 +198,6 @@ pub fn decide(
             });
         }
     }
-    Ok(Placement::NotServerless("nothing says that the Pod goes to a serverless node".into()))
+    let nothing = || "nothing says that the Pod goes to a serverless node".into();
+    Ok(Placement::NotServerless(not_enabled.unwrap_or_else(nothing)))
 }

@@ -247,16 +247,22 @@ podOverrides: {cpu: \"4\", memory: 8Gi}",
 gateTimeoutSeconds: 900",
         }
 
-        /// How sidecars are run on each destination, where it differs from the defaults. Change it when a platform
-        /// offers more, or less, than the defaults assume.
-        destinations: Vec<(Destination, Strategy)> = Vec::new(), EACH_DESTINATION, {
+        /// The destinations that markers on Pods may choose, each with what differs there from the defaults; without this
+        /// setting `eci` alone. A Pod that asks for another is left as it is. Name `acs` or `kubernetes`, whose sidecars
+        /// are privileged, only where whoever may create Pods may have that. `destination` and `selectors` are your own
+        /// choice and need no entry here; it says how sidecars are run there, too.
+        destinations: Vec<(Destination, Strategy)> = vec![(Destination::Eci, Destination::Eci.facts().strategy)],
+            EACH_DESTINATION,
+        {
             name: "destinations",
             group: Some(Group::Platform),
             label: "Destinations",
+            // A form names every field of it, and would enable all of them.
+            in_form: false,
             example: "
 destinations:
   acs: {order: nativeSidecar, exit: kubelet}
-  eci: {readinessProbe: false}",
+  eci: {}",
         }
 
         /// The extended resource that grants a FUSE device, as `<domain>/<name>`. Change it for a device plugin of
@@ -585,6 +591,11 @@ impl Settings {
     /// How a sidecar is run on a destination.
     pub fn strategy(&self, destination: Destination) -> Strategy {
         entry_of(&self.destinations, destination).copied().unwrap_or(destination.facts().strategy)
+    }
+
+    /// Whether markers on Pods may choose a destination.
+    pub fn enables(&self, destination: Destination) -> bool {
+        entry_of(&self.destinations, destination).is_some()
     }
 
     /// The image that the settings name for a Runtime.

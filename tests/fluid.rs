@@ -571,7 +571,8 @@ fn sub_path_of_the_mount(pod: &mut Value, context: &Context<'_>) {
     for claim in status["claims"].as_array().unwrap() {
         let part = claim["subPath"].as_str().unwrap_or_default();
         for volume in pod["spec"]["volumes"].as_array_mut().unwrap() {
-            let path = volume["hostPath"]["path"].as_str().and_then(|path| path.strip_suffix(&format!("/{part}")));
+            let path =
+                volume["hostPath"]["path"].as_str().and_then(|path| path.strip_suffix(&format!("/{part}")));
             if let Some(path) = path.filter(|_| volume["name"] == claim["volume"]).map(str::to_string) {
                 volume["hostPath"]["path"] = path.into();
             }

@@ -677,7 +677,16 @@ pub(crate) fn settings() -> impl Strategy<Value = Value> {
         json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "runtime": "jindo"}],
             "sidecarImages": {"jindo": "fuse"}}),
     ]);
-    (fields, from_settings).prop_map(|(fields, from_settings)| merge(fields, &from_settings))
+    // Markers reach no more than what the settings name; without them that is ECI.
+    let enabled = select(vec![true, true, true, false]);
+    (fields, from_settings, enabled).prop_map(|(mut fields, from_settings, enabled)| {
+        for destination in ["eci", "acs", "kubernetes"].into_iter().filter(|_| enabled) {
+            if fields["destinations"][destination].is_null() {
+                fields["destinations"][destination] = json!({});
+            }
+        }
+        merge(fields, &from_settings)
+    })
 }
 
 fn selectors() -> BoxedStrategy<Value> {

@@ -165,7 +165,17 @@ impl Request<'_> {
 
     /// The table of SEMANTICS.md, row by row.
     fn builtin_place(&self) -> Result<Place, Problem> {
-        let to = |destination: &str| Ok(Place::Serverless(destination.to_string()));
+        let enabled = |destination: &str| match self.settings.get("destinations") {
+            Some(named) => named.get(destination).is_some(),
+            None => destination == "eci",
+        };
+        let to = |destination: &str| {
+            Ok(if enabled(destination) {
+                Place::Serverless(destination.to_string())
+            } else {
+                Place::Ordinary
+            })
+        };
         let label = |key: &str, value: &str| self.label(key) == Some(value);
         let annotation = |key: &str, value: &str| self.annotation(key) == Some(value);
         let spec = &self.pod["spec"];
@@ -185,7 +195,11 @@ impl Request<'_> {
         if label("serverless.fluid.io/inject", "true") || label("fuse.sidecar.fluid.io/inject", "true") {
             let unprivileged = label("unprivileged.sidecar.fluid.io/inject", "true")
                 || annotation("serverless.fluid.io/platform", "unprivileged");
-            return to(if unprivileged { "eci" } else { "kubernetes" });
+            // They ask for a sidecar; the rest of the table says where.
+            let destination = if unprivileged { "eci" } else { "kubernetes" };
+            if enabled(destination) {
+                return to(destination);
+            }
         }
         if let Some(node) = spec["nodeName"].as_str() {
             let is_virtual = node.starts_with("virtual-kubelet-")
