@@ -5,7 +5,10 @@
 //! everything unknown is a failure to read, never "not found": a Pod must not slip through because the API
 //! server was slow.
 
+use std::cell::Cell;
 use std::fmt;
+
+use anyhow::Context as _;
 
 use fluid_sidecar_layout::{Named as _, named};
 use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
@@ -42,6 +45,33 @@ named! {
     }
 }
 
+/// The most reads of one review. A Dataset takes four, so a Pod can have 25 of them; its other claims take one each.
+pub const READS_MAX: usize = 100;
+
+/// What is said of a read that is one too many.
+const TOO_MANY: &str = "too many reads for one review";
+
+/// A cluster that is read so many times and no more: whoever writes a Pod decides how many claims it has, and the policy
+/// server waits for each read.
+pub struct Budget<'c, C> {
+    cluster: &'c C,
+    left: Cell<usize>,
+}
+
+impl<'c, C> Budget<'c, C> {
+    /// For one review.
+    pub fn of(cluster: &'c C) -> Self {
+        Budget { cluster, left: Cell::new(READS_MAX) }
+    }
+}
+
+impl<C: Cluster> Cluster for Budget<'_, C> {
+    fn get<M: Masks>(&self, request: &GetResourceRequest) -> anyhow::Result<Masked<M>> {
+        self.left.set(self.left.get().checked_sub(1).context(TOO_MANY)?);
+        self.cluster.get(request)
+    }
+}
+
 /// Names one object.
 #[derive(Clone, Debug)]
 pub struct ObjectRef<'a> {
@@ -75,6 +105,8 @@ pub enum ReadError {
     NoCapability,
     /// The cluster does not know the kind: Fluid's CRDs are not installed.
     UnknownKind,
+    /// The review has read as much as it may.
+    TooMany,
     /// Anything else, with the first line of the host's text.
     Unreachable(String),
 }
@@ -94,11 +126,7 @@ pub fn get<M: Masks>(cluster: &impl Cluster, object: &ObjectRef<'_>) -> Result<V
 // Apart from `get`, so that the module has them once and not for each mask.
 #[inline(never)]
 fn request(object: &ObjectRef<'_>, masks: &'static [Mask]) -> Option<GetResourceRequest> {
-    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
-    if object.name.is_empty() || object.name.starts_with('.') || !object.name.bytes().all(allowed) {
-        return None;
-    }
-    Some(GetResourceRequest {
+    is_name(object.name).then(|| GetResourceRequest {
         api_version: object.kind.facts().to_string(),
         kind: object.kind.name().to_string(),
         name: object.name.to_string(),
@@ -106,6 +134,12 @@ fn request(object: &ObjectRef<'_>, masks: &'static [Mask]) -> Option<GetResource
         disable_cache: false,
         field_masks: Some(paths(masks)),
     })
+}
+
+/// Whether an object can have this name (a DNS-1123 subdomain).
+pub fn is_name(name: &str) -> bool {
+    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    !name.is_empty() && name.len() <= 253 && !name.starts_with('.') && name.bytes().all(allowed)
 }
 
 #[inline(never)]
@@ -119,7 +153,9 @@ fn classify(text: &str, object: &ObjectRef<'_>) -> ReadError {
     let text = text.strip_prefix("Host error: ").unwrap_or(text);
     let text = text.strip_prefix("Callback evaluation failure: ").unwrap_or(text);
     let (api_version, kind, name) = (object.kind.facts(), object.kind, object.name);
-    if text.contains("has not been granted access to") {
+    if text == TOO_MANY {
+        ReadError::TooMany
+    } else if text.contains("has not been granted access to") {
         match text.contains("host capability") {
             true => ReadError::NoCapability,
             false => ReadError::NotGranted,

@@ -15,7 +15,7 @@ use fluid_sidecar_layout::source::{self, SourceError};
 use fluid_sidecar_layout::{MountPoint, Named as _, Runtime, below};
 use serde_json::Value;
 
-use crate::cluster::{CAPABILITY, Cluster, Kind, Masks, ObjectRef, ReadError, get};
+use crate::cluster::{CAPABILITY, Cluster, Kind, Masks, ObjectRef, READS_MAX, ReadError, get, is_name};
 use crate::json::{Mask, Places, all, at, done, elements, text};
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries, Texts};
@@ -157,6 +157,7 @@ fn resolve(
         DatasetsFrom::Cluster => from_cluster(claim, namespace, settings, cluster),
         DatasetsFrom::Settings => {
             let Some(rule) = rule(claim, namespace, settings) else { return Ok(None) };
+            ensure!(is_name(claim), "{claim:?} is no name of a PersistentVolumeClaim");
             let mount_point = MountPoint::new(&settings.mount_root, rule.runtime, namespace, claim)
                 .with_context(|| format!("claim {namespace}/{claim}"))?;
             let image = settings.image(rule.runtime).unwrap_or_default().to_string();
@@ -248,10 +249,13 @@ impl Masks for VolumeMask {
     const MASKS: &'static [Mask] = &[Mask(
         "spec",
         &[
-            Mask("claimRef", &[all("namespace")]),
+            Mask("claimRef", &[all("name"), all("namespace")]),
             Mask(
                 "csi",
-                &[Mask("volumeAttributes", &[all("fluid_path"), all("fluid_sub_path"), all("mount_type")])],
+                &[
+                    all("driver"),
+                    Mask("volumeAttributes", &[all("fluid_path"), all("fluid_sub_path"), all("mount_type")]),
+                ],
             ),
         ],
     )];
@@ -313,12 +317,18 @@ fn from_cluster(
     let volume_ref = ObjectRef { kind: Kind::PersistentVolume, namespace: None, name: &volume_name };
     let volume = read::<VolumeMask>(cluster, &volume_ref, "wait until Fluid has made it")?;
     // `a-b` and `c` give the same name as `a` and `b-c`.
-    let owner = at(&volume, &["spec", "claimRef", "namespace"]).as_str();
+    let owner = at(&volume, &["spec", "claimRef"]);
     ensure!(
-        owner.is_none_or(|owner| owner == namespace),
-        "{volume_ref} is another namespace's; rename the Dataset"
+        text(owner, "namespace") == Some(namespace) && text(owner, "name") == Some(&name),
+        "{volume_ref} is not that of claim {namespace}/{name}, but of another one, or of none; rename the Dataset, or remove \
+         the volume"
     );
-    let attributes = at(&volume, &["spec", "csi", "volumeAttributes"]);
+    let csi = at(&volume, &["spec", "csi"]);
+    ensure!(
+        text(csi, "driver") == Some("fuse.csi.fluid.io"),
+        "{volume_ref}: spec.csi.driver is not fuse.csi.fluid.io; it is not a volume that Fluid made"
+    );
+    let attributes = at(csi, &["volumeAttributes"]);
     let (mount_point, sub_path) =
         mount_point(attributes, &settings.mount_root).with_context(|| volume_ref.to_string())?;
     // A Dataset that refers to another one has the mount point of that one, and a ThinRuntime, whatever serves that one.
@@ -532,6 +542,11 @@ fn mount_point(attributes: &Value, root: &str) -> Result<(MountPoint, String)> {
         .context("spec.csi.volumeAttributes.fluid_path is missing; it is not a volume that Fluid made")?;
     let mount_point = MountPoint::within(root, path)
         .map_err(|error| anyhow!("fluid_path: {error}; is the setting mountRoot Fluid's MOUNT_ROOT?"))?;
+    // Above it a directory of its own, and not one that Datasets share.
+    ensure!(
+        mount_point.as_str()[root.len()..].split('/').count() > 4,
+        "fluid_path: {mount_point} is not <Runtime>/<namespace>/<Dataset>/<directory> below {root}"
+    );
     let sub_path = below(text(attributes, "fluid_sub_path").unwrap_or_default())
         .map_err(|error| anyhow!("fluid_sub_path: {error}; correct the mountPoint of the Dataset"))?;
     Ok((mount_point, sub_path))
@@ -572,6 +587,9 @@ fn explain(object: &ObjectRef<'_>, error: ReadError, fix: &str) -> anyhow::Error
         ),
         ReadError::UnknownKind => {
             anyhow!("{object} cannot be read: the cluster has no {api_version} {kind}; install Fluid")
+        }
+        ReadError::TooMany => {
+            anyhow!("{object} is not read: a Pod may take {READS_MAX} reads; mount fewer claims")
         }
         ReadError::Unreachable(text) => anyhow!("{object} could not be read: {text}; try again"),
     }

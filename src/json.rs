@@ -60,6 +60,10 @@ pub(crate) fn paths(masks: &[Mask]) -> BTreeSet<String> {
     paths
 }
 
+/// As many elements of a list are looked at; the rest is skipped. It is more than what is worked on may have
+/// ([`crate::limits`]), so that a longer one is still seen to be too long.
+const LOOKED_AT: usize = 1000;
+
 /// Reads the parts that the masks name.
 #[derive(Clone, Copy)]
 struct Parts(&'static [Mask]);
@@ -105,9 +109,13 @@ impl<'de> Visitor<'de> for Parts {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(element) = elements.next_element_seed(self)? {
-            list.push(element);
+        while list.len() < LOOKED_AT {
+            match elements.next_element_seed(self)? {
+                Some(element) => list.push(element),
+                None => return Ok(Value::Array(list)),
+            }
         }
+        while elements.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Value::Array(list))
     }
 

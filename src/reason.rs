@@ -17,6 +17,14 @@ pub const DECISION_ANNOTATION: &str = "decision";
 /// The audit annotation that lists the reasons, one a line, each `<code>: <sentence>`.
 pub const REASONS_ANNOTATION: &str = "reasons";
 
+/// The most bytes of a reason, but for the last character of it.
+const TEXT_MAX: usize = 1 << 10;
+
+/// Whether a character changes the direction of those behind it (Unicode's `Bidi_Control`).
+fn is_bidirectional(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// The length that Kubernetes advises for a warning; longer ones may be cut.
 const WARNING_MAX: usize = 120;
 
@@ -75,13 +83,28 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// A reason; line breaks in the text (of an error that was quoted) become spaces.
+    /// A reason, in one line that shows as it is. What is quoted in it others have written: line breaks become spaces,
+    /// what a terminal would obey is escaped, and what is too long is cut.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        let mut text: String = text.into();
-        if text.bytes().any(|byte| byte.is_ascii_control()) {
-            text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let text: String = text.into();
+        let is_plain = |char: char| !char.is_control() && !is_bidirectional(char);
+        if text.len() <= TEXT_MAX && text.chars().all(is_plain) {
+            return Reason { code, text };
         }
-        Reason { code, text }
+        let mut shown = String::new();
+        for char in text.chars() {
+            if shown.len() > TEXT_MAX {
+                shown.push('…');
+                break;
+            }
+            match char {
+                '\n' | '\r' | '\t' | ' ' if shown.ends_with(' ') => {}
+                '\n' | '\r' | '\t' => shown.push(' '),
+                char if is_plain(char) => shown.push(char),
+                char => shown.extend(char.escape_unicode()),
+            }
+        }
+        Reason { code, text: shown }
     }
 
     /// The text as a message of the policy.

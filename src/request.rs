@@ -39,7 +39,7 @@ impl Masks for Glance {
                                 all("nodeName"),
                                 all("nodeSelector"),
                                 all("os"),
-                                all("tolerations"),
+                                Mask("tolerations", &[all("key")]),
                                 Mask("volumes", &[all("name"), all("persistentVolumeClaim")]),
                             ],
                         ),
@@ -112,6 +112,11 @@ impl<'a> Payload<'a> {
     /// What tells this request from all others: a UUID that the API server chose. Empty if it is missing.
     pub fn uid(&self) -> &str {
         text(self.request(), "uid").unwrap_or_default()
+    }
+
+    /// The size of the request, in bytes: about that of the object.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
     }
 
     /// All of the object.

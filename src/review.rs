@@ -7,7 +7,7 @@ use fluid_sidecar_layout::{Named as _, named};
 use kubewarden_policy_sdk::response::ValidationResponse;
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Budget, Cluster};
 use crate::destination::Destination;
 use crate::injection;
 use crate::placement::{self, Placement};
@@ -15,7 +15,7 @@ use crate::reason::{Because as _, Code, DECISION_ANNOTATION, REASONS_ANNOTATION,
 use crate::request::{ClaimVolume, Payload, PodGlance};
 use crate::settings::{self, Mode, OnProblem, Settings};
 use crate::status::Status;
-use crate::{asked, dataset, exemption, reason, verify};
+use crate::{asked, dataset, exemption, limits, reason, verify};
 
 named! {
     /// What was decided about one request.
@@ -70,7 +70,7 @@ impl Log {
 /// serverless node.
 pub fn review(payload: &[u8], cluster: &impl Cluster) -> ValidationResponse {
     let mut log = Log::default();
-    let outcome = decide(payload, cluster, &mut log);
+    let outcome = decide(payload, &Budget::of(cluster), &mut log);
     let mut message = None;
     let (decision, mutated_object) = match outcome {
         Ok(None) => (Decision::Untouched, None),
@@ -127,6 +127,7 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
 
     // Is what was injected still whole?
     if settings.mode == Mode::Verify {
+        limits::check_glance(payload.size(), claims.len())?;
         log.reasons.extend(verify::check(&payload.whole_object().because(Code::Malformed)?, &settings)?);
     }
     if claims.is_empty() {
@@ -187,6 +188,9 @@ fn inject(
     cluster: &impl Cluster,
     log: &mut Log,
 ) -> Result<Option<Value>, Reason> {
+    // Is it of a size that one can look at?
+    limits::check_glance(payload.size(), claims.len())?;
+
     // Which claims are Datasets, and what serves them?
     let uses = dataset::uses(claims, payload.namespace(), settings, cluster, &mut log.reasons)?;
     if uses.is_empty() {
@@ -197,6 +201,7 @@ fn inject(
     let limits = asked::limits(pod.annotations, settings)?;
 
     let mut changed = payload.whole_object().because(Code::Malformed)?;
+    limits::check_size(&changed)?;
     let status = Status::new(destination, settings::hash(payload.settings()));
     let uid = payload.uid();
     for reason in injection::inject(&mut changed, uses, destination, &limits, settings, uid, status)? {

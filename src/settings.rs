@@ -106,7 +106,7 @@ onUndecidable: reject",
             example: "
 datasetsFrom: settings
 datasets:
-- {claim: \"training-*\", source: \"file:///mnt/nas/training\"}
+- {claim: \"training-*\", namespace: ai, source: \"file:///mnt/nas/training\"}
 sidecarImages: {thin: \"registry.example/fluid-fuse:0.1.0\"}",
         }
 
@@ -125,6 +125,7 @@ datasets:
   namespace: \"team-*\"
   source: file:///mnt/nas/imagenet
 - claim: \"jfs-*\"
+  namespace: \"*\"
   runtime: juicefs
 sidecarImages:
   thin: registry.example/fluid-fuse:0.1.0
@@ -378,12 +379,15 @@ section! {
 datasetsFrom: settings
 datasets:
 - claim: \"training-*\"
+  namespace: ai
 sidecarImages: {thin: \"registry.example/nfs-fuse:1.0\"}",
         }
 
-        /// The namespace of the claim, with the same wildcards.
-        namespace: WildMatch = WildMatch::new("*"), Pattern, {
+        /// The namespace of the claim, with the same wildcards. Claims of one name exist in many namespaces, so say which
+        /// you mean.
+        namespace: WildMatch = WildMatch::new(""), Pattern, {
             name: "namespace",
+            required: Some("the namespace of the claim, or a pattern; \"*\" is every namespace"),
             label: "Namespace",
             example: "
 datasetsFrom: settings
@@ -400,7 +404,7 @@ sidecarImages: {thin: \"registry.example/nfs-fuse:1.0\"}",
             example: "
 datasetsFrom: settings
 datasets:
-- {claim: data, runtime: juicefs}
+- {claim: data, namespace: ai, runtime: juicefs}
 sidecarImages: {juicefs: \"registry.example/juicefs-fuse:1.2\"}",
         }
 
@@ -414,7 +418,7 @@ sidecarImages: {juicefs: \"registry.example/juicefs-fuse:1.2\"}",
             example: "
 datasetsFrom: settings
 datasets:
-- {claim: data, source: \"file:///mnt/nas/data\"}
+- {claim: data, namespace: ai, source: \"file:///mnt/nas/data\"}
 sidecarImages: {thin: \"registry.example/fluid-fuse:0.1.0\"}",
         }
     }
@@ -689,17 +693,18 @@ mod tests {
             &["datasets: required with datasetsFrom: settings; name at least one claim"],
         );
         check(
-            json!({"datasets": [{"claim": "data"}]}),
+            json!({"datasets": [{"claim": "data", "namespace": "*"}]}),
             &["datasets: only used with datasetsFrom: settings; set that or remove this"],
         );
         check(
             json!({"datasetsFrom": "settings", "datasets": [
                 {"runtime": "fuse", "source": "/mnt"},
-                {"claim": "data", "source": "s3://key:secret@bucket/"},
+                {"claim": "data", "namespace": "ai", "source": "s3://key:secret@bucket/"},
                 7,
             ]}),
             &[
                 "datasets[0].claim: required: the name of a PersistentVolumeClaim, or a pattern",
+                "datasets[0].namespace: required: the namespace of the claim, or a pattern; \"*\" is every namespace",
                 "datasets[0].runtime: \"fuse\" is not one of alluxio, cache, efc, goosefs, jindo, juicefs, thin, vineyard",
                 "datasets[0].source: \"/mnt\" is not a URL such as s3://bucket/prefix or file:///path",
                 "sidecarImages.thin: required, because datasets[0] is served by runtime thin",
@@ -720,9 +725,14 @@ mod tests {
             json!({"sidecarFrom": "fluid-fuse", "datasetsFrom": "settings", "datasets": datasets,
                    "sidecarImages": {"jindo": "x"}})
         };
-        check(settings(json!([{"claim": "data", "runtime": "jindo", "source": "file:///data"}])), &[]);
         check(
-            settings(json!([{"claim": "data", "runtime": "jindo"}])),
+            settings(
+                json!([{"claim": "data", "namespace": "*", "runtime": "jindo", "source": "file:///data"}]),
+            ),
+            &[],
+        );
+        check(
+            settings(json!([{"claim": "data", "namespace": "*", "runtime": "jindo"}])),
             &["datasets[0].source: required with sidecarFrom: fluid-fuse, which serves it"],
         );
     }

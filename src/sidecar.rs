@@ -21,6 +21,7 @@ use crate::dataset::{Dataset, SecretVariable, Server, Source};
 use crate::destination::{Device, Exit, Order, Strategy};
 use crate::json::{at, elements, json, list_field, map_field, name_of, text};
 use crate::lifecycle::Gate;
+use crate::limits::VOLUMES_MAX;
 use crate::request::Entries;
 use crate::settings::text::quantity;
 use crate::settings::{Settings, SidecarOverrides, entry_of};
@@ -291,6 +292,10 @@ fn from_daemonset(
         bail!("spec.template.spec.containers[0] must be a map");
     };
     let volumes = elements(pod_spec.get("volumes"));
+    ensure!(
+        volumes.len().max(elements(container.get("volumeMounts")).len()) <= VOLUMES_MAX,
+        "it has more than {VOLUMES_MAX} volumes, or mounts of them"
+    );
     let Above { volume: above_name, directory, seen_at, mounted_on } =
         above(mount_point, &container, volumes)?;
     let image = settings.image(dataset.runtime).or(container.get("image").and_then(Value::as_str));
@@ -351,7 +356,7 @@ fn from_daemonset(
     let security = map_field(&mut container, "securityContext")?;
     pin_user(security, pod_spec.get("securityContext").and_then(Value::as_object));
     match device {
-        Device::ExtendedResource => unprivileged(security)?,
+        Device::ExtendedResource => sidecar.left_out.extend(unprivileged(security)?),
         Device::Privileged => {
             security.insert("privileged".into(), true.into());
             // A contradiction that the API server refuses.
@@ -578,14 +583,43 @@ fn pin_user(security: &mut Map<String, Value>, template: Option<&Map<String, Val
     security.insert("runAsNonRoot".into(), (!root).into());
 }
 
-/// Serverless nodes admit no privileged containers; the device is granted by the extended resource.
-fn unprivileged(security: &mut Map<String, Value>) -> Result<()> {
+/// What a sidecar without privileges may have of its DaemonSet's capabilities, without `CAP_`: those that Pod Security
+/// allows under `baseline`, and what keeps memory from being swapped.
+const CAPABILITIES: &[&str] = &[
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// Serverless nodes admit no privileged containers; the device is granted by the extended resource. Returns what else is
+/// taken away, though SYS_ADMIN, which every DaemonSet of that kind has, is not worth a word.
+fn unprivileged(security: &mut Map<String, Value>) -> Result<Vec<String>> {
+    let mut taken = Vec::new();
     security.insert("privileged".into(), false.into());
     if security.contains_key("capabilities") {
         let capabilities = map_field(security, "capabilities")?;
         let added = list_field(capabilities, "add")?;
-        added
-            .retain(|capability| !matches!(capability.as_str(), Some("SYS_ADMIN" | "CAP_SYS_ADMIN" | "ALL")));
+        added.retain(|capability| {
+            // Container runtimes take a name in any case, with and without `CAP_`.
+            let name = capability.as_str().unwrap_or_default().to_ascii_uppercase();
+            let name = name.strip_prefix("CAP_").unwrap_or(&name);
+            let keep = CAPABILITIES.contains(&name);
+            if !keep && name != "SYS_ADMIN" {
+                taken.push(format!("capability {name}"));
+            }
+            keep
+        });
         if added.is_empty() {
             capabilities.remove("add");
         }
@@ -593,7 +627,21 @@ fn unprivileged(security: &mut Map<String, Value>) -> Result<()> {
             security.remove("capabilities");
         }
     }
-    Ok(())
+    for (field, allowed) in [
+        ("procMount", "Default"),
+        ("seccompProfile", "RuntimeDefault"),
+        ("appArmorProfile", "RuntimeDefault"),
+    ] {
+        let is_allowed = |value: &Value| {
+            let kind = value.get("type").unwrap_or(value);
+            kind == allowed || kind == "Localhost"
+        };
+        if security.get(field).is_some_and(|value| !is_allowed(value)) {
+            security.remove(field);
+            taken.push(field.to_string());
+        }
+    }
+    Ok(taken)
 }
 
 /// The downward API names the container whose resources it shows (`resourceFieldRef.containerName`).

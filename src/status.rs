@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::destination::Destination;
 use crate::json::{Places, elements, name_of, places, text};
+use crate::limits;
 use crate::request::Texts;
 
 /// Says on the Pod what was injected, and by which settings. JSON of a [`Status`].
@@ -133,7 +134,9 @@ impl Status {
         let annotation =
             pod.get("metadata").and_then(|metadata| metadata.get("annotations")?.get(ANNOTATION));
         let Some(text) = annotation.and_then(Value::as_str) else { return Ok(None) };
-        let status: Value = text.parse().unwrap_or_default();
+        // The API server would not have taken more.
+        let status: Value =
+            if text.len() > limits::ANNOTATIONS_MAX { Value::Null } else { text.parse().unwrap_or_default() };
         let status = Status::read(&status);
         status
             .map(Some)

@@ -506,7 +506,8 @@ fn the_twin_knows_the_markers_of_pods() {
         assert!(!is_asked(twin, &pod), "without a claim: {pod}");
         pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
         assert_eq!(is_asked(twin, &pod), is_marked, "{pod}");
-        let answer = create(&pod, &Cluster::of(Vec::new()), &of_all_destinations(&json!({"onUnresolved": "allow"})));
+        let answer =
+            create(&pod, &Cluster::of(Vec::new()), &of_all_destinations(&json!({"onUnresolved": "allow"})));
         let reasons = text(&answer["audit_annotations"]["reasons"]);
         assert_eq!(
             reasons.lines().any(|line| line.starts_with("serverless: ")),

@@ -123,7 +123,7 @@ const CASES: &[(&str, Case)] = &[
         Injected(&[&["app_post_start_untouched", "host_paths_dropped_by_kind"]]),
     ),
     ("reference-dataset-subpath", Injected(&[JINDO, &["sub_path_of_the_mount"]])),
-    ("rich-daemonset", Injected(&[CONFIGURED, &["cap_sys_admin_dropped", "pull_secrets_come_along"]])),
+    ("rich-daemonset", Injected(&[CONFIGURED, &["capabilities_by_an_allow_list", "pull_secrets_come_along"]])),
     ("runtime-alluxio", Injected(&[&["host_paths_dropped_by_kind"]])),
     ("runtime-efc", Refused),
     ("runtime-juicefs", Injected(&[CONFIGURED])),
@@ -371,7 +371,7 @@ const RULES: &[(&str, Rule)] = rules![
     eci_sidecar_env,
     readiness_is_the_mount,
     pinned_user,
-    cap_sys_admin_dropped,
+    capabilities_by_an_allow_list,
     metrics_ports_kept,
     no_ports_on_the_host_network,
     no_scrape_annotation,
@@ -516,9 +516,10 @@ fn pinned_user(pod: &mut Value, context: &Context<'_>) {
 }
 
 /// Fluid removes `SYS_ADMIN`, but not its other spelling, which some container runtimes accept as well.
-fn cap_sys_admin_dropped(pod: &mut Value, context: &Context<'_>) {
+fn capabilities_by_an_allow_list(pod: &mut Value, context: &Context<'_>) {
     for (container, _) in sidecar_containers(pod, context) {
-        retain(&mut container["securityContext"]["capabilities"], "add", |name| *name != "CAP_SYS_ADMIN");
+        // None of those that it names is on the list.
+        remove_if(&mut container["securityContext"], "capabilities", |_| true);
     }
 }
 

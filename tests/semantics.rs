@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use evaluate::yaml;
 use fluid_sidecar_layout::runtime::Facts;
 use fluid_sidecar_layout::{Named as _, Runtime};
 use fluid_sidecar_policy::placement;
@@ -99,6 +100,43 @@ impl Row {
     }
 }
 
+/// Codes and messages.
+fn too_long_for_a_case() -> Vec<(&'static str, String)> {
+    let of = |file: &str| read(&Path::new("tests/cases/seed-from-settings").join(file));
+    let settings = of("settings.yaml");
+    let message = |changes: &dyn Fn(&mut Value), settings: &Value, cluster: Vec<Value>| {
+        let mut pod = of("pod.yaml");
+        changes(&mut pod);
+        let answer = create(&pod, &Cluster::of(cluster), settings);
+        answer["message"].as_str().unwrap().strip_prefix("fluid-sidecar-policy: ").unwrap().to_string()
+    };
+    let many = |list: &'static str, count: usize, entry: fn(usize) -> Value| {
+        move |pod: &mut Value| {
+            let list = pod["spec"][list].as_array_mut().unwrap();
+            list.extend((0..count).map(entry));
+        }
+    };
+    let volume = |number| json!({"name": format!("v{number}"), "emptyDir": {}});
+    let container = |number| json!({"name": format!("c{number}"), "image": "i"});
+    let claim = |number| json!({"name": format!("v{number}"), "persistentVolumeClaim": {"claimName": format!("data{number}")}});
+    let annotated = |pod: &mut Value| pod["metadata"]["annotations"] = json!({"note": "x".repeat(256 << 10)});
+    // Forty claims of the Dataset of most cases, each of which is found anew.
+    let mut cluster = yaml::read_file(Path::new("tests/cases/objects.yaml")).unwrap();
+    cluster.extend((0..40).map(|number| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {
+            "name": format!("data{number}"), "namespace": "default", "labels": {"fluid.io/managed-by": "data"}}})
+    }));
+    let volumes = |pod: &mut Value| pod["spec"]["volumes"] = (0..40).map(claim).collect();
+    let from_cluster = json!({"destination": "eci"});
+    vec![
+        ("unsupported", message(&annotated, &settings, Vec::new())),
+        ("unsupported", message(&many("volumes", 100, claim), &settings, Vec::new())),
+        ("unsupported", message(&many("volumes", 600, volume), &settings, Vec::new())),
+        ("unsupported", message(&many("containers", 300, container), &settings, Vec::new())),
+        ("unresolved", message(&volumes, &from_cluster, cluster)),
+    ]
+}
+
 #[test]
 fn troubleshooting_knows_every_reason() {
     let mut said = BTreeSet::new();
@@ -116,14 +154,10 @@ fn troubleshooting_knows_every_reason() {
             }
         }
     }
-    // Too long for a case.
-    let mut pod = read(Path::new("tests/cases/seed-from-settings/pod.yaml"));
-    pod["metadata"]["annotations"] = json!({"note": "x".repeat(256 << 10)});
-    let settings = read(Path::new("tests/cases/seed-from-settings/settings.yaml"));
-    let answer = create(&pod, &Cluster::of(Vec::new()), &settings);
-    let message = answer["message"].as_str().unwrap().strip_prefix("fluid-sidecar-policy: ").unwrap();
-    for set in [&mut said, &mut heard] {
-        set.insert(("unsupported".into(), message.into()));
+    for (code, message) in too_long_for_a_case() {
+        for set in [&mut said, &mut heard] {
+            set.insert((code.into(), message.clone()));
+        }
     }
 
     let rows = Row::all("docs/operators.md");

@@ -346,15 +346,15 @@ fn documents_for_the_schema() {
         json!({"datasetsFrom": "settings"}),
         json!({"datasetsFrom": "settings", "datasets": []}),
         json!({"datasetsFrom": "settings", "datasets": null}),
-        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data"}]}),
-        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data"}], "sidecarImages": {"thin": null}}),
-        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "runtime": "jindo"}],
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "namespace": "*"}]}),
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "namespace": "*"}], "sidecarImages": {"thin": null}}),
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "namespace": "*", "runtime": "jindo"}],
                "sidecarImages": {"thin": "x"}}),
-        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data"}, {"claim": "more", "runtime": "efc"}],
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "namespace": "*"}, {"claim": "more", "namespace": "*", "runtime": "efc"}],
                "sidecarImages": {"thin": "x"}}),
         json!({"datasetsFrom": "settings", "datasets": [{"namespace": "ns"}], "sidecarImages": {"thin": "x"}}),
-        json!({"datasets": [{"claim": "data"}], "sidecarImages": {"thin": "x"}}),
-        json!({"datasetsFrom": null, "datasets": [{"claim": "data"}]}),
+        json!({"datasets": [{"claim": "data", "namespace": "*"}], "sidecarImages": {"thin": "x"}}),
+        json!({"datasetsFrom": null, "datasets": [{"claim": "data", "namespace": "*"}]}),
         json!({"sidecarFrom": "fluid-fuse"}),
         json!({"sidecarFrom": "fluid-fuse", "sidecarImages": {"jindo": "x"}}),
         json!({"selectors": [{}]}),
@@ -376,20 +376,20 @@ fn documents_for_the_schema() {
         json!({"sidecars": {"thin": {"cacheSizeLimit": 2}}}),
         json!({"sidecars": {"thin": {"cacheSizeLimit": "1Gi", "cacheDirectory": null}}}),
         json!({"sidecarFrom": "fluid-fuse", "datasetsFrom": "settings",
-               "datasets": [{"claim": "a", "source": "file:///a"}, {"claim": "b"}], "sidecarImages": {"thin": "x"}}),
+               "datasets": [{"claim": "a", "namespace": "*", "source": "file:///a"}, {"claim": "b", "namespace": "*"}], "sidecarImages": {"thin": "x"}}),
     ];
     let accepted = [
         json!(null),
         json!({}),
         json!({"datasetsFrom": "cluster", "datasets": []}),
         json!({"datasetsFrom": "cluster", "datasets": null}),
-        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "runtime": null}],
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "data", "namespace": "*", "runtime": null}],
                "sidecarImages": {"thin": "x"}}),
         json!({"selectors": [{"podLabels": null, "namespaceLabels": {"a": "b"}, "destination": "eci"}]}),
         json!({"sidecars": {"thin": {"cacheSizeLimit": null}}}),
         json!({"podOverrides": {"cpu": 2, "memory": "+1.5e9"}}),
         json!({"sidecarFrom": "fluid-fuse", "datasetsFrom": "settings",
-               "datasets": [{"claim": "a", "source": "file:///a", "runtime": "efc"}], "sidecarImages": {"efc": "x"}}),
+               "datasets": [{"claim": "a", "namespace": "*", "source": "file:///a", "runtime": "efc"}], "sidecarImages": {"efc": "x"}}),
         json!({"sidecars": {"thin": null, "jindo": {}}, "sidecarImages": {}}),
         json!({"mountRoot": "/.a/..b/c.."}),
     ];
@@ -417,8 +417,12 @@ fn documents_for_the_schema() {
     for runtime in Runtime::ALL.iter().map(|runtime| runtime.name()) {
         let images =
             [json!(null), json!({}), json!({runtime: null}), json!({runtime: "x"}), json!({"thin": "x"})];
-        let datasets =
-            [json!(null), json!([]), json!([{"claim": "data", "runtime": runtime}]), json!([{"claim": "a"}])];
+        let datasets = [
+            json!(null),
+            json!([]),
+            json!([{"claim": "data", "namespace": "*", "runtime": runtime}]),
+            json!([{"claim": "a", "namespace": "*"}]),
+        ];
         for from in [json!(null), json!("cluster"), json!("settings")] {
             for (images, datasets) in
                 images.iter().flat_map(|images| datasets.iter().map(move |one| (images, one)))

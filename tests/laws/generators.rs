@@ -156,8 +156,10 @@ impl Situation {
                     "status": {"phase": phase, "runtimes": [{"type": runtime}]}}),
                 json!({"apiVersion": "v1", "kind": "PersistentVolume",
                     "metadata": {"name": format!("default-{name}")},
-                    "spec": {"csi": {"volumeAttributes": {
-                        "fluid_path": format!("{parent}/{directory}"), "fluid_sub_path": sub_path}}}}),
+                    "spec": {
+                        "claimRef": {"namespace": "default", "name": name},
+                        "csi": {"driver": "fuse.csi.fluid.io", "volumeAttributes": {
+                            "fluid_path": format!("{parent}/{directory}"), "fluid_sub_path": sub_path}}}}),
                 json!({"apiVersion": "apps/v1", "kind": "DaemonSet",
                     "metadata": {"name": daemonset, "namespace": "default"},
                     "spec": {"template": {"spec": self.template.spec(&mounted)}}}),
@@ -672,9 +674,9 @@ pub(crate) fn settings() -> impl Strategy<Value = Value> {
         json!({}),
         json!({}),
         json!({"sidecarFrom": "fluid-fuse", "sidecarImages": {"thin": "fluid-fuse", "jindo": "unused"}}),
-        json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "source": "file:///$(X)"}],
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "namespace": "*", "source": "file:///$(X)"}],
             "sidecarImages": {"thin": "fluid-fuse"}}),
-        json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "runtime": "jindo"}],
+        json!({"datasetsFrom": "settings", "datasets": [{"claim": "*", "namespace": "*", "runtime": "jindo"}],
             "sidecarImages": {"jindo": "fuse"}}),
     ]);
     // Markers reach no more than what the settings name; without them that is ECI.
@@ -741,7 +743,7 @@ pub(crate) fn template() -> impl Strategy<Value = Template> {
     let security = one_of(vec![
         json!({"privileged": true}),
         json!({"privileged": true, "allowPrivilegeEscalation": true, "runAsUser": 1000, "runAsNonRoot": true}),
-        json!({"privileged": true, "capabilities": {"add": ["CAP_SYS_ADMIN", "IPC_LOCK"]}}),
+        json!({"privileged": true, "capabilities": {"add": ["CAP_SYS_ADMIN", "IPC_LOCK", "cap_chown", "all", "Sys_Module"]}}),
         json!({"allowPrivilegeEscalation": false, "capabilities": {"add": ["SYS_ADMIN"], "drop": ["ALL"]}}),
     ]);
     let container = (some_of(container), security)

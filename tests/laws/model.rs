@@ -660,9 +660,8 @@ fn from_daemonset(
     } else {
         if security.get("capabilities").is_some() {
             let capabilities = &mut security["capabilities"];
-            retain(capabilities, "add", |added| {
-                ![json!("SYS_ADMIN"), json!("CAP_SYS_ADMIN"), json!("ALL")].contains(added)
-            });
+            // Of the generated ones.
+            retain(capabilities, "add", |added| [json!("IPC_LOCK"), json!("cap_chown")].contains(added));
             if list(capabilities, "add").is_empty() {
                 remove(capabilities, "add");
             }

@@ -17,15 +17,15 @@ use serde_json::Value;
 use crate::cases::{Case, NAMES};
 use crate::support::root;
 
-/// The numbers of containers, claims and volumes that show how the cost grows.
-pub const GROWTH: [usize; 3] = [200, 400, 1000];
-
 /// A case that has as many of something as its argument says.
 pub type Growing = fn(usize) -> Case;
 
-/// What grows.
-pub const KINDS: [(&str, Growing); 3] =
-    [("claims", Case::claims), ("containers", Case::containers), ("volumes", Case::volumes)];
+/// What grows, and numbers of it up to the most that a Pod may have.
+pub const KINDS: [(&str, Growing, [usize; 3]); 3] = [
+    ("claims", Case::claims, [6, 12, 25]),
+    ("containers", Case::containers, [64, 128, 256]),
+    ("volumes", Case::volumes, [128, 256, 510]),
+];
 
 /// The row of the yardstick, which reviews the case `seed`.
 pub const YARDSTICK: &str = "seed, the yardstick";
@@ -80,8 +80,8 @@ impl Measured {
                 answers = [answer, by_yardstick];
             }
         }
-        for (kind, case) in KINDS {
-            for number in GROWTH {
+        for (kind, case, growth) in KINDS {
+            for number in growth {
                 reviews.push(review(&format!("{number} {kind}"), &policy, &case(number)).0);
             }
         }
