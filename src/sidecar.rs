@@ -302,6 +302,13 @@ fn from_daemonset(
     let fluid_fuse = fluid_fuse_in(&container, image.unwrap_or_default(), &dataset.file_system);
     let mut sidecar = Sidecar::on(mount_point.clone());
     if device == Device::Privileged {
+        container.retain(|field, _| {
+            let keep = PRIVILEGED_FIELDS.contains(&field.as_str());
+            if !keep {
+                sidecar.left_out.push(field.clone());
+            }
+            keep
+        });
         sidecar.mount_point = own_place(mount_point, &directory, request_uid)?;
         sidecar.shared_directory = Some(directory.clone());
         sidecar.needs_directory = mounted_on.is_some();
@@ -314,16 +321,24 @@ fn from_daemonset(
         if !used.contains(name) {
             continue;
         }
-        if let (Device::ExtendedResource, Some(path)) = (device, host_path(volume)) {
-            mounts.retain(|mount| mount.get("name") != Some(name));
-            // The device and the mount are what the platform gives instead.
-            if path != "/dev/fuse" && below(path, mount_point).is_none() {
-                sidecar.left_out.push(format!("hostPath volume {}", name.as_str().unwrap_or_default()));
-            }
-        } else if name == &above_name {
+        if device == Device::Privileged && name == &above_name {
             sidecar.volumes.push(host_directory(&above_name, &format!("{directory}/{request_uid}"))?);
-        } else {
+            continue;
+        }
+        let path = host_path(volume);
+        let keep = match device {
+            Device::ExtendedResource => path.is_none(),
+            Device::Privileged => path == Some(FUSE_DEVICE) || is_of_the_pod(volume),
+        };
+        if keep {
             sidecar.volumes.push(volume.clone());
+            continue;
+        }
+        mounts.retain(|mount| mount.get("name") != Some(name));
+        // The device and the mount are what the platform gives instead.
+        if path.is_none_or(|path| path != FUSE_DEVICE && below(path, mount_point).is_none()) {
+            let kind = if path.is_some() { "hostPath volume" } else { "volume" };
+            sidecar.left_out.push(format!("{kind} {}", name.as_str().unwrap_or_default()));
         }
     }
     for mount in mounts {
@@ -377,6 +392,50 @@ fn from_daemonset(
     }
     sidecar.container = container;
     Ok((sidecar, Gate { mount_point: seen_at, fluid_fuse, device }))
+}
+
+/// The device of FUSE.
+const FUSE_DEVICE: &str = "/dev/fuse";
+
+/// What a privileged sidecar takes from a DaemonSet's container. What else it may have, or will have in some later version
+/// of Kubernetes, nobody has weighed against its privilege.
+const PRIVILEGED_FIELDS: &[&str] = &[
+    "args",
+    "command",
+    "env",
+    "envFrom",
+    "image",
+    "imagePullPolicy",
+    "lifecycle",
+    "livenessProbe",
+    "name",
+    "ports",
+    "readinessProbe",
+    "resources",
+    "restartPolicy",
+    "resizePolicy",
+    "securityContext",
+    "startupProbe",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "volumeMounts",
+    "workingDir",
+];
+
+/// Whether a volume shows nothing of the node: of these kinds a privileged sidecar takes volumes from a DaemonSet.
+fn is_of_the_pod(volume: &Value) -> bool {
+    const KINDS: [&str; 9] = [
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "nfs",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    ];
+    KINDS.iter().any(|kind| volume.get(*kind).is_some_and(Value::is_object))
 }
 
 /// What follows a directory of the node in the path of a mount point that it holds, or is.

@@ -123,7 +123,10 @@ const CASES: &[(&str, Case)] = &[
         Injected(&[&["app_post_start_untouched", "host_paths_dropped_by_kind"]]),
     ),
     ("reference-dataset-subpath", Injected(&[JINDO, &["sub_path_of_the_mount"]])),
-    ("rich-daemonset", Injected(&[CONFIGURED, &["capabilities_by_an_allow_list", "pull_secrets_come_along"]])),
+    (
+        "rich-daemonset",
+        Injected(&[CONFIGURED, &["capabilities_by_an_allow_list", "pull_secrets_come_along"]]),
+    ),
     ("runtime-alluxio", Injected(&[&["host_paths_dropped_by_kind"]])),
     ("runtime-efc", Refused),
     ("runtime-juicefs", Injected(&[CONFIGURED])),

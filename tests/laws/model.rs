@@ -288,7 +288,7 @@ impl Request<'_> {
     }
 
     /// The Dataset of a claim, `None` of an ordinary one.
-    fn dataset(&self, claim: &str) -> Result<Option<Dataset>, Problem> {
+    fn dataset(&self, claim: &str, how: &How) -> Result<Option<Dataset>, Problem> {
         let image = |runtime: &str| self.settings["sidecarImages"][runtime].clone();
         if self.settings["datasetsFrom"] == "settings" {
             let Some(rule) = self.rule(claim) else { return Ok(None) };
@@ -348,7 +348,9 @@ impl Request<'_> {
             let spec = daemonset["spec"]["template"]["spec"].clone();
             // Of the generated objects Fluid copies none.
             let names = |volume: &Value| {
-                volume.get("configMap").is_some() || volume.get("persistentVolumeClaim").is_some()
+                // A privileged sidecar has no block devices, for which the claim is.
+                let claim = !how.privileged && volume.get("persistentVolumeClaim").is_some();
+                volume.get("configMap").is_some() || claim
             };
             let lacks =
                 list(&spec, "volumes").iter().any(names) || !list(&spec, "imagePullSecrets").is_empty();
@@ -654,6 +656,17 @@ fn from_daemonset(
                 mount["mountPropagation"] = "Bidirectional".into();
             }
         }
+        // Of the generated ones: nothing else of the node, and no field that nobody knows.
+        for field in ["fieldOfTomorrow", "volumeDevices"] {
+            remove(&mut container, field);
+        }
+        let is_elsewhere =
+            |volume: &Value| volume["hostPath"]["path"].as_str().is_some_and(|path| path == "/var/cache");
+        let elsewhere: Vec<_> = volumes.iter().filter(|volume| is_elsewhere(volume)).cloned().collect();
+        volumes.retain(|volume| !is_elsewhere(volume));
+        retain(&mut container, "volumeMounts", |mount| {
+            !elsewhere.iter().any(|volume| volume["name"] == mount["name"])
+        });
         let above = dataset.mount_point.strip_suffix(below.as_str()).unwrap();
         let volume = volumes.iter_mut().find(|volume| volume["name"] == name).unwrap();
         *volume = directory_of_the_node(name.as_str().unwrap(), &format!("{above}/{UID}"));
@@ -716,10 +729,11 @@ pub(crate) fn how(destination: &str, settings: &Value) -> How {
 
 impl Request<'_> {
     fn inject(&self, destination: &str) -> Result<Option<Value>, Problem> {
+        let mut how = how(destination, self.settings);
         // Each Dataset with its claims, in the order of the volumes.
         let mut datasets: Vec<(Dataset, Vec<&str>)> = Vec::new();
         for claim in self.claims() {
-            let Some(dataset) = self.dataset(claim)? else { continue };
+            let Some(dataset) = self.dataset(claim, &how)? else { continue };
             match datasets.iter_mut().find(|(known, _)| known.name == dataset.name) {
                 Some((_, claims)) => claims.push(claim),
                 None => datasets.push((dataset, vec![claim])),
@@ -729,7 +743,6 @@ impl Request<'_> {
             return Ok(None);
         }
         let limits = self.asked_limits()?;
-        let mut how = how(destination, self.settings);
         let restart_policy = self.pod["spec"]["restartPolicy"].as_str().unwrap_or("Always");
         if how.exit == "processNamespace" && (restart_policy == "Always" || how.native) {
             how.exit = "kubelet".into();
