@@ -74,6 +74,8 @@ EOF
   # As it is released: the program alone. Its Dataset is that of the golden case thin-fluid-fuse-by-entrypoint.
   mkdir -p "$root"/bare/{usr/bin,tmp,srv/hub/images,srv/hub/labels}
   echo hello >"$root/bare/srv/hub/images/hello.txt"
+  # A way out of the data, for whoever follows it.
+  ln -s /etc "$root/bare/srv/hub/images/out"
   cp "$FLUID_FUSE" "$root/bare/usr/bin/"
   pack bare "$root/bare" "{\"Entrypoint\": [\"$sidecar\"], \"Cmd\": [\"mount\"]}" fluid-fuse:scratch
 

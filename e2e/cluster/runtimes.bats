@@ -102,3 +102,26 @@ has_read() {
   eventually reading borrowed
   has_read
 }
+
+# Ways from "may create Pods" to the node that a review found, and where they end now. A third one, a link that is planted
+# for fluid-fuse, needs the first.
+
+@test "security F1: a container that mounts what nobody declared gets nothing of the sidecar" {
+  fluid_made thin-over-a-claim kubernetes 's|hub-fuse:v1|runtime-client:1|'
+  run pod app Never 'cat /data/hello.txt' '.spec.volumes[0].persistentVolumeClaim.claimName = "train"
+    | .spec.initContainers = [{name: "plant", image: "busybox:1", command: ["ln", "-s", "/etc", "/parent/thin-fuse"],
+        volumeMounts: [{name: "thin-fuse-mount", mountPath: "/parent"}, {name: "thin-conf", mountPath: "/conf"}]}]'
+  [ "$status" -ne 0 ]
+  [[ $output == *'volumeMounts[0].name: Not found: "thin-fuse-mount"'* ]]
+  [[ $output == *'volumeMounts[1].name: Not found: "thin-conf"'* ]]
+}
+
+@test "security F2: a link in the data at the part of a Dataset does not lead to the node" {
+  fluid_made reference-sub-path borrowers \
+    's|hub-fuse:v1|fluid-fuse:scratch|; s|s3://train-bucket/images|file:///srv/hub/images|g; s|images/small|out|g'
+  enter hub-d borrowers
+  kubectl get configmap train-fuse-conf --namespace hub-c -o json | jq '.metadata |= {name}' | kubectl apply -f -
+  pod app Never 'cat /data/shadow /data/passwd' '.spec.volumes[0].persistentVolumeClaim.claimName = "borrowed-part"'
+  eventually describes pod/app 'failed to prepare subPath'
+  ! kubectl logs app -c app | grep root
+}
