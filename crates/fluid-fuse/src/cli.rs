@@ -355,8 +355,7 @@ pub struct ProbeOptions {
     pub path: PathBuf,
 
     /// What to ask for below it
-    #[arg(default_value = "")]
-    pub below: PathBuf,
+    pub below: Option<PathBuf>,
 
     /// Read a directory's first entry too
     #[arg(long = hidden::LIST)]

@@ -6,6 +6,7 @@
 //! exit code is the error number. Why a mount is missing or hangs is not known here.
 
 use std::io;
+use std::iter;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -69,14 +70,13 @@ pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> any
 
 fn ready(directory: &Path, sub_path: Option<&Path>, end: Instant) -> Result<(), NotReady> {
     let device = require_mount(directory)?;
-    for (below, is_root) in [(Some(Path::new("")), true), (sub_path, false)] {
-        let Some(below) = below else { continue };
-        let path = directory.join(below);
+    for below in iter::once(None).chain(sub_path.map(Some)) {
         if let Err(error) = ask(directory, below, &device, true, end) {
             let refuses =
                 error.raw_os_error().is_some_and(|code| REFUSALS.contains(&Errno::from_raw_os_error(code)));
+            let path = below.map_or_else(|| directory.to_path_buf(), |below| directory.join(below));
             let reason = anyhow!("{} does not answer: {error}", path.display());
-            return Err(NotReady { reason, for_good: is_root && refuses });
+            return Err(NotReady { reason, for_good: below.is_none() && refuses });
         }
     }
     Ok(())
@@ -104,7 +104,7 @@ fn require_mount(directory: &Path) -> anyhow::Result<String> {
 
 /// Asks for a path's attributes; [`io::ErrorKind::TimedOut`] if the answer is not prompt.
 pub(crate) fn stat(path: &Path, device: &str) -> io::Result<()> {
-    ask(path, Path::new(""), device, false, Instant::now() + PROMPT)
+    ask(path, None, device, false, Instant::now() + PROMPT)
 }
 
 /// Whether that is the answer of a mount without a server.
@@ -112,10 +112,10 @@ pub(crate) fn is_dead(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error())
 }
 
-fn ask(path: &Path, below: &Path, device: &str, list: bool, end: Instant) -> io::Result<()> {
+fn ask(path: &Path, below: Option<&Path>, device: &str, list: bool, end: Instant) -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(hidden::PROBE).arg(format!("--{}={device}", hidden::DEVICE));
-    command.args(list.then(|| format!("--{}", hidden::LIST))).arg("--").arg(path).arg(below);
+    command.args(list.then(|| format!("--{}", hidden::LIST))).arg("--").arg(path).args(below);
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     loop {
@@ -150,18 +150,17 @@ fn answer(options: &ProbeOptions) -> io::Result<()> {
         io::ErrorKind::InvalidInput => Errno::LOOP.into(),
         _ => error,
     })?;
-    let is_root = options.below.as_os_str().is_empty();
-    let asked = match is_root {
-        true => root.try_clone()?,
+    let asked = match &options.below {
+        None => root.try_clone()?,
         // The content may have links; they count as long as they stay in it.
-        false => nofollow::beneath(&root, &options.below, OFlags::PATH)?,
+        Some(below) => nofollow::beneath(&root, below, OFlags::PATH)?,
     };
     // FORCE_SYNC: the kernel must not answer from its cache for a file system that is dead.
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
     let stat = statx(&asked, "", flags, StatxFlags::BASIC_STATS)?;
     // While a dead mount is replaced, the directory below it answers for a moment.
     let is_mounted = format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == options.device;
-    if !is_mounted || is_root && stat.stx_ino != ROOT {
+    if !is_mounted || options.below.is_none() && stat.stx_ino != ROOT {
         return Err(Errno::STALE.into());
     }
     let is_directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
