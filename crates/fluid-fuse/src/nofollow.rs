@@ -140,7 +140,10 @@ pub(crate) fn in_parent(path: &Path) -> io::Result<(OwnedFd, PathBuf)> {
 /// Something below an open directory; links may lead to other places below it, and nowhere else.
 pub(crate) fn beneath(directory: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    resolve(directory.as_fd(), path, flags | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty(), within)
+    // What only is looked up waits for nobody.
+    let waits = !flags.contains(OFlags::PATH);
+    let flags = if waits { flags | OFlags::NONBLOCK | OFlags::NOCTTY } else { flags };
+    resolve(directory.as_fd(), path, flags, Mode::empty(), within)
 }
 
 /// A file of ours that is in the directory already.

@@ -192,7 +192,7 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
                     reading.bad |= !matches!(field, Some((name, ..)) if ETAGS.contains(&name));
                     if let Some((_, _, text)) = &mut field {
                         // No ETag, and no longer one.
-                        *text = "\n".to_string();
+                        *text = "\0".to_string();
                     }
                 }
                 continue;
@@ -237,7 +237,7 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
             if let Some(reading) = &mut reading
                 && let Some((name, start, text)) = field.take()
             {
-                let is_etag = || answer::is_etag(&answer::quoted(text.trim()));
+                let is_etag = || answer::is_etag(&answer::quoted(&text));
                 if ETAGS.contains(&name) && !text.is_empty() && !is_etag() {
                     reading.etag = Some(start..end);
                 }

@@ -92,7 +92,7 @@ fn f9_a_dataset_names_only_directories_that_it_may() {
         );
     }
     // A plain one may be named, and one that is listed.
-    let listed = place.source();
+    let listed = place.root.path().to_path_buf();
     for arguments in [
         vec![],
         vec!["--allow-directory".as_ref(), "/srv".as_ref(), "--allow-directory".as_ref(), listed.as_os_str()],

@@ -75,9 +75,11 @@ fn f13_other_nodes_of_hdfs_serve_the_same_file_alone() {
         let names = Store::start(move |asked| match asked.is("op=OPEN") {
             true => asked.answer("307 X", &to(&there), ""),
             false => {
-                let status =
-                    r#"{"FileStatus":{"length":10,"modificationTime":1000,"pathSuffix":"","type":"FILE"}}"#;
-                asked.answer("200 OK", "Content-Type: application/json\r\n", status)
+                let kind = if asked.is("/data/file") { "FILE" } else { "DIRECTORY" };
+                let status = format!(
+                    r#"{{"FileStatus":{{"length":10,"modificationTime":1000,"pathSuffix":"","type":"{kind}"}}}}"#
+                );
+                asked.answer("200 OK", "Content-Type: application/json\r\n", &status)
             }
         });
         let before = node.requests();
