@@ -48,7 +48,9 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
             local_directory(&mount.url)?.is_none(),
             "{source} is a directory: there is nothing to compare with"
         );
-        buckets.push((mount.path, remote::open(&mount.url, &mount.options.0)?));
+        let redirects = options.source.allow_redirects.clone().into();
+        let terms = remote::Terms { redirects, trust: mount.trust, ..remote::Terms::default() };
+        buckets.push((mount.path, remote::open_with(&mount.url, &mount.options.0, &terms)?));
     }
     let mut unread = None;
     let mut files = files_below(&mountpoint, Path::new(""), |_, error| unread = Some(error));

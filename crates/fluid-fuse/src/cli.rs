@@ -19,7 +19,9 @@ use fluid_sidecar_layout::{Runtime, clap_parser};
 
 use crate::config::FluidConfig;
 use crate::descriptor::FuseFd;
+use crate::remote::Host;
 use crate::remote::options::is_secret;
+use crate::trust::{self, NONE};
 use crate::watch::Address;
 
 /// The hidden command with which this program asks a file system for an answer, in a process of its own.
@@ -125,6 +127,21 @@ pub struct SourceOptions {
     /// The same configuration itself, instead of a file. Secrets belong into its variable
     #[arg(long, value_name = "JSON", env = env::CONFIG_JSON, hide_env_values = true)]
     pub config_json: Option<String>,
+
+    /// Where the directories may be that a Dataset (Fluid's configuration) names as file:// sources
+    #[arg(help = format!(
+        "Where the directories may be that Fluid's configuration names as file:// sources: absolute paths, or \
+         `{NONE}` [default: anywhere but {}, and volumes of Secrets and tokens]",
+        trust::CLOSED.join(", "),
+    ))]
+    #[arg(long = "allow-directory", value_name = "DIR", env = env::ALLOW_DIRECTORIES, value_delimiter = ' ')]
+    #[arg(value_parser = allowed_directory)]
+    pub allow_directories: Vec<PathBuf>,
+
+    /// Hosts to which a http(s):// or webhdfs:// source may redirect beside its own server: names, *.domain, or *.
+    /// Never from https to http
+    #[arg(long, value_name = "HOST", env = env::ALLOW_REDIRECTS, value_delimiter = ' ')]
+    pub allow_redirects: Vec<Host>,
 }
 
 /// Where what is fetched is kept, as written.
@@ -334,8 +351,11 @@ pub struct WaitOptions {
 /// `probe`, as [`crate::probe`] writes it.
 #[derive(Debug, Args)]
 pub struct ProbeOptions {
-    /// What to ask for
+    /// The directory that is mounted on
     pub path: PathBuf,
+
+    /// What to ask for below it
+    pub below: Option<PathBuf>,
 
     /// Read a directory's first entry too
     #[arg(long = hidden::LIST)]
@@ -409,6 +429,14 @@ fn size(text: &str) -> Result<u64, String> {
     factor
         .and_then(|factor: u64| digits.trim().parse::<u64>().ok()?.checked_mul(factor))
         .ok_or_else(|| "must be a size such as 128MiB, 2Gi or 500M".to_string())
+}
+
+/// A directory in which those of a Dataset may be, or the word for none.
+fn allowed_directory(text: &str) -> Result<PathBuf, String> {
+    match text == NONE || text.starts_with('/') {
+        true => Ok(PathBuf::from(text)),
+        false => Err(format!("must be an absolute path, or {NONE:?}")),
+    }
 }
 
 /// A path that stays below the directory it is joined to.

@@ -10,9 +10,10 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use fluid_sidecar_layout::config::{Config, writable};
-use fluid_sidecar_layout::contract::SECRETS_DIRECTORY;
+use fluid_sidecar_layout::contract::{SECRETS_DIRECTORY, env};
 
-use crate::remote::options::is_secret;
+use crate::remote::options::{is_path, is_secret};
+use crate::trust::Trust;
 
 /// One mount of a Dataset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct MountSpec {
     pub options: Options,
     /// Nothing may be written.
     pub read_only: bool,
+    /// Who has said so.
+    pub trust: Trust,
 }
 
 /// Options by name. They may be secrets: what prints them prints the names.
@@ -103,12 +106,18 @@ impl FluidConfig {
             };
             let mut options = BTreeMap::new();
             for (name, value) in mount.options {
-                match value.starts_with(SECRETS_DIRECTORY) {
+                // Options that are paths themselves stay what they are.
+                match value.starts_with(SECRETS_DIRECTORY) && !is_path(&name) {
                     true => options.insert(format!("{name}_file"), value),
                     false => options.insert(name, value),
                 };
             }
             for (name, from) in mount.secret_options {
+                ensure!(
+                    from.starts_with(env::SECRET_PREFIX),
+                    "{field}: the option {name} names the variable {from}, which does not begin with {}",
+                    env::SECRET_PREFIX
+                );
                 let value = variable(&from).with_context(|| {
                     format!("{field}: the variable {from} of the option {name} is not set")
                 })?;
@@ -120,6 +129,7 @@ impl FluidConfig {
                 url: mount.mount_point,
                 options: Options(options),
                 read_only: mount.read_only,
+                trust: Trust::Dataset,
             });
         }
         Ok(mounts)
@@ -137,4 +147,27 @@ pub fn below(path: &str) -> anyhow::Result<PathBuf> {
         }
     }
     Ok(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f9_secrets_are_in_variables_for_them() {
+        let mounts = |variable: &str| {
+            let json = format!(
+                r#"{{"mounts":[{{"mountPoint":"s3://a","options":{{"manifest":"/etc/fluid/secrets/s/m"}},
+                    "secretOptions":{{"token":"{variable}"}}}}]}}"#
+            );
+            let config = FluidConfig::parse("x", json.as_bytes()).unwrap();
+            config.mounts("x", |name| Some(name.into())).map_err(|error| format!("{error:#}"))
+        };
+        let found = mounts("FLUID_FUSE_SECRET_0").unwrap();
+        assert_eq!(found[0].options.0["token"], "FLUID_FUSE_SECRET_0");
+        assert_eq!(found[0].options.0["manifest"], "/etc/fluid/secrets/s/m");
+        for variable in ["HOME", "AWS_SECRET_ACCESS_KEY", ""] {
+            assert!(mounts(variable).unwrap_err().contains("FLUID_FUSE_SECRET_"), "{variable}");
+        }
+    }
 }

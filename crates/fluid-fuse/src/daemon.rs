@@ -38,6 +38,7 @@ use crate::place::Place;
 use crate::remote;
 use crate::settings::Settings;
 use crate::store::{LocalStore, Store, local_directory};
+use crate::trust::{self, Trust};
 use crate::union::Union;
 use crate::users;
 use crate::watch::{self, Mounted, shown};
@@ -132,7 +133,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
         users::require_shared_namespace()?;
     }
     raise_open_files();
-    let path = mount::canonical(&settings.mountpoint);
+    let path = mount::absolute(&settings.mountpoint);
     let pod_place = settings.place.as_deref().map(Place::take).transpose()?;
     let budget = Budget {
         memory: settings.memory,
@@ -288,18 +289,33 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
     for mount in &settings.mounts {
         let store: Box<dyn Store> = match local_directory(&mount.url)? {
             Some(directory) => {
+                let used = [Some(mountpoint), settings.cache_dir.as_deref(), settings.place.as_deref()];
+                let used: Vec<_> = used.into_iter().flatten().collect();
+                let opened = match mount.trust {
+                    Trust::Administrator => None,
+                    Trust::Dataset => Some(trust::directory(&directory, &settings.allow_directories, &used)?),
+                };
                 refuse_recursion(&directory, mountpoint)?;
                 if !mount.read_only {
                     warn!("{} is read-only: only object stores are written to", mount.url);
                 }
-                Box::new(LocalStore::new(&directory, settings.slow_read)?)
+                Box::new(match opened {
+                    Some(root) => LocalStore::of(root, settings.slow_read)?,
+                    None => LocalStore::new(&directory, settings.slow_read)?,
+                })
             }
             None => {
                 let (directory_mode, file_mode) =
                     if mount.read_only { (0o555, 0o444) } else { (0o755, 0o644) };
                 let ttl = settings.metadata_ttl;
                 let show = Presentation { uid, gid, directory_mode, file_mode, ttl };
-                let bucket = remote::open_trusting(&mount.url, &mount.options.0, ttl)?;
+                let terms = remote::Terms {
+                    ttl,
+                    io_timeout: settings.io_timeout,
+                    redirects: settings.allow_redirects.clone().into(),
+                    trust: mount.trust,
+                };
+                let bucket = remote::open_with(&mount.url, &mount.options.0, &terms)?;
                 Box::new(ObjectStore::new(&mount.url, bucket, Arc::clone(shared), show))
             }
         };

@@ -14,6 +14,8 @@ use fluid_sidecar_layout::contract::{TERMINATION_LOG, command};
 use log::debug;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::plain::plain;
+
 /// Bytes of a termination message: kubelet keeps 4096 of a container, and 12 KiB of all containers of a Pod.
 const MESSAGE_MAX: usize = 1024;
 
@@ -77,6 +79,7 @@ fn number(name: &OsStr) -> Option<i32> {
 /// Adds a sentence to those that `kubectl describe pod` shows of this container once it has ended. Does nothing outside
 /// of a container of Kubernetes.
 pub fn explain_end(sentence: &str) {
+    let sentence = &*plain(sentence);
     let mut end = sentence.len().min(MESSAGE_MAX);
     while !sentence.is_char_boundary(end) {
         end -= 1;

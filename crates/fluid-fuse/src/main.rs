@@ -1,12 +1,14 @@
 //! The program: logging, dispatch, exit code. What each command does is the library's.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use fluid_fuse::cli::{Cli, Command};
 use fluid_fuse::in_pod::{self, News};
+use fluid_fuse::plain::plain;
 use fluid_fuse::{bench, daemon, mount, probe, warm};
 use fluid_sidecar_layout::contract::{FLUID_FUSE, command, env, exit_code};
-use log::LevelFilter;
+use log::{LevelFilter, error};
 
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| {
@@ -21,14 +23,26 @@ fn main() -> ExitCode {
         .filter_module("opendal", LevelFilter::Off)
         .filter_module("ureq", LevelFilter::Warn)
         .parse_env(env_logger::Env::new().filter_or(log_variable(), "info"))
+        // Keys and words of a store are in messages, whoever wrote them.
+        .format(|line, record| {
+            let (time, message) = (line.timestamp(), record.args().to_string());
+            writeln!(line, "[{time} {:<5} {}] {}", record.level(), record.target(), plain(&message))
+        })
         .init();
+    // A request ends with it, and not the process.
+    std::panic::set_hook(Box::new(|fault| {
+        let message = fault.payload_as_str().unwrap_or_default();
+        let place = fault.location().map(ToString::to_string).unwrap_or_default();
+        error!("a fault of the program at {place}, which ends the request: {message}");
+    }));
     let explains_end = matches!(&cli.command, Command::Mount(options) if options.guard);
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{FLUID_FUSE}: {error:#}");
+            let reason = format!("{error:#}");
+            eprintln!("{FLUID_FUSE}: {}", plain(&reason));
             if explains_end {
-                in_pod::explain_end(&format!("{error:#}"));
+                in_pod::explain_end(&reason);
             }
             exit_code::FAILURE.into()
         }
@@ -42,7 +56,7 @@ fn guard_at_once() {
     let place = variable(env::MOUNTPOINT).or_else(|| variable(env::MOUNT_POINT));
     if let (true, Some(place), Some(_)) = (mounts, place, variable(env::GUARD)) {
         // The options' error is the one to tell.
-        let _ = mount::prepare(&mount::canonical(place.as_ref()), true);
+        let _ = mount::prepare(&mount::absolute(place.as_ref()), true);
     }
 }
 
@@ -56,7 +70,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let signals = daemon::signals()?;
             if let (true, None, Some(path)) = (options.guard, &options.fuse_fd, options.target.known()) {
                 // First of all: what follows may fail.
-                mount::prepare(&mount::canonical(&path), true)?;
+                mount::prepare(&mount::absolute(&path), true)?;
             }
             daemon::run(&options.resolve()?, signals)?;
         }

@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use fluid_sidecar_layout::contract::VFUSE_RESOURCE;
 use log::{debug, error, info, warn};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
 use crate::descriptor::{self, FuseFd, HELPER};
-use crate::{guard, probe};
+use crate::{guard, nofollow, probe};
 
 const DEVICE: &str = "/dev/fuse";
 const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -79,18 +80,13 @@ fn topmost(mountinfo: &[u8], path: &Path) -> Option<MountEntry> {
 
 /// What is mounted on the directory at this moment.
 pub fn mounted_at(directory: &Path) -> io::Result<Option<MountEntry>> {
-    Ok(topmost(&fs::read(MOUNTINFO)?, &canonical(directory)))
+    Ok(topmost(&fs::read(MOUNTINFO)?, &absolute(directory)))
 }
 
-/// The path as the mount table writes it. Asks nothing of the file system that is mounted there, which may
-/// be dead, and works for a directory that does not exist yet.
-pub fn canonical(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    match (fs::canonicalize(&absolute), absolute.parent(), absolute.file_name()) {
-        (Ok(canonical), _, _) => canonical,
-        (Err(_), Some(parent), Some(name)) => canonical(parent).join(name),
-        (Err(_), _, _) => absolute,
-    }
+/// The path as the mount table writes it, if none of its components is a link, which [`prepare`] makes sure of. Asks
+/// nothing of the file system that is mounted there, which may be dead, and works for a directory that does not exist yet.
+pub fn absolute(path: &Path) -> PathBuf {
+    nofollow::absolute(path)
 }
 
 /// Mounts on one directory, one upon the other, after which the lower ones are taken away: each is a sidecar that
@@ -115,7 +111,8 @@ pub fn prepare(path: &Path, guarded: bool) -> anyhow::Result<()> {
             _ => bail!("{} has a {} mounted already", path.display(), entry.kind),
         }
     }
-    fs::create_dir_all(path).with_context(|| format!("cannot create the directory {}", path.display()))?;
+    nofollow::make_directory(path)
+        .with_context(|| format!("cannot use the directory {} to mount on", path.display()))?;
     if guarded && let Err(error) = guard::mount(path) {
         warn!("no guard is mounted below {}: {error:#}", path.display());
     }
@@ -139,10 +136,12 @@ fn listed(which: impl Fn(&MountEntry) -> bool) -> io::Result<Vec<MountEntry>> {
 /// Makes a directory that nothing is mounted on useless to whoever is not root, so that an application that
 /// comes before the mount, or stays after it, gets an error and does not take it for a Dataset without files.
 pub fn close(path: &Path) {
-    if !fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
+    let Ok(directory) = nofollow::directory(path) else { return };
+    let path_by_descriptor = nofollow::by_descriptor(&directory);
+    if !fs::read_dir(&path_by_descriptor).is_ok_and(|mut entries| entries.next().is_none()) {
         return;
     }
-    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o000)) {
+    if let Err(error) = fs::set_permissions(path_by_descriptor, Permissions::from_mode(0o000)) {
         debug!("{} stays open to everybody while nothing is mounted: {error}", path.display());
     }
 }
@@ -158,7 +157,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts on a directory that was [prepared](prepare), given as [`canonical`] has it. Until somebody
+    /// Mounts on a directory that was [prepared](prepare), given as [`absolute`] has it. Until somebody
     /// answers the requests of the descriptor, whoever touches the directory waits.
     pub fn new(
         path: PathBuf,
@@ -178,7 +177,8 @@ impl Mount {
             Err(refusal) => bail!(refusal),
         };
         let device = match mounted_at(&path) {
-            Ok(Some(entry)) => entry.device,
+            // What is there by the table, and what is there without links, which the helper may have followed.
+            Ok(Some(entry)) if is_device(&path, &entry.device) => entry.device,
             // Without it the mount cannot be told from another that is there later.
             other => {
                 detach(&path)?;
@@ -236,8 +236,20 @@ impl Drop for Mount {
     }
 }
 
-/// Mounts with mount(2).
+/// Whether the directory is on a device, as far as the kernel knows without asking who serves it.
+fn is_device(path: &Path, device: &str) -> bool {
+    let stat = nofollow::directory(path).and_then(|directory| {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        Ok(statx(directory, "", flags, StatxFlags::empty())?)
+    });
+    stat.is_ok_and(|stat| format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == device)
+}
+
+/// Mounts with mount(2), on the very directory that the path names without links.
 pub(crate) fn attach(path: &Path, source: &str, subtype: &str, read_only: bool) -> Result<OwnedFd, Refusal> {
+    let what = || format!("cannot mount on {}", path.display());
+    let directory =
+        nofollow::directory(path).map_err(|error| Refusal::new(&error, what(), |_| String::new()))?;
     let fuse = File::options().read(true).write(true).open(DEVICE);
     let fuse = fuse.map_err(|error| Refusal::new(&error, format!("cannot open {DEVICE}"), device_needs))?;
     let options = format!(
@@ -249,17 +261,16 @@ pub(crate) fn attach(path: &Path, source: &str, subtype: &str, read_only: bool) 
     let options = CString::new(options).unwrap_or_default();
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
     flags.set(MountFlags::RDONLY, read_only);
-    match rustix::mount::mount(source, path, format!("fuse.{subtype}"), flags, options.as_c_str()) {
+    let target = nofollow::by_descriptor(&directory);
+    match rustix::mount::mount(source, target, format!("fuse.{subtype}"), flags, options.as_c_str()) {
         Ok(()) => Ok(fuse.into()),
-        Err(errno) => {
-            Err(Refusal::new(&errno.into(), format!("cannot mount on {}", path.display()), mount_needs))
-        }
+        Err(errno) => Err(Refusal::new(&errno.into(), what(), mount_needs)),
     }
 }
 
 /// Takes away every FUSE mount on the directory.
 pub fn unmount(directory: &Path) -> anyhow::Result<()> {
-    let path = canonical(directory);
+    let path = absolute(directory);
     let mut found = false;
     while let Some(entry) = mounted_at(&path)? {
         if !entry.is_fuse() {
@@ -277,12 +288,19 @@ pub fn unmount(directory: &Path) -> anyhow::Result<()> {
 
 /// Plainly if nobody uses it; otherwise the name goes now and the rest with the last user.
 pub(crate) fn detach(path: &Path) -> anyhow::Result<()> {
-    match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
+    let (_parent, named) =
+        nofollow::in_parent(path).with_context(|| format!("cannot unmount {}", path.display()))?;
+    detach_by(path, &named)
+}
+
+/// The same for a directory that is reached by a descriptor.
+pub(crate) fn detach_by(path: &Path, named: &Path) -> anyhow::Result<()> {
+    match rustix::mount::unmount(named, UnmountFlags::NOFOLLOW) {
         Ok(()) => return Ok(()),
         Err(Errno::BUSY) => info!("{} is in use: detaching it", path.display()),
         Err(_) => {}
     }
-    match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+    match rustix::mount::unmount(named, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(errno) => {
             let what = format!("cannot unmount {}", path.display());

@@ -21,18 +21,13 @@ use log::{debug, warn};
 
 use crate::fetch::{Fetcher, RemoteFile, Shared};
 use crate::inodes::lock;
+use crate::limits::{self, SKIPPED};
 use crate::outage::Availability;
 use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
 use crate::store::{Answer, Entries, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
 
-/// The longest name that Linux has.
-const LONGEST_NAME: usize = 255;
-
 /// The largest file that Linux has, in bytes.
 const LARGEST: u64 = i64::MAX.cast_unsigned();
-
-/// Names that are kept in memory, over all directories.
-const REMEMBERED: usize = 200_000;
 
 /// Answers for single names that are kept.
 const SINGLES: usize = 10_000;
@@ -101,11 +96,23 @@ enum Child {
     File(Arc<Version>),
 }
 
+impl Child {
+    /// What it takes in memory, beside what every child takes.
+    fn bytes(&self) -> usize {
+        match self {
+            Child::Directory => 0,
+            Child::File(version) => version.key.len() + version.etag.as_ref().map_or(0, String::len),
+        }
+    }
+}
+
 /// A listing, or its beginning.
 struct Directory {
     taken: Instant,
     /// By name, without repetition.
     children: Vec<(Box<str>, Child)>,
+    /// What it takes in memory.
+    bytes: usize,
     /// The key up to which all is listed, if there are more.
     more_after: Option<String>,
     walk: Mutex<Walk>,
@@ -243,6 +250,7 @@ impl ObjectStore {
             if all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         if hidden > 0 {
+            SKIPPED.fetch_add(hidden as u64, Ordering::Relaxed);
             warn!("{hidden} keys below {prefix:?} cannot be files and are not shown");
         }
         // Directories first among equals: they hide the objects of their name.
@@ -257,7 +265,10 @@ impl ObjectStore {
             children.len(),
             if more_after.is_some() { " and more" } else { "" }
         );
-        Ok(Directory { taken, children, more_after, walk: Mutex::default() })
+        let bytes: usize =
+            children.iter().map(|(name, child)| limits::ENTRY + name.len() + child.bytes()).sum();
+        let bytes = bytes + limits::ENTRY + prefix.len();
+        Ok(Directory { taken, children, bytes, more_after, walk: Mutex::default() })
     }
 
     /// What a key stands for, for an operation that waits if it is not known.
@@ -409,7 +420,7 @@ impl Names {
         directories.retain(|_, directory| directory.taken.elapsed() < self.show.ttl);
         directories.insert(prefix.to_string(), Arc::clone(&directory));
         while directories.len() > 1
-            && directories.values().map(|directory| directory.children.len() + 1).sum::<usize>() > REMEMBERED
+            && directories.values().map(|directory| directory.bytes).sum::<usize>() > limits::REMEMBERED
         {
             let oldest = directories
                 .iter()
@@ -448,7 +459,7 @@ impl Directory {
 
 /// Whether what follows a prefix can be the name of a file.
 fn name(rest: &str) -> bool {
-    !matches!(rest, "" | "." | "..") && rest.len() <= LONGEST_NAME && !rest.contains(['/', '\0'])
+    !matches!(rest, "" | "." | "..") && rest.len() <= limits::NAME && !rest.contains(['/', '\0'])
 }
 
 /// Whether the library can ask for a key: it drops blanks at the ends.

@@ -25,7 +25,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, unlinkat}
 use rustix::io::Errno;
 
 use crate::mount::{self, MountEntry};
-use crate::probe;
+use crate::{nofollow, probe};
 
 /// The file that a living sidecar locks.
 const LOCK: &str = ".fluid-fuse";
@@ -57,10 +57,8 @@ impl Place {
     /// Locks the directory, and begins to sweep its neighbours.
     pub fn take(directory: &Path) -> anyhow::Result<Self> {
         let failed = || format!("cannot use {} as this Pod's directory", directory.display());
-        fs::create_dir_all(directory).with_context(failed)?;
-        let lock =
-            lock_file(open_directory(rustix::fs::CWD, directory.as_os_str()).with_context(failed)?, true);
-        let lock = lock.with_context(failed)?;
+        let opened = nofollow::make_directory(directory).with_context(failed)?;
+        let lock = lock_file(opened, true).with_context(failed)?;
         // Another sidecar of the Pod may have the same directory.
         flock(&lock, FlockOperation::NonBlockingLockShared).with_context(failed)?;
         touch(&lock)?;
@@ -80,11 +78,15 @@ impl Place {
     /// Removes the directory with the mount point in it, on which nothing is mounted any more.
     pub fn remove(self, mountpoint: &Path) {
         // Up to the directory of the volume, which is a mount in this container.
-        let removed =
-            mountpoint.ancestors().take_while(|directory| fs::remove_dir(directory).is_ok()).count();
+        let remove = |path: &Path, flags| -> io::Result<()> {
+            let (_parent, named) = nofollow::in_parent(path)?;
+            Ok(unlinkat(rustix::fs::CWD, named, flags)?)
+        };
+        let is_removed = |directory: &&Path| remove(directory, AtFlags::REMOVEDIR).is_ok();
+        let removed = mountpoint.ancestors().take_while(is_removed).count();
         debug!("removed {removed} directories from {} on", mountpoint.display());
-        let _ = fs::remove_file(self.directory.join(LOCK));
-        match fs::remove_dir(&self.directory) {
+        let _ = remove(&self.directory.join(LOCK), AtFlags::empty());
+        match remove(&self.directory, AtFlags::REMOVEDIR) {
             Ok(()) => {}
             // The Pod's other sidecar removes it.
             Err(error) => debug!("{} stays: {error}", self.directory.display()),
@@ -126,7 +128,7 @@ fn sweep(parent: &Path, name: &OsStr, abandoned: Duration) -> anyhow::Result<boo
     let is_old = |file: &File| -> io::Result<bool> {
         Ok(file.metadata()?.modified()?.elapsed().is_ok_and(|age| age >= abandoned))
     };
-    let parent_fd = open_directory(rustix::fs::CWD, parent.as_os_str())?;
+    let parent_fd = nofollow::directory(parent)?;
     let Ok(directory) = open_directory(&parent_fd, name) else { return Ok(false) };
     let directory = File::from(directory);
     let lock = match lock_file(&directory, false) {
@@ -150,7 +152,7 @@ fn sweep(parent: &Path, name: &OsStr, abandoned: Duration) -> anyhow::Result<boo
         ensure!(is_dead(entry), "the {} at {} has a server", entry.kind, entry.path.display());
         // By the descriptor: nobody can have put a link in place of the directory.
         let below = entry.path.strip_prefix(&path).unwrap_or(Path::new(""));
-        mount::detach(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(below))?;
+        mount::detach_by(&entry.path, &nofollow::by_descriptor(&directory).join(below))?;
         // Directories from the mount point up to the Pod's; the next mount may be on the same one.
         for directory_below in below.ancestors().filter(|below| !below.as_os_str().is_empty()) {
             if unlinkat(&directory, directory_below, AtFlags::REMOVEDIR).is_err() {

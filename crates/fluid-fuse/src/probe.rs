@@ -5,19 +5,20 @@
 //! asked by a process of its own (the hidden command `probe`), which is left behind when the time is up. Its
 //! exit code is the error number. Why a mount is missing or hangs is not known here.
 
-use std::fs;
 use std::io;
+use std::iter;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
 
 use crate::cli::{ProbeOptions, hidden};
-use crate::mount;
+use crate::inodes::ROOT;
+use crate::{mount, nofollow};
 
 /// How long a living file system may take for the attributes of its root.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -69,14 +70,13 @@ pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> any
 
 fn ready(directory: &Path, sub_path: Option<&Path>, end: Instant) -> Result<(), NotReady> {
     let device = require_mount(directory)?;
-    let below = sub_path.map(|path| directory.join(path));
-    for (path, is_root) in [(Some(directory), true), (below.as_deref(), false)] {
-        let Some(path) = path else { continue };
-        if let Err(error) = ask(path, &device, true, end) {
+    for below in iter::once(None).chain(sub_path.map(Some)) {
+        if let Err(error) = ask(directory, below, &device, true, end) {
             let refuses =
                 error.raw_os_error().is_some_and(|code| REFUSALS.contains(&Errno::from_raw_os_error(code)));
+            let path = below.map_or_else(|| directory.to_path_buf(), |below| directory.join(below));
             let reason = anyhow!("{} does not answer: {error}", path.display());
-            return Err(NotReady { reason, for_good: is_root && refuses });
+            return Err(NotReady { reason, for_good: below.is_none() && refuses });
         }
     }
     Ok(())
@@ -104,7 +104,7 @@ fn require_mount(directory: &Path) -> anyhow::Result<String> {
 
 /// Asks for a path's attributes; [`io::ErrorKind::TimedOut`] if the answer is not prompt.
 pub(crate) fn stat(path: &Path, device: &str) -> io::Result<()> {
-    ask(path, device, false, Instant::now() + PROMPT)
+    ask(path, None, device, false, Instant::now() + PROMPT)
 }
 
 /// Whether that is the answer of a mount without a server.
@@ -112,10 +112,10 @@ pub(crate) fn is_dead(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error())
 }
 
-fn ask(path: &Path, device: &str, list: bool, end: Instant) -> io::Result<()> {
+fn ask(path: &Path, below: Option<&Path>, device: &str, list: bool, end: Instant) -> io::Result<()> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(hidden::PROBE).arg(format!("--{}={device}", hidden::DEVICE));
-    command.args(list.then(|| format!("--{}", hidden::LIST))).arg("--").arg(path);
+    command.args(list.then(|| format!("--{}", hidden::LIST))).arg("--").arg(path).args(below);
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     loop {
@@ -145,18 +145,29 @@ pub fn report(options: &ProbeOptions) -> ExitCode {
 }
 
 fn answer(options: &ProbeOptions) -> io::Result<()> {
-    if options.list {
-        match fs::read_dir(&options.path) {
-            Ok(mut entries) => drop(entries.next().transpose()?),
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
-            Err(error) => return Err(error),
-        }
-    }
+    // Without links, which others may have planted since it was mounted.
+    let root = nofollow::directory(&options.path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => Errno::LOOP.into(),
+        _ => error,
+    })?;
+    let asked = match &options.below {
+        None => root.try_clone()?,
+        // The content may have links; they count as long as they stay in it.
+        Some(below) => nofollow::beneath(&root, below, OFlags::PATH)?,
+    };
     // FORCE_SYNC: the kernel must not answer from its cache for a file system that is dead.
-    let stat = statx(CWD, &options.path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS)?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    let stat = statx(&asked, "", flags, StatxFlags::BASIC_STATS)?;
     // While a dead mount is replaced, the directory below it answers for a moment.
-    match format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == options.device {
-        true => Ok(()),
-        false => Err(Errno::STALE.into()),
+    let is_mounted = format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor) == options.device;
+    if !is_mounted || options.below.is_none() && stat.stx_ino != ROOT {
+        return Err(Errno::STALE.into());
     }
+    let is_directory = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+    if options.list && is_directory {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(&asked, ".", flags, Mode::empty())?;
+        drop(Dir::new(opened)?.next().transpose()?);
+    }
+    Ok(())
 }

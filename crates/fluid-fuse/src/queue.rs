@@ -5,9 +5,10 @@
 //! nothing, takes one more for each that ends well while others wait, and half of them when the store fails or
 //! says that they are too many.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use log::error;
@@ -30,12 +31,20 @@ const IDLE: Duration = Duration::from_secs(5);
 /// A store's future, with a TLS handshake in it, lies on the stack.
 const STACK: usize = 1024 * 1024;
 
+/// A job that takes longer is stuck: it waits for a store that is slow, or means harm.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// Between two looks for stuck jobs, while others wait.
+const WATCH: Duration = Duration::from_millis(250);
+
 /// A piece of work.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// Jobs and the threads that do them.
 pub(crate) struct Queue {
     most: usize,
+    /// Threads that there may be beside, each in the place of one that is stuck.
+    spare: usize,
     state: Mutex<State>,
     work: Condvar,
 }
@@ -48,12 +57,20 @@ struct State {
     idle: usize,
     ahead_running: usize,
     pace: Pace,
+    /// When the jobs that are being done began.
+    running: HashMap<ThreadId, Instant>,
+    is_watched: bool,
 }
 
 impl Queue {
     /// A queue with at most as many threads.
     pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Queue { most, state: Mutex::default(), work: Condvar::new() })
+        Self::with_spare(most, 0)
+    }
+
+    /// The same, with as many further threads where jobs are stuck: a slow store must not take all of them.
+    pub(crate) fn with_spare(most: usize, spare: usize) -> Arc<Self> {
+        Arc::new(Queue { most, spare, state: Mutex::default(), work: Condvar::new() })
     }
 
     /// To be done now.
@@ -86,20 +103,52 @@ impl Queue {
         }
     }
 
-    fn wake(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>) {
+    fn wake(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         self.work.notify_one();
         // A thread that was woken before counts as idle until it runs.
         let ahead = state.pace.requests.saturating_sub(state.ahead_running).min(state.ahead.len());
-        if state.idle < state.urgent.len() + ahead && state.threads < self.most {
+        if state.idle >= state.urgent.len() + ahead {
+            return;
+        }
+        if state.threads < self.most {
             state.threads += 1;
             drop(state);
-            let queue = Arc::clone(self);
-            let started =
-                thread::Builder::new().name("fetch".into()).stack_size(STACK).spawn(move || queue.serve());
-            if let Err(error) = started {
-                error!("no further thread for requests: {error}");
-                lock(&self.state).threads -= 1;
+            self.start("fetch", Self::serve);
+        } else if self.spare > 0 && !state.is_watched {
+            state.is_watched = true;
+            drop(state);
+            self.start("watch", Self::watch);
+        }
+    }
+
+    fn start(self: &Arc<Self>, name: &str, work: fn(Arc<Self>)) {
+        let queue = Arc::clone(self);
+        let started = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || work(queue));
+        if let Err(error) = started {
+            error!("no further thread for requests: {error}");
+            let mut state = lock(&self.state);
+            match name {
+                "watch" => state.is_watched = false,
+                _ => state.threads -= 1,
             }
+        }
+    }
+
+    /// Starts threads in the place of those that are stuck, as long as anybody waits for one.
+    fn watch(self: Arc<Self>) {
+        loop {
+            thread::sleep(WATCH);
+            let mut state = lock(&self.state);
+            if state.urgent.is_empty() {
+                state.is_watched = false;
+                return;
+            }
+            let stuck = state.running.values().filter(|begun| begun.elapsed() >= STUCK).count();
+            let room = (self.most + stuck.min(self.spare)).saturating_sub(state.threads);
+            let more = room.min(state.urgent.len());
+            state.threads += more;
+            drop(state);
+            (0..more).for_each(|_| self.start("fetch", Self::serve));
         }
     }
 
@@ -107,9 +156,12 @@ impl Queue {
         let mut state = lock(&self.state);
         loop {
             if let Some((job, ahead)) = state.next() {
+                state.running.insert(thread::current().id(), Instant::now());
                 drop(state);
-                job();
+                // A fault in one request ends that request. Who waits for it is told by what it drops.
+                let _ = panic::catch_unwind(AssertUnwindSafe(job));
                 state = lock(&self.state);
+                state.running.remove(&thread::current().id());
                 if ahead {
                     state.ahead_running -= 1;
                 }
@@ -156,5 +208,37 @@ struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Pace { requests: FIRST, failed: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn f11_a_panic_ends_one_job() {
+        let queue = Queue::new(1);
+        let (sender, done) = mpsc::channel();
+        queue.urgent(Box::new(|| panic!("a fault in a library")));
+        queue.urgent(Box::new(move || sender.send(()).unwrap()));
+        done.recv().unwrap();
+    }
+
+    #[test]
+    fn f11_stuck_jobs_do_not_take_all_threads() {
+        let queue = Queue::with_spare(2, 3);
+        let (sender, done) = mpsc::channel();
+        let (end, stuck) = (Arc::new(Mutex::new(())), 4);
+        let held = end.lock().unwrap();
+        for _ in 0..stuck {
+            let end = Arc::clone(&end);
+            queue.urgent(Box::new(move || drop(end.lock())));
+        }
+        queue.urgent(Box::new(move || sender.send(()).unwrap()));
+        done.recv().unwrap();
+        assert!(lock(&queue.state).threads <= 5);
+        drop(held);
     }
 }

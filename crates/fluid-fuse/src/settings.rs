@@ -20,6 +20,8 @@ use rustix::process::{getgid, getuid};
 use crate::cli::{BenchOptions, MountOptions, SourceOptions, Target};
 use crate::config::{FluidConfig, MountSpec, Options, below};
 use crate::descriptor::FuseFd;
+use crate::remote::Host;
+use crate::trust::Trust;
 use crate::users::Expected;
 use crate::watch::Address;
 
@@ -62,6 +64,10 @@ pub struct Settings {
     pub slow_read: Duration,
     /// Namespace and name of the Dataset, if Fluid says so.
     pub dataset: Option<String>,
+    /// Where the directories may be that a Dataset names; empty if nobody has said so.
+    pub allow_directories: Vec<PathBuf>,
+    /// Where sources may redirect.
+    pub allow_redirects: Vec<Host>,
 }
 
 impl Target {
@@ -148,6 +154,7 @@ impl MountOptions {
         // Fluid writes it for a Dataset that is only read, and nothing else makes such a mount writable.
         let read_only = if fluid.read_only { Some(true) } else { self.read_only };
         let (mounts, mountpoint) = self.source.resolve(target, read_only)?;
+        let SourceOptions { allow_directories, allow_redirects, .. } = self.source;
         let memory = self.memory.unwrap_or_else(|| default_memory(cgroup_limit()));
         ensure!(memory >= LEAST_MEMORY, "--memory must be at least 8MiB");
         let [namespace, name] = [env::RUNTIME_NAMESPACE, env::RUNTIME_NAME].map(text);
@@ -174,6 +181,8 @@ impl MountOptions {
             metrics: self.metrics,
             slow_read: self.slow_read,
             dataset: namespace.zip(name).map(|(namespace, name)| format!("{namespace}/{name}")),
+            allow_directories,
+            allow_redirects,
         })
     }
 }
@@ -246,7 +255,8 @@ fn sources(sources: &[String], options: &[String], read_only: bool) -> anyhow::R
                 _ => (PathBuf::new(), source.as_str()),
             };
             let options = Options(shared.clone());
-            Ok(MountSpec { path, url: url.to_string(), options, read_only })
+            let trust = Trust::Administrator;
+            Ok(MountSpec { path, url: url.to_string(), options, read_only, trust })
         })
         .collect()
 }
@@ -300,8 +310,8 @@ mod tests {
             ),
             (r#"{"mounts":[{"mountPoint":"file:///a","path":"../b"}]}"#, "\"..\""),
             (
-                r#"{"mounts":[{"mountPoint":"s3://a","secretOptions":{"secret_key":"FLUID_NONE"}}]}"#,
-                "FLUID_NONE",
+                r#"{"mounts":[{"mountPoint":"s3://a","secretOptions":{"secret_key":"FLUID_FUSE_SECRET_9"}}]}"#,
+                "FLUID_FUSE_SECRET_9",
             ),
             (r#"{"mounts":[{"mountPoint":"s3://a","options":{"secret_key":["s3cr3t"]}}]}"#, "another type"),
             ("{}", "no mounts"),
@@ -331,13 +341,13 @@ mod tests {
         assert_eq!(found[1].options.0.get("endpoint").map(String::as_str), Some("e=f"));
         let json = r#"{"accessModes":["ReadWriteMany"],"mounts":[
             {"mountPoint":"oss://a","name":"n","options":{"k":"/etc/fluid/secrets/s/k","o":"v"}},
-            {"mountPoint":"oss://b","name":"x","path":"/p/q","readOnly":true,"secretOptions":{"id":"HOME"}}]}"#;
+            {"mountPoint":"oss://b","name":"x","path":"/p/q","readOnly":true}]}"#;
         let found = settings(&["--config-json", json], Some("/m")).unwrap().mounts;
         let seen: Vec<_> =
             found.iter().map(|mount| (mount.path.to_str().unwrap(), mount.read_only)).collect();
         assert_eq!(seen, [("n", false), ("p/q", true)]);
         assert_eq!(found[0].options.0["k_file"], "/etc/fluid/secrets/s/k");
-        assert_eq!(found[1].options.0["id"], std::env::var("HOME").unwrap());
+        assert!(found.iter().all(|mount| mount.trust == Trust::Dataset));
         assert_eq!(format!("{:?}", found[0].options), r#"{"k_file", "o"}"#);
         let read_only = |arguments: &[&str]| {
             let found = settings(arguments, Some("/m")).unwrap().mounts;

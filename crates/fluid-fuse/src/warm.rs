@@ -28,6 +28,7 @@ use crate::fetch::{Budget, DiskCache, PART, RemoteFile, Shared};
 use crate::inodes::lock;
 use crate::mount::mounted_at;
 use crate::object_store::{ObjectStore, Presentation};
+use crate::plain::plain;
 use crate::remote;
 use crate::store::{Kind, Store, StoreError, local_directory};
 use crate::union::innermost;
@@ -57,7 +58,8 @@ pub fn run(options: &WarmOptions) -> anyhow::Result<ExitCode> {
     let failures = lock(&progress.failures);
     let mut stderr = io::stderr();
     for (path, reason) in failures.iter() {
-        let _ = writeln!(stderr, "fluid-fuse: {}: {reason}", path.display());
+        let line = format!("{}: {reason}", path.display());
+        let _ = writeln!(stderr, "fluid-fuse: {}", plain(&line));
     }
     let bytes = get(&progress.bytes);
     let moved = fetched.unwrap_or(bytes);
@@ -209,7 +211,13 @@ fn fill_cache(options: &WarmOptions, paths: &[PathBuf], progress: &Progress) -> 
         match local_directory(&mount.url)? {
             Some(_) => info!("nothing to fetch source={:?}", shown(&mount.url)),
             None => {
-                let bucket = remote::open_trusting(&mount.url, &mount.options.0, LISTED)?;
+                let terms = remote::Terms {
+                    ttl: LISTED,
+                    io_timeout: options.cache.io_timeout,
+                    redirects: options.source.allow_redirects.clone().into(),
+                    trust: mount.trust,
+                };
+                let bucket = remote::open_with(&mount.url, &mount.options.0, &terms)?;
                 stores.push((mount.path, ObjectStore::new(&mount.url, bucket, Arc::clone(&shared), show)));
             }
         }

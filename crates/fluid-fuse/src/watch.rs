@@ -26,6 +26,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::fetch::Shared;
 use crate::histogram::MILLISECONDS;
+use crate::limits::SKIPPED;
 
 /// Error numbers that are counted by themselves; Linux has no others.
 const ERRNOS: usize = 134;
@@ -129,6 +130,11 @@ pub fn render(mounted: &Mounted, answers: &Answers, shared: &Shared) -> String {
         ("requests_total", "Requests to the sources for bytes.", get(&counts.requests)),
         ("retries_total", "Requests that were made again.", get(&counts.retries)),
         ("failures_total", "Requests that were given up.", get(&counts.failures)),
+        (
+            "hidden_entries_total",
+            "Entries of listings that cannot be files, or what they say.",
+            get(&SKIPPED),
+        ),
         ("opens_total", "Files opened.", get(&answers.opens)),
         ("reads_total", "Reads answered; not those that the kernel answers itself.", get(&answers.reads)),
         ("read_bytes_total", "Bytes that reads were answered with.", get(&answers.bytes)),

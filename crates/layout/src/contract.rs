@@ -65,6 +65,10 @@ pub mod env {
     pub const CONFIG_JSON: &str = "FLUID_FUSE_CONFIG_JSON";
     /// Begins the names of the variables that hold secrets; a number follows.
     pub const SECRET_PREFIX: &str = "FLUID_FUSE_SECRET_";
+    /// The directories of which a Dataset may name some as its source.
+    pub const ALLOW_DIRECTORIES: &str = "FLUID_FUSE_ALLOW_DIRECTORIES";
+    /// The hosts to which a source may redirect.
+    pub const ALLOW_REDIRECTS: &str = "FLUID_FUSE_ALLOW_REDIRECTS";
     /// The mount point; goes before [`MOUNT_POINT`].
     pub const MOUNTPOINT: &str = "FLUID_FUSE_MOUNTPOINT";
     /// The type of the file system in the mount table, without `fuse.`.

@@ -7,27 +7,37 @@
 //! the holes of a new file was not written. A file with all its granules is synced and marked; from then on it
 //! can be read as it is, by whoever has its descriptor. When the disk's share is used up, files go that are
 //! not open: first those that were used once, so that a scan does not drive out what is used again and
-//! again. Other files in the directory are not touched. What is fetched, and when, is not decided here.
+//! again. Other files in the directory are not touched. Nothing is opened through a link, and nobody else may look into
+//! the directory ([`crate::nofollow`]). What is fetched, and when, is not decided here.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::ops::{Deref, Range};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use fluid_sidecar_layout::contract::FLUID_FUSE;
 use log::{debug, warn};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, openat, renameat, statat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::memory::{GRANULE, granules, within};
 use crate::inodes::lock;
+use crate::nofollow;
 use crate::remote::Version;
 
+const LOCK: &str = "lock";
 const DATA: &str = "data";
 const MAP: &str = "map";
 /// A map that is being written.
@@ -36,7 +46,10 @@ const NEW: &str = "new";
 /// A directory with what was fetched.
 #[derive(Debug)]
 pub struct DiskCache {
+    /// As it is named in messages.
     directory: PathBuf,
+    /// What every file in it is opened from.
+    opened: OwnedFd,
     limit: u64,
     state: Mutex<State>,
     /// Locked as long as this process uses the directory.
@@ -104,28 +117,30 @@ impl DiskCache {
     /// Opens a directory, which belongs to this process from now on, for at most as many bytes.
     pub fn open(directory: &Path, limit: u64) -> anyhow::Result<Arc<Self>> {
         let place = directory.display();
-        fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create the cache directory {place}"))?;
-        let lock_file = File::options().create(true).truncate(false).write(true).open(directory.join("lock"));
-        let lock_file = lock_file.with_context(|| format!("cannot write to the cache directory {place}"))?;
+        let (directory, opened) =
+            own(directory).with_context(|| format!("cannot use the cache directory {place}"))?;
+        let place = directory.display();
+        let lock_file = nofollow::file_or_new(&opened, LOCK, OFlags::RDWR)
+            .with_context(|| format!("cannot use the file {LOCK:?} of the cache directory {place}"))?;
         if flock(&lock_file, FlockOperation::NonBlockingLockExclusive).is_err() {
             bail!("the cache directory {place} is used by another process");
         }
         let mut state = State::default();
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(directory)? {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&opened)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
-                paths.push(entry.path());
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if ours(name).is_some() && kind_of(&opened, name) != Some(FileType::Directory) {
+                names.push(name.to_string());
             }
         }
         // A map before its data: when it goes, they go.
-        paths.sort_unstable_by(|one, other| other.cmp(one));
-        for path in paths {
-            let Some((name, kind)) = ours(&path) else { continue };
+        names.sort_unstable_by(|one, other| other.cmp(one));
+        for file in names {
+            let Some((name, kind)) = ours(&file) else { continue };
             let counts = match kind {
-                MAP => match known(directory, name) {
-                    Some(map) => {
+                MAP => match known(&opened, name) {
+                    Some((map, _)) => {
                         let bytes = map.present as u64 * GRANULE;
                         state.bytes += bytes;
                         let entry = Entry { bytes, uses: 1, used: 0, open: Weak::new() };
@@ -138,12 +153,14 @@ impl DiskCache {
                 _ => false,
             };
             if !counts {
-                debug!("removing {}", path.display());
-                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+                debug!("removing {file} from {place}");
+                unlinkat(&opened, &file, AtFlags::empty())
+                    .with_context(|| format!("cannot remove {file} from {place}"))?;
             }
         }
         Ok(Arc::new(DiskCache {
-            directory: directory.to_path_buf(),
+            directory: directory.clone(),
+            opened,
             limit,
             state: Mutex::new(state),
             _lock: lock_file,
@@ -188,17 +205,15 @@ impl DiskCache {
                 return same.then(|| Arc::new(CachedFile(open)));
             }
         }
-        let known = known(&self.directory, &name).filter(|map| map.header.is_of(&header));
+        let known = known(&self.opened, &name).filter(|(map, _)| map.header.is_of(&header));
         // A map that does not count would do so again when its data have their size.
         if known.is_none() {
-            let _ = fs::remove_file(self.path(&name, MAP));
+            let _ = self.remove(&name, MAP);
         }
-        let data = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(known.is_none())
-            .open(self.path(&name, DATA));
+        let (known, data) = match known {
+            Some((map, data)) => (Some(map), Ok(data)),
+            None => (None, nofollow::replace(&self.opened, &file_name(&name, DATA), OFlags::RDWR)),
+        };
         // Setting the size changes the time, by which a whole file is known.
         let sized = |data: File| match data.metadata()?.len() == version.size {
             true => Ok(data),
@@ -248,7 +263,7 @@ impl DiskCache {
             let removed = state.entries.remove(&victim).map_or(0, |entry| entry.bytes);
             state.bytes -= removed;
             for kind in [MAP, DATA] {
-                if let Err(error) = fs::remove_file(self.path(&victim, kind)) {
+                if let Err(error) = self.remove(&victim, kind) {
                     debug!("{victim}.{kind}: {error}");
                 }
             }
@@ -290,8 +305,13 @@ impl DiskCache {
         }
     }
 
+    fn remove(&self, name: &str, kind: &str) -> Result<(), Errno> {
+        unlinkat(&self.opened, file_name(name, kind), AtFlags::empty())
+    }
+
+    #[cfg(test)]
     fn path(&self, name: &str, kind: &str) -> PathBuf {
-        path(&self.directory, name, kind)
+        self.directory.join(file_name(name, kind))
     }
 }
 
@@ -413,13 +433,14 @@ impl Kept {
             }
             map.encode()
         };
-        let new = self.cache.path(&self.name, NEW);
-        let written = File::create(&new)
+        let (new, map) = (file_name(&self.name, NEW), file_name(&self.name, MAP));
+        let opened = &self.cache.opened;
+        let written = nofollow::replace(opened, &new, OFlags::WRONLY)
             .and_then(|mut file| file.write_all(&bytes))
-            .and_then(|()| fs::rename(&new, self.cache.path(&self.name, MAP)));
+            .and_then(|()| Ok(renameat(opened, &new, opened, &map)?));
         if let Err(error) = written {
             debug!("the map of {}: {error}", self.name);
-            let _ = fs::remove_file(&new);
+            let _ = self.cache.remove(&self.name, NEW);
         }
     }
 
@@ -473,8 +494,9 @@ impl Map {
         bytes
     }
 
-    fn read(path: &Path) -> Option<Map> {
-        let bytes = fs::read(path).ok()?;
+    fn read(mut file: File) -> Option<Map> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
         let (body, sum) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
             return None;
@@ -494,22 +516,47 @@ impl Map {
     }
 }
 
-fn path(directory: &Path, name: &str, kind: &str) -> PathBuf {
-    directory.join(format!("{name}.{kind}"))
+fn file_name(name: &str, kind: &str) -> String {
+    format!("{name}.{kind}")
 }
 
 /// The name and the kind of a file that is one of ours.
-fn ours(path: &Path) -> Option<(&str, &str)> {
-    let (name, kind) = path.file_name()?.to_str()?.split_once('.')?;
+fn ours(file: &str) -> Option<(&str, &str)> {
+    let (name, kind) = file.split_once('.')?;
     let is_name = name.len() == 16 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (is_name && [DATA, MAP, NEW].contains(&kind)).then_some((name, kind))
 }
 
-/// The map that a former life left, if it has the data that it tells of.
-fn known(directory: &Path, name: &str) -> Option<Map> {
-    let map = Map::read(&path(directory, name, MAP))?;
-    let data = fs::metadata(path(directory, name, DATA)).ok()?;
-    (data.len() == map.header.size).then_some(map)
+fn kind_of(directory: &OwnedFd, name: &str) -> Option<FileType> {
+    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// The directory that is to be used, which is ours alone: the one that was named, or one in it if that is somebody
+/// else's or, by its sticky bit, everybody's. Volumes are made by kubelet as root, open to everybody.
+fn own(directory: &Path) -> anyhow::Result<(PathBuf, OwnedFd)> {
+    let own_user = geteuid();
+    let mut named = nofollow::absolute(directory);
+    let mut place = nofollow::make_directory(&named)?;
+    let stat = fstat(&place)?;
+    if stat.st_uid != own_user.as_raw() || Mode::from_raw_mode(stat.st_mode).contains(Mode::SVTX) {
+        named.push(format!("{FLUID_FUSE}-{}", own_user.as_raw()));
+        place = nofollow::make_directory(&named)?;
+    }
+    // A descriptor that only looks things up cannot be changed by.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(&place, ".", flags, Mode::empty())?;
+    let stat = fstat(&opened)?;
+    ensure!(stat.st_uid == own_user.as_raw(), "{} belongs to the user {}", named.display(), stat.st_uid);
+    fchmod(&opened, Mode::RWXU).with_context(|| format!("cannot close {} to others", named.display()))?;
+    Ok((named, opened))
+}
+
+/// The map that a former life left and the data that it tells of, if they are there.
+fn known(directory: &OwnedFd, name: &str) -> Option<(Map, File)> {
+    let map = Map::read(nofollow::file(directory, &file_name(name, MAP), OFlags::RDONLY).ok()?)?;
+    let data = nofollow::file(directory, &file_name(name, DATA), OFlags::RDWR).ok()?;
+    (data.metadata().ok()?.len() == map.header.size).then_some((map, data))
 }
 
 /// The time of a file's last change.
@@ -520,6 +567,7 @@ fn changed(file: &File) -> Option<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::sync::Barrier;
     use std::thread;
     use std::time::SystemTime;
@@ -766,7 +814,7 @@ mod tests {
                     for _ in 0..1000 {
                         lock(&file.map).dirty = true;
                         file.flush();
-                        assert!(Map::read(&map).is_some());
+                        assert!(Map::read(File::open(&map).unwrap()).is_some());
                     }
                 });
             }

@@ -179,8 +179,8 @@ impl RemoteFile {
     /// Brings a part of the file, which begins and ends where granules do, to the disk. Whether it is there then
     /// is told by [`RemoteFile::is_whole`] when all parts are.
     pub fn keep(self: &Arc<Self>, range: Range<u64>) -> Result<(), StoreError> {
-        let begun = Progress::from(range.start);
-        self.shared.persist(&self.run(range, true, true, true), begun)
+        let mut begun = Progress::from(range.start);
+        self.shared.persist(&self.run(range, true, true, true), &mut begun)
     }
 
     /// Whether the disk has all of it for sure.

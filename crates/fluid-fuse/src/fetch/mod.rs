@@ -13,6 +13,7 @@ mod streams;
 use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read};
 use std::ops::{Range, RangeInclusive};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
@@ -29,6 +30,7 @@ use self::memory::{GRANULE, Granule, Memory, within};
 use self::streams::Limits;
 use crate::histogram::Histogram;
 use crate::inodes::lock;
+use crate::limits::Until;
 use crate::outage::Availability;
 use crate::queue::Queue;
 use crate::remote::{Bucket, Version};
@@ -220,14 +222,21 @@ impl Shared {
         mut request: impl FnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.budget.deadline;
+        // The operation may have waited for its turn, and may have proved that it gets on.
+        let deadline = || Until::moment().unwrap_or(deadline);
         let mut pause = FIRST_PAUSE;
         let mut has_failed = false;
+        if Instant::now() >= deadline() {
+            return Err(StoreError::Unavailable(
+                "others have waited for the store for all of the time".into(),
+            ));
+        }
         loop {
             match request() {
                 Err(error) => {
                     source.failed(&error);
                     let is_retried = matches!(error, StoreError::Unavailable(_));
-                    if !is_retried || Instant::now() + pause >= deadline {
+                    if !is_retried || Instant::now() + pause >= deadline() {
                         return Err(error);
                     }
                     has_failed = true;
@@ -338,11 +347,12 @@ impl Shared {
             return;
         }
         let mut progress = Progress::from(run.range.start);
-        match self.stream(&run, &mut progress) {
+        let streamed = panic::catch_unwind(AssertUnwindSafe(|| self.stream(&run, &mut progress)));
+        match streamed.unwrap_or_else(|_| Err(fault())) {
             Ok(()) => {}
             Err(StoreError::Unavailable(_)) => {
                 let shared = Arc::clone(self);
-                self.queue.urgent(Box::new(move || drop(shared.persist(&run, progress))));
+                self.queue.urgent(Box::new(move || shared.persist_calmly(&run, progress)));
             }
             Err(error) => self.give_up(&run, progress.done, &error, false),
         }
@@ -365,15 +375,23 @@ impl Shared {
             let error = StoreError::Unavailable("the store fails those who were before it".into());
             return self.give_up(run, run.range.start, &error, false);
         }
-        let _ = self.persist(run, Progress::from(run.range.start));
+        self.persist_calmly(run, Progress::from(run.range.start));
+    }
+
+    /// The same as [`Self::persist`]; who waits is told of a fault of ours, too.
+    fn persist_calmly(&self, run: &Run, mut progress: Progress) {
+        let persisted = panic::catch_unwind(AssertUnwindSafe(|| drop(self.persist(run, &mut progress))));
+        if persisted.is_err() {
+            self.give_up(run, progress.done, &fault(), false);
+        }
     }
 
     /// Fetches the rest of a run, again and again if need be. Who waits for it is told by [`RemoteFile::failed`].
-    fn persist(&self, run: &Run, mut progress: Progress) -> Result<(), StoreError> {
+    fn persist(&self, run: &Run, progress: &mut Progress) -> Result<(), StoreError> {
         let mut pause = FIRST_PAUSE;
         loop {
             let begun_at = progress.done;
-            let error = match self.stream(run, &mut progress) {
+            let error = match self.stream(run, progress) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -484,6 +502,11 @@ impl Shared {
         file.origin.availability.answered();
         Ok(())
     }
+}
+
+/// What whoever waits is told of a fault of this program or of a library.
+fn fault() -> StoreError {
+    StoreError::Failed("a fault of the program, told before".into())
 }
 
 /// How far a run has come, and when.

@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,7 @@ pub use self::writing::Writes;
 use self::writing::{Done, Writing};
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
+use crate::limits::Until;
 use crate::queue::Queue;
 use crate::store::{Kind, Object, Stat, Store, StoreError};
 use crate::watch::Answers;
@@ -43,6 +45,9 @@ const BLOCK: u32 = 4096;
 
 /// Threads that ask a store that is far away for names and attributes.
 const ASKING: usize = 32;
+
+/// Further ones, while as many are stuck.
+const ASKING_SPARE: usize = 224;
 
 /// Requests that the kernel may have under way without anybody waiting for them (its read-ahead).
 const BACKGROUND: u16 = 64;
@@ -117,7 +122,7 @@ impl View {
             directories: Handles::default(),
             listed: Mutex::default(),
             last_change: Mutex::default(),
-            asking: Queue::new(ASKING),
+            asking: Queue::with_spare(ASKING, ASKING_SPARE),
             answers: Arc::default(),
             writes,
             writing: Mutex::default(),
@@ -133,10 +138,15 @@ impl View {
     /// Does what may have to wait for a store that is far away, unless `known` says that it need not.
     fn ask(&self, known: impl FnOnce(&Core) -> bool, work: impl FnOnce(&Core) + Send + 'static) {
         if !self.0.store.is_far() || known(&self.0) {
-            return work(&self.0);
+            return calmly(|| work(&self.0));
         }
         let core = Arc::clone(&self.0);
-        self.0.asking.urgent(Box::new(move || work(&core)));
+        // Whoever asks can be killed only once there is an answer: fuser tells the kernel that it knows no interrupts.
+        let until = Instant::now() + core.writes.patience();
+        self.0.asking.urgent(Box::new(move || {
+            let _until = Until::set(until);
+            work(&core);
+        }));
     }
 
     /// Changes something at a path.
@@ -152,7 +162,7 @@ impl View {
         let core = Arc::clone(&self.0);
         match path {
             Ok(path) => self.0.asking.urgent(Box::new(move || work(&core, Ok(path)))),
-            refused => work(&core, refused),
+            refused => calmly(|| work(&core, refused)),
         }
     }
 
@@ -312,6 +322,12 @@ impl Core {
     }
 }
 
+/// Does what a request asks for. A fault in it ends that request, whose reply is an error when it is dropped, and not
+/// the mount.
+fn calmly(work: impl FnOnce()) {
+    let _ = panic::catch_unwind(AssertUnwindSafe(work));
+}
+
 /// The one place where errors become error numbers.
 fn errno(error: StoreError) -> Errno {
     match error {
@@ -461,8 +477,10 @@ impl Filesystem for View {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        let target = self.0.path(ino).and_then(|path| self.0.store.read_link(&path));
-        answer!(reply, target, target => reply.data(target.as_bytes()));
+        calmly(|| {
+            let target = self.0.path(ino).and_then(|path| self.0.store.read_link(&path));
+            answer!(reply, target, target => reply.data(target.as_bytes()));
+        });
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -534,7 +552,7 @@ impl Filesystem for View {
         owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.0.files.get(handle).as_deref() {
+        calmly(|| match self.0.files.get(handle).as_deref() {
             Some(OpenFile::Write { file, .. }) => {
                 let length = data.len() as u32;
                 file.write(
@@ -548,23 +566,23 @@ impl Filesystem for View {
                 );
             }
             _ => reply.error(Errno::EBADF),
-        }
+        });
     }
 
     fn flush(&self, request: &Request, _: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
-        match self.0.files.get(handle).as_deref() {
+        calmly(|| match self.0.files.get(handle).as_deref() {
             Some(OpenFile::Write { path, file }) => {
                 file.flush(request.pid(), owner, self.0.answer_end(path, file, reply));
             }
             _ => reply.ok(),
-        }
+        });
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
-        match self.0.files.get(handle).as_deref() {
+        calmly(|| match self.0.files.get(handle).as_deref() {
             Some(OpenFile::Write { path, file }) => file.finish(self.0.answer_end(path, file, reply)),
             _ => reply.ok(),
-        }
+        });
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
@@ -673,7 +691,7 @@ impl Filesystem for View {
         reply: ReplyData,
     ) {
         let answers = self.answers();
-        match self.0.files.get(handle).as_deref() {
+        calmly(|| match self.0.files.get(handle).as_deref() {
             Some(OpenFile::Read { object, .. }) => object.read(
                 offset,
                 size,
@@ -687,7 +705,7 @@ impl Filesystem for View {
                 }),
             ),
             _ => reply.error(Errno::EBADF),
-        }
+        });
     }
 
     fn release(
@@ -700,7 +718,7 @@ impl Filesystem for View {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.0.closed(handle);
+        calmly(|| self.0.closed(handle));
         reply.ok();
     }
 
@@ -782,9 +800,11 @@ impl Filesystem for View {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let block = u64::from(BLOCK);
-        answer!(reply, self.0.store.space(), space => {
-            let (all, free) = (space.bytes / block, space.free_bytes / block);
-            reply.statfs(all, free, free, space.files, space.free_files, BLOCK, 255, BLOCK);
+        calmly(|| {
+            answer!(reply, self.0.store.space(), space => {
+                let (all, free) = (space.bytes / block, space.free_bytes / block);
+                reply.statfs(all, free, free, space.files, space.free_files, BLOCK, 255, BLOCK);
+            })
         });
     }
 

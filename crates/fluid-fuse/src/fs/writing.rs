@@ -67,6 +67,11 @@ impl Writes {
         waited.unwrap_or_else(PoisonError::into_inner).0.files
     }
 
+    /// How long anybody waits for a store.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     fn place(self: &Arc<Self>) -> Result<Place, StoreError> {
         let full = |taken: &mut Taken| taken.places >= self.places;
         let waited = self.given_back.wait_timeout_while(lock(&self.taken), self.patience, full);

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use crate::limits;
 use crate::store::StoreError;
 
 /// An answer that is an error.
@@ -127,6 +128,14 @@ pub(super) fn parse_range(value: &str) -> Option<Range<u64>> {
     Some(start.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?)
 }
 
+/// Whether it is an ETag as RFC 9110, 8.8.3, has it, and no longer than one may be. It goes into requests as it is.
+pub(super) fn is_etag(etag: &str) -> bool {
+    let is_of_etag = |byte: u8| matches!(byte, 0x21 | 0x23..=0x7e | 0x80..);
+    let opaque = etag.strip_prefix("W/").unwrap_or(etag);
+    let opaque = opaque.strip_prefix('"').and_then(|opaque| opaque.strip_suffix('"'));
+    etag.len() <= limits::ETAG && opaque.is_some_and(|opaque| opaque.bytes().all(is_of_etag))
+}
+
 /// An ETag with its quotes: some stores leave them out in listings.
 pub(super) fn quoted(etag: &str) -> String {
     match etag.ends_with('"') {
@@ -185,6 +194,29 @@ mod tests {
             Some("forbidden")
         );
         assert_eq!(code("<html>no</html>"), None);
+    }
+
+    #[test]
+    fn f12_etags_are_those_of_http() {
+        for etag in ["\"a\"", "W/\"a\"", "\"\"", "\"0x8D{|}~!\"", "\"\u{e9}\""] {
+            assert!(is_etag(etag), "{etag:?}");
+        }
+        let long = format!("\"{}\"", "a".repeat(limits::ETAG));
+        for etag in [
+            "",
+            "a",
+            "\"",
+            "\"a",
+            "w/\"a\"",
+            "\"a b\"",
+            "\"a\"b\"",
+            "\"a\r\nX: y\"",
+            "\"\u{7f}\"",
+            "\"\0\"",
+            &long,
+        ] {
+            assert!(!is_etag(etag), "{etag:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use fluid_sidecar_layout::source::Scheme;
 use futures_core::Stream;
 use http::Method;
+use http::header::{HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, InvalidHeaderValue};
 use log::{info, warn};
 use memmap2::MmapMut;
 use opendal::options::{ListOptions, ReaderOptions, StatOptions, WriteOptions};
@@ -33,13 +34,15 @@ use opendal::{
     Operator, services,
 };
 
-use super::answer::quoted;
+use super::answer::{is_etag, quoted};
 use super::index::Index;
+use super::listing::Progress;
 use super::options::Place;
 use super::oss::OssSigner;
-use super::transport::{self, block_on};
+use super::transport::{self, block_on, block_on_listing};
 use super::wire::{Miss, Signed, Wire};
-use super::{Bucket, Item, Upload, Version};
+use super::{Bucket, Item, Terms, Upload, Version};
+use crate::limits::Until;
 use crate::store::StoreError;
 
 /// How long a signature is good for; a store takes a clock that is wrong by as much.
@@ -73,7 +76,7 @@ pub(super) struct Remote(Arc<Sessions>);
 struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
-    ttl: Duration,
+    terms: Terms,
     session: Mutex<(Arc<Session>, Instant)>,
 }
 
@@ -89,14 +92,15 @@ pub(super) struct Session {
     /// Whether reads take the short way.
     short: AtomicBool,
     index: Option<Index>,
+    io_timeout: Duration,
 }
 
 impl Remote {
-    /// The bucket; names are trusted for that time.
-    pub(super) fn open(url: &str, options: &BTreeMap<String, String>, ttl: Duration) -> anyhow::Result<Self> {
-        let session = Arc::new(Session::open(url, options, ttl)?);
+    pub(super) fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
+        let session = Arc::new(Session::open(url, options, terms)?);
         let session = Mutex::new((session, Instant::now()));
-        Ok(Self(Arc::new(Sessions { url: url.to_string(), options: options.clone(), ttl, session })))
+        let (url, options, terms) = (url.to_string(), options.clone(), terms.clone());
+        Ok(Self(Arc::new(Sessions { url, options, terms, session })))
     }
 }
 
@@ -135,7 +139,7 @@ impl Sessions {
     }
 
     fn renew(&self, session: &mut Arc<Session>) -> bool {
-        match Session::open(&self.url, &self.options, self.ttl) {
+        match Session::open(&self.url, &self.options, &self.terms) {
             Ok(new) => {
                 if let (Some(new), Some(old)) = (&new.index, &session.index) {
                     new.inherit(old);
@@ -210,15 +214,22 @@ impl Bucket for Remote {
 }
 
 impl Session {
-    fn open(url: &str, options: &BTreeMap<String, String>, ttl: Duration) -> anyhow::Result<Self> {
-        let place = Place::resolve(url, options, |name| std::env::var(name).ok())?;
-        transport::install(place.timeouts);
-        // Of HDFS, other nodes have the bytes than know the names.
-        let redirects = if matches!(place.scheme, Scheme::Http | Scheme::Webhdfs) { 10 } else { 0 };
-        let signer = OssSigner::new(&place);
+    fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
+        let mut place = Place::resolve(url, options, terms.trust, |name| std::env::var(name).ok())?;
+        // Nothing is waited for longer than all of it.
+        place.timeouts = place.timeouts.within(terms.io_timeout);
+        let (ttl, io_timeout) = (terms.ttl, terms.io_timeout);
+        let terms = transport::Terms {
+            scheme: Some(place.scheme),
+            timeouts: place.timeouts,
+            io_timeout,
+            redirects: terms.redirects.clone(),
+        };
+        transport::install(terms.clone());
+        let signer = OssSigner::new(&place, &terms);
         let operator = operator(&place, signer.is_some())
             .with_context(|| format!("{}: the options cannot be used", place.url))?
-            .with_context(transport::context(place.timeouts, redirects, signer.clone()));
+            .with_context(transport::context(terms, signer.clone()));
         let capability = operator.info().capability();
         let short = match place.scheme {
             Scheme::Http => true,
@@ -236,6 +247,7 @@ impl Session {
             signatures: Mutex::default(),
             short: AtomicBool::new(short),
             index,
+            io_timeout,
             place,
         })
     }
@@ -266,8 +278,9 @@ impl Session {
     fn version(&self, key: String, found: &Metadata) -> Version {
         let etag = match self.place.scheme {
             // The generation: ETags differ between its APIs.
-            Scheme::Gcs => found.version().map(str::to_string),
-            _ => found.etag().map(quoted),
+            Scheme::Gcs => found.version().filter(|it| it.parse::<u64>().is_ok()).map(str::to_string),
+            // What is none would not come back as it is: such a version is told apart by size and time.
+            _ => found.etag().map(quoted).filter(|etag| is_etag(etag)),
         };
         // Listings of some stores have fractions of seconds, answers for an object do not.
         let seconds = found.last_modified().map_or(0, |time| time.into_inner().as_second());
@@ -280,9 +293,27 @@ impl Session {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
+        // What is said of one operation is of one page; a listing proves that it gets on.
+        let _until = Until::moment().is_none().then(|| Until::set(Instant::now() + self.io_timeout));
         if let Some(index) = &self.index {
             return index.list(self, prefix, page);
         }
+        let root = self.place.settings.get("root").map_or("", |root| root.trim_matches('/'));
+        let root = if root.is_empty() { String::new() } else { format!("{root}/") };
+        let mut progress = Progress::new(self.place.scheme, format!("{root}{prefix}"));
+        let listed = self.list_pages(prefix, &mut progress, page);
+        if progress.skipped > 0 {
+            warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
+        }
+        listed
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        progress: &mut Progress,
+        page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+    ) -> Result<bool, StoreError> {
         let path = if prefix.is_empty() { "/" } else { path(prefix)? };
         let asked = || self.asked(prefix);
         let options = ListOptions::default();
@@ -290,7 +321,7 @@ impl Session {
         let mut items = Vec::new();
         loop {
             let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
-            let entry = match block_on(asked, async { next.await.transpose() }) {
+            let entry = match block_on_listing(progress, asked, async { next.await.transpose() }) {
                 // Some say so of a prefix that nothing has.
                 Err(StoreError::NotFound) if !self.listed_is_empty() => None,
                 // A prefix that nothing has is an empty listing.
@@ -336,13 +367,15 @@ impl Session {
         let signed = self.signed(&version.key)?;
         let condition = match &version.etag {
             // Compared strongly, a weak one is never equal; the answer's is compared with it all the same.
-            Some(_) if version.is_weak() => String::new(),
-            Some(etag) => format!("if-match: {etag}\r\n"),
-            None => version
-                .date()
-                .map_or_else(String::new, |date| format!("if-unmodified-since: {}\r\n", http_date(date))),
+            Some(_) if version.is_weak() => None,
+            Some(etag) => Some((IF_MATCH, etag.clone())),
+            None => version.date().map(|date| (IF_UNMODIFIED_SINCE, http_date(date))),
         };
-        Ok(Box::new(self.wire.get(&signed, range, version, &condition)?))
+        let condition = condition.map(|(name, value)| Ok((name, HeaderValue::from_str(&value)?)));
+        let condition = condition.transpose().map_err(|_: InvalidHeaderValue| {
+            StoreError::Failed("the version is none that can be asked for".to_string())
+        })?;
+        Ok(Box::new(self.wire.get(&signed, range, version, condition)?))
     }
 
     /// The object's signed request, signed again well before it ends.
@@ -434,7 +467,8 @@ impl Session {
             _ => {}
         }
         // A time is not enough: it has seconds, and some servers do not know the condition.
-        let certain = options.if_version_match.is_some() || options.if_match.is_some();
+        let by_generation = options.if_version_match.is_some();
+        let certain = by_generation || options.if_match.is_some();
         let opened = self.run(&version.key, |path| async move {
             let reader = self.operator.reader_options(path, options).await?;
             let mut stream = reader.into_stream(BytesRange::from(range.clone())).await?;
@@ -457,8 +491,10 @@ impl Session {
         match told.and_then(|told| self.tells_of(&told, version, range.end - range.start)) {
             Some(true) => {}
             Some(false) => return Err(StoreError::Stale),
-            None if certain => {}
-            // What is open by now is what was there before.
+            // A generation is no header, but part of what is asked for: who does not know it refuses.
+            None if by_generation => {}
+            // Whoever does not tell the version may not know the condition either. What is open by now is what was there
+            // before.
             None => self.check_now(version)?,
         }
         Ok(Box::new(Pieces { stream: Box::new(stream), piece: Buffer::new(), left: range.end - range.start }))

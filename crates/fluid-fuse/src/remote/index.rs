@@ -7,8 +7,11 @@
 //! and is as good as it was while it cannot be read.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,13 +19,15 @@ use log::warn;
 use opendal::raw::{Timestamp, percent_encode_path};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use super::answer::quoted;
+use super::answer::{is_etag, quoted};
 use super::bucket::Session;
 use super::options::Place;
 use super::transport;
 use super::{Item, Version};
 use crate::inodes::lock;
+use crate::limits::{self, SKIPPED, TIME_PER_QUESTION, Until};
 use crate::store::StoreError;
 
 /// Between two times that a manifest is tried that could not be read.
@@ -109,7 +114,10 @@ impl Index {
                     modified: line.modified.unwrap_or(SystemTime::UNIX_EPOCH),
                 }),
                 (false, None) => match session.head(&key) {
-                    Ok(version) => Item::Object(version),
+                    Ok(version) => {
+                        Until::put_off(TIME_PER_QUESTION);
+                        Item::Object(version)
+                    }
                     // It went away meanwhile, or is not for us.
                     Err(StoreError::NotFound | StoreError::Denied(_) | StoreError::Unsupported(_)) => {
                         continue;
@@ -167,7 +175,7 @@ impl Index {
         let since = Instant::now();
         let text = match manifest.contains("://") {
             true => self.document(session, manifest),
-            false => fs::read_to_string(manifest)
+            false => small_file(Path::new(manifest))
                 .map_err(|error| StoreError::Failed(format!("the manifest {manifest}: {error}"))),
         };
         match (text, before) {
@@ -195,6 +203,20 @@ impl Index {
     }
 }
 
+/// The text of a regular file that is no larger than an answer may be.
+fn small_file(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = String::new();
+    let read = file.take(limits::ANSWER as u64 + 1).read_to_string(&mut text)?;
+    match read > limits::ANSWER {
+        true => Err(io::Error::other("too large")),
+        false => Ok(text),
+    }
+}
+
 /// `path`, `path<TAB>size` or `path<TAB>size<TAB>etag`; `#` begins a comment.
 fn parse_manifest(text: &str) -> BTreeMap<String, Line> {
     let lines = text.lines().map(|line| line.trim_end_matches('\r'));
@@ -205,8 +227,11 @@ fn parse_manifest(text: &str) -> BTreeMap<String, Line> {
             let path = fields.next().unwrap_or_default().trim_start_matches('/').to_string();
             let size = fields.next().and_then(|size| size.trim().parse().ok());
             let etag = fields.next().map(str::trim).filter(|etag| !etag.is_empty()).map(quoted);
+            let etag = etag.filter(|etag| is_etag(etag));
             (path, Line { size, etag, modified: None })
         })
+        .filter(|(path, _)| is_key(path))
+        .take(limits::ENTRIES)
         .collect()
 }
 
@@ -225,10 +250,18 @@ fn below(files: &BTreeMap<String, Line>, prefix: &str) -> BTreeMap<String, Line>
 
 /// The names that a server's page for a directory shows.
 fn shown(page: &str, directory: &str) -> BTreeMap<String, Line> {
-    serde_json::from_str::<Vec<Shown>>(page).map_or_else(
-        |_| links(page, directory),
-        |entries| entries.into_iter().filter_map(Shown::into_line).collect(),
-    )
+    let lines = |entries: Vec<&RawValue>| {
+        // One that cannot be read hides no other.
+        let entries = entries.into_iter().filter_map(|entry| serde_json::from_str::<Shown>(entry.get()).ok());
+        entries.filter_map(Shown::into_line).filter(|(name, _)| is_key(name)).take(limits::ENTRIES).collect()
+    };
+    serde_json::from_str::<Vec<&RawValue>>(page).map_or_else(|_| links(page, directory), lines)
+}
+
+fn is_key(key: &str) -> bool {
+    let fits = key.len() <= limits::KEY;
+    SKIPPED.fetch_add(u64::from(!fits), Ordering::Relaxed);
+    fits
 }
 
 /// An entry of nginx's `autoindex_format json`.
@@ -279,6 +312,8 @@ fn links(page: &str, directory: &str) -> BTreeMap<String, Line> {
             (!inner.is_empty() && !inner.contains('/') && inner != "." && inner != "..")
                 .then_some((name, Line::default()))
         })
+        .filter(|(name, _)| is_key(name))
+        .take(limits::ENTRIES)
         .collect()
 }
 

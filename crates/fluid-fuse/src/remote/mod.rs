@@ -7,6 +7,7 @@
 mod answer;
 mod bucket;
 mod index;
+mod listing;
 pub mod options;
 mod oss;
 mod tls;
@@ -16,16 +17,68 @@ mod wire;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::{ControlFlow, Range};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::store::StoreError;
+use crate::trust::Trust;
 
 /// How long names are trusted by who says nothing else.
 const TRUSTED: Duration = Duration::from_secs(60);
 
+/// How long answers may take for who says nothing else: the default of `--io-timeout`.
+const IO_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The largest object that may be copied, in bytes: S3 copies no larger one in one request.
 pub const LARGEST_COPY: u64 = 5 << 30;
+
+/// What a bucket is opened with, beside its own options.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// How long names are trusted, which is how a manifest is read again in time.
+    pub ttl: Duration,
+    /// How long an answer may take that is not the bytes of a file.
+    pub io_timeout: Duration,
+    /// The hosts to which redirects may lead beside their own server.
+    pub redirects: Arc<[Host]>,
+    /// Who has said what the bucket and its options are.
+    pub trust: Trust,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Terms { ttl: TRUSTED, io_timeout: IO_TIMEOUT, redirects: Arc::default(), trust: Trust::default() }
+    }
+}
+
+/// The name of a host, `*.` and the end of the names of several, or `*` for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host(String);
+
+impl Host {
+    fn is_of(&self, uri: &http::Uri) -> bool {
+        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        match self.0.strip_prefix('*') {
+            Some(end) => host.ends_with(end),
+            None => host == self.0,
+        }
+    }
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let is_name = !name.is_empty()
+            && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-._:[]".contains(letter));
+        match text == "*" || is_name {
+            true => Ok(Host(text.to_ascii_lowercase())),
+            false => Err("must be the name of a host, *.domain or *".to_string()),
+        }
+    }
+}
 
 /// Opens the bucket that a URL names, with the options of [`options::Meaning`]. Nothing is asked of the store.
 ///
@@ -40,16 +93,16 @@ pub const LARGEST_COPY: u64 = 5 << 30;
 /// # }
 /// ```
 pub fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Arc<dyn Bucket>> {
-    open_trusting(url, options, TRUSTED)
+    open_with(url, options, &Terms::default())
 }
 
-/// The same; names are trusted for that time, which is how a manifest is read again in time.
-pub fn open_trusting(
+/// The same, on these terms.
+pub fn open_with(
     url: &str,
     options: &BTreeMap<String, String>,
-    ttl: Duration,
+    terms: &Terms,
 ) -> anyhow::Result<Arc<dyn Bucket>> {
-    Ok(Arc::new(bucket::Remote::open(url, options, ttl)?))
+    Ok(Arc::new(bucket::Remote::open(url, options, terms)?))
 }
 
 /// One version of an object, as a listing or a question for it told it.

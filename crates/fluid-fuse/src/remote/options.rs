@@ -6,7 +6,8 @@
 //! token of the Pod, a profile in the home directory) are found by the library that signs.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::iter;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,10 @@ use fluid_sidecar_layout::{Named as _, named};
 use percent_encoding::percent_decode_str;
 
 use self::Meaning::*;
+use crate::trust::{self, Trust};
+
+/// Bytes of a file that has the value of an option. Secrets of Kubernetes have at most 1 MiB.
+const LARGEST_VALUE: u64 = 1 << 20;
 
 /// What is known of a kind of store beside its URLs ([`Scheme`]).
 #[derive(Debug)]
@@ -266,6 +271,13 @@ pub(super) struct Timeouts {
     pub(super) stall: Duration,
 }
 
+impl Timeouts {
+    pub(super) fn within(self, most: Duration) -> Self {
+        let Timeouts { connect, first_byte, stall } = self;
+        Timeouts { connect: connect.min(most), first_byte: first_byte.min(most), stall: stall.min(most) }
+    }
+}
+
 /// What a URL and its options name. It has credentials, so it has no `Debug`.
 pub(super) struct Place {
     pub(super) scheme: Scheme,
@@ -285,6 +297,23 @@ pub(super) struct Place {
 /// Files, as they were when they were last looked at.
 #[derive(PartialEq, Eq)]
 pub(super) struct Files(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+
+/// Options that name a file or a directory themselves.
+const PATHS: [Meaning; 4] = [OidcTokenFile, ServiceAccountFile, Manifest, CredentialsDirectory];
+
+/// Whether the value of an option is a path, or may be one.
+pub fn is_path(name: &str) -> bool {
+    Meaning::of(&plain(name)).is_some_and(|meaning| PATHS.contains(&meaning))
+}
+
+/// Whose servers get what this Pod is known by without anybody having written it down, and by the ends of their names.
+const OWN_SERVERS: &[(Scheme, &[&str])] = &[
+    (Scheme::Gcs, &[".googleapis.com"]),
+    (
+        Scheme::Azblob,
+        &[".core.windows.net", ".core.chinacloudapi.cn", ".core.usgovcloudapi.net", ".core.cloudapi.de"],
+    ),
+];
 
 impl Files {
     fn look(paths: impl IntoIterator<Item = PathBuf>) -> Self {
@@ -306,6 +335,7 @@ impl Place {
     pub(super) fn resolve(
         url: &str,
         options: &BTreeMap<String, String>,
+        trust: Trust,
         environment: impl Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Self> {
         let Source::Store { scheme, name, authority, path } = source::parse(url)? else {
@@ -319,7 +349,7 @@ impl Place {
             "{url:?} has a path with an empty part, which cannot be reached"
         );
 
-        let mut values = Values::read(scheme, options)?;
+        let mut values = Values::read(scheme, options, trust)?;
         for (variable, meaning) in facts(scheme).environment {
             if !values.has(*meaning)
                 && let Some(value) = environment(variable).filter(|value| !value.is_empty())
@@ -357,7 +387,42 @@ impl Place {
         };
         place.set("root", format!("/{root}"));
         place.locate(name, authority, https, values.switch(PathStyle)?)?;
+        if trust == Trust::Dataset {
+            place.keep_identity(&values)?;
+        }
         Ok(place)
+    }
+
+    /// Refuses what would send a token of this Pod, which is not the Dataset's, to a server that the Dataset names. Signed
+    /// requests do not: who gets them cannot sign others.
+    fn keep_identity(&self, values: &Values) -> anyhow::Result<()> {
+        let host = |server: &str| {
+            let authority = server.split_once("://").map_or(server, |(_, rest)| rest).split('/').next();
+            let host =
+                authority.unwrap_or_default().rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
+            host.rsplit_once(':').map_or(host.clone(), |(host, _)| host.to_string())
+        };
+        if let Some(server) = values.get(StsEndpoint) {
+            ensure!(
+                host(server).ends_with(".aliyuncs.com"),
+                "a Dataset names the server {server:?} as {:?}, which would get the Pod's own token",
+                StsEndpoint.name()
+            );
+        }
+        let own = [ServiceAccount, ServiceAccountFile, Token, AccountKey, SasToken];
+        let is_known = own.iter().any(|meaning| values.of_options(*meaning))
+            || self.settings.get("skip_signature").is_some_and(|anonymous| anonymous == "true");
+        let servers = OWN_SERVERS.iter().find(|(scheme, _)| *scheme == self.scheme);
+        if let (Some((_, servers)), Some(endpoint), false) =
+            (servers, self.settings.get("endpoint"), is_known)
+        {
+            ensure!(
+                servers.iter().any(|end| host(endpoint).ends_with(end)),
+                "a Dataset names the server {endpoint:?}, which would get the Pod's own token: give credentials as \
+                 options, or anonymous=true"
+            );
+        }
+        Ok(())
     }
 
     fn set(&mut self, setting: &str, value: impl Into<String>) {
@@ -462,11 +527,14 @@ impl Place {
 struct Values {
     found: Vec<(Meaning, String)>,
     files: Vec<PathBuf>,
+    trust: Trust,
+    /// How many of them are options, before those of the environment.
+    options: usize,
 }
 
 impl Values {
-    fn read(scheme: Scheme, options: &BTreeMap<String, String>) -> anyhow::Result<Self> {
-        let mut values = Self { found: Vec::new(), files: Vec::new() };
+    fn read(scheme: Scheme, options: &BTreeMap<String, String>, trust: Trust) -> anyhow::Result<Self> {
+        let mut values = Self { found: Vec::new(), files: Vec::new(), trust, options: 0 };
         let mut behind = Vec::new();
         for (name, value) in options {
             let (of, meaning, file) = match meaning(name)? {
@@ -478,13 +546,18 @@ impl Values {
             }
             if meaning == CredentialsDirectory {
                 behind.push(PathBuf::from(value));
-            } else if file || meaning.secret() && value.starts_with('/') && Path::new(value).is_file() {
+            } else if file || trust == Trust::Administrator && is_file_of(meaning, value) {
                 values.take(meaning, Path::new(value)).with_context(|| format!("the option {name:?}"))?;
             } else {
+                values.check_path(meaning, value.trim()).with_context(|| format!("the option {name:?}"))?;
                 values.found.push((meaning, value.trim().to_string()));
             }
         }
         for directory in behind {
+            if trust == Trust::Dataset {
+                trust::secret(&directory)
+                    .with_context(|| format!("the directory {directory:?} of credentials"))?;
+            }
             let entries = fs::read_dir(&directory)
                 .with_context(|| format!("the directory {} of credentials", directory.display()))?;
             for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
@@ -503,18 +576,41 @@ impl Values {
             let path = PathBuf::from(path);
             values.files.push(path);
         }
+        values.options = values.found.len();
         Ok(values)
     }
 
     fn take(&mut self, meaning: Meaning, path: &Path) -> anyhow::Result<()> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let failed = || format!("cannot read {}", path.display());
+        let file = match self.trust {
+            Trust::Administrator => File::open(path).with_context(failed)?,
+            Trust::Dataset => trust::secret(path)?.into(),
+        };
+        let mut text = String::new();
+        let read = file.take(LARGEST_VALUE + 1).read_to_string(&mut text).with_context(failed)?;
+        ensure!(read as u64 <= LARGEST_VALUE, "{} is too large", path.display());
+        self.check_path(meaning, text.trim())?;
         self.found.push((meaning, text.trim().to_string()));
         self.files.push(path.to_path_buf());
         Ok(())
     }
 
+    /// Refuses a path that is not for a Dataset, wherever it was read.
+    fn check_path(&self, meaning: Meaning, value: &str) -> anyhow::Result<()> {
+        let is_path = PATHS.contains(&meaning) && !(meaning == Manifest && is_url(value));
+        if self.trust == Trust::Dataset && is_path {
+            trust::secret(Path::new(value))?;
+        }
+        Ok(())
+    }
+
     fn has(&self, meaning: Meaning) -> bool {
         self.get(meaning).is_some()
+    }
+
+    /// Whether an option has it, and not the environment alone.
+    fn of_options(&self, meaning: Meaning) -> bool {
+        self.found.iter().take(self.options).any(|(of, _)| *of == meaning)
     }
 
     fn get(&self, meaning: Meaning) -> Option<&str> {
@@ -538,6 +634,15 @@ impl Values {
         ensure!(!time.is_zero(), "the option {:?} must be longer than nothing", meaning.name());
         Ok(time)
     }
+}
+
+/// Whether the path of a file stands for what the file has.
+fn is_file_of(meaning: Meaning, value: &str) -> bool {
+    meaning.secret() && value.starts_with('/') && Path::new(value).is_file()
+}
+
+fn is_url(value: &str) -> bool {
+    value.starts_with("http://") || value.starts_with("https://")
 }
 
 /// Whether an option is itself something that nobody else may see, neither a file's path nor a mere name.
@@ -587,7 +692,7 @@ mod tests {
             "AZURE_STORAGE_ACCOUNT" => Some("account".to_string()),
             _ => None,
         };
-        Place::resolve(url, &options, environment).map_err(|error| format!("{error:#}"))
+        Place::resolve(url, &options, Trust::Administrator, environment).map_err(|error| format!("{error:#}"))
     }
 
     fn settings(url: &str, options: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -689,6 +794,65 @@ mod tests {
         assert!(refused("s3://b", &[("stall_timeout", "0s")]).contains("longer"));
         assert!(refused("s3://b", &[("secret_key_file", "/none")]).contains("/none"));
         assert!(place("s3://b", &[("unknown", "x")]).is_ok());
+    }
+
+    #[test]
+    fn f9_a_dataset_names_no_file_and_sends_no_token_away() {
+        let of = |trust, url: &str, options: &[(&str, &str)]| {
+            let options = options.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            Place::resolve(url, &options, trust, |_| None).map_err(|error| format!("{error:#}"))
+        };
+        let dataset =
+            |url: &str, options: &[(&str, &str)]| of(Trust::Dataset, url, options).err().unwrap_or_default();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        // Every option, by every name of it.
+        for meaning in Meaning::ALL {
+            for name in meaning.names() {
+                let name = format!("{name}_file");
+                let error = dataset("http://host/a", &[(&name, path)]);
+                assert!(error.contains("but those of its Secrets") || error.is_empty(), "{name}: {error}");
+                let store = Scheme::ALL.iter().find(|scheme| {
+                    facts(**scheme).option_prefixes.iter().any(|prefix| plain(&name).starts_with(prefix))
+                });
+                assert_eq!(error.is_empty(), store.is_some(), "{name}: {error}");
+            }
+        }
+        for path in [path, "/proc/self/environ", "/etc/fluid/secrets/../config/config.json", "relative"] {
+            for name in ["manifest", "credentials_dir", "credential_path", "oidc_token_file"] {
+                assert!(
+                    dataset("http://host/a", &[(name, path)]).contains("but those of its Secrets"),
+                    "{name} {path}"
+                );
+            }
+            for url in ["s3://b", "gs://b"] {
+                assert!(
+                    dataset(url, &[("google_application_credentials", path)]).contains("Secrets"),
+                    "{url} {path}"
+                );
+            }
+        }
+        // A key may begin with a slash. It is no file then.
+        let key = of(Trust::Dataset, "http://host/a", &[("token", path)]).unwrap();
+        assert_eq!(key.settings.get("token").map(String::as_str), Some(path));
+        assert_eq!(dataset("http://host/a", &[("manifest", "https://host/list")]), "");
+        assert!(dataset("http://host/a", &[("manifest", "file:///etc/passwd")]).contains("Secrets"));
+
+        for server in
+            ["http://attacker", "attacker.aliyuncs.com.attacker.net", "http://sts.aliyuncs.com@attacker/"]
+        {
+            let options = [("endpoint", "oss-cn-x.aliyuncs.com"), ("sts_endpoint", server)];
+            assert!(dataset("oss://b", &options).contains("own token"), "{server}");
+        }
+        let sts = [("endpoint", "e"), ("sts_endpoint", "sts-vpc.cn-hangzhou.aliyuncs.com")];
+        assert_eq!(dataset("oss://b", &sts), "");
+        for (url, own) in [("gs://b", "storage.googleapis.com"), ("az://c", "a.blob.core.windows.net")] {
+            let account = ("account_name", "a");
+            assert!(dataset(url, &[("endpoint", "http://attacker"), account]).contains("own token"), "{url}");
+            assert_eq!(dataset(url, &[("endpoint", own), account]), "");
+            assert_eq!(dataset(url, &[("endpoint", "http://mine"), account, ("anonymous", "true")]), "");
+            assert!(of(Trust::Administrator, url, &[("endpoint", "http://mine"), account]).is_ok());
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use reqsign_core::{Context, Env, OsEnv, ProvideCredentialChain, Signer, StaticEn
 use reqsign_file_read_tokio::TokioFileRead;
 
 use super::options::Place;
-use super::transport::{SIGNING, Transport};
+use super::transport::{SIGNING, Terms, Transport};
 
 /// What signs for one bucket.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub(super) struct OssSigner {
 
 impl OssSigner {
     /// The signer, if this is such a place.
-    pub(super) fn new(place: &Place) -> Option<Self> {
+    pub(super) fn new(place: &Place, terms: &Terms) -> Option<Self> {
         let setting = |name: &str| place.settings.get(name).map(String::as_str);
         let anonymous = setting("skip_signature") == Some("true");
         let region = place.region.as_deref().filter(|_| place.scheme == Scheme::Oss && !anonymous)?;
@@ -67,7 +67,10 @@ impl OssSigner {
             chain.push(AssumeRoleWithOidcCredentialProvider::new()).push(DefaultCredentialProvider::new());
         let context = Context::new()
             .with_file_read(TokioFileRead)
-            .with_http_send(HttpTransporter::new(Transport::new(place.timeouts, 0, None)))
+            .with_http_send(HttpTransporter::new(Transport::new(
+                Terms { scheme: None, ..terms.clone() },
+                None,
+            )))
             .with_env(StaticEnv { home_dir: own.home_dir(), envs });
         let bucket = setting("bucket").unwrap_or_default().to_string();
         let signer = RequestSigner::new(&bucket).with_region(region).with_signing_version(SigningVersion::V4);

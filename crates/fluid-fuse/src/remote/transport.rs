@@ -7,15 +7,17 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::io::Read;
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use fluid_sidecar_layout::source::Scheme;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_MATCH,
-    RANGE, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, ETAG, HOST, HeaderMap,
+    HeaderName, IF_MATCH, LOCATION, RANGE, RETRY_AFTER,
 };
 use http::{Method, Request, Response};
 use log::debug;
@@ -26,10 +28,13 @@ use tokio::runtime::{Builder, Runtime};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 
+use super::Host;
 use super::answer::{self, Headers, Refusal};
+use super::listing::Progress;
 use super::options::Timeouts;
 use super::oss::OssSigner;
 use super::tls;
+use crate::limits::{self, Held, Until};
 use crate::store::StoreError;
 
 /// Bytes of a body that are read at once: beyond 128 KiB, the allocator asks the kernel each time.
@@ -37,6 +42,9 @@ const PIECE: usize = 96 * 1024;
 
 /// What opendal says of a request that cannot be signed.
 pub(super) const SIGNING: &str = "signing http request";
+
+/// The head of an answer, as the library keeps it in less than 64 KiB.
+const HEAD: usize = 32 * 1024;
 
 /// What is read of the body of an error.
 const ERROR_BODY: u64 = 64 * 1024;
@@ -47,6 +55,8 @@ const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region")
 thread_local! {
     /// The last answer on this thread that was an error.
     static FAILURE: RefCell<Option<StoreError>> = const { RefCell::new(None) };
+    /// The listing that this thread is asking for.
+    static LISTING: RefCell<Option<Progress>> = const { RefCell::new(None) };
 }
 
 /// For the library that signs, which reads files with tokio; it has threads only while a file is read.
@@ -81,14 +91,14 @@ fn explain(what: impl FnOnce() -> String, error: &Error) -> StoreError {
 }
 
 /// What opendal's operations run on.
-pub(super) fn context(timeouts: Timeouts, redirects: u32, signer: Option<OssSigner>) -> OperationContext {
-    let transport = HttpTransporter::new(Transport::new(timeouts, redirects, signer));
+pub(super) fn context(terms: Terms, signer: Option<OssSigner>) -> OperationContext {
+    let transport = HttpTransporter::new(Transport::new(terms, signer));
     OperationContext::new().with_http_transport(transport).with_executor(Executor::with(Here))
 }
 
 /// Makes what opendal asks for without a context (roles are assumed so) go the same way.
-pub(super) fn install(timeouts: Timeouts) {
-    HttpTransporter::install_default(Transport::new(timeouts, 0, None));
+pub(super) fn install(terms: Terms) {
+    HttpTransporter::install_default(Transport::new(Terms { scheme: None, ..terms }, None));
 }
 
 /// A document, by the same client.
@@ -126,19 +136,31 @@ impl Execute for Here {
     }
 }
 
+/// What a transport needs to know of the store that it leads to.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    /// None for those who give out credentials.
+    pub(super) scheme: Option<Scheme>,
+    pub(super) timeouts: Timeouts,
+    /// How long an answer may take that is not the bytes of a file.
+    pub(super) io_timeout: Duration,
+    /// Where redirects may lead beside their origin.
+    pub(super) redirects: Arc<[Host]>,
+}
+
 pub(super) struct Transport {
     /// What signs requests that opendal leaves unsigned.
     signer: Option<OssSigner>,
-    timeouts: Timeouts,
-    redirects: u32,
+    terms: Terms,
     plain: Agent,
     /// For `https`: made when it is needed, since it reads the system's certificates.
     secure: OnceLock<Agent>,
 }
 
 impl Transport {
-    pub(super) fn new(timeouts: Timeouts, redirects: u32, signer: Option<OssSigner>) -> Self {
-        Self { signer, timeouts, redirects, plain: agent(timeouts, redirects, None), secure: OnceLock::new() }
+    pub(super) fn new(terms: Terms, signer: Option<OssSigner>) -> Self {
+        let plain = agent(terms.timeouts, None);
+        Self { signer, terms, plain, secure: OnceLock::new() }
     }
 
     fn agent(&self, uri: &http::Uri) -> &Agent {
@@ -150,22 +172,137 @@ impl Transport {
                         system.iter().map(|found| Certificate::from_der(found).to_owned()).collect(),
                     )),
                 };
-                agent(self.timeouts, self.redirects, Some(roots))
+                agent(self.terms.timeouts, Some(roots))
             }),
             _ => &self.plain,
         }
     }
+
+    /// Whether the answer to a request is the bytes of a file, which who reads them counts.
+    fn is_read(&self, request: &Request<Buffer>) -> bool {
+        let query = request.uri().query().unwrap_or_default();
+        let opens = || query.split('&').any(|part| part.eq_ignore_ascii_case("op=OPEN"));
+        request.headers().contains_key(RANGE) || self.terms.scheme == Some(Scheme::Webhdfs) && opens()
+    }
+
+    /// Whether redirects are followed: where there is one server, a plain one, or where they are how the store works.
+    fn follows(&self) -> bool {
+        matches!(self.terms.scheme, Some(Scheme::Http | Scheme::Webhdfs))
+    }
+
+    /// Where a redirect leads, if it is one that is followed.
+    fn redirect(
+        &self,
+        from: &http::Uri,
+        parts: &http::response::Parts,
+    ) -> Result<Option<http::Uri>, StoreError> {
+        if !self.follows() || !matches!(parts.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return Ok(None);
+        }
+        let asked = shown(&Method::GET, from);
+        let to = header(&parts.headers, LOCATION).and_then(|location| resolve(from, location));
+        let to = to.ok_or_else(|| StoreError::Failed(format!("{asked}: a redirect to nowhere")))?;
+        // A node of HDFS has the bytes of the very file whose name another node knows.
+        let is_node = self.terms.scheme == Some(Scheme::Webhdfs)
+            && to.path() == from.path()
+            && to.path().starts_with("/webhdfs/v1/");
+        let is_allowed =
+            origin(&to) == origin(from) || is_node || self.terms.redirects.iter().any(|host| host.is_of(&to));
+        let is_downgrade = from.scheme_str() == Some("https") && to.scheme_str() != Some("https");
+        match is_allowed && !is_downgrade {
+            true => Ok(Some(to)),
+            false => Err(StoreError::Failed(format!(
+                "{asked}: it redirects to {}, another server, which is not followed (--allow-redirects)",
+                shown_server(&to)
+            ))),
+        }
+    }
+
+    /// Sends a request, and where its answer redirects to.
+    fn exchange(
+        &self,
+        mut parts: http::request::Parts,
+        body: Buffer,
+        is_read: bool,
+    ) -> Result<(http::Uri, Response<ureq::Body>), StoreError> {
+        let sends = matches!(parts.method, Method::PUT | Method::POST | Method::PATCH) || !body.is_empty();
+        for _ in 0..=limits::REDIRECTS {
+            let uri = parts.uri.clone();
+            let asked = shown(&parts.method, &uri);
+            let unavailable =
+                |error: &ureq::Error| StoreError::Unavailable(format!("{asked}: {}", explain_ureq(error)));
+            let agent = self.agent(&uri);
+            let answered = if sends {
+                let mut parts = parts.clone();
+                parts.headers.entry(CONTENT_LENGTH).or_insert(body.len().into());
+                agent.run(Request::from_parts(parts, SendBody::from_owned_reader(body.clone())))
+            } else {
+                // Who looks for an address, connects and reads has one time for all of it.
+                let time = (!is_read).then(|| Until::left(self.terms.io_timeout));
+                let request = Request::from_parts(parts.clone(), ());
+                agent.run(agent.configure_request(request).timeout_global(time).build())
+            };
+            let response = answered.map_err(|error| unavailable(&error))?;
+            let (answer, answer_body) = response.into_parts();
+            let is_repeatable = !sends && matches!(parts.method, Method::GET | Method::HEAD);
+            match self.redirect(&uri, &answer)?.filter(|_| is_repeatable) {
+                None => return Ok((uri, Response::from_parts(answer, answer_body))),
+                Some(to) => {
+                    if origin(&to) != origin(&uri) {
+                        // What is known to one server is not for another.
+                        for name in [AUTHORIZATION, COOKIE, HOST] {
+                            parts.headers.remove(name);
+                        }
+                    }
+                    parts.uri = to;
+                }
+            }
+        }
+        Err(StoreError::Failed(format!("{}: too many redirects", shown(&parts.method, &parts.uri))))
+    }
 }
 
-fn agent(timeouts: Timeouts, redirects: u32, roots: Option<RootCerts>) -> Agent {
+/// A URL that a redirect names, without its fragment; relative ones are of the same origin.
+fn resolve(from: &http::Uri, location: &str) -> Option<http::Uri> {
+    let location = location.split('#').next().unwrap_or_default();
+    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
+    let text = match location {
+        _ if location.contains("://") && !location.starts_with(['/', '?']) => location.to_string(),
+        _ if location.starts_with("//") => format!("{scheme}:{location}"),
+        _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
+        _ => {
+            let directory = from.path().rfind('/').and_then(|slash| from.path().get(..=slash)).unwrap_or("/");
+            format!("{scheme}://{authority}{directory}{location}")
+        }
+    };
+    let uri: http::Uri = text.parse().ok()?;
+    let is_plain = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    is_plain.then_some(uri)
+}
+
+/// Scheme, host and port.
+fn origin(uri: &http::Uri) -> (Option<&str>, Option<String>, u16) {
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    (uri.scheme_str(), uri.host().map(str::to_ascii_lowercase), port)
+}
+
+fn shown_server(uri: &http::Uri) -> String {
+    let (scheme, host, port) = origin(uri);
+    format!("{}://{}:{port}", scheme.unwrap_or_default(), host.unwrap_or_default())
+}
+
+fn agent(timeouts: Timeouts, roots: Option<RootCerts>) -> Agent {
     let tls = TlsConfig::builder()
         .unversioned_rustls_crypto_provider(tls::PROVIDER.clone())
         .root_certs(roots.unwrap_or(RootCerts::WebPki));
     Agent::config_builder()
         .tls_config(tls.build())
         .http_status_as_error(false)
-        .max_redirects(redirects)
+        // They are followed here, where it is decided whereto.
+        .max_redirects(0)
         .max_redirects_will_error(false)
+        .max_response_header_size(HEAD)
         .user_agent(concat!("fluid-fuse/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
         .input_buffer_size(PIECE)
@@ -196,32 +333,29 @@ impl HttpTransport for Transport {
         let head = *request.method() == Method::HEAD;
         let range = header(request.headers(), RANGE).and_then(answer::parse_range);
         let etag = header(request.headers(), IF_MATCH).map(str::to_string);
-        let agent = self.agent(request.uri());
+        let is_read = self.is_read(&request);
+        let is_sent = !request.body().is_empty();
+        let until = Until::moment().unwrap_or_else(|| Instant::now() + self.terms.io_timeout);
         let (mut parts, body) = request.into_parts();
         if let Some(signer) = &self.signer {
             signer.sign(&mut parts, None).await?;
         }
         // Extensions are opendal's own.
         parts.extensions = http::Extensions::new();
-        let sends = matches!(parts.method, Method::PUT | Method::POST | Method::PATCH);
-        let answered = match sends || !body.is_empty() {
-            true => {
-                parts.headers.entry(CONTENT_LENGTH).or_insert(body.len().into());
-                agent.run(Request::from_parts(parts, SendBody::from_owned_reader(body)))
-            }
-            false => agent.run(Request::from_parts(parts, ())),
-        };
-        let response = answered.map_err(|error| {
-            fail(StoreError::Unavailable(format!("{asked}: {}", explain_ureq(&error))), true)
+        let answered = self.exchange(parts, body, is_read);
+        let (uri, response) = answered.map_err(|error| {
+            let temporary = matches!(error, StoreError::Unavailable(_));
+            fail(error, temporary)
         })?;
-        let (parts, body) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         let status = parts.status.as_u16();
         debug!("{asked}: {status}");
         let length = header(&parts.headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
         // A redirect that is not followed is how S3 answers for a bucket in another region.
-        if status >= 400 || status >= 300 && self.redirects == 0 {
+        if status >= 400 || status >= 300 && !self.follows() {
             // The status is known; the reason is told as far as it comes in time.
-            let text = read_until(body.into_reader().take(ERROR_BODY), Instant::now() + self.timeouts.stall);
+            let until = Instant::now() + self.terms.timeouts.stall;
+            let text = read_until(body.into_reader().take(ERROR_BODY), until);
             let refusal = Refusal {
                 asked,
                 status,
@@ -241,6 +375,16 @@ impl HttpTransport for Transport {
             answer::check_range(status, &headers, range, None, etag.as_deref())
                 .map_err(|error| fail(error, false))?;
         }
+        if header(&parts.headers, ETAG).is_none_or(|etag| !answer::is_etag(&answer::quoted(etag))) {
+            parts.headers.remove(ETAG);
+        }
+        if !is_read {
+            // What was sent may have taken its time.
+            let until = if is_sent { Instant::now() + self.terms.io_timeout } else { until };
+            let text = if head { Answer::default() } else { whole(&asked, body, length, until)? };
+            let size = if head { length } else { Some(text.bytes.len() as u64) };
+            return self.checked(parts, &uri, text, size.filter(|_| !head));
+        }
         let encoded = parts.headers.contains_key(CONTENT_ENCODING);
         let size = length.filter(|_| !head && !encoded);
         let piece =
@@ -250,6 +394,99 @@ impl HttpTransport for Transport {
             HttpBody::new(Pieces { body: body.into_reader(), size: piece, asked }, size),
         ))
     }
+}
+
+/// An answer that is here as a whole, and what counts its memory.
+#[derive(Default)]
+struct Answer {
+    bytes: Vec<u8>,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// All of an answer that is not the bytes of a file, which has an end in bytes and in time.
+fn whole(asked: &str, body: ureq::Body, length: Option<u64>, until: Instant) -> opendal::Result<Answer> {
+    let too_large = || {
+        let text = format!("{asked}: an answer of more than {} MiB", limits::ANSWER >> 20);
+        fail(StoreError::Failed(text), false)
+    };
+    if length.is_some_and(|length| length > limits::ANSWER as u64) {
+        return Err(too_large());
+    }
+    let (mut reader, mut answer) = (body.into_reader(), Answer::default());
+    let mut piece =
+        vec![0; length.and_then(|it| usize::try_from(it).ok()).map_or(PIECE, |it| it.clamp(1, PIECE))];
+    loop {
+        let unavailable = |why: &str| fail(StoreError::Unavailable(format!("{asked}: {why}")), true);
+        if Instant::now() > until {
+            return Err(unavailable("the answer comes too slowly"));
+        }
+        let read = match reader.read(&mut piece) {
+            Ok(0) => return Ok(answer),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(unavailable(&error.kind().to_string())),
+        };
+        if answer.bytes.len() + read > limits::ANSWER {
+            return Err(too_large());
+        }
+        if !answer._held.take(read) {
+            return Err(unavailable("too many large answers at a time"));
+        }
+        answer.bytes.extend_from_slice(piece.get(..read).unwrap_or_default());
+    }
+}
+
+impl Transport {
+    /// The answer as the library may read it.
+    fn checked(
+        &self,
+        mut parts: http::response::Parts,
+        uri: &http::Uri,
+        mut answer: Answer,
+        size: Option<u64>,
+    ) -> opendal::Result<Response<HttpBody>> {
+        let before = answer.bytes.len();
+        let listed = LISTING.with_borrow_mut(|listing| match listing {
+            Some(listing) if parts.status.is_success() => listing.take(uri, &mut answer.bytes),
+            _ => Ok(()),
+        });
+        listed.map_err(|error| fail(error, false))?;
+        let size = match answer.bytes.len() {
+            after if after != before => {
+                parts.headers.remove(CONTENT_LENGTH);
+                Some(after as u64)
+            }
+            _ => size,
+        };
+        let body = Buffer::from(Bytes::from_owner(answer));
+        Ok(Response::from_parts(parts, HttpBody::new(Once(Some(body)), size)))
+    }
+}
+
+/// Runs one of opendal's futures that asks for pages of a listing.
+pub(super) fn block_on_listing<T>(
+    listing: &mut Progress,
+    what: impl FnOnce() -> String,
+    future: impl Future<Output = opendal::Result<T>>,
+) -> Result<T, StoreError> {
+    // Given back in any case, also by a panic of the library: the thread serves others, too.
+    struct Turn<'a>(&'a mut Progress);
+    impl Drop for Turn<'_> {
+        fn drop(&mut self) {
+            if let Some(progress) = LISTING.take() {
+                *self.0 = progress;
+            }
+        }
+    }
+    let turn = Turn(listing);
+    LISTING.set(Some(std::mem::take(turn.0)));
+    block_on(what, future)
 }
 
 /// What can be read until a moment; a byte now and then does not put it off.

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use http::header::{HeaderName, HeaderValue};
 use opendal::raw::Timestamp;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
@@ -81,12 +82,17 @@ impl Signed {
             head.extend_from_slice(format!("host: {authority}\r\n").as_bytes());
         }
         for (name, value) in headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                head.extend_from_slice(part);
-            }
+            line(&mut head, name, value);
         }
         let host = host.trim_matches(['[', ']']).to_string();
         Ok(Self { server: Server { https, host, port }, head, asked })
+    }
+}
+
+/// A line of a head. Its value is one that can stand in a line.
+fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        head.extend_from_slice(part);
     }
 }
 
@@ -107,12 +113,16 @@ impl Wire {
         signed: &Signed,
         range: &Range<u64>,
         version: &Version,
-        condition: &str,
+        condition: Option<(HeaderName, HeaderValue)>,
     ) -> Result<Body, Miss> {
         let mut request = Vec::with_capacity(signed.head.len() + 128);
         request.extend_from_slice(&signed.head);
-        write!(request, "range: bytes={}-{}\r\n{condition}\r\n", range.start, range.end - 1)
+        write!(request, "range: bytes={}-{}\r\n", range.start, range.end - 1)
             .map_err(|error| StoreError::Failed(error.to_string()))?;
+        if let Some((name, value)) = &condition {
+            line(&mut request, name, value);
+        }
+        request.extend_from_slice(b"\r\n");
 
         let lost = |error: io::Error| {
             let error = match error.kind() {
@@ -194,7 +204,7 @@ impl Wire {
         answer::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
         let date = version.date().filter(|_| version.etag.is_none());
         // Without them, such a version could be another by now.
-        if version.is_weak() && head.etag.is_none() || date.is_some() && head.modified.is_none() {
+        if version.etag.is_some() && head.etag.is_none() || date.is_some() && head.modified.is_none() {
             return Err(Miss::Odd("an answer that does not tell the version"));
         }
         if let Some(date) = date

@@ -38,6 +38,11 @@ impl LocalStore {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, directory, flags, Mode::empty())
             .with_context(|| format!("cannot open the source directory {}", directory.display()))?;
+        Self::of(root, slow)
+    }
+
+    /// The same of a directory that is open already.
+    pub(crate) fn of(root: OwnedFd, slow: Duration) -> anyhow::Result<Self> {
         let store = LocalStore { root, slow: Slow(slow) };
         match store.resolve(Path::new(""), OFlags::PATH) {
             Ok(_) => Ok(store),

@@ -125,7 +125,7 @@ fn a_body_that_is_left_closes_its_connection() {
                 say(socket, OK)
             } else {
                 let head = format!(
-                    "HTTP/1.1 206 X\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\n\r\n",
+                    "HTTP/1.1 206 X\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\nETag: \"a\"\r\n\r\n",
                     SIZE - 1
                 );
                 say(socket, &head) && socket.write_all(&vec![b'x'; SIZE]).is_ok()

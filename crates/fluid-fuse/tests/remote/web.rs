@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fluid_fuse::remote::{self, Bucket, Item};
+use fluid_fuse::remote::{self, Bucket, Item, Terms};
 use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
 
@@ -120,7 +120,8 @@ fn of_a_listing_the_question_that_failed_alone_is_asked_again() {
 }
 
 fn trusting(url: &str, manifest: &str, ttl: Duration) -> Arc<dyn Bucket> {
-    remote::open_trusting(url, &map(&[("manifest", manifest)]), ttl).unwrap()
+    let terms = Terms { ttl, ..Terms::default() };
+    remote::open_with(url, &map(&[("manifest", manifest)]), &terms).unwrap()
 }
 
 fn keys(bucket: &dyn Bucket) -> Vec<String> {

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
 pub(crate) mod content;
-mod head;
+pub(crate) mod head;
 #[path = "../mount/place.rs"]
 pub(crate) mod place;
 pub(crate) mod s3;

@@ -1,0 +1,48 @@
+//! Text of others as it may be shown: in logs, in messages, on a terminal.
+//!
+//! Keys, error codes and headers are a store's. A line feed in one would forge a line of the log, an escape sequence
+//! would command the terminal that shows it, and a mark of direction would show other words than there are.
+
+use std::borrow::Cow;
+
+/// Characters of a message, of which a store may fill most.
+const LONGEST: usize = 4096;
+
+/// The text without anything that is not plainly seen, and not longer than a message may be.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    if text.len() <= LONGEST && !text.chars().any(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    for (count, letter) in text.chars().enumerate() {
+        if count == LONGEST {
+            shown.push('…');
+            break;
+        }
+        match is_hidden(letter) {
+            true => shown.extend(letter.escape_default()),
+            false => shown.push(letter),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Controls, marks of direction, and what is not seen at all.
+fn is_hidden(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(letter, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f13_nothing_hidden_is_shown() {
+        assert!(matches!(plain("a é 漢 \"x\""), Cow::Borrowed(_)));
+        assert_eq!(plain("a\nb\u{1b}[2J\0\u{202e}c\u{9b}"), r"a\nb\u{1b}[2J\u{0}\u{202e}c\u{9b}");
+        let long = plain(&"ä".repeat(5000)).into_owned();
+        assert_eq!(long.chars().count(), LONGEST + 1);
+    }
+}
