@@ -21,6 +21,7 @@ use fluid_sidecar_policy::cluster::Kind;
 use fluid_sidecar_policy::settings::Settings;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
+use support::admission::{Request, Rule};
 use support::expect::expect;
 use support::manifests;
 use support::validation::violations;
@@ -701,67 +702,560 @@ fn the_twin_takes_what_the_policy_made_and_refuses_what_it_did_not_see() {
 
 // --- Pod security ------------------------------------------------------------------------------------------
 
-/// What the three policies of `pod-security.yaml` say of a Pod: ports of Kubewarden's hostpaths-psp,
-/// pod-privileged and capabilities-psp, of which only the settings used here.
-fn refusals(pod: &Value) -> Vec<String> {
-    let policies = of_kind("ClusterAdmissionPolicy");
-    let settings = |module: &str| {
-        let policy = policies.iter().find(|it| text(&it["spec"]["module"]).contains(&format!("/{module}:")));
-        policy.unwrap_or_else(|| panic!("no {module}"))["spec"]["settings"].clone()
-    };
-    let (hostpaths, privileged) = (settings("hostpaths-psp"), settings("pod-privileged"));
-    let capabilities = settings("capabilities-psp");
-    let mut refusals = Vec::new();
-    for field in ["initContainers", "containers"] {
-        let skip = field == "initContainers" && privileged["skip_init_containers"] == true;
-        for container in list(&pod["spec"][field]) {
-            let security = &container["securityContext"];
-            if security["privileged"] == true && !skip {
-                refusals.push(format!("{} is privileged", container["name"]));
-            }
-            for capability in list(&security["capabilities"]["add"]) {
-                if !list(&capabilities["allowed_capabilities"]).contains(capability) {
-                    refusals.push(format!("{} adds {capability}", container["name"]));
-                }
-            }
-            for mount in list(&container["volumeMounts"]) {
-                let volume =
-                    list(&pod["spec"]["volumes"]).iter().find(|it| it["name"] == mount["name"]).unwrap();
-                let Some(path) = volume["hostPath"]["path"].as_str() else { continue };
-                let read_only = mount["readOnly"] == true;
-                let prefix = |entry: &Value| {
-                    let prefix = text(&entry["pathPrefix"]).trim_end_matches('/').to_string();
-                    format!("{path}/").starts_with(&format!("{prefix}/")).then_some(prefix.len())
-                };
-                let entries = list(&hostpaths["allowedHostPaths"]).iter();
-                let most_specific =
-                    entries.filter(|entry| prefix(entry).is_some()).max_by_key(|entry| prefix(entry));
-                if most_specific.is_none_or(|entry| (entry["readOnly"] == true) != read_only) {
-                    refusals.push(format!("{} mounts {path}", container["name"]));
-                }
-            }
-        }
+/// The namespace whose Pods the rules of `pod-security.yaml` are asked about here.
+const NAMESPACE: &str = "training";
+
+/// The rules, with variables of the administrator's replaced.
+fn rules(replaced: &[(&str, Value)]) -> Vec<Rule> {
+    let mut policies = of_kind("ValidatingAdmissionPolicy");
+    for (name, value) in replaced {
+        let variables = policies.iter_mut().filter_map(|it| it["spec"]["variables"].as_array_mut()).flatten();
+        let variable = variables.into_iter().find(|it| it["name"] == *name);
+        // JSON is CEL, too.
+        variable.unwrap_or_else(|| panic!("no variable {name}"))["expression"] = value.to_string().into();
     }
-    refusals
+    policies.iter().map(Rule::new).collect()
 }
 
+fn refusals(rules: &[Rule], request: &Request<'_>) -> Vec<String> {
+    rules.iter().flat_map(|rule| rule.refusals(request)).collect()
+}
+
+fn creation<'a>(namespace: &'a str, pod: &'a Value) -> Request<'a> {
+    Request { operation: "CREATE", resource: "pods", namespace, object: pod, old: &Value::Null }
+}
+
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    ["initContainers", "containers"].into_iter().flat_map(|field| list(&pod["spec"][field]))
+}
+
+/// Those whom the administrator would have to trust so that this Pod is taken: what its privileged sidecars run, where
+/// they mount what, and the Datasets of others that it refers to.
+fn trust(pod: &Value, namespace: &str) -> [(&'static str, Value); 5] {
+    let (mut trusted, mut mounts, mut paths) = (json!({}), vec![json!("/runtime-mnt")], vec![]);
+    let mut references = vec![json!("none/none")];
+    let joined = |container: &Value| [list(&container["command"]), list(&container["args"])].concat();
+    for sidecar in containers(pod).filter(|it| it["securityContext"]["privileged"] == true) {
+        let mut commands = vec![json!(joined(sidecar))];
+        commands.extend(sidecar.pointer("/livenessProbe/exec/command").cloned());
+        trusted[text(&sidecar["image"])] = commands.into();
+        mounts.extend(list(&sidecar["volumeMounts"]).iter().map(|mount| mount["mountPath"].clone()));
+    }
+    for path in list(&pod["spec"]["volumes"]).iter().filter_map(|it| it["hostPath"]["path"].as_str()) {
+        match path.split('/').collect::<Vec<_>>()[..] {
+            ["", "runtime-mnt", _, owner, dataset, ..] if owner != namespace => {
+                references.push(format!("{owner}/{dataset}").into());
+            }
+            ["", "runtime-mnt", ..] => {}
+            _ => paths.push(json!(path)),
+        }
+    }
+    [
+        ("trusted", trusted),
+        ("sidecarMounts", mounts.into()),
+        ("sidecarPaths", paths.into()),
+        ("references", references.into()),
+        ("takesVariables", true.into()),
+    ]
+}
+
+/// The image of `fluid.yaml`.
+fn shipped_image() -> String {
+    let fuse = &only("ThinRuntimeProfile")["spec"]["fuse"];
+    format!("{}:{}", text(&fuse["image"]), text(&fuse["imageTag"]))
+}
+
+/// What the policy makes of a Pod passes, wherever it goes, once its sidecar's image is trusted. And an image is needed
+/// for that: without, no Pod with a privileged sidecar passes.
 #[test]
-fn pod_security_admits_unprivileged_sidecars_and_nothing_beside_them() {
-    let (policies, cluster) = (policies(), Cluster::of(documents()));
+fn pod_security_takes_what_the_policy_makes() {
+    let shipped = rules(&[]);
+    let mut taken = BTreeMap::new();
+    for case in cases("tests/cases") {
+        let answer = given(&case, "expected.yaml");
+        let pod = &answer["pod"];
+        let annotation = &pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"];
+        if pod["kind"] != "Pod" || annotation.is_null() || answer["decision"] != "injected" {
+            continue;
+        }
+        let request = input::request(given(&case, "pod.yaml"), None, "CREATE").unwrap();
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or("default");
+        let status: Value = serde_json::from_str(text(annotation)).unwrap();
+        let of = name(&case);
+        // What its owner wrote into it beside is not the policy's.
+        let theirs: Vec<_> = refusals(&shipped, &creation(namespace, request.object()));
+        let refusals = refusals(&rules(&trust(pod, namespace)), &creation(namespace, pod));
+        let added: Vec<_> = refusals.iter().filter(|it| !theirs.contains(it)).collect();
+        assert!(added.is_empty(), "{of}: {added:?}");
+        *taken.entry(text(&status["destination"]).to_string()).or_insert(0) += 1;
+        let strange =
+            |it: &Value| it["securityContext"]["privileged"] == true && it["image"] != shipped_image();
+        if containers(pod).any(strange) {
+            let refusals = self::refusals(&shipped, &creation(namespace, pod));
+            assert!(refusals.iter().any(|it| it.contains("does not trust")), "{of}: {refusals:?}");
+        }
+    }
+    assert!(taken.len() == 3 && taken.values().all(|it| *it > 0) && taken["kubernetes"] > 10, "{taken:?}");
+}
+
+/// The examples, as every manifest here has them injected, need no change of `pod-security.yaml`.
+#[test]
+fn pod_security_takes_the_examples_as_shipped() {
+    let (policies, cluster, rules) = (policies(), Cluster::of(documents()), rules(&[]));
+    let mut taken = 0;
     for path in examples() {
         for (file, policy) in &policies {
             let answer = create(&read(&path), &cluster, &policy["spec"]["settings"]);
             let Some(pod) = answer.get("mutated_object") else { continue };
-            let refusals = refusals(pod);
-            let privileged = file == "kubernetes.yaml";
-            assert_eq!(!refusals.is_empty(), privileged, "{file}, {}: {refusals:?}", path.display());
+            let refusals = refusals(&rules, &creation(NAMESPACE, pod));
+            assert!(refusals.is_empty(), "{file}, {}: {refusals:?}", path.display());
+            taken += 1;
         }
     }
-    for path in ["/", "/etc", "/runtime-mnt-2"] {
-        let pod = json!({"spec": {
-            "containers": [{"name": "app", "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": true}]}],
-            "volumes": [{"name": "v", "hostPath": {"path": path}}],
-        }});
-        assert_eq!(refusals(&pod).len(), 1, "{path}");
+    assert!(taken > 10, "{taken}");
+}
+
+#[test]
+fn pod_security_is_bound_to_its_namespaces() {
+    let namespace = json!({"kubernetes.io/metadata.name": only("Namespace")["metadata"]["name"]});
+    let bindings = of_kind("ValidatingAdmissionPolicyBinding");
+    for policy in of_kind("ValidatingAdmissionPolicy") {
+        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+        let name = &policy["metadata"]["name"];
+        let binding = bindings.iter().find(|it| it["spec"]["policyName"] == *name);
+        let binding = &binding.unwrap_or_else(|| panic!("{name} is not bound"))["spec"];
+        assert_eq!(binding["validationActions"], json!(["Deny"]));
+        assert!(selects(&binding["matchResources"]["namespaceSelector"], &namespace));
+    }
+}
+
+/// Nobody is told to look away from init containers: native sidecars are such, and so is everything else that somebody
+/// writes there.
+#[test]
+fn nothing_here_skips_init_containers() {
+    for entry in fs::read_dir(root().join("deploy")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let said = fs::read_to_string(&path).unwrap();
+            assert!(!said.contains("skip_init_containers"), "{}", path.display());
+        }
+    }
+}
+
+/// An example as `kubernetes.yaml` has it injected: with a privileged native sidecar.
+fn injected() -> Value {
+    let example = root().join("deploy/examples/job.yaml");
+    let settings = &policies()["kubernetes.yaml"]["spec"]["settings"];
+    let pod = create(&read(&example), &Cluster::of(documents()), settings)["mutated_object"].clone();
+    assert_eq!(pod["spec"]["initContainers"][0]["securityContext"]["privileged"], true, "{pod:#}");
+    pod
+}
+
+/// A change that makes of an injected Pod a hostile one: JSON pointer (`/-` appends) and value. What it needs beside
+/// comes before.
+type Change = (&'static str, Value);
+
+fn changed(pod: &Value, changes: &[Change]) -> Value {
+    let mut pod = pod.clone();
+    for (pointer, value) in changes {
+        // Parents that are missing are made.
+        let mut at = &mut pod;
+        let steps: Vec<&str> = pointer.split('/').skip(1).collect();
+        for (depth, step) in steps.iter().enumerate() {
+            let step = step.replace("~1", "/");
+            at = match (*at).is_array() || step == "-" {
+                true => {
+                    if at.is_null() {
+                        *at = json!([]);
+                    }
+                    let list = at.as_array_mut().unwrap();
+                    let index = if step == "-" { list.len() } else { step.parse().unwrap() };
+                    if index == list.len() {
+                        list.push(Value::Null);
+                    }
+                    &mut list[index]
+                }
+                false => &mut at[&step],
+            };
+            if depth + 1 == steps.len() {
+                *at = value.clone();
+            }
+        }
+    }
+    pod
+}
+
+const ANNOTATION: &str = "/metadata/annotations/fluid-sidecar-policy~1injected";
+
+#[test]
+fn pod_security_refuses_hostile_pods() {
+    let (rules, good) = (rules(&[]), injected());
+    assert_eq!(refusals(&rules, &creation(NAMESPACE, &good)), [""; 0]);
+    let sidecar = good["spec"]["initContainers"][0].clone();
+    let with = |changes: &[Change]| changed(&sidecar, changes);
+    let named = |names: &[&str]| {
+        let sidecars: Vec<_> = names.iter().map(|name| json!({"container": name, "volumes": []})).collect();
+        json!(json!({"destination": "kubernetes", "sidecars": sidecars, "claims": []}).to_string())
+    };
+    let others = "/runtime-mnt/thin/training/imagenet/11111111-1111-1111-1111-111111111111/thin-fuse";
+    let volume = |path: &str| json!({"name": "mine", "hostPath": {"path": path}});
+    let of_sidecar = text(&sidecar["volumeMounts"][0]["name"]).to_string();
+    let mount = |name: &str| json!({"name": name, "mountPath": "/mine"});
+    let nobody = json!({"name": "fluid-fuse", "image": "evil", "command": ["sh"], "securityContext": {"privileged": true}});
+    let attacks: Vec<(&str, Vec<Change>, &str)> = vec![
+        (
+            "a privileged init container of one's own",
+            vec![(
+                "/spec/initContainers/-",
+                json!({"name": "setup", "image": "evil", "securityContext": {"privileged": true}}),
+            )],
+            "may be privileged",
+        ),
+        ("one that is named so", vec![("/spec/initContainers/0", nobody.clone())], "does not trust"),
+        (
+            "one that is named so, without the annotation",
+            vec![(ANNOTATION, json!("{}")), ("/spec/initContainers/0", nobody.clone())],
+            "may be privileged",
+        ),
+        (
+            "a second one that the annotation names",
+            vec![
+                (ANNOTATION, named(&["fluid-fuse", "fluid-fuse-1"])),
+                (
+                    "/spec/initContainers/-",
+                    with(&[("/name", json!("fluid-fuse-1")), ("/image", json!("evil"))]),
+                ),
+            ],
+            "does not trust",
+        ),
+        (
+            "a name that is none of a sidecar's",
+            vec![
+                (ANNOTATION, named(&["fluid-fuse", "fluid-fuse-x"])),
+                ("/spec/initContainers/-", with(&[("/name", json!("fluid-fuse-x"))])),
+            ],
+            "may be privileged",
+        ),
+        ("another image", vec![("/spec/initContainers/0/image", json!("evil"))], "does not trust"),
+        (
+            "another command",
+            vec![("/spec/initContainers/0/command", json!(["fluid-fuse", "mount", "--source", "file:///"]))],
+            "does not trust",
+        ),
+        (
+            "arguments",
+            vec![("/spec/initContainers/0/args", json!(["--source", "file:///"]))],
+            "does not trust",
+        ),
+        (
+            "another postStart hook",
+            vec![("/spec/initContainers/0/lifecycle/postStart/exec/command", json!(["sh", "-c", "evil"]))],
+            "a hook or a probe",
+        ),
+        ("no hook", vec![("/spec/initContainers/0/lifecycle", Value::Null)], "a hook or a probe"),
+        (
+            "another script in the hook",
+            vec![(
+                "/spec/initContainers/0/lifecycle/postStart/exec/command",
+                json!(["sh", "-c", "evil", "gate", "/a", "1"]),
+            )],
+            "a hook or a probe",
+        ),
+        (
+            "another preStop hook",
+            vec![("/spec/initContainers/0/lifecycle/preStop/exec/command", json!(["sh", "-c", "evil"]))],
+            "a hook or a probe",
+        ),
+        (
+            "a probe that is a command",
+            vec![("/spec/initContainers/0/startupProbe", json!({"exec": {"command": ["sh", "-c", "evil"]}}))],
+            "a hook or a probe",
+        ),
+        (
+            "a library for its program",
+            vec![(
+                "/spec/initContainers/0/env/-",
+                json!({"name": "LD_PRELOAD", "value": "/etc/fluid/evil.so"}),
+            )],
+            "variables that decide",
+        ),
+        (
+            "variables of a ConfigMap",
+            vec![("/spec/initContainers/0/envFrom", json!([{"configMapRef": {"name": "evil"}}]))],
+            "variables that decide",
+        ),
+        (
+            "a ConfigMap over its program",
+            vec![
+                (
+                    "/spec/volumes/-",
+                    json!({"name": "mine", "configMap": {"name": "evil", "defaultMode": 493}}),
+                ),
+                ("/spec/initContainers/0/volumeMounts/-", json!({"name": "mine", "mountPath": "/usr/bin"})),
+            ],
+            "mounts a volume where",
+        ),
+        (
+            "a ConfigMap over its program, around a corner",
+            vec![
+                (
+                    "/spec/volumes/-",
+                    json!({"name": "mine", "configMap": {"name": "evil", "defaultMode": 493}}),
+                ),
+                (
+                    "/spec/initContainers/0/volumeMounts/-",
+                    json!({"name": "mine", "mountPath": "/etc/fluid/../../usr/bin"}),
+                ),
+            ],
+            "mounts a volume where",
+        ),
+        (
+            "sidecars alone",
+            vec![("/spec/containers", json!([with(&[("/name", json!("fluid-fuse"))])]))],
+            "serves nobody",
+        ),
+        ("the node", vec![("/spec/volumes/-", volume("/"))], "is none of a Dataset"),
+        ("the mount root", vec![("/spec/volumes/-", volume("/runtime-mnt"))], "is none of a Dataset"),
+        (
+            "a path around a corner",
+            vec![("/spec/volumes/-", volume("/runtime-mnt/../etc"))],
+            "is none of a Dataset",
+        ),
+        (
+            "a path around a corner, deep enough",
+            vec![("/spec/volumes/-", volume("/runtime-mnt/thin/training/imagenet/../../../../etc/x-fuse"))],
+            "is none of a Dataset",
+        ),
+        (
+            "below a mount, where its content decides",
+            vec![("/spec/volumes/-", volume("/runtime-mnt/thin/training/imagenet/thin-fuse/link"))],
+            "is none of a Dataset",
+        ),
+        (
+            "a root with a similar name",
+            vec![("/spec/volumes/-", volume("/runtime-mnt-2/thin/training/imagenet/thin-fuse"))],
+            "is none of a Dataset",
+        ),
+        (
+            "a Dataset of another namespace",
+            vec![("/spec/volumes/-", volume("/runtime-mnt/thin/victim/imagenet/thin-fuse"))],
+            "of another namespace",
+        ),
+        (
+            "the directory above all Pods of a Dataset",
+            vec![
+                ("/spec/volumes/-", volume("/runtime-mnt/thin/training/imagenet")),
+                ("/spec/containers/0/volumeMounts/-", mount("mine")),
+            ],
+            "mounts a hostPath of sidecars",
+        ),
+        (
+            "another Pod's directory",
+            vec![("/spec/volumes/-", volume(others))],
+            "no sidecar of this Pod mounts there",
+        ),
+        (
+            "a device",
+            vec![
+                ("/spec/volumes/-", volume("/dev/fuse")),
+                ("/spec/containers/0/volumeMounts/-", mount("mine")),
+            ],
+            "mounts a hostPath of sidecars",
+        ),
+        (
+            "a file that kubelet makes",
+            vec![(
+                "/spec/volumes/-",
+                json!({"name": "mine", "hostPath": {"type": "FileOrCreate", "path": "/runtime-mnt/thin/training/imagenet/thin-fuse"}}),
+            )],
+            "has a type",
+        ),
+        (
+            "a sidecar's hostPath",
+            vec![("/spec/containers/0/volumeMounts/-", mount(&of_sidecar))],
+            "mounts a volume of a sidecar",
+        ),
+        (
+            "a sidecar's cache",
+            vec![
+                ("/spec/volumes/-", json!({"name": "mine", "emptyDir": {}})),
+                (
+                    "/spec/initContainers/0/volumeMounts/-",
+                    json!({"name": "mine", "mountPath": "/etc/fluid/cache"}),
+                ),
+                ("/spec/containers/0/volumeMounts/-", mount("mine")),
+            ],
+            "mounts a volume of a sidecar",
+        ),
+        (
+            "a sidecar's cache, in an unprivileged container that the annotation calls a sidecar",
+            vec![
+                (ANNOTATION, named(&["fluid-fuse", "fluid-fuse-1"])),
+                ("/spec/volumes/-", json!({"name": "mine", "emptyDir": {}})),
+                (
+                    "/spec/initContainers/0/volumeMounts/-",
+                    json!({"name": "mine", "mountPath": "/etc/fluid/cache"}),
+                ),
+                (
+                    "/spec/containers/-",
+                    json!({"name": "fluid-fuse-1", "image": "evil", "volumeMounts": [mount("mine")]}),
+                ),
+            ],
+            "mounts a volume of a sidecar",
+        ),
+        (
+            "Bidirectional in the application",
+            vec![("/spec/containers/0/volumeMounts/0/mountPropagation", json!("Bidirectional"))],
+            "Bidirectional",
+        ),
+        ("the node's processes", vec![("/spec/hostPID", json!(true))], "hostPID"),
+        ("the node's IPC", vec![("/spec/hostIPC", json!(true))], "hostPID"),
+        ("the node's network", vec![("/spec/hostNetwork", json!(true))], "hostPID"),
+        (
+            "a port of the node",
+            vec![("/spec/containers/0/ports", json!([{"containerPort": 1, "hostPort": 22}]))],
+            "host ports",
+        ),
+        (
+            "a capability",
+            vec![("/spec/containers/0/securityContext/capabilities/add", json!(["SYS_ADMIN"]))],
+            "capability",
+        ),
+        (
+            "a capability in lower case",
+            vec![("/spec/containers/0/securityContext/capabilities/add", json!(["cap_sys_admin"]))],
+            "capability",
+        ),
+        ("procMount", vec![("/spec/containers/0/securityContext/procMount", json!("Unmasked"))], "procMount"),
+        (
+            "no seccomp",
+            vec![("/spec/containers/0/securityContext/seccompProfile/type", json!("Unconfined"))],
+            "seccomp",
+        ),
+        (
+            "no seccomp in the Pod",
+            vec![("/spec/securityContext/seccompProfile/type", json!("Unconfined"))],
+            "seccomp",
+        ),
+        (
+            "no AppArmor",
+            vec![("/spec/securityContext/appArmorProfile/type", json!("Unconfined"))],
+            "AppArmor",
+        ),
+        (
+            "no AppArmor, the older way",
+            vec![(
+                "/metadata/annotations/container.apparmor.security.beta.kubernetes.io~1app",
+                json!("unconfined"),
+            )],
+            "AppArmor",
+        ),
+        (
+            "an SELinux type",
+            vec![("/spec/containers/0/securityContext/seLinuxOptions/type", json!("spc_t"))],
+            "SELinux",
+        ),
+        (
+            "a sysctl",
+            vec![(
+                "/spec/securityContext/sysctls",
+                json!([{"name": "kernel.core_pattern", "value": "|/evil"}]),
+            )],
+            "sysctl",
+        ),
+        (
+            "a host process",
+            vec![("/spec/securityContext/windowsOptions/hostProcess", json!(true))],
+            "hostProcess",
+        ),
+    ];
+    for (attack, changes, message) in attacks {
+        let pod = changed(&good, &changes);
+        let refusals = refusals(&rules, &creation(NAMESPACE, &pod));
+        assert!(refusals.iter().any(|it| it.contains(message)), "{attack}: {refusals:?}");
+        // For its own reason, not because an expression fails.
+        assert!(refusals.iter().all(|it| !it.contains("Err(")), "{attack}: {refusals:?}");
+    }
+    // An injected Pod of another namespace is one of another namespace's Dataset.
+    assert_eq!(
+        refusals(&rules, &creation("victim", &good)),
+        ["A hostPath is of a Dataset of another namespace."]
+    );
+}
+
+#[test]
+fn pod_security_holds_after_admission() {
+    let (rules, good) = (rules(&[]), injected());
+    let update = |resource: &str, old: &Value, changes: &[Change]| {
+        let pod = changed(old, changes);
+        refusals(&rules, &Request { operation: "UPDATE", resource, namespace: NAMESPACE, object: &pod, old })
+    };
+    let refused = |message: &str, refusals: Vec<String>| {
+        assert!(refusals.iter().any(|it| it.contains(message)), "{message}: {refusals:?}");
+    };
+    let evil = ("/spec/initContainers/0/image", json!("evil"));
+    refused("cannot be changed", update("pods", &good, &[evil.clone()]));
+    // Nor to another one that is trusted, nor by making it no sidecar first.
+    let other = "registry.example/other";
+    let trusting = self::rules(&[(
+        "trusted",
+        json!({other: [["fluid-fuse", "mount"]], "ghcr.io/fluid-sidecar-policy/fluid-fuse:v0.1.0": [["fluid-fuse", "mount"]]}),
+    )]);
+    let moved = changed(&good, &[("/spec/initContainers/0/image", json!(other))]);
+    assert_eq!(refusals(&trusting, &creation(NAMESPACE, &moved)), [""; 0]);
+    let request =
+        Request { operation: "UPDATE", resource: "pods", namespace: NAMESPACE, object: &moved, old: &good };
+    assert_eq!(refusals(&trusting, &request), ["The image of a sidecar cannot be changed."]);
+    let forgotten = changed(&good, &[(ANNOTATION, json!(""))]);
+    refused("cannot be changed", update("pods", &forgotten, &[evil]));
+
+    let debugger = |fields: Value| {
+        let mut container = json!({"name": "debugger", "image": "busybox"});
+        container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        update("pods/ephemeralcontainers", &good, &[("/spec/ephemeralContainers/-", container)])
+    };
+    assert_eq!(debugger(json!({"targetContainerName": "train"})), [""; 0]);
+    refused("join a sidecar", debugger(json!({"targetContainerName": "fluid-fuse"})));
+    refused("may be privileged", debugger(json!({"securityContext": {"privileged": true}})));
+    refused("capability", debugger(json!({"securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}}})));
+    let of_sidecar = &good["spec"]["initContainers"][0]["volumeMounts"][0]["name"];
+    refused(
+        "volume of a sidecar",
+        debugger(json!({"volumeMounts": [{"name": of_sidecar, "mountPath": "/mine"}]})),
+    );
+    let named = json!({"name": "fluid-fuse", "securityContext": {"privileged": true}});
+    refused("may be privileged", debugger(named));
+
+    // The application is its owner's, and a Pod that was there before the rule can end.
+    assert_eq!(update("pods", &good, &[("/spec/containers/0/image", json!("newer"))]), [""; 0]);
+    let older = changed(&good, &[("/spec/hostPID", json!(true))]);
+    assert_eq!(update("pods", &older, &[("/metadata/finalizers", json!([]))]), [""; 0]);
+}
+
+#[test]
+fn pod_security_lets_nobody_into_a_sidecar() {
+    let rules = rules(&[]);
+    for (allowed, container) in [
+        (false, Some("fluid-fuse")),
+        (false, Some("fluid-fuse-1")),
+        (true, Some("train")),
+        (true, Some("fluid-fuse-viewer")),
+        (true, None),
+    ] {
+        let mut options =
+            json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdin": true, "command": ["sh"]});
+        if let Some(container) = container {
+            options["container"] = container.into();
+        }
+        for resource in ["pods/exec", "pods/attach"] {
+            let request = Request {
+                operation: "CONNECT",
+                resource,
+                namespace: NAMESPACE,
+                object: &options,
+                old: &Value::Null,
+            };
+            assert_eq!(refusals(&rules, &request).is_empty(), allowed, "{resource} {container:?}");
+        }
     }
 }

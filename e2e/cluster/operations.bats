@@ -75,6 +75,72 @@ heeded() { ! pod probe Never true '.spec.containers[0].securityContext.privilege
   eventually phase app Succeeded
 }
 
+# The rules of deploy/ for the test's namespace, which trust its image, and are named after it. Deleted with the cluster.
+pod_security() {
+  yq -c --arg namespace "$NAMESPACE" --arg image "$IMAGE" 'select(.kind | startswith("ValidatingAdmissionPolicy"))
+    | .metadata.name += "-" + $namespace
+    | if .spec.policyName then .spec.policyName += "-" + $namespace
+        | .spec.matchResources.namespaceSelector.matchExpressions[0].values = [$namespace]
+      else .spec.variables |= (. // [] | map(if .name == "trusted" then .expression = ({($image): [["fluid-fuse", "mount"]]} | tojson)
+        else . end)) end' "$project/deploy/pod-security.yaml" | kubectl apply -f -
+}
+
+@test "the rule for Pods with sidecars takes those that the policy made, and refuses hostile ones and exec" {
+  kubectl label namespace "$NAMESPACE" destination=kubernetes --overwrite
+  DESTINATION=kubernetes
+  pod_security
+  # Before it is heeded nothing is refused.
+  refused() { ! pod probe Never true '.spec.hostPID = true | del(.spec.volumes[0], .spec.containers[0].volumeMounts[0])' 2>/dev/null || ! kubectl delete pod probe; }
+  eventually refused
+  # The API server knows every field that the rule names.
+  [ "$(kubectl get validatingadmissionpolicy "fluid-sidecar-pods-$NAMESPACE" -o 'jsonpath={.status.typeChecking.expressionWarnings}')" = "" ]
+  # As soon as the API server knows the label of the namespace, the sidecar is privileged.
+  made() {
+    kubectl delete pod app --ignore-not-found
+    pod app Never "cat /data/hello.txt; $SERVE"
+    kubectl get pod app -o json | jq -e '.spec.initContainers[0].securityContext.privileged'
+  }
+  eventually made
+  eventually logs_have app app hello
+
+  # hostile NAME MESSAGE JQ: the same Pod, written by hand and changed.
+  hostile() {
+    kubectl get pod app -o json | jq "del(.spec.nodeName, .status, .metadata.uid, .metadata.resourceVersion) | .metadata.name = \"$1\" | $3" >"$BATS_TEST_TMPDIR/$1.json"
+    run kubectl create -f "$BATS_TEST_TMPDIR/$1.json"
+    [ "$status" -ne 0 ]
+    [[ $output == *"$2"* ]]
+  }
+  # shellcheck disable=SC2016 # jq's
+  {
+    hostile image "does not trust" '.spec.initContainers[0].image = "busybox:1"'
+    hostile command "does not trust" '.spec.initContainers[0].args = ["--source", "file:///"]'
+    hostile hook "a hook or a probe" '.spec.initContainers[0].lifecycle.postStart.exec.command = ["sh", "-c", "evil"]'
+    hostile own "may be privileged" '.spec.initContainers += [{name: "own", image: "busybox:1", securityContext: {privileged: true}}]'
+    hostile node "is none of a Dataset" '.spec.volumes += [{name: "node", hostPath: {path: "/"}}]'
+    hostile foreign "of another namespace" '.spec.volumes += [{name: "foreign", hostPath: {path: "/runtime-mnt/thin/victim/data/thin-fuse"}}]'
+    hostile propagation "Bidirectional" '.spec.containers[0].securityContext.privileged = true | .spec.containers[0].volumeMounts[0].mountPropagation = "Bidirectional"'
+    hostile parent "volume of a sidecar" '.spec.initContainers[0].volumeMounts[0].name as $name | .spec.containers[0].volumeMounts += [{$name, mountPath: "/mine"}]'
+    hostile processes "hostPID" '.spec.hostPID = true'
+  }
+
+  # After admission.
+  run kubectl set image pod/app fluid-fuse=busybox:1
+  [ "$status" -ne 0 ]
+  [[ $output == *"cannot be changed"* ]]
+  for access in "exec app -c fluid-fuse -- fluid-fuse --version" "attach app -c fluid-fuse"; do
+    # shellcheck disable=SC2086 # words
+    run timeout 20 kubectl $access
+    [ "$status" -ne 0 ]
+    [[ $output == *"in a sidecar"* ]]
+  done
+  run kubectl debug app --image=busybox:1 --target=fluid-fuse -- true
+  [[ $output == *"join a sidecar"* ]]
+  # The application is its owner's.
+  [ "$(kubectl exec app -- cat /data/hello.txt)" = hello ]
+  kubectl label pod app changed=yes
+  kubectl delete pod app
+}
+
 @test "Pod Security baseline takes a Deployment, refuses its Pods, and says so where its owner looks" {
   kubectl label namespace "$NAMESPACE" pod-security.kubernetes.io/enforce=baseline --overwrite
   deployment web 1 true

@@ -6,7 +6,7 @@
 //! them; one that is missing here is refused, which is the safe mistake. Types say nothing of values beyond enums:
 //! for Pods `support/validation.rs` does.
 
-use k8s_openapi::api::{apps, batch, core, rbac};
+use k8s_openapi::api::{admissionregistration, apps, batch, core, rbac};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -22,6 +22,12 @@ pub fn check(manifest: &Value) -> Result<(), String> {
         ("v1", "Namespace") => again::<core::v1::Namespace>(manifest),
         ("v1", "Secret") => again::<core::v1::Secret>(manifest),
         ("v1", "ServiceAccount") => again::<core::v1::ServiceAccount>(manifest),
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
+            again::<admissionregistration::v1::ValidatingAdmissionPolicy>(manifest)
+        }
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => {
+            again::<admissionregistration::v1::ValidatingAdmissionPolicyBinding>(manifest)
+        }
         ("apps/v1", "DaemonSet") => again::<apps::v1::DaemonSet>(manifest),
         ("apps/v1", "Deployment") => again::<apps::v1::Deployment>(manifest),
         ("apps/v1", "StatefulSet") => again::<apps::v1::StatefulSet>(manifest),

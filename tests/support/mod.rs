@@ -6,6 +6,7 @@
     reason = "a module of each test program, which uses a part of it"
 )]
 
+pub mod admission;
 pub mod expect;
 pub mod golden;
 pub mod manifests;
