@@ -11,6 +11,9 @@
 //! the policy starts it (their names are in [`fluid_sidecar_layout::contract`]), the memory limit of its cgroup, and the
 //! processes of the Pod's other containers ([`users`]). Messages name the field of the Pod that would have to change.
 //! Only [`remote`] speaks the protocols of stores and holds credentials; others ask it which options are secrets.
+//!
+//! Nobody from outside is trusted: `limits` says what a store may cost, [`trust`] what a Dataset may name, `nofollow` opens
+//! what others could have planted, and [`plain`] shows the words of others.
 
 pub mod bench;
 pub mod cli;

@@ -55,6 +55,10 @@ pub(crate) const TIME_PER_ENTRY: Duration = Duration::from_millis(2);
 /// What a name adds to that time about which a web server must be asked alone.
 pub(crate) const TIME_PER_QUESTION: Duration = Duration::from_millis(50);
 
+/// How long the answer to what was sent may take once it has begun. S3 joins the parts of an upload, and copies, for minutes
+/// while it sends blanks.
+pub(crate) const WRITTEN: Duration = Duration::from_secs(10 * 60);
+
 /// Redirects that are followed in a row: HDFS needs one, web servers rarely two.
 pub(crate) const REDIRECTS: usize = 10;
 

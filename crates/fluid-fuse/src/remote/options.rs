@@ -263,6 +263,11 @@ impl Meaning {
     }
 }
 
+/// How long to wait for what no option says, in seconds: to connect, to the first byte of an answer, to the next.
+const CONNECT: u64 = 5;
+const FIRST_BYTE: u64 = 20;
+const STALL: u64 = 10;
+
 /// How long to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeouts {
@@ -272,9 +277,15 @@ pub(super) struct Timeouts {
 }
 
 impl Timeouts {
+    /// Without what is longer than the time for a whole operation, unless the defaults are: what is written may take its
+    /// time.
     pub(super) fn within(self, most: Duration) -> Self {
-        let Timeouts { connect, first_byte, stall } = self;
-        Timeouts { connect: connect.min(most), first_byte: first_byte.min(most), stall: stall.min(most) }
+        let within = |time: Duration, seconds| time.min(most.max(Duration::from_secs(seconds)));
+        Timeouts {
+            connect: within(self.connect, CONNECT),
+            first_byte: within(self.first_byte, FIRST_BYTE),
+            stall: within(self.stall, STALL),
+        }
     }
 }
 
@@ -358,9 +369,9 @@ impl Place {
             }
         }
         let timeouts = Timeouts {
-            connect: values.duration(ConnectTimeout, 5)?,
-            first_byte: values.duration(FirstByteTimeout, 20)?,
-            stall: values.duration(StallTimeout, 10)?,
+            connect: values.duration(ConnectTimeout, CONNECT)?,
+            first_byte: values.duration(FirstByteTimeout, FIRST_BYTE)?,
+            stall: values.duration(StallTimeout, STALL)?,
         };
         let mut settings = BTreeMap::new();
         for (meaning, value) in &values.found {

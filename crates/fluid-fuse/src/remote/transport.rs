@@ -334,7 +334,7 @@ impl HttpTransport for Transport {
         let range = header(request.headers(), RANGE).and_then(answer::parse_range);
         let etag = header(request.headers(), IF_MATCH).map(str::to_string);
         let is_read = self.is_read(&request);
-        let is_sent = !request.body().is_empty();
+        let is_sent = matches!(*request.method(), Method::PUT | Method::POST | Method::PATCH);
         let until = Until::moment().unwrap_or_else(|| Instant::now() + self.terms.io_timeout);
         let (mut parts, body) = request.into_parts();
         if let Some(signer) = &self.signer {
@@ -380,7 +380,7 @@ impl HttpTransport for Transport {
         }
         if !is_read {
             // What was sent may have taken its time.
-            let until = if is_sent { Instant::now() + self.terms.io_timeout } else { until };
+            let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
             let text = if head { Answer::default() } else { whole(&asked, body, length, until)? };
             let size = if head { length } else { Some(text.bytes.len() as u64) };
             return self.checked(parts, &uri, text, size.filter(|_| !head));
@@ -544,5 +544,49 @@ impl<R: Read + Unpin> futures_core::Stream for Pieces<R> {
                 Some(Err(fail(StoreError::Unavailable(text), true)))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leads(scheme: Scheme, hosts: &[&str], from: &str, location: &str) -> Option<String> {
+        let second = Duration::from_secs(1);
+        let timeouts = Timeouts { connect: second, first_byte: second, stall: second };
+        let redirects = hosts.iter().filter_map(|host| host.parse().ok()).collect();
+        let terms = Terms { scheme: Some(scheme), timeouts, io_timeout: second, redirects };
+        let answer = Response::builder().status(302).header(LOCATION, location).body(()).unwrap();
+        let to = Transport::new(terms, None).redirect(&from.parse().unwrap(), &answer.into_parts().0);
+        to.ok().flatten().map(|uri| uri.to_string())
+    }
+
+    #[test]
+    fn f13_redirects_are_of_one_origin_and_never_down() {
+        let from = "https://Host:443/a/b?q";
+        let web = |hosts: &[&str], location| leads(Scheme::Http, hosts, from, location);
+        for (location, to) in [
+            ("https://host/x#y", "https://host/x"),
+            ("/x", "https://host:443/x"),
+            ("c?d", "https://host:443/a/c?d"),
+            ("//host/x", "https://host/x"),
+        ] {
+            assert_eq!(web(&[], location).map(|to| to.to_lowercase()).as_deref(), Some(to), "{location}");
+        }
+        for location in
+            ["http://host/x", "http://host:443/x", "https://host:444/x", "https://other/x", "//other/x"]
+        {
+            assert_eq!(web(&["host.example", "*.host"], location), None, "{location}");
+        }
+        assert!(web(&["other"], "https://OTHER/x").is_some() && web(&["*.b"], "https://a.b/x").is_some());
+        assert_eq!(web(&["*.b"], "https://ab/x"), None);
+        // Whatever is allowed.
+        assert_eq!(web(&["*"], "http://host/x"), None);
+        // S3 answers so for a bucket elsewhere.
+        assert_eq!(leads(Scheme::S3, &["*"], from, "/x"), None);
+        let hdfs = |location| leads(Scheme::Webhdfs, &[], "https://n/webhdfs/v1/f?op=OPEN", location);
+        assert!(hdfs("https://d:9865/webhdfs/v1/f?op=OPEN&x=y").is_some());
+        assert_eq!(hdfs("http://d:9864/webhdfs/v1/f?op=OPEN"), None);
+        assert_eq!(hdfs("https://d:9865/webhdfs/v1/g?op=OPEN"), None);
     }
 }
