@@ -70,7 +70,7 @@ bench-fuse: sidecar ## what reading through the sidecar costs, beside its peers 
 	cargo build --locked --release -p fuse-bench
 	@bench/run.sh $(BENCH_FUSE)
 
-fuzz: ## look for inputs that the policy does not answer, for FUZZ_SECONDS each (with cargo-fuzz and a nightly toolchain)
+fuzz: ## look for inputs that the policy or the sidecar does not answer, for FUZZ_SECONDS each (with cargo-fuzz and a nightly toolchain)
 	@fuzz/run.sh
 
 soak: cc ## read and write through restarts, outages and faults, for SOAK_MINUTES (10; as root; SOAK_SEED repeats a run)

@@ -11,7 +11,7 @@ if ! rustup toolchain list 2>/dev/null | grep -q ^nightly; then
   exit
 fi
 fuzz/seeds.sh target/fuzz-corpus
-for target in validate settings; do
+for target in validate settings cache config http index listing mountinfo; do
   mkdir -p "target/fuzz-artifacts/$target"
   cargo +nightly fuzz run "$target" "target/fuzz-corpus/$target" --target-dir target/fuzz -- \
     -max_total_time="${FUZZ_SECONDS:-60}" -max_len=16384 -timeout=10 -print_final_stats=1 \

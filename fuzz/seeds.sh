@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes the inputs that fuzzing starts from of the golden cases: seeds.sh DIRECTORY
+# Makes the inputs that fuzzing starts from, of the golden cases for the policy, of seeds/ for the sidecar: seeds.sh DIRECTORY
 set -euo pipefail
 cd "$(dirname "$0")/.."
 directory=$1
 mkdir -p "$directory/validate" "$directory/settings"
+cp -r fuzz/seeds/. "$directory"
 . scripts/golden.sh
 for case in $(golden_cases); do
   name=${case#tests/cases/}
