@@ -1194,7 +1194,7 @@ fn pod_security_holds_after_admission() {
         assert!(refusals.iter().any(|it| it.contains(message)), "{message}: {refusals:?}");
     };
     let evil = ("/spec/initContainers/0/image", json!("evil"));
-    refused("cannot be changed", update("pods", &good, &[evil.clone()]));
+    refused("cannot be changed", update("pods", &good, std::slice::from_ref(&evil)));
     // Nor to another one that is trusted, nor by making it no sidecar first.
     let other = "registry.example/other";
     let trusting = self::rules(&[(
