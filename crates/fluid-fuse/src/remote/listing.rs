@@ -115,9 +115,10 @@ impl Found {
     }
 }
 
-/// A key that can be asked for, as far as its length and place go.
+/// A key that can be asked for, as far as its length and place go. The library takes one that begins with a slash for a
+/// path from the root.
 fn key(key: &str, prefix: &str) -> bool {
-    key.len() <= KEY && key.starts_with(prefix)
+    key.len() <= KEY && key.starts_with(prefix) && !key.starts_with('/')
 }
 
 fn size(text: &str) -> bool {

@@ -45,6 +45,9 @@ fn f11_keys_outside_of_the_root_are_no_fault() {
     let entries = ["", "/", "t", "train", "trai\u{e9}\u{e9}", "/train/x", "train/../x", "train/ok"];
     let entries: String = entries.iter().map(|key| entry(key, "1", "e")).collect();
     let store = Store::start(move |asked| asked.list(&entries));
+    for listed in [keys(&*store.s3("s3://data", EVER), ""), keys(&*store.s3("s3://data", EVER), "train/")] {
+        assert!(listed.unwrap().iter().any(|key| key == "train/ok"));
+    }
     let found = keys(&*store.s3("s3://data/train", EVER), "").unwrap();
     assert_eq!(found, ["../x", "ok"], "what cannot be a name is not shown by who shows it");
 }
