@@ -1,5 +1,7 @@
 //! What the tests share: the policy's library, run on manifests as the compiled policy is by `evaluate`.
 #![allow(
+    clippy::expect_used,
+    clippy::panic,
     dead_code,
     unreachable_pub,
     missing_docs,

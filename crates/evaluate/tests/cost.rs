@@ -144,7 +144,8 @@ fn security_f10_no_pod_keeps_the_policy_busy() {
     let mount = |number| json!({"name": "data", "mountPath": format!("/d{number}")});
     let toleration = |number| json!({"key": format!("k{number}"), "operator": "Exists"});
     let text = |_| json!("x".repeat(1000));
-    let shapes: [(&str, &dyn Fn(usize) -> Value, &str); 9] = [
+    type Shape<'s> = (&'s str, &'s dyn Fn(usize) -> Value, &'s str);
+    let shapes: [Shape<'_>; 9] = [
         ("claims", &claim, "/spec/volumes"),
         ("volumes of one claim", &same_claim, "/spec/volumes"),
         ("volumes", &volume, "/spec/volumes"),
