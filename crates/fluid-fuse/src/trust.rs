@@ -2,7 +2,7 @@
 //!
 //! Flags and variables are the administrator's: what they name is used. Fluid's configuration (`config.json`, or its
 //! text in a variable) is a Dataset's, whose author need not be the owner of the Pod, and may mean harm to it. So a
-//! Dataset names no file but those of its Secrets ([`secret`]), and directories only where they may be ([`directory`]).
+//! Dataset names no file but those of its Secrets (`secret`), and directories only where they may be (`directory`).
 //! What the options of a mount mean is not known here.
 
 use std::fs;
