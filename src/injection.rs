@@ -8,7 +8,6 @@
 //! annotation [`crate::status::ANNOTATION`] tells people, `uninject` and `mode: verify` what was done.
 
 use std::collections::BTreeMap;
-use std::iter;
 
 use anyhow::{Context as _, Result};
 use fluid_sidecar_layout::MountPoint;
@@ -18,12 +17,12 @@ use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, Use};
 use crate::destination::{Destination, Exit, Order};
-use crate::json::{Places, at, elements, json, list_field, map_field, name_of, places_of, text};
+use crate::json::{Places, elements, json, list_field, map_field, name_of, places_of};
 use crate::limits;
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries};
 use crate::settings::Settings;
-use crate::sidecar::{self, Sidecar, volumes_named_in};
+use crate::sidecar::{self, Sidecar};
 use crate::status::{self, Claim, InjectedSidecar, Mount, Status};
 
 /// The longest name of a container or a volume (a DNS-1123 label).
@@ -75,15 +74,13 @@ pub fn inject(
     for list in LISTS {
         container_names.take_all(spec, list).because(Code::Malformed)?;
         // Also what a container names and nobody has declared: it must not get what the injection brings.
-        for container in elements(spec.get(list)) {
-            volume_names.take(volumes_named_in(container));
-            let env = elements(container.get("env")).iter();
-            container_names.take(env.filter_map(|variable| resource_of(variable.get("valueFrom")?)));
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            volume_names.take(texts(sidecar::volume_names(container)));
+            container_names.take(texts(sidecar::shown_containers(container.get_mut("env"))));
         }
     }
-    for volume in elements(spec.get("volumes")) {
-        container_names.take(files_about_containers(volume));
-    }
+    container_names.take(texts(sidecar::shown_containers(spec.get_mut("volumes"))));
     list_of(spec, "imagePullSecrets").because(Code::Malformed)?;
 
     note_claims(spec, &uses, &mut status);
@@ -423,17 +420,9 @@ fn grace_period(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mu
     ))
 }
 
-/// The container whose resources a part of the downward API shows.
-fn resource_of(part: &Value) -> Option<&str> {
-    text(part.get("resourceFieldRef")?, "containerName")
-}
-
-/// The containers that the files of a volume are about.
-fn files_about_containers(volume: &Value) -> impl Iterator<Item = &str> {
-    let projected = volume.get("projected").and_then(|projected| projected.get("sources"));
-    let sources = iter::once(volume).chain(elements(projected));
-    let items = sources.flat_map(|source| elements(at(source, &["downwardAPI", "items"]).into()));
-    items.filter_map(resource_of)
+/// What stands in some places of a container or a volume.
+fn texts(places: Vec<&mut Value>) -> impl Iterator<Item = &str> {
+    places.into_iter().filter_map(|place| place.as_str())
 }
 
 /// A list of `spec`; absent is empty.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, SecretVariable, Server, Source};
 use crate::destination::{Device, Exit, Order, Strategy};
-use crate::json::{at, elements, json, list_field, map_field, name_of, text};
+use crate::json::{elements, json, list_field, map_field, name_of, text};
 use crate::lifecycle::Gate;
 use crate::limits::VOLUMES_MAX;
 use crate::request::Entries;
@@ -141,11 +141,11 @@ pub fn build(
     let container = &mut sidecar.container;
     let old_name = container.get_mut("name").map(Value::take);
     if let Some(Value::String(old_name)) = old_name.filter(|old| *old != name) {
-        let env = container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten();
-        let values = env.filter_map(|variable| variable.get_mut("valueFrom"));
-        let volumes = sidecar.volumes.iter_mut().filter_map(Value::as_object_mut).flatten();
-        let files = volumes.filter(|(source, _)| matches!(source.as_str(), "downwardAPI" | "projected"));
-        values.chain(files.map(|(_, source)| source)).for_each(|part| follow_name(part, &old_name, name));
+        let variables = shown_containers(container.get_mut("env"));
+        let files = sidecar.volumes.iter_mut().flat_map(shown_by);
+        for shown in variables.into_iter().chain(files).filter(|shown| **shown == old_name) {
+            *shown = name.into();
+        }
     }
     let every_sidecar = Container {
         name: name.to_string(),
@@ -465,14 +465,15 @@ fn above(mount_point: &MountPoint, container: &Map<String, Value>, volumes: &[Va
         let below = below(directory, mount_point)?;
         let mount = mounts.iter().find(|mount| mount.get("name") == volume.get("name"))?;
         let seen_at = format!("{}{below}", text(mount, "mountPath")?.trim_end_matches('/'));
-        let is_it = below.is_empty();
-        let mounted_on = is_it.then(|| seen_at.rsplit_once('/').map(|(above, _)| above.to_string()));
-        let directory = if is_it { mount_point.parent() } else { directory }.to_string();
+        let (directory, mounted_on) = match below {
+            "" => (mount_point.parent(), seen_at.rsplit_once('/').map(|(above, _)| above.to_string())),
+            _ => (directory, None),
+        };
         Some(Above {
             volume: name_of(volume)?.to_string(),
-            directory,
+            directory: directory.to_string(),
             seen_at,
-            mounted_on: mounted_on.flatten(),
+            mounted_on,
         })
     });
     let nearest = seen.max_by_key(|above| above.directory.len());
@@ -703,20 +704,31 @@ fn unprivileged(security: &mut Map<String, Value>) -> Result<Vec<String>> {
     Ok(taken)
 }
 
-/// The downward API names the container whose resources it shows (`resourceFieldRef.containerName`).
-fn follow_name(value: &mut Value, old: &str, new: &str) {
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                if key == "containerName" && value == old {
-                    *value = new.into();
+/// Where variables of a container, or volumes, name the containers whose resources they show (the downward API).
+pub(crate) fn shown_containers(list: Option<&mut Value>) -> Vec<&mut Value> {
+    entries_of(list).flat_map(shown_by).collect()
+}
+
+fn shown_by(variable_or_volume: &mut Value) -> Vec<&mut Value> {
+    let mut parts = Vec::new();
+    for (field, value) in variable_or_volume.as_object_mut().into_iter().flatten() {
+        match field.as_str() {
+            "valueFrom" => parts.push(value),
+            "downwardAPI" => parts.extend(entries_of(value.get_mut("items"))),
+            "projected" => {
+                for source in entries_of(value.get_mut("sources")) {
+                    let files = source.get_mut("downwardAPI");
+                    parts.extend(entries_of(files.and_then(|files| files.get_mut("items"))));
                 }
-                follow_name(value, old, new);
             }
+            _ => {}
         }
-        Value::Array(elements) => elements.iter_mut().for_each(|element| follow_name(element, old, new)),
-        _ => {}
     }
+    parts.into_iter().filter_map(|part| part.get_mut("resourceFieldRef")?.get_mut("containerName")).collect()
+}
+
+fn entries_of(list: Option<&mut Value>) -> impl Iterator<Item = &mut Value> {
+    list.and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 /// Where a container names volumes: in its mounts, its block devices, and its variables from files.
@@ -734,14 +746,6 @@ pub(crate) fn volume_names(container: &mut Map<String, Value>) -> Vec<&mut Value
         }
     }
     names
-}
-
-/// The same names, to be read.
-pub(crate) fn volumes_named_in(container: &Value) -> impl Iterator<Item = &str> {
-    let mounts = ["volumeMounts", "volumeDevices"].into_iter().flat_map(|key| elements(container.get(key)));
-    let env = elements(container.get("env")).iter();
-    let files = env.filter_map(|variable| text(at(variable, &["valueFrom", "fileKeyRef"]), "volumeName"));
-    mounts.filter_map(name_of).chain(files)
 }
 
 /// Sets variables, each in its old place if it had one: later variables may refer to it.

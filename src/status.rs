@@ -251,10 +251,10 @@ pub fn uninject(pod: &mut Value) -> Result<bool> {
 /// Puts back what a mount of a replaced claim had.
 fn restore(before: Option<&Mount>, sub_path: &str, mount: &mut Value) {
     let Some(mount) = mount.as_object_mut() else { return };
-    for (key, put_before) in [("subPath", sub_path), ("subPathExpr", &sub_path.replace("$(", "$$("))] {
-        let own = mount.get(key).and_then(Value::as_str).and_then(|path| path.strip_prefix(put_before));
+    let put_before = [("subPath", sub_path.to_string()), ("subPathExpr", sub_path.replace("$(", "$$("))];
+    for (key, put_before) in put_before.into_iter().filter(|_| !sub_path.is_empty()) {
+        let own = mount.get(key).and_then(Value::as_str).and_then(|path| path.strip_prefix(&put_before));
         match own.map(|own| own.strip_prefix('/').unwrap_or(own).to_string()) {
-            _ if sub_path.is_empty() => {}
             Some(own) if own.is_empty() => drop(mount.remove(key)),
             Some(own) => drop(mount.insert(key.into(), own.into())),
             None => {}
