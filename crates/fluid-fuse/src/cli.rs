@@ -354,7 +354,7 @@ pub struct ProbeOptions {
     /// The directory that is mounted on
     pub path: PathBuf,
 
-    /// What to ask for below it
+    /// A path below that directory to ask for too
     pub below: Option<PathBuf>,
 
     /// Read a directory's first entry too

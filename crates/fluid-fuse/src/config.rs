@@ -26,7 +26,7 @@ pub struct MountSpec {
     pub options: Options,
     /// Nothing may be written.
     pub read_only: bool,
-    /// Who has said so.
+    /// Who chose the source and its options.
     pub trust: Trust,
 }
 

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, OFlags, statat};
 use crate::mount::MountEntry;
 use crate::nofollow;
 
-/// Who has said something.
+/// Who chose a source and its options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
     /// Whoever wrote the container: it is used as it is.

@@ -44,7 +44,7 @@ Given with `--option NAME=VALUE`, in `{option}` (separated by spaces), or as `op
 `-` or `_`. A name with a store's prefix (`fs.oss.`) is read for that store alone. Each also exists as `NAME_file`,
 the path of a file that has the value and is read again when it changes. Secrets (marked \u{2020}) are refused on the
 command line, also in `--config-json`. Of a Dataset (Fluid's `config.json`), files and directories are used only where
-[SEMANTICS.md](../crates/fluid-fuse/SEMANTICS.md#what-a-dataset-may-name) says.
+[SEMANTICS.md](../crates/fluid-fuse/SEMANTICS.md#limits-on-a-dataset) says.
 "
     )
 }

@@ -48,7 +48,7 @@ const NEW: &str = "new";
 pub struct DiskCache {
     /// As it is named in messages.
     directory: PathBuf,
-    /// What every file in it is opened from.
+    /// The same directory, open: its files are opened relative to it.
     opened: OwnedFd,
     limit: u64,
     state: Mutex<State>,
