@@ -24,7 +24,7 @@ demo: wasm sidecar ## see a Pod admitted, mutated and run, its app reading a Dat
 test: ## everything CI runs: lints, unit, golden and property tests, real mounts and containers, e2e, demo
 	@scripts/test.sh
 
-e2e: wasm tools ## the golden cases through the compiled policy (and through kwctl when it is installed)
+e2e: wasm tools ## the compiled policy through the command line (and the golden cases through kwctl when it is installed)
 	@scripts/need.sh bats jq yq
 	bats e2e.bats
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bats
 # The compiled policy from outside: through the offline evaluator, and through kwctl when it is installed.
-# The golden cases of tests/cases run here, too: what they expect of the library they expect of the module.
+# What the golden cases expect of the library they expect of the module: crates/evaluate/tests/wasm.rs asks it about
+# all of them in one process. Here the way from the files to the patch is tried, which compiles the module each time.
 
 bats_require_minimum_version 1.5.0
 
@@ -74,8 +75,8 @@ is_as_expected() {
   }
 }
 
-@test "every golden case gives the same through the compiled policy" {
-  for dir in $(golden_cases); do
+@test "every tenth golden case gives the same through the command line, as a patch" {
+  for dir in $(golden_cases | sed -n '0~10p'); do
     # Settings that are not valid never reach a request in a cluster: the policy server does not start.
     [ "$(basename "$dir")" = settings-unknown-field ] && continue
     for what in request response; do
