@@ -194,6 +194,16 @@ named! {
     }
 }
 
+impl Order {
+    /// The list of a Pod's containers that the sidecar is in.
+    pub fn list(self) -> &'static str {
+        match self {
+            Order::FirstContainer => "containers",
+            Order::NativeSidecar => "initContainers",
+        }
+    }
+}
+
 impl Exit {
     /// The same where the sidecar need not look for itself.
     pub fn unwatched(self) -> Exit {

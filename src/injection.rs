@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
 use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, Use};
-use crate::destination::{Destination, Exit, Order};
+use crate::destination::{Destination, Device, Exit, Order};
 use crate::json::{Places, elements, json, list_field, map_field, name_of, places_of};
 use crate::limits;
 use crate::reason::{Because as _, Code, Reason};
@@ -68,6 +68,10 @@ pub fn inject(
     // What all containers together may ask for (KEP-2837); the sidecar shares it.
     let pod_resources = spec.get("resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
 
+    if strategy.device == Device::Privileged {
+        status.directory = request_uid.to_string();
+    }
+
     let mut container_names = Names::default();
     let mut volume_names = Names::default();
     volume_names.take_all(spec, "volumes").because(Code::Malformed)?;
@@ -88,6 +92,7 @@ pub fn inject(
 
     let mut reasons = Vec::new();
     let mut sidecars = Vec::new();
+    let mut no_token = None;
     for (index, Use { dataset, server, volumes }) in uses.into_iter().enumerate() {
         let name = container_names.unused(FLUID_FUSE);
         let mut sidecar =
@@ -101,6 +106,11 @@ pub fn inject(
             sidecar.end_with(readers.containers[index], restarts).because(Code::Malformed)?;
         }
         rename_volumes(&mut sidecar, &mut volume_names);
+        if !sidecar.has_token {
+            let is_first = no_token.is_none();
+            let name = no_token.get_or_insert_with(|| volume_names.unused(sidecar::NO_TOKEN_VOLUME));
+            sidecar.hide_token(name, is_first).because(Code::Malformed)?;
+        }
         if host_network {
             // They would be ports of the node, which two Pods cannot share.
             sidecar.container.remove("ports");
@@ -131,9 +141,9 @@ pub fn inject(
     pull_secrets(spec, &sidecars, &mut status).because(Code::Malformed)?;
     reasons.extend(grace_period(spec, &sidecars, &mut status));
 
-    let (list, index) = match strategy.order {
-        Order::FirstContainer => ("containers", readers.behind_mesh_proxies),
-        Order::NativeSidecar => ("initContainers", readers.first_init),
+    let index = match strategy.order {
+        Order::FirstContainer => readers.behind_mesh_proxies,
+        Order::NativeSidecar => readers.first_init,
     };
     let containers = LISTS.iter().map(|list| elements(spec.get(*list)).len()).sum::<usize>() + sidecars.len();
     let mut added = Vec::new();
@@ -143,7 +153,7 @@ pub fn inject(
         added.push(Value::Object(sidecar.container));
     }
     limits::check(destination, containers, all_volumes.len())?;
-    let list = list_field(spec, list).because(Code::Malformed)?;
+    let list = list_field(spec, strategy.order.list()).because(Code::Malformed)?;
     // Before a sidecar took its place.
     let first = list.get(index).and_then(name_of).map(str::to_string);
     list.splice(index..index, added);

@@ -191,7 +191,8 @@ pub struct ClaimVolume {
 }
 
 impl<'v> PodGlance<'v> {
-    fn new(pod: &'v Value) -> Result<Self> {
+    /// Looks at a Pod.
+    pub fn new(pod: &'v Value) -> Result<Self> {
         for part in [&["metadata"][..], &["spec"], &[]] {
             let value = at(pod, part);
             ensure!(value.is_object() || value.is_null(), "the Pod: {}must be a map", path(part, ": "));

@@ -15,7 +15,7 @@ use crate::reason::{Because as _, Code, DECISION_ANNOTATION, REASONS_ANNOTATION,
 use crate::request::{ClaimVolume, Payload, PodGlance};
 use crate::settings::{self, Mode, OnProblem, Settings};
 use crate::status::Status;
-use crate::{asked, dataset, exemption, limits, reason, verify};
+use crate::{asked, dataset, exemption, limits, reason, status, verify};
 
 named! {
     /// What was decided about one request.
@@ -128,7 +128,11 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
     // Is what was injected still whole?
     if settings.mode == Mode::Verify {
         limits::check_glance(payload.size(), claims.len())?;
-        log.reasons.extend(verify::check(&payload.whole_object().because(Code::Malformed)?, &settings)?);
+        match check_injection(&payload, &settings, cluster) {
+            Ok(verified) => log.reasons.extend(verified),
+            Err(reason) if reason.code == Code::Unresolved => drop(log.unresolved(&settings, reason)?),
+            Err(reason) => return Err(reason),
+        }
     }
     if claims.is_empty() {
         log.reasons.push(no_claims());
@@ -174,23 +178,51 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
         };
     }
 
+    // Is it of a size that one can look at?
+    let size = limits::check_glance(payload.size(), claims.len());
+
     // What changes in it?
-    let changed = inject(&payload, &pod, claims, destination, &settings, cluster, log);
+    let whole = || payload.whole_object().because(Code::Malformed);
+    let inject =
+        || inject(&payload, &pod, claims, whole, destination, payload.uid(), &settings, cluster, log);
+    let changed = size.and_then(|()| inject());
     changed.or_else(|reason| log.unresolved(&settings, reason))
 }
 
+/// With `mode: verify`: injects the Pod anew as it was before, and compares. `None`: nothing was injected.
+fn check_injection(
+    payload: &Payload<'_>,
+    settings: &Settings,
+    cluster: &impl Cluster,
+) -> Result<Option<Reason>, Reason> {
+    let pod = payload.whole_object().because(Code::Malformed)?;
+    let Some(status) = Status::of(&pod).because(Code::Malformed)? else { return Ok(None) };
+    let destination = verify::destination(&status, settings)?;
+    let mut before = pod.clone();
+    status::undo(&status, &mut before);
+    let glance = PodGlance::new(&before).because(Code::Malformed)?;
+    let claims = glance.claims().because(Code::Malformed)?;
+    limits::check_glance(payload.size(), claims.len())?;
+    let whole = || Ok(before.clone());
+    let directory = status.directory.as_str();
+    let log = &mut Log::default();
+    let expected = inject(payload, &glance, claims, whole, destination, directory, settings, cluster, log);
+    verify::compare(&pod, destination, expected, settings).map(Some)
+}
+
+/// What becomes of a Pod of which only a glance was taken, and the `whole` of it.
+#[allow(clippy::too_many_arguments, reason = "the parts of a Pod and of its request, which differ in verify")]
 fn inject(
     payload: &Payload<'_>,
-    pod: &PodGlance<'_>,
+    glance: &PodGlance<'_>,
     claims: Vec<ClaimVolume>,
+    whole: impl FnOnce() -> Result<Value, Reason>,
     destination: Destination,
+    directory: &str,
     settings: &Settings,
     cluster: &impl Cluster,
     log: &mut Log,
 ) -> Result<Option<Value>, Reason> {
-    // Is it of a size that one can look at?
-    limits::check_glance(payload.size(), claims.len())?;
-
     // Which claims are Datasets, and what serves them?
     let uses = dataset::uses(claims, payload.namespace(), settings, cluster, &mut log.reasons)?;
     if uses.is_empty() {
@@ -198,20 +230,19 @@ fn inject(
     }
 
     // What does the Pod ask for its sidecars?
-    let limits = asked::limits(pod.annotations, settings)?;
+    let limits = asked::limits(glance.annotations, settings)?;
 
-    let mut changed = payload.whole_object().because(Code::Malformed)?;
+    let mut changed = whole()?;
     limits::check_size(&changed)?;
     let status = Status::new(destination, settings::hash(payload.settings()));
-    let uid = payload.uid();
-    for reason in injection::inject(&mut changed, uses, destination, &limits, settings, uid, status)? {
+    for reason in injection::inject(&mut changed, uses, destination, &limits, settings, directory, status)? {
         match reason.code {
             // The Pod does not start before somebody does something.
             Code::IncompleteReference => log.warn(reason),
             _ => log.reasons.push(reason),
         }
     }
-    if let Some(reason) = asked::ignored(pod.annotations) {
+    if let Some(reason) = asked::ignored(glance.annotations) {
         log.warn(reason);
     }
     Ok(Some(changed))

@@ -480,6 +480,18 @@ sidecars:
     imagePullSecrets: [registry]",
         }
 
+        /// Whether the sidecar has the token of the Pod's service account, as other containers do. Set it to `true` for a
+        /// client that asks the API server; whoever decides what the client does (its DaemonSet, its image, its stores)
+        /// may then act as the Pod. Tokens at other places (RRSA, IRSA) are not touched.
+        service_account_token: bool = false, Boolean, {
+            name: "serviceAccountToken",
+            label: "Service account token",
+            example: "
+sidecars:
+  juicefs:
+    serviceAccountToken: true",
+        }
+
         /// A path in the sidecar where an `emptyDir` of its own is mounted, instead of what the container mounts
         /// there. Use it when the Runtime caches on a disk of the node, which a serverless node does not have.
         cache_directory: Option<String> = None, Optional(Text(&PATH)), {

@@ -32,6 +32,13 @@ const PLACES_VOLUME: &str = "fluid-fuse-places";
 /// The volume of `cacheDirectory`.
 const CACHE_VOLUME: &str = "fluid-fuse-cache";
 
+/// The empty volume in the place of the Pod's service account token, which the API server mounts into every container that
+/// has nothing there, also into those that come later. All sidecars of a Pod have the same.
+pub const NO_TOKEN_VOLUME: &str = "fluid-fuse-no-token";
+
+/// Where a container has the token (Kubernetes' `DefaultAPITokenMountPath`).
+const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 /// A container and what it needs of the Pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sidecar {
@@ -52,6 +59,8 @@ pub struct Sidecar {
     pub not_copied: Vec<String>,
     /// The client expects the directory of its mount: kubelet is to make it.
     pub needs_directory: bool,
+    /// It is to have the token of the Pod's service account.
+    pub has_token: bool,
     /// The directory of the node in which each Pod has its own, if Pods share the node.
     shared_directory: Option<String>,
 }
@@ -71,6 +80,7 @@ impl Sidecar {
             left_out: Vec::new(),
             not_copied: Vec::new(),
             needs_directory: false,
+            has_token: false,
             shared_directory: None,
         }
     }
@@ -82,6 +92,31 @@ impl Sidecar {
         let variables =
             [(env::EXIT_WITH_POD, ExitWithPod::ProcessNamespace.name()), (env::EXIT_CONTAINERS, &containers)];
         set_env(&mut self.container, variables.into_iter().chain(settle))
+    }
+
+    /// Mounts a volume of this name where the container mounts something else, or nothing.
+    fn mount_instead(&mut self, name: &str, path: &str, read_only: bool) -> Result<()> {
+        let mounts = list_field(&mut self.container, "volumeMounts")?;
+        mounts.retain(|mount| text(mount, "mountPath").map(|path| path.trim_end_matches('/')) != Some(path));
+        mounts.push(json(VolumeMount {
+            name: name.to_string(),
+            mount_path: path.to_string(),
+            read_only: read_only.then_some(true),
+            ..VolumeMount::default()
+        })?);
+        // What was mounted there before may be mounted no longer.
+        let used = volume_names(&mut self.container);
+        self.volumes.retain(|volume| used.iter().any(|name| volume.get("name") == Some(name)));
+        Ok(())
+    }
+
+    /// Has it see an empty volume of this name, which it brings if `is_first`, in the place of the Pod's token.
+    pub fn hide_token(&mut self, name: &str, is_first: bool) -> Result<()> {
+        self.mount_instead(name, TOKEN_DIRECTORY, true)?;
+        if is_first {
+            self.volumes.insert(0, volume(name, "emptyDir", json(EmptyDirVolumeSource::default())?));
+        }
+        Ok(())
     }
 
     /// Gives up its own cpu and memory: the Pod has some for all of its containers, and the API server refuses a
@@ -209,9 +244,11 @@ fn dress(
     limits: &Entries,
     settings: &Settings,
 ) -> Result<()> {
-    if let Some(overrides) = entry_of(&settings.sidecars, runtime) {
+    let overrides = entry_of(&settings.sidecars, runtime);
+    if let Some(overrides) = overrides {
         override_fields(sidecar, overrides)?;
     }
+    sidecar.has_token = overrides.is_some_and(|overrides| overrides.service_account_token);
     let container = &mut sidecar.container;
     set_env(container, strategy.exit.facts().iter().copied())?;
     set_resources(container, "limits", limits)?;
@@ -243,31 +280,18 @@ fn override_fields(sidecar: &mut Sidecar, overrides: &SidecarOverrides) -> Resul
     set_env(container, overrides.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
     set_resources(container, "limits", &overrides.limits)?;
     set_resources(container, "requests", &overrides.requests)?;
-    if let Some(path) = &overrides.cache_directory {
-        let mut name = CACHE_VOLUME.to_string();
-        while sidecar.volumes.iter().any(|volume| name_of(volume) == Some(&name)) {
-            name.push_str("-own");
-        }
-        let mounts = list_field(container, "volumeMounts")?;
-        mounts.retain(|mount| text(mount, "mountPath") != Some(path));
-        mounts.push(json(VolumeMount {
-            name: name.clone(),
-            mount_path: path.clone(),
-            ..VolumeMount::default()
-        })?);
-        // What was mounted there before may be mounted no longer.
-        let used = volume_names(container);
-        sidecar.volumes.retain(|volume| used.iter().any(|name| volume.get("name") == Some(name)));
-        sidecar.volumes.push(volume(
-            &name,
-            "emptyDir",
-            json(EmptyDirVolumeSource {
-                size_limit: overrides.cache_size_limit.clone().map(Quantity),
-                ..EmptyDirVolumeSource::default()
-            })?,
-        ));
-    }
     sidecar.image_pull_secrets.extend(overrides.image_pull_secrets.iter().cloned());
+    let Some(path) = &overrides.cache_directory else { return Ok(()) };
+    let mut name = CACHE_VOLUME.to_string();
+    while sidecar.volumes.iter().any(|volume| name_of(volume) == Some(&name)) {
+        name.push_str("-own");
+    }
+    sidecar.mount_instead(&name, path, false)?;
+    let source = EmptyDirVolumeSource {
+        size_limit: overrides.cache_size_limit.clone().map(Quantity),
+        ..EmptyDirVolumeSource::default()
+    };
+    sidecar.volumes.push(volume(&name, "emptyDir", json(source)?));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What was done to a Pod, written on the Pod: for people, and to undo it.
 //!
 //! The annotation never decides what is injected. It names objects and holds no values of secrets. [`uninject`] gives
-//! back the Pod as it was before; [`crate::verify`] compares what it says with the Pod.
+//! back the Pod as it was before; [`crate::verify`] does that, too, and injects it anew to compare.
 
 use anyhow::{Context as _, Result};
 use fluid_sidecar_layout::Named as _;
@@ -27,6 +27,9 @@ pub struct Status {
     pub destination: String,
     /// The hash of the settings.
     pub settings: String,
+    /// Names the Pod's directories on nodes that Pods share: the uid of the request that was injected.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub directory: String,
     /// What was added.
     pub sidecars: Vec<InjectedSidecar>,
     /// The claims that were replaced.
@@ -105,6 +108,7 @@ impl Status {
         Status {
             destination: destination.name().into(),
             settings,
+            directory: String::new(),
             sidecars: Vec::new(),
             claims: Vec::new(),
             image_pull_secrets: Vec::new(),
@@ -148,6 +152,7 @@ impl Status {
         Some(Status {
             destination: owned(value, "destination")?,
             settings: owned(value, "settings")?,
+            directory: owned(value, "directory").unwrap_or_default(),
             sidecars: each(value, "sidecars", |sidecar| {
                 Some(InjectedSidecar {
                     container: owned(sidecar, "container")?,
@@ -192,7 +197,15 @@ fn string(value: &Value) -> Option<String> {
 
 /// Gives back the Pod as it was before the injection. `false`: nothing was injected.
 pub fn uninject(pod: &mut Value) -> Result<bool> {
-    let Some(status) = Status::of(pod)? else { return Ok(false) };
+    let status = Status::of(pod)?;
+    if let Some(status) = &status {
+        undo(status, pod);
+    }
+    Ok(status.is_some())
+}
+
+/// Takes back what a status says.
+pub fn undo(status: &Status, pod: &mut Value) {
     let claims = status.claims_by_volume();
     let mounts: Vec<_> = status.claims.iter().flat_map(|claim| &claim.mounts).collect();
     let place = |container: &str, path: &str| format!("{container}:{path}");
@@ -245,7 +258,6 @@ pub fn uninject(pod: &mut Value) -> Result<bool> {
             }
         }
     }
-    Ok(true)
 }
 
 /// Puts back what a mount of a replaced claim had.

@@ -60,6 +60,7 @@ const BASE: &[&str] = &[
     "no_pre_stop",
     "reason_of_the_end",
     "default_container",
+    "no_service_account_token",
     "eci_sidecar_env",
     "readiness_is_the_mount",
     "pinned_user",
@@ -387,6 +388,7 @@ const RULES: &[(&str, Rule)] = rules![
     order_of_volumes,
     taken_volume_names,
     volume_names_without_index,
+    no_service_account_token,
     sidecar_names,
 ];
 
@@ -481,6 +483,21 @@ fn reason_of_the_end(pod: &mut Value, context: &Context<'_>) {
 fn default_container(pod: &mut Value, context: &Context<'_>) {
     let first = context.given["spec"]["containers"][0]["name"].clone();
     pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] = first;
+}
+
+/// The API server mounts the Pod's token into Fluid's sidecars, too.
+fn no_service_account_token(pod: &mut Value, context: &Context<'_>) {
+    let name = "fluid-fuse-no-token";
+    let mount =
+        json!({"name": name, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true});
+    for (container, _) in sidecar_containers(pod, context) {
+        match container["volumeMounts"].as_array_mut() {
+            Some(mounts) => mounts.push(mount.clone()),
+            None => container["volumeMounts"] = json!([mount]),
+        }
+    }
+    let given = context.given["spec"]["volumes"].as_array().unwrap().len();
+    pod["spec"]["volumes"].as_array_mut().unwrap().insert(given, json!({"name": name, "emptyDir": {}}));
 }
 
 /// ECI starts the sidecar first and ends it last, when these say so.

@@ -169,12 +169,16 @@ pod_security() {
   pod app Never "cat /data/hello.txt"
   eventually phase app Succeeded
   kubectl get pod app -o json | jq 'del(.spec.nodeName, .status, .metadata.uid, .metadata.resourceVersion)
-    | .metadata.name = "damaged" | del(.spec.containers[] | select(.name == "fluid-fuse"))' >"$BATS_TEST_TMPDIR/damaged.json"
+    | .metadata.name = "damaged"' >"$BATS_TEST_TMPDIR/whole.json"
+  # damaged FILTER MESSAGE
   damaged() {
+    jq "$1" "$BATS_TEST_TMPDIR/whole.json" >"$BATS_TEST_TMPDIR/damaged.json"
     run kubectl create -f "$BATS_TEST_TMPDIR/damaged.json"
-    [[ $output == *"sidecar fluid-fuse is missing"* ]] || { kubectl delete pod damaged --ignore-not-found; false; }
+    [[ $output == *"$2"* ]] || { echo "$output"; kubectl delete pod damaged --ignore-not-found; false; }
   }
-  eventually damaged
+  eventually damaged 'del(.spec.containers[] | select(.name == "fluid-fuse"))' "spec.containers[fluid-fuse] is missing"
+  damaged '(.spec.containers[] | select(.name == "fluid-fuse")).image = "evil"' \
+    "spec.containers[fluid-fuse].image is not what the policy injects"
   # The policy is away, and its failurePolicy Ignore.
   webhook_configure eci '.spec.failurePolicy = "Ignore"'
   webhook_stop eci

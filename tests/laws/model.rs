@@ -769,6 +769,7 @@ impl Request<'_> {
         let mut grace_seconds = 0;
         let mut status = json!({"sidecars": [], "claims": []});
         let mut replaced = Vec::new();
+        let mut empty = String::new();
         for (dataset, claims) in &datasets {
             let mut sidecar = self.sidecar(dataset, &how, &limits)?;
             if how.exit == "processNamespace" {
@@ -804,6 +805,18 @@ impl Request<'_> {
                 }
                 added.push(new);
             }
+            // Where the Pod's token would be they all see one empty volume, which the first of them brings.
+            if containers.is_empty() {
+                empty = free("fluid-fuse-no-token", &mut volume_names);
+                sidecar.volumes.insert(0, json!({"name": empty, "emptyDir": {}}));
+                added.insert(0, empty.clone());
+            }
+            let place = "/var/run/secrets/kubernetes.io/serviceaccount";
+            append(
+                &mut sidecar.container,
+                "volumeMounts",
+                &[json!({"name": empty, "mountPath": place, "readOnly": true})],
+            );
             let mut note =
                 json!({"container": name, "dataset": format!("{}/{}", self.namespace, dataset.name)});
             if !added.is_empty() {
