@@ -2,7 +2,8 @@
 //!
 //! With `datasetsFrom: cluster` the answer is found by Fluid's own rules, in a fixed order of reads, at most
 //! four for a claim: PersistentVolumeClaim, Dataset, PersistentVolume and the fuse DaemonSet or, where `fluid-fuse`
-//! serves a Dataset that refers to another one, that Dataset. An ordinary claim costs one. With
+//! serves a Dataset that refers to another one, that Dataset; and one for each claim that the client mounts itself. An
+//! ordinary claim costs one. With
 //! `datasetsFrom: settings` nothing is read.
 //!
 //! This module finds; what becomes of the findings in the Pod is decided in [`crate::sidecar`] and
@@ -16,10 +17,10 @@ use fluid_sidecar_layout::{MountPoint, Named as _, Runtime, below};
 use serde_json::Value;
 
 use crate::cluster::{CAPABILITY, Cluster, Kind, Masks, ObjectRef, READS_MAX, ReadError, get, is_name};
-use crate::json::{Mask, Places, all, at, done, elements, text};
+use crate::json::{Mask, Places, all, at, done, elements, name_of, text};
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries, Texts};
-use crate::settings::{ClaimRule, DatasetsFrom, Settings, SidecarFrom};
+use crate::settings::{ClaimRule, DatasetsFrom, Settings, SidecarFrom, entry_of};
 
 /// One Dataset and its place.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +33,6 @@ pub struct Dataset {
     pub runtime: Runtime,
     /// Where its client mounts it, by Fluid's convention.
     pub mount_point: MountPoint,
-    /// What of it the application sees: a path without `.` and `..`; empty is all.
-    pub sub_path: String,
     /// The type of its file system, as Fluid looks for it in the mount table.
     pub file_system: String,
     /// Namespace and name of the Dataset that it refers to, if that is in another namespace.
@@ -87,19 +86,38 @@ pub struct SecretVariable {
     pub key: String,
 }
 
-/// A Dataset and the volumes that show it.
+/// A mount and the volumes that show it.
 #[derive(Clone)]
 pub struct Use {
-    /// What is shown.
+    /// What is mounted: of several Datasets of one mount point, the one that was found first.
     pub dataset: Dataset,
     /// What serves it.
     pub server: Server,
     /// The volumes, in their order.
-    pub volumes: Vec<ClaimVolume>,
+    pub volumes: Vec<Shown>,
 }
 
-/// Finds the Datasets of claims, in the order of their first volumes. Two claims may be one Dataset's; two sidecars
-/// would mount over one another. Claims that are not Datasets are noted.
+/// A volume that shows a mount, or a part of it.
+#[derive(Clone)]
+pub struct Shown {
+    /// The volume.
+    pub volume: ClaimVolume,
+    /// The name of the Dataset whose claim it is.
+    pub dataset: String,
+    /// What the Dataset has of the mount: a path without `.` and `..`; empty is all.
+    pub sub_path: String,
+}
+
+/// A Dataset that was found for a claim.
+struct Found {
+    dataset: Dataset,
+    server: Server,
+    sub_path: String,
+}
+
+/// Finds the Datasets of claims, in the order of their first volumes. Several claims may show one mount: of one Dataset,
+/// of references to one, or of a Dataset and a reference to it. Two sidecars would mount over one another. Claims that are
+/// not Datasets are noted.
 pub fn uses(
     claims: Vec<ClaimVolume>,
     namespace: &str,
@@ -108,9 +126,9 @@ pub fn uses(
     notes: &mut Vec<Reason>,
 ) -> Result<Vec<Use>, Reason> {
     let mut uses: Vec<Use> = Vec::new();
-    // Places in `uses`, and for ordinary claims one that is none.
-    const ORDINARY: usize = usize::MAX;
-    let (mut by_claim, mut by_dataset) = (Places::new(), Places::new());
+    // What was found for each claim, and where it was put: the place in `uses`, the name of the Dataset, and the sub path.
+    let mut found: Vec<Option<(usize, String, String)>> = Vec::new();
+    let (mut by_claim, mut by_mount_point) = (Places::new(), Places::new());
     for volume in claims {
         let claim = volume.claim.as_str();
         if claim.is_empty() {
@@ -123,23 +141,27 @@ pub fn uses(
         let place = match by_claim.get(claim) {
             Some(place) => *place,
             None => {
-                let found = resolve(claim, namespace, settings, cluster).because(Code::Unresolved)?;
-                if found.is_none() {
+                let one = resolve(claim, namespace, settings, cluster).because(Code::Unresolved)?;
+                if one.is_none() {
                     let text = format!("claim {claim} is not a Dataset's");
                     notes.push(Reason::new(Code::OrdinaryClaim, text));
                 }
-                let place = found.map_or(ORDINARY, |(dataset, server)| {
-                    *by_dataset.entry(dataset.name.clone()).or_insert_with(|| {
+                found.push(one.map(|Found { dataset, server, sub_path }| {
+                    let name = dataset.name.clone();
+                    let mount_point = dataset.mount_point.to_string();
+                    let place = *by_mount_point.entry(mount_point).or_insert_with(|| {
                         uses.push(Use { dataset, server, volumes: Vec::new() });
                         uses.len() - 1
-                    })
-                });
-                by_claim.insert(claim.to_string(), place);
-                place
+                    });
+                    (place, name, sub_path)
+                }));
+                by_claim.insert(claim.to_string(), found.len() - 1);
+                found.len() - 1
             }
         };
-        if let Some(known) = uses.get_mut(place) {
-            known.volumes.push(volume);
+        if let Some((place, dataset, sub_path)) = &found[place] {
+            let shown = Shown { volume, dataset: dataset.clone(), sub_path: sub_path.clone() };
+            uses[*place].volumes.push(shown);
         }
     }
     Ok(uses)
@@ -152,7 +174,7 @@ fn resolve(
     namespace: &str,
     settings: &Settings,
     cluster: &impl Cluster,
-) -> Result<Option<(Dataset, Server)>> {
+) -> Result<Option<Found>> {
     match settings.datasets_from {
         DatasetsFrom::Cluster => from_cluster(claim, namespace, settings, cluster),
         DatasetsFrom::Settings => {
@@ -170,11 +192,10 @@ fn resolve(
                 name: claim.to_string(),
                 runtime: rule.runtime,
                 mount_point,
-                sub_path: String::new(),
                 file_system: String::new(),
                 refers_to: None,
             };
-            Ok(Some((dataset, server)))
+            Ok(Some(Found { dataset, server, sub_path: String::new() }))
         }
     }
 }
@@ -286,7 +307,7 @@ fn from_cluster(
     namespace: &str,
     settings: &Settings,
     cluster: &impl Cluster,
-) -> Result<Option<(Dataset, Server)>> {
+) -> Result<Option<Found>> {
     let object = claim_ref(claim, namespace);
     let found = match get::<ClaimMask>(cluster, &object) {
         Err(ReadError::NotFound) => return Err(missing_claim(&object, cluster)),
@@ -347,12 +368,16 @@ fn from_cluster(
             if let Some(refused) = refused {
                 return Err(refused);
             }
-            (runtime.unwrap_or(named), daemonset(&name, namespace, named, cluster)?)
+            let server = daemonset(&name, namespace, named, cluster)?;
+            if let Server::DaemonSet { name: daemonset, pod_spec } = &server {
+                check_claims(daemonset, pod_spec, namespace, cluster)?;
+            }
+            (runtime.unwrap_or(named), server)
         }
         None => {
             let image = settings.image(Runtime::Thin).unwrap_or_default().to_string();
             let owner = owner.map(|(_, namespace, name)| (namespace, name));
-            let source = mounts(at(&dataset, &["spec"]), &object, owner, cluster);
+            let source = mounts(at(&dataset, &["spec"]), &object, owner, settings, cluster);
             // Its own client could not serve them either.
             let source = source.map_err(|error| refused.unwrap_or(error))?;
             (Runtime::Thin, Server::FluidFuse { image, source })
@@ -361,8 +386,8 @@ fn from_cluster(
     let file_system = text(attributes, "mount_type").unwrap_or_default().to_string();
     done((found, dataset, volume));
     let namespace = namespace.to_string();
-    let dataset = Dataset { namespace, name, runtime, mount_point, sub_path, file_system, refers_to };
-    Ok(Some((dataset, server)))
+    let dataset = Dataset { namespace, name, runtime, mount_point, file_system, refers_to };
+    Ok(Some(Found { dataset, server, sub_path }))
 }
 
 /// Why there is no claim. Fluid makes that of a Dataset when the Dataset is bound, and nobody else should.
@@ -436,17 +461,48 @@ fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, cluster: &impl Cl
     Ok(Server::DaemonSet { name: object.to_string(), pod_spec })
 }
 
+/// Checks the claims that the client mounts itself. One that its Dataset wraps (`pvc://`) is mounted as it is; one of another
+/// Dataset would need a sidecar for the sidecar.
+fn check_claims(daemonset: &str, pod_spec: &Value, namespace: &str, cluster: &impl Cluster) -> Result<()> {
+    let container = at(pod_spec, &["containers"]).get(0);
+    let mounted: Vec<_> = ["volumeMounts", "volumeDevices"]
+        .iter()
+        .flat_map(|list| elements(container.and_then(|container| container.get(*list))))
+        .filter_map(name_of)
+        .collect();
+    for volume in elements(pod_spec.get("volumes")) {
+        let claim = text(at(volume, &["persistentVolumeClaim"]), "claimName");
+        let Some(claim) = claim.filter(|_| name_of(volume).is_some_and(|name| mounted.contains(&name)))
+        else {
+            continue;
+        };
+        let object = claim_ref(claim, namespace);
+        match get::<ClaimMask>(cluster, &object) {
+            Ok(found) => ensure!(
+                !is_made_by_fluid(&found),
+                "{daemonset} mounts {object}, which is another Dataset's: a sidecar cannot read through another one; \
+                 have the Dataset name the sources of that one instead of pvc://{claim}"
+            ),
+            // It is said of references that nobody copies it; otherwise kubelet waits for it.
+            Err(ReadError::NotFound) => {}
+            Err(error) => return Err(explain(&object, error, "")),
+        }
+    }
+    Ok(())
+}
+
 /// What `fluid-fuse` serves of a Dataset: its mounts, or those of the Dataset that it refers to. That is the one that
 /// Fluid has bound it to, whatever its owner writes afterwards.
 fn mounts(
     spec: &Value,
     object: &ObjectRef<'_>,
     bound_to: Option<(&str, &str)>,
+    settings: &Settings,
     cluster: &impl Cluster,
 ) -> Result<Source> {
     let modes = access_modes(spec);
     let Some((namespace, name)) = bound_to.filter(|_| is_reference(spec)) else {
-        return own_mounts(spec, modes).with_context(|| object.to_string());
+        return own_mounts(spec, modes, settings).with_context(|| object.to_string());
     };
     let owner = ObjectRef { kind: Kind::Dataset, namespace: Some(namespace), name };
     let found = read::<StatusAndMountsMask>(cluster, &owner, "create it, or correct the mountPoint")
@@ -454,7 +510,7 @@ fn mounts(
     let owners = at(&found, &["spec"]);
     // What may not be written here may not be written there, and the other way round.
     let modes = if writable(&modes) { access_modes(owners) } else { modes };
-    let source = own_mounts(owners, modes).with_context(|| owner.to_string());
+    let source = own_mounts(owners, modes, settings).with_context(|| owner.to_string());
     done(found);
     source
 }
@@ -473,19 +529,29 @@ fn access_modes(spec: &Value) -> Vec<String> {
 
 /// `spec.mounts` of a Dataset with the shared options, as Fluid gives them to a ThinRuntime, but for secrets:
 /// each becomes a variable, named in `secretOptions`.
-fn own_mounts(spec: &Value, access_modes: Vec<String>) -> Result<Source> {
+fn own_mounts(spec: &Value, access_modes: Vec<String>, settings: &Settings) -> Result<Source> {
+    let overrides = entry_of(&settings.sidecars, Runtime::Thin);
+    let has_directories =
+        overrides.is_some_and(|overrides| overrides.env.contains_key(env::ALLOW_DIRECTORIES));
     let mut secrets = Vec::new();
     let mut mounts = Vec::new();
     for (index, mount) in elements(spec.get("mounts")).iter().enumerate() {
         let url =
             text(mount, "mountPoint").ok_or_else(|| anyhow!("spec.mounts[{index}].mountPoint is missing"))?;
-        source::parse(url).map_err(|error| {
+        let source = source::parse(url).map_err(|error| {
             let text = format!("spec.mounts[{index}].mountPoint: {error}");
             match error {
                 SourceError::Unsupported(_) => anyhow!("{text}; such a Dataset needs sidecarFrom: daemonset"),
                 _ => anyhow!(text),
             }
         })?;
+        ensure!(
+            has_directories || !matches!(source, source::Source::Directory(_)),
+            "spec.mounts[{index}].mountPoint: {url} is a directory of a node, which a sidecar that is made for fluid-fuse does \
+             not have; such a Dataset needs sidecarFrom: daemonset, or an image with the directory and its name in \
+             sidecars.thin.env.{}",
+            env::ALLOW_DIRECTORIES
+        );
         let mut options = Entries::new();
         for given in [at(spec, &["sharedOptions"]), at(mount, &["options"])] {
             for (option, value) in given.as_object().into_iter().flatten() {
@@ -526,13 +592,19 @@ fn own_mounts(spec: &Value, access_modes: Vec<String>) -> Result<Source> {
 /// Fluid's rule (`kubeclient.IsDatasetPVC`, `GetManagingDatasetFromLabels`): a claim is a Dataset's when it
 /// has a label `fluid.io/s-…`, and the Dataset bears its name; or when a label names the Dataset.
 fn dataset_name(claim: &Value, claim_name: &str) -> Option<String> {
-    let labels = at(claim, &["metadata", "labels"]).as_object()?;
+    let labels = at(claim, &["metadata", "labels"]);
     let named = ["fluid.io/managed-by", "fluid.io/wrapped-by"].iter().find_map(|key| labels.get(*key));
     match named.and_then(Value::as_str) {
         Some(name) => Some(name.to_string()),
-        None if labels.keys().any(|key| key.starts_with("fluid.io/s-")) => Some(claim_name.to_string()),
-        None => None,
+        None => is_made_by_fluid(claim).then(|| claim_name.to_string()),
     }
+}
+
+/// Whether Fluid's CSI driver serves a claim, and no storage of its own.
+fn is_made_by_fluid(claim: &Value) -> bool {
+    let labels = at(claim, &["metadata", "labels"]).as_object();
+    let mut keys = labels.into_iter().flat_map(|labels| labels.keys());
+    keys.any(|key| key == "fluid.io/managed-by" || key.starts_with("fluid.io/s-"))
 }
 
 /// Where Fluid's CSI driver would find the mount: `fluid_path` is the file system's root on the node,

@@ -9,7 +9,7 @@ use fluid_sidecar_layout::named;
 
 use crate::marker::Marker;
 use crate::settings::form::{Boolean, Choice};
-use crate::settings::section;
+use crate::settings::{rules, section};
 
 /// What is known of a destination.
 #[derive(Debug)]
@@ -25,6 +25,10 @@ pub struct Facts {
     pub possible: &'static [Marker],
 }
 
+/// Nodes of virtual-kubelet: ACK's, the one of ASK and old clusters, and VNodes of self-managed clusters
+/// (`<region>.vnd-…`).
+pub const VIRTUAL_NODES: &[&str] = &["virtual-kubelet", "virtual-kubelet-*", "virtual-node-*", "*.vnd-*"];
+
 named! {
     /// Where the Pod runs.
     pub enum Destination: Facts {
@@ -34,6 +38,7 @@ named! {
                 device: Device::ExtendedResource,
                 order: Order::FirstContainer,
                 exit: Exit::Eci,
+                gate: GateKind::Hook,
                 // ECI starts a container of a lower launch priority once those of a higher one are ready.
                 readiness_probe: true,
             },
@@ -44,8 +49,7 @@ named! {
                 Marker::Label("alibabacloud.com/eci", "true"),
                 Marker::Label("eci", "true"),
                 Marker::Fluid { unprivileged: true },
-                // Nodes of ACK's virtual-kubelet, and of VNodes in self-managed clusters (`<region>.vnd-…`).
-                Marker::NodeName(&["virtual-kubelet-*", "virtual-node-*", "*.vnd-*"]),
+                Marker::NodeName(VIRTUAL_NODES),
                 Marker::NodeSelector("type", "virtual-kubelet"),
                 Marker::NodeSelector("k8s.aliyun.com/vnode", "true"),
                 Marker::RequiredAffinity("type", "virtual-kubelet"),
@@ -56,6 +60,7 @@ named! {
                 Marker::NamespaceLabel("virtual-node-affinity-injection", "enabled"),
             ],
             possible: &[
+                Marker::SomeNodeName(VIRTUAL_NODES),
                 Marker::Annotation("alibabacloud.com/burst-resource", "eci"),
                 Marker::SomeAffinity("type", "virtual-kubelet"),
                 Marker::SomeAffinity("k8s.aliyun.com/vnode", "true"),
@@ -69,6 +74,7 @@ named! {
                 device: Device::Privileged,
                 order: Order::FirstContainer,
                 exit: Exit::Acs,
+                gate: GateKind::Hook,
                 readiness_probe: false,
             },
             limit: None,
@@ -85,6 +91,7 @@ named! {
                 device: Device::Privileged,
                 order: Order::NativeSidecar,
                 exit: Exit::Kubelet,
+                gate: GateKind::Hook,
                 readiness_probe: false,
             },
             limit: None,
@@ -130,6 +137,18 @@ destinations:
   acs: {order: nativeSidecar, exit: kubelet}",
         }
 
+        /// What holds the other containers back until the file system is mounted. kubelet tells others the address of the
+        /// Pod only once the hooks of its first containers have returned; where a network policy lets no packet out before
+        /// (Calico, Cilium, OVN, Kuma's CNI in some versions), the hook would wait for a store that it cannot reach: use
+        /// `startupProbe` there, together with `order: nativeSidecar`.
+        gate: GateKind, Choice, {
+            name: "gate",
+            label: "Gate",
+            example: "
+destinations:
+  kubernetes: {gate: startupProbe}",
+        }
+
         /// Whether the sidecar has a readiness probe that succeeds once the file system is mounted. ECI starts
         /// containers of a lower launch priority when those of a higher one are ready.
         readiness_probe: bool, Boolean, {
@@ -139,6 +158,18 @@ destinations:
 destinations:
   eci: {readinessProbe: false}",
         }
+    }
+    check: rules::check_strategy
+}
+
+named! {
+    /// What holds the other containers back.
+    pub enum GateKind {
+        /// the sidecar's postStart hook returns once the file system is mounted
+        Hook = "postStart",
+        /// kubelet starts the containers after a native sidecar once its startup probe, which asks each second whether the
+        /// file system is mounted, has succeeded
+        Probe = "startupProbe",
     }
 }
 
@@ -169,20 +200,25 @@ named! {
 /// containers have ended, and a failure of it does not fail the Pod.
 pub type SidecarEnv = &'static [(&'static str, &'static str)];
 
+/// Containers of a larger launch priority are started first on ECI, and waited for until they are ready (-1000 to 1000; ECI
+/// user guide, "Configure start and exit priorities").
+pub const LAUNCH_PRIORITY: &str = "ECI_CONTAINER_LAUNCH_PRIORITY";
+/// Containers of a smaller exit priority are ended last.
+pub const EXIT_PRIORITY: &str = "ECI_CONTAINER_EXIT_PRIORITY";
+
 named! {
     /// What makes the sidecar end with the Pod.
     pub enum Exit: SidecarEnv {
         /// nothing is set; kubelet ends native sidecars after the containers
         Kubelet = "kubelet" => &[],
         /// ECI, told by `ECI_CONTAINER_TYPE` and the exit and launch priorities
-        // ECI starts and stops the containers of a Pod all at once unless priorities say otherwise: the larger launch
-        // priority starts first and is waited for until it is ready, the smaller exit priority ends last (-1000 to
-        // 1000; ECI user guide, "Declare container types", "Configure start and exit priorities").
+        // ECI starts and stops the containers of a Pod all at once unless priorities say otherwise (ECI user guide,
+        // "Declare container types").
         Eci = "eci" => &[
             ("ECI_CONTAINER_TYPE", "sidecar"),
             ("ECI_CONTAINER_IGNORE_EXIT_CODE", "true"),
-            ("ECI_CONTAINER_LAUNCH_PRIORITY", "1000"),
-            ("ECI_CONTAINER_EXIT_PRIORITY", "-1000"),
+            (LAUNCH_PRIORITY, "1000"),
+            (EXIT_PRIORITY, "-1000"),
         ],
         /// ACS, told by `__IS_SIDECAR__`
         Acs = "acs" => &[("__IS_SIDECAR__", "true")],

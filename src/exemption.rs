@@ -1,7 +1,15 @@
 //! Which Pods are never touched, whatever else they say?
 
+use crate::marker::{Marker, Subject};
 use crate::reason::{Code, Reason};
 use crate::request::PodGlance;
+
+/// What, beside `spec.os`, sends a Pod to nodes with Windows.
+const WINDOWS: &[Marker] = &[
+    Marker::NodeSelector("kubernetes.io/os", "windows"),
+    Marker::NodeSelector("beta.kubernetes.io/os", "windows"),
+    Marker::RequiredAffinity("kubernetes.io/os", "windows"),
+];
 
 /// Why the Pod is left alone, if it is.
 pub fn of(pod: &PodGlance<'_>, namespace: &str) -> Option<Reason> {
@@ -16,8 +24,16 @@ pub fn of(pod: &PodGlance<'_>, namespace: &str) -> Option<Reason> {
         format!("a static Pod of a node (annotation {mirror})")
     } else if pod.os() == "windows" {
         "Windows has no FUSE (spec.os.name)".to_string()
+    } else if let Some(marker) = on_windows(pod) {
+        format!("Windows has no FUSE ({})", marker.plain())
     } else {
         return None;
     };
     Some(Reason::new(Code::Exempt, why))
+}
+
+fn on_windows(pod: &PodGlance<'_>) -> Option<&'static Marker> {
+    // What cannot be read is told of later.
+    let subject = Subject::of(pod).ok()?;
+    WINDOWS.iter().find(|marker| subject.has(marker))
 }

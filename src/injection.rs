@@ -10,27 +10,24 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use fluid_sidecar_layout::MountPoint;
 use fluid_sidecar_layout::contract::FLUID_FUSE;
+use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
 use serde_json::{Map, Value};
 
-use crate::dataset::{Dataset, Use};
-use crate::destination::{Destination, Device, Exit, Order};
-use crate::json::{Places, elements, json, list_field, map_field, name_of, places_of};
-use crate::limits;
+use crate::dataset::{Dataset, Shown, Use};
+use crate::destination::{Destination, Device, EXIT_PRIORITY, Exit, LAUNCH_PRIORITY, Order};
+use crate::json::{Places, at, elements, json, list_field, map_field, name_of, places, places_of, text};
+use crate::order;
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries};
-use crate::settings::Settings;
+use crate::settings::{PodResource, Settings};
 use crate::sidecar::{self, Sidecar};
 use crate::status::{self, Claim, InjectedSidecar, Mount, Status};
+use crate::{asked, lifecycle, limits};
 
 /// The longest name of a container or a volume (a DNS-1123 label).
 const NAME_MAX: usize = 63;
-
-/// Proxies of service meshes that hold all other containers back until they are ready. A sidecar before them
-/// would wait for a network that cannot come (GKE #53).
-const MESH_PROXIES: &[&str] = &["istio-proxy", "linkerd-proxy"];
 
 /// The lists of containers, in the order in which kubelet starts them.
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -47,12 +44,20 @@ pub fn inject(
     request_uid: &str,
     mut status: Status,
 ) -> Result<Vec<Reason>, Reason> {
+    let mut strategy = settings.strategy(destination);
+    let volumes = uses.iter().flat_map(|one| &one.volumes).map(|shown| shown.volume.name.as_str());
+    let volumes = places(volumes);
+    let place = order::place(pod, strategy, |container| {
+        elements(container.get("volumeMounts"))
+            .iter()
+            .filter_map(name_of)
+            .any(|name| volumes.contains_key(name))
+    })?;
+    let without_data = asked::WithoutData::of(pod, settings);
     let spec = pod.get_mut("spec").and_then(Value::as_object_mut);
     let spec = spec.context("spec: must be a map").because(Code::Malformed)?;
-    let mut strategy = settings.strategy(destination);
-    let restart_policy = spec.get("restartPolicy").and_then(Value::as_str).unwrap_or("Always");
-    let restarts = restart_policy != "Never";
-    if restart_policy == "Always" || strategy.order == Order::NativeSidecar {
+    let restarts = restarts(spec);
+    if restarts == Restarts::ForEver || strategy.order == Order::NativeSidecar {
         // A Pod that ends when it is deleted, where kubelet tells every container, or a sidecar that kubelet ends
         // and would start again.
         strategy.exit = strategy.exit.unwatched();
@@ -63,6 +68,16 @@ pub fn inject(
             "spec.hostUsers: false: what a sidecar mounts in the Pod's user namespace does not reach the other \
              containers; remove it from Pods with a Dataset",
         ));
+    }
+    let runtime_class = spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or_default();
+    if strategy.device == Device::Privileged
+        && settings.sandboxed_runtime_classes.iter().any(|class| class.matches(runtime_class))
+    {
+        let text = format!(
+            "spec.runtimeClassName: {runtime_class}: its sandbox does not let what a sidecar mounts reach the other containers; \
+             use another class for Pods with a Dataset, or correct the setting sandboxedRuntimeClasses"
+        );
+        return Err(Reason::new(Code::Unsupported, text));
     }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     // What all containers together may ask for (KEP-2837); the sidecar shares it.
@@ -88,7 +103,8 @@ pub fn inject(
     list_of(spec, "imagePullSecrets").because(Code::Malformed)?;
 
     note_claims(spec, &uses, &mut status);
-    let readers = follow_volumes(spec, &uses, strategy.order, &mut status)?;
+    let readers = follow_volumes(spec, &uses, strategy.order, &without_data, &mut status)?;
+    let requests = Requests::of(spec);
 
     let mut reasons = Vec::new();
     let mut sidecars = Vec::new();
@@ -101,9 +117,16 @@ pub fn inject(
         if !sidecar.not_copied.is_empty() {
             reasons.push(incomplete_reference(&dataset, &sidecar, settings)?);
         }
-        replace_volumes(spec, &volumes, &sidecar.mount_point, sidecar.needs_directory)?;
+        let needs_directory = sidecar.needs_directory || readers.see_empty[index];
+        replace_volumes(spec, &volumes, &sidecar.mount_point, needs_directory)?;
         if strategy.exit == Exit::ProcessNamespace {
-            sidecar.end_with(readers.containers[index], restarts).because(Code::Malformed)?;
+            let may_restart = restarts != Restarts::Never;
+            sidecar.end_with(readers.containers[index], may_restart).because(Code::Malformed)?;
+        }
+        if let Some((launch, exit)) = place.priorities {
+            let priorities = [(LAUNCH_PRIORITY, launch.to_string()), (EXIT_PRIORITY, exit.to_string())];
+            let priorities = priorities.iter().map(|(name, value)| (*name, value.as_str()));
+            sidecar::set_env(&mut sidecar.container, priorities).because(Code::Malformed)?;
         }
         rename_volumes(&mut sidecar, &mut volume_names);
         if !sidecar.has_token {
@@ -113,17 +136,32 @@ pub fn inject(
         }
         if host_network {
             // They would be ports of the node, which two Pods cannot share.
-            sidecar.container.remove("ports");
+            sidecar.drop_ports();
         }
         if pod_resources {
             sidecar.share_resources();
+        } else {
+            reasons.extend(requests.complete(&mut sidecar, &name, dataset.runtime, settings)?);
         }
-        let shown: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
+        if let Some(what) = sidecar.dangling(no_token.as_deref()) {
+            let text = format!(
+                "the sidecar of Dataset {}/{} names {what}, which it has not; correct its DaemonSet, or set sidecarFrom: \
+                 fluid-fuse",
+                dataset.namespace, dataset.name
+            );
+            return Err(Reason::new(Code::Unresolved, text));
+        }
+        for (shown, names) in names_of_volumes(&volumes) {
+            reasons.push(Reason::new(
+                Code::Injected,
+                format!(
+                    "container {name} serves Dataset {}/{shown} as volume {}",
+                    dataset.namespace,
+                    names.join(", ")
+                ),
+            ));
+        }
         let dataset = format!("{}/{}", dataset.namespace, dataset.name);
-        reasons.push(Reason::new(
-            Code::Injected,
-            format!("container {name} serves Dataset {dataset} as volume {}", shown.join(", ")),
-        ));
         if !sidecar.left_out.is_empty() {
             let left_out = sidecar.left_out.join(", ");
             reasons.push(Reason::new(
@@ -140,11 +178,23 @@ pub fn inject(
     }
     pull_secrets(spec, &sidecars, &mut status).because(Code::Malformed)?;
     reasons.extend(grace_period(spec, &sidecars, &mut status));
+    if strategy.order == Order::FirstContainer && strategy.exit != Exit::Eci {
+        let seconds = grace_seconds(spec).saturating_sub(lifecycle::LEFT_AT_THE_END).max(1);
+        // Those of others cannot tell when nobody uses them any more, and a Pod that ends by itself would wait for them.
+        for sidecar in &mut sidecars {
+            if sidecar.is_fluid_fuse || restarts == Restarts::ForEver {
+                sidecar.serve_on(seconds).because(Code::Malformed)?;
+            }
+        }
+    }
+    reasons.extend(readers.without_data.iter().map(|name| {
+        let text = format!(
+            "init container {name} needs no data, by its name or annotation: it sees an empty directory"
+        );
+        Reason::new(Code::InitWithoutData, text)
+    }));
 
-    let index = match strategy.order {
-        Order::FirstContainer => readers.behind_mesh_proxies,
-        Order::NativeSidecar => readers.first_init,
-    };
+    let index = place.index;
     let containers = LISTS.iter().map(|list| elements(spec.get(*list)).len()).sum::<usize>() + sidecars.len();
     let mut added = Vec::new();
     let all_volumes = list_field(spec, "volumes").because(Code::Malformed)?;
@@ -157,6 +207,9 @@ pub fn inject(
     // Before a sidecar took its place.
     let first = list.get(index).and_then(name_of).map(str::to_string);
     list.splice(index..index, added);
+    if strategy.device == Device::Privileged {
+        status.evictable = let_autoscalers_evict(pod, &status).because(Code::Malformed)?;
+    }
     if let (Order::FirstContainer, Some(first)) = (strategy.order, first) {
         status.default_container =
             annotate_new(pod, status::DEFAULT_CONTAINER, first).because(Code::Malformed)?;
@@ -192,6 +245,18 @@ fn incomplete_reference(dataset: &Dataset, sidecar: &Sidecar, settings: &Setting
     }
 }
 
+/// The names of volumes by their Datasets, both in their order.
+fn names_of_volumes(volumes: &[Shown]) -> Vec<(&str, Vec<&str>)> {
+    let mut by_dataset: Vec<(&str, Vec<&str>)> = Vec::new();
+    for Shown { volume, dataset, .. } in volumes {
+        match by_dataset.iter_mut().find(|(known, _)| known == dataset) {
+            Some((_, names)) => names.push(&volume.name),
+            None => by_dataset.push((dataset, vec![&volume.name])),
+        }
+    }
+    by_dataset
+}
+
 fn annotations(pod: &mut Value) -> Result<&mut Map<String, Value>> {
     let pod = pod.as_object_mut().context("the Pod must be a map")?;
     map_field(map_field(pod, "metadata")?, "annotations").context("metadata")
@@ -210,12 +275,12 @@ fn annotate_new(pod: &mut Value, key: &str, text: String) -> Result<bool> {
 /// The claims' volumes become a directory of the node, under the same names and at the same places.
 fn replace_volumes(
     spec: &mut Map<String, Value>,
-    volumes: &[ClaimVolume],
+    volumes: &[Shown],
     data: &MountPoint,
     needs_directory: bool,
 ) -> Result<(), Reason> {
     let all = list_field(spec, "volumes").context("spec").because(Code::Malformed)?;
-    for ClaimVolume { index, .. } in volumes {
+    for Shown { volume: ClaimVolume { index, .. }, .. } in volumes {
         let volume = all.get_mut(*index).and_then(Value::as_object_mut);
         let volume = volume.with_context(|| format!("spec.volumes[{index}]: must be a map"));
         let volume = volume.because(Code::Malformed)?;
@@ -231,13 +296,13 @@ fn replace_volumes(
 /// Notes the claims as they are, in the order of the Datasets.
 fn note_claims(spec: &Map<String, Value>, uses: &[Use], status: &mut Status) {
     let all = elements(spec.get("volumes"));
-    for Use { dataset, volumes, .. } in uses {
-        for ClaimVolume { index, name, .. } in volumes {
+    for Use { volumes, .. } in uses {
+        for Shown { volume: ClaimVolume { index, name, .. }, sub_path, .. } in volumes {
             let claim = all.get(*index).and_then(|volume| volume.get("persistentVolumeClaim"));
             status.claims.push(Claim {
                 volume: name.clone(),
                 persistent_volume_claim: claim.cloned().unwrap_or_default(),
-                sub_path: dataset.sub_path.clone(),
+                sub_path: sub_path.clone(),
                 mounts: Vec::new(),
             });
         }
@@ -246,13 +311,12 @@ fn note_claims(spec: &Map<String, Value>, uses: &[Use], status: &mut Status) {
 
 /// Who mounts the Datasets.
 struct Readers {
-    /// How many of `spec.containers` mount each Dataset.
+    /// How many of `spec.containers` mount each of them.
     containers: Vec<usize>,
-    /// Where native sidecars go: before the first init container that reads the data, otherwise last, so that other
-    /// injectors' sidecars keep their places.
-    first_init: usize,
-    /// Where sidecars go among the containers: in front, but behind mesh proxies that come first.
-    behind_mesh_proxies: usize,
+    /// Of which of them an init container that needs no data sees an empty directory.
+    see_empty: Vec<bool>,
+    /// The names of these init containers.
+    without_data: Vec<String>,
 }
 
 /// Every mount of a Dataset's volume follows what the sidecar mounts there.
@@ -260,27 +324,27 @@ fn follow_volumes(
     spec: &mut Map<String, Value>,
     uses: &[Use],
     order: Order,
+    without_data: &asked::WithoutData<'_>,
     status: &mut Status,
 ) -> Result<Readers, Reason> {
-    // Of each claim, in the order of the status: the Dataset's place in `uses`, and whether it is read-only.
+    // Of each claim, in the order of the status: the mount's place in `uses`, and what shows it.
     let mut claims = Vec::new();
     let mut by_volume = Places::new();
     for (dataset, one) in uses.iter().enumerate() {
-        for volume in &one.volumes {
-            by_volume.entry(volume.name.clone()).or_insert(claims.len());
-            claims.push((dataset, volume.read_only));
+        for shown in &one.volumes {
+            by_volume.entry(shown.volume.name.clone()).or_insert(claims.len());
+            claims.push((dataset, shown));
         }
     }
     // The container that was last seen to read each Dataset.
     let mut last_reader = vec![usize::MAX; uses.len()];
     let mut readers = Readers {
         containers: vec![0; uses.len()],
-        first_init: elements(spec.get("initContainers")).len(),
-        behind_mesh_proxies: 0,
+        see_empty: vec![false; uses.len()],
+        without_data: Vec::new(),
     };
     for list in LISTS {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
-        let mut only_proxies = true;
         for (index, container) in containers.into_iter().flatten().enumerate() {
             let container_name = name_of(container).unwrap_or_default().to_string();
             let who = || format!("{list}[{index}] {container_name:?}");
@@ -294,40 +358,45 @@ fn follow_volumes(
                     ),
                 ));
             }
-            let mut reads = false;
+            let too_early = list == "initContainers" && order == Order::FirstContainer;
+            let sees_empty = too_early && without_data.has(container);
             let mounts = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
             for mount in mounts.into_iter().flatten() {
                 let Some((name, claim)) = name_of(mount).and_then(|name| Some((name, *by_volume.get(name)?)))
                 else {
                     continue;
                 };
-                let (dataset, read_only) = claims[claim];
-                if list == "initContainers" && order == Order::FirstContainer {
+                let (dataset, shown) = claims[claim];
+                if too_early && !sees_empty {
                     return Err(Reason::new(
                         Code::Unsupported,
                         format!(
                             "{} mounts Dataset volume {name:?}, but the sidecar is a container and starts after init \
                              containers; read the data in a container, or use a destination whose order is \
-                             nativeSidecar",
-                            who()
+                             nativeSidecar; if it needs no data, say so by the annotation {}: {container_name}, or have \
+                             the setting initContainersWithoutData name it",
+                            who(),
+                            asked::WITHOUT_DATA
                         ),
                     ));
                 }
-                reads = true;
                 if list == "containers" && last_reader[dataset] != index {
                     last_reader[dataset] = index;
                     readers.containers[dataset] += 1;
                 }
                 status.claims[claim].mounts.extend(Mount::of(&container_name, mount));
-                follow(mount, read_only, &uses[dataset].dataset.sub_path);
-            }
-            match list {
-                "initContainers" if reads => readers.first_init = readers.first_init.min(index),
-                "containers" => {
-                    only_proxies &= MESH_PROXIES.contains(&container_name.as_str()) && !reads;
-                    readers.behind_mesh_proxies += usize::from(only_proxies);
+                if sees_empty {
+                    readers.see_empty[dataset] = true;
+                    // Nobody writes into the directory below.
+                    if let Some(mount) = mount.as_object_mut() {
+                        mount.insert("readOnly".into(), true.into());
+                    }
+                    continue;
                 }
-                _ => {}
+                follow(mount, shown.volume.read_only, &shown.sub_path);
+            }
+            if sees_empty && readers.see_empty.contains(&true) {
+                readers.without_data.push(container_name);
             }
         }
     }
@@ -413,13 +482,124 @@ fn pull_secrets(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mu
     Ok(())
 }
 
+/// How long the Pod may take to end; 30 is Kubernetes' default.
+fn grace_seconds(spec: &Map<String, Value>) -> i64 {
+    spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
+}
+
+/// Whether kubelet starts containers again that have ended.
+#[derive(Clone, Copy, PartialEq)]
+enum Restarts {
+    /// None.
+    Never,
+    /// Some, after a failure.
+    OnFailure,
+    /// Some, always: the Pod ends only when it is deleted.
+    ForEver,
+}
+
+/// The rule of the Pod, or of single containers (KEP-5307).
+fn restarts(spec: &Map<String, Value>) -> Restarts {
+    let pods = spec.get("restartPolicy").and_then(Value::as_str).unwrap_or("Always");
+    let rules = elements(spec.get("containers")).iter().map(|container| {
+        let on_some_exits = !elements(container.get("restartPolicyRules")).is_empty();
+        match text(container, "restartPolicy").unwrap_or(pods) {
+            "Never" if !on_some_exits => Restarts::Never,
+            "Never" | "OnFailure" => Restarts::OnFailure,
+            _ => Restarts::ForEver,
+        }
+    });
+    rules.max_by_key(|rule| *rule as u8).unwrap_or(Restarts::ForEver)
+}
+
+/// Of which resources every container of the Pod requests some.
+struct Requests {
+    all_have: Vec<PodResource>,
+    /// The Pod is of the QoS class Guaranteed.
+    guaranteed: bool,
+}
+
+impl Requests {
+    fn of(spec: &Map<String, Value>) -> Requests {
+        let containers = || LISTS[..2].iter().flat_map(|list| elements(spec.get(*list)));
+        let amount = |container: &Value, kind: &str, resource: &PodResource| {
+            at(container, &["resources", kind, resource.name()]).clone()
+        };
+        let has = |container: &Value, resource: &PodResource| {
+            ["requests", "limits"].iter().any(|kind| !amount(container, kind, resource).is_null())
+        };
+        let ordinary = elements(spec.get("containers"));
+        let all_have = PodResource::ALL.iter().copied();
+        let all_have = all_have.filter(|resource| {
+            !ordinary.is_empty() && ordinary.iter().all(|container| has(container, resource))
+        });
+        let guaranteed = containers().all(|container| {
+            PodResource::ALL.iter().all(|resource| {
+                let (request, limit) =
+                    (amount(container, "requests", resource), amount(container, "limits", resource));
+                !limit.is_null() && (request.is_null() || request == limit)
+            })
+        });
+        Requests { all_have: all_have.collect(), guaranteed }
+    }
+
+    /// Gives a sidecar the requests that the Pod's other containers have. Says what it has now, and what the Pod has lost.
+    fn complete(
+        &self,
+        sidecar: &mut Sidecar,
+        name: &str,
+        runtime: Runtime,
+        settings: &Settings,
+    ) -> Result<Vec<Reason>, Reason> {
+        let mut reasons = Vec::new();
+        let wanted = |resource| self.all_have.contains(&resource);
+        let added = sidecar.request_defaults(settings, wanted).because(Code::Malformed)?;
+        if !added.is_empty() {
+            let text = format!(
+                "container {name} requests {}, as the Pod's other containers request some (setting defaultRequests)",
+                added.join(" and ")
+            );
+            reasons.push(Reason::new(Code::RequestsAdded, text));
+        }
+        let resources = sidecar.container.get("resources").cloned().unwrap_or_default();
+        let equal = |resource: &PodResource| {
+            let limit = at(&resources, &["limits", resource.name()]);
+            !limit.is_null() && at(&resources, &["requests", resource.name()]) == limit
+        };
+        if self.guaranteed && !PodResource::ALL.iter().all(equal) {
+            let text = format!(
+                "the Pod is not Guaranteed any more, as container {name} has no limits that equal its requests; set both in \
+                 sidecars.{runtime}"
+            );
+            reasons.push(Reason::new(Code::QosLowered, text));
+        }
+        Ok(reasons)
+    }
+}
+
+/// A volume of a claim keeps no node from being scaled down; a `hostPath` or an `emptyDir` does, unless the Pod says that it
+/// may be lost.
+fn let_autoscalers_evict(pod: &mut Value, status: &Status) -> Result<bool> {
+    const SAFE: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+    if annotations(pod)?.contains_key(SAFE) {
+        return Ok(false);
+    }
+    let brought = status.sidecars.iter().flat_map(|sidecar| sidecar.volumes.iter().map(String::as_str));
+    let ours = places(status.claims.iter().map(|claim| claim.volume.as_str()).chain(brought));
+    let of_the_node = elements(Some(at(pod, &["spec", "volumes"])))
+        .iter()
+        .filter(|volume| ["hostPath", "emptyDir"].iter().any(|kind| volume.get(*kind).is_some()));
+    let volumes = of_the_node.filter_map(name_of).filter(|name| ours.contains_key(*name));
+    let volumes: Vec<_> = volumes.collect();
+    annotate_new(pod, status::EVICTABLE, volumes.join(","))
+}
+
 /// The Pod gives its sidecars the time to end that their DaemonSet gives them, at least.
 fn grace_period(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mut Status) -> Option<Reason> {
     let key = "terminationGracePeriodSeconds";
     let given = spec.get(key).and_then(Value::as_i64);
     let needed = sidecars.iter().filter_map(|sidecar| sidecar.grace_seconds).max().unwrap_or_default();
-    // 30 is Kubernetes' default.
-    if needed <= given.unwrap_or(30) {
+    if needed <= grace_seconds(spec) {
         return None;
     }
     spec.insert(key.into(), needed.into());

@@ -17,6 +17,7 @@
 //! | [`destination`], [`marker`] | what is known of each destination, and what sends a Pod there? |
 //! | [`dataset`] | which of its claims are Datasets, and what serves them? |
 //! | [`asked`] | what does the Pod ask for its sidecars? |
+//! | [`order`], [`mesh`] | where among the containers does the sidecar stand? |
 //! | [`injection`] | what exactly changes in the Pod? |
 //! | [`sidecar`] | what container serves a Dataset? |
 //! | [`lifecycle`] | when is it ready, and when does it end? |
@@ -41,6 +42,8 @@ mod json;
 pub mod lifecycle;
 pub mod limits;
 pub mod marker;
+pub mod mesh;
+pub mod order;
 pub mod placement;
 pub mod reason;
 pub mod request;

@@ -14,7 +14,7 @@
 use fluid_sidecar_layout::contract::{command, option};
 use k8s_openapi::api::core::v1::{ExecAction, Lifecycle, LifecycleHandler, Probe};
 
-use crate::destination::Device;
+use crate::destination::{Device, GateKind};
 
 /// Waits until something is mounted on `$1`, for at most `$2` seconds. POSIX sh and `sleep`, no other program.
 /// If `$3` is given and there is such a program, it waits instead.
@@ -45,15 +45,16 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The postStart hook blocks until mounted; the preStop hook of our sidecar tells it that the Pod ends.
-    pub fn lifecycle(&self, timeout_seconds: u32) -> Lifecycle {
+    /// The postStart hook, if that is the gate, blocks until mounted; the preStop hook of our sidecar tells it that the Pod
+    /// ends.
+    pub fn lifecycle(&self, kind: GateKind, timeout_seconds: u32) -> Lifecycle {
         let run = |command| LifecycleHandler {
             exec: Some(ExecAction { command: Some(command) }),
             ..LifecycleHandler::default()
         };
         let release = |program| run(vec![program, command::RELEASE.to_string()]);
         Lifecycle {
-            post_start: Some(run(self.wait(timeout_seconds, true))),
+            post_start: (kind == GateKind::Hook).then(|| run(self.wait(timeout_seconds, true))),
             pre_stop: self.fluid_fuse.clone().map(release),
             ..Lifecycle::default()
         }
@@ -61,6 +62,19 @@ impl Gate {
 
     /// The readiness probe: is it mounted now?
     pub fn readiness_probe(&self) -> Probe {
+        Probe { period_seconds: Some(2), ..self.probe() }
+    }
+
+    /// The startup probe, if that is the gate: the same, each second for as long as the gate waits.
+    pub fn startup_probe(&self, kind: GateKind, timeout_seconds: u32) -> Option<Probe> {
+        (kind == GateKind::Probe).then(|| Probe {
+            period_seconds: Some(1),
+            failure_threshold: i32::try_from(timeout_seconds).ok(),
+            ..self.probe()
+        })
+    }
+
+    fn probe(&self) -> Probe {
         let command = match &self.fluid_fuse {
             Some(program) => vec![
                 program.clone(),
@@ -72,7 +86,6 @@ impl Gate {
         };
         Probe {
             exec: Some(ExecAction { command: Some(command) }),
-            period_seconds: Some(2),
             timeout_seconds: Some(2),
             ..Probe::default()
         }
@@ -91,6 +104,17 @@ impl Gate {
         let device_gate = (self.device == Device::ExtendedResource).then(|| DEVICE_GATE.to_string());
         script.into_iter().chain([mount_point, timeout_seconds.to_string()]).chain(device_gate).collect()
     }
+}
+
+/// The preStop hook of a client of others: it is told to end as long before its container is killed.
+pub const LEFT_AT_THE_END: i64 = 5;
+
+/// How long an ordinary container serves when kubelet ends all of the Pod at once: nearly as long as it may. POSIX sh and
+/// `sleep`; `$1` is seconds.
+pub fn serve_on(seconds: i64) -> LifecycleHandler {
+    let command = ["sh", "-c", r#"sleep "$1""#, "serve-on"].map(str::to_string);
+    let command = command.into_iter().chain([seconds.to_string()]).collect();
+    LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
 }
 
 /// An option as it is written in a command.

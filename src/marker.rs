@@ -5,10 +5,12 @@
 
 use std::fmt;
 
+use anyhow::Result;
 use serde_json::Value;
+use wildmatch::WildMatch;
 
 use crate::json::{at, elements, text};
-use crate::request::Texts;
+use crate::request::{PodGlance, Texts};
 
 /// One thing that a Pod, or its namespace, can have.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +24,12 @@ pub enum Marker {
         /// Whether the sidecar is to be unprivileged.
         unprivileged: bool,
     },
-    /// The node's name matches one of the patterns, `*` being a wildcard.
+    /// The Pod names its node, or several, and each name matches one of the patterns, `*` being a wildcard.
     NodeName(&'static [&'static str]),
+    /// Some of the nodes that it names match.
+    SomeNodeName(&'static [&'static str]),
+    /// It names nodes, and none of them matches.
+    OtherNodeName(&'static [&'static str]),
     /// An entry of the node selector.
     NodeSelector(&'static str, &'static str),
     /// Each of the required node selector terms wants the label.
@@ -63,7 +69,42 @@ pub struct Subject<'p> {
     pub namespace_labels: Option<Texts<'p>>,
 }
 
-impl Subject<'_> {
+/// The label of a node that is its name.
+const HOSTNAME: &str = "kubernetes.io/hostname";
+
+impl<'p> Subject<'p> {
+    /// What a Pod says by itself.
+    pub fn of(pod: &PodGlance<'p>) -> Result<Self> {
+        Ok(Subject {
+            labels: pod.labels,
+            annotations: pod.annotations,
+            node_selector: pod.node_selector()?,
+            node_name: pod.node_name()?,
+            affinity: pod.affinity(),
+            tolerations: pod.tolerations(),
+            namespace_labels: None,
+        })
+    }
+
+    /// The names of the nodes that it can go to, by any of the fields that name nodes; none where it leaves the choice.
+    fn node_names(&self) -> Vec<&'p str> {
+        if !self.node_name.is_empty() {
+            return vec![self.node_name];
+        }
+        if let Some(name) = self.node_selector.get(HOSTNAME) {
+            return vec![name];
+        }
+        let mut names = Vec::new();
+        for term in self.required_terms() {
+            let by_label = values(term, "matchExpressions", "In", HOSTNAME);
+            let Some(named) = by_label.or(values(term, "matchFields", "In", "metadata.name")) else {
+                return Vec::new();
+            };
+            names.extend(named.iter().filter_map(Value::as_str));
+        }
+        names
+    }
+
     /// Whether it has the marker.
     pub fn has(&self, marker: &Marker) -> bool {
         let is = |texts: Texts<'_>, key: &str, value: &str| {
@@ -80,7 +121,13 @@ impl Subject<'_> {
                             || is(self.annotations, "serverless.fluid.io/platform", "unprivileged"))
             }
             NodeName(patterns) => {
-                patterns.iter().any(|pattern| wildmatch::WildMatch::new(pattern).matches(self.node_name))
+                let names = self.node_names();
+                !names.is_empty() && names.iter().all(|name| matches(patterns, name))
+            }
+            SomeNodeName(patterns) => self.node_names().iter().any(|name| matches(patterns, name)),
+            OtherNodeName(patterns) => {
+                let names = self.node_names();
+                !names.is_empty() && !names.iter().any(|name| matches(patterns, name))
             }
             NodeSelector(key, value) => is(self.node_selector, key, value),
             RequiredAffinity(key, value) => {
@@ -109,28 +156,43 @@ impl Subject<'_> {
         }
     }
 
-    fn required_terms(&self) -> &[Value] {
+    fn required_terms(&self) -> &'p [Value] {
         let required =
             ["nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
         elements(Some(at(self.affinity, &required)))
     }
 }
 
-/// Whether a node selector term has an expression with this operator, whose values are as wanted.
-fn wants(term: &Value, operator: &str, key: &str, values: impl Fn(&[Value]) -> bool) -> bool {
-    elements(term.get("matchExpressions")).iter().any(|expression| {
+fn matches(patterns: &[&str], name: &str) -> bool {
+    patterns.iter().any(|pattern| WildMatch::new(pattern).matches(name))
+}
+
+/// The values that the expressions of a node selector term, labels or fields, want of a key by an operator.
+fn values<'v>(term: &'v Value, list: &str, operator: &str, key: &str) -> Option<&'v [Value]> {
+    elements(term.get(list)).iter().find_map(|expression| {
         let found = elements(expression.get("values"));
-        text(expression, "key") == Some(key)
-            && text(expression, "operator") == Some(operator)
-            && !found.is_empty()
-            && values(found)
+        let is_asked = text(expression, "key") == Some(key) && text(expression, "operator") == Some(operator);
+        (is_asked && !found.is_empty()).then_some(found)
     })
+}
+
+/// Whether a term wants of a label values that are as said.
+fn wants(term: &Value, operator: &str, key: &str, as_said: impl Fn(&[Value]) -> bool) -> bool {
+    values(term, "matchExpressions", operator, key).is_some_and(as_said)
 }
 
 fn among(value: &str) -> impl Fn(&[Value]) -> bool + '_ {
     move |values| values.iter().any(|found| found == value)
 }
 
+impl Marker {
+    /// The marker as a sentence has it.
+    pub fn plain(&self) -> String {
+        self.to_string().replace('`', "")
+    }
+}
+
+/// As documents have it.
 impl fmt::Display for Marker {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut entry = |what: &str, key: &str, value: &str| match value {
@@ -147,8 +209,9 @@ impl fmt::Display for Marker {
             ),
             Fluid { unprivileged: false } => formatter
                 .write_str("label `serverless.fluid.io/inject=true` or `fuse.sidecar.fluid.io/inject=true`"),
-            NodeName(["?*"]) => formatter.write_str("any other `spec.nodeName`"),
-            NodeName(patterns) => write!(formatter, "nodeName `{}`", patterns.join("`, `")),
+            NodeName(patterns) => write!(formatter, "node name `{}`", patterns.join("`, `")),
+            SomeNodeName(_) => formatter.write_str("several node names, some of them such"),
+            OtherNodeName(_) => formatter.write_str("any other node name"),
             NodeSelector(key, value) => entry("nodeSelector", key, value),
             RequiredAffinity(key, value) => entry("required node affinity to", key, value),
             ExcludedAffinity(key, value) => entry("required node affinity away from", key, value),

@@ -12,7 +12,7 @@ use std::cell::OnceCell;
 use fluid_sidecar_layout::{Named as _, named};
 use serde_json::Value;
 
-use crate::destination::Destination;
+use crate::destination::{Destination, VIRTUAL_NODES};
 use crate::marker::{Marker, Subject};
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{PodGlance, Texts};
@@ -45,7 +45,12 @@ named! {
 }
 
 /// What names an ordinary node.
-const ORDINARY: &[Marker] = &[Marker::NodeName(&["?*"]), Marker::ExcludedAffinity("type", "virtual-kubelet")];
+const ORDINARY: &[Marker] =
+    &[Marker::OtherNodeName(VIRTUAL_NODES), Marker::ExcludedAffinity("type", "virtual-kubelet")];
+
+/// What asks for a sidecar there, and for which.
+const ASKED_ON_ORDINARY_NODES: &(Marker, Destination) =
+    &(Marker::Fluid { unprivileged: false }, Destination::Kubernetes);
 
 #[derive(Clone, Copy, Debug)]
 enum Answer {
@@ -81,20 +86,21 @@ fn rows() -> impl Iterator<Item = (&'static Marker, Answer)> {
 const LAST_RANK: usize = 9;
 
 /// How late a row is asked. The Pod's labels override node selectors and affinity, as Alibaba Cloud documents
-/// ("Comparison of virtual node scheduling solutions"); what leaves a choice comes last.
+/// ("Comparison of virtual node scheduling solutions"). Fluid's labels say whether there is to be a sidecar: where the Pod
+/// goes they say only if nothing else does. What leaves a choice comes last.
 fn rank(marker: &Marker, answer: Answer) -> usize {
     match (answer, marker) {
         (Possible, _) => LAST_RANK,
-        (Other(_), _) => 8,
+        (Other(_), _) => 7,
         (_, Marker::SidecarTarget(_)) => 0,
         (_, Marker::Label(..)) => 1,
-        (_, Marker::Fluid { .. }) => 2,
-        (_, Marker::NodeName(_)) => 3,
-        (_, Marker::NodeSelector(..)) => 4,
-        (_, Marker::RequiredAffinity(..) | Marker::ExcludedAffinity(..)) => 5,
-        (_, Marker::Annotation(..)) => 6,
-        (_, Marker::NamespaceLabel(..)) => 7,
-        (_, Marker::SomeAffinity(..) | Marker::Toleration(_)) => LAST_RANK,
+        (_, Marker::NodeName(_) | Marker::OtherNodeName(_)) => 2,
+        (_, Marker::NodeSelector(..)) => 3,
+        (_, Marker::RequiredAffinity(..) | Marker::ExcludedAffinity(..)) => 4,
+        (_, Marker::Annotation(..)) => 5,
+        (_, Marker::NamespaceLabel(..)) => 6,
+        (_, Marker::Fluid { .. }) => 8,
+        (_, Marker::SomeNodeName(_) | Marker::SomeAffinity(..) | Marker::Toleration(_)) => LAST_RANK,
     }
 }
 
@@ -110,7 +116,9 @@ pub fn table() -> impl Iterator<Item = (String, String)> {
             To(destination) => format!("`{destination}`"),
             Possible => "undecidable".into(),
             Other(platform) => format!("undecidable: {platform} has no destination of its own"),
-            Ordinary => "not serverless".into(),
+            Ordinary => {
+                format!("not serverless; with Fluid's label of `{}` below, that", ASKED_ON_ORDINARY_NODES.1)
+            }
         };
         (marker.to_string(), answer)
     })
@@ -128,15 +136,7 @@ pub fn decide(
         let marker = format!("setting destination: {destination}");
         return Ok(Placement::Serverless(destination, marker));
     }
-    let mut subject = Subject {
-        labels: pod.labels,
-        annotations: pod.annotations,
-        node_selector: pod.node_selector().because(Code::Malformed)?,
-        node_name: pod.node_name().because(Code::Malformed)?,
-        affinity: pod.affinity(),
-        tolerations: pod.tolerations(),
-        namespace_labels: None,
-    };
+    let mut subject = Subject::of(pod).because(Code::Malformed)?;
     // Read once, and only when it is needed.
     let read = OnceCell::new();
     let read_namespace = || -> Result<Option<Texts<'_>>, Reason> {
@@ -161,42 +161,45 @@ pub fn decide(
         }
     }
     let mut not_enabled = None;
-    for (marker, answer) in ordered_rows() {
+    for (mut marker, mut answer) in ordered_rows() {
         if let Marker::NamespaceLabel(..) = marker {
             if settings.namespace_labels == NamespaceLabels::Ignore {
                 continue;
             }
             subject.namespace_labels = read_namespace()?;
         }
-        if subject.has(marker) {
-            let fluids = matches!(marker, Marker::Fluid { .. });
-            let marker = marker.to_string().replace('`', "");
-            return Ok(match answer {
-                To(destination) if settings.enables(destination) => {
-                    Placement::Serverless(destination, marker)
-                }
-                To(destination) => {
-                    let asks = format!(
-                        "{marker} asks for {destination}, which the setting destinations does not enable"
-                    );
-                    // Fluid's labels ask for a sidecar; where the Pod goes another marker may say.
-                    if fluids {
-                        not_enabled = Some(asks);
-                        continue;
-                    }
-                    Placement::NotServerless(asks)
-                }
-                Possible => Placement::Undecidable(
-                    format!("the scheduler decides ({marker})"),
-                    "the label alibabacloud.com/eci=true makes it certain".into(),
-                ),
-                Other(platform) => Placement::Undecidable(
-                    format!("it goes to {platform} ({marker}), which no destination is built in for"),
-                    "map it with the setting selectors".into(),
-                ),
-                Ordinary => Placement::NotServerless(format!("the Pod goes to an ordinary node ({marker})")),
-            });
+        if !subject.has(marker) {
+            continue;
         }
+        let also = matches!(answer, Ordinary).then_some(ASKED_ON_ORDINARY_NODES);
+        if let Some((asked, destination)) = also.filter(|(asked, _)| subject.has(asked)) {
+            (marker, answer) = (asked, To(*destination));
+        }
+        let fluids = matches!(marker, Marker::Fluid { .. });
+        let marker = marker.plain();
+        return Ok(match answer {
+            To(destination) if settings.enables(destination) => Placement::Serverless(destination, marker),
+            To(destination) => {
+                let asks = format!(
+                    "{marker} asks for {destination}, which the setting destinations does not enable"
+                );
+                // Fluid's labels ask for a sidecar; that the scheduler may choose is still to be said.
+                if fluids && also.is_none() {
+                    not_enabled = Some(asks);
+                    continue;
+                }
+                Placement::NotServerless(asks)
+            }
+            Possible => Placement::Undecidable(
+                format!("the scheduler decides ({marker})"),
+                "the label alibabacloud.com/eci=true makes it certain".into(),
+            ),
+            Other(platform) => Placement::Undecidable(
+                format!("it goes to {platform} ({marker}), which no destination is built in for"),
+                "map it with the setting selectors".into(),
+            ),
+            Ordinary => Placement::NotServerless(format!("the Pod goes to an ordinary node ({marker})")),
+        });
     }
     let nothing = || "nothing says that the Pod goes to a serverless node".into();
     Ok(Placement::NotServerless(not_enabled.unwrap_or_else(nothing)))

@@ -55,6 +55,12 @@ named! {
         IncompleteReference = "incomplete-reference",
         /// The Pod has more time to end than it asked for.
         GracePeriodRaised = "grace-period-raised",
+        /// The sidecar has a request that nobody gave it.
+        RequestsAdded = "requests-added",
+        /// The Pod is of a lower QoS class than without the sidecar.
+        QosLowered = "qos-lowered",
+        /// An init container that needs no data of its Dataset sees an empty directory.
+        InitWithoutData = "init-without-data",
         /// The sidecar sees the processes of the Pod's containers, and they see each other's.
         ProcessesShared = "processes-shared",
         /// The Pod asks for something of Fluid's that this policy does not do.

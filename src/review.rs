@@ -114,8 +114,14 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
     }
 
     // Has it claims, or had it some?
-    let claims = pod.claims().because(Code::Malformed)?;
+    let mut claims = pod.claims().because(Code::Malformed)?;
+    if !claims.is_empty() && Status::is_on(pod.annotations) {
+        drop_own_claims(&payload, &mut claims).because(Code::Malformed)?;
+    }
     let no_claims = || Reason::new(Code::NoClaims, "the Pod mounts no PersistentVolumeClaim");
+    if let Some(reason) = asked::ignored_configuration(&pod) {
+        log.warn(reason);
+    }
     if claims.is_empty() && !Status::is_on(pod.annotations) {
         log.reasons.push(no_claims());
         return Ok(None);
@@ -187,6 +193,20 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
         || inject(&payload, &pod, claims, whole, destination, payload.uid(), &settings, cluster, log);
     let changed = size.and_then(|()| inject());
     changed.or_else(|reason| log.unresolved(&settings, reason))
+}
+
+/// Leaves out the claims that came with sidecars.
+fn drop_own_claims(payload: &Payload<'_>, claims: &mut Vec<ClaimVolume>) -> anyhow::Result<()> {
+    // It is said later of a Pod with Datasets that it is too large.
+    if limits::check_glance(payload.size(), claims.len()).is_ok() {
+        let pod = payload.whole_object()?;
+        // What cannot be read says nothing; mode: verify refuses it.
+        if let Ok(Some(status)) = Status::of(&pod) {
+            let own = status.own_volumes(&pod);
+            claims.retain(|claim| !own.contains_key(claim.name.as_str()));
+        }
+    }
+    Ok(())
 }
 
 /// With `mode: verify`: injects the Pod anew as it was before, and compares. `None`: nothing was injected.

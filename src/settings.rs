@@ -28,7 +28,7 @@ pub mod text;
 use form::{AutoOr, Boolean, Choice, Each, Entry, List, Map, Optional, Pattern, Seconds, Text, Whole};
 pub(crate) use section::section;
 pub use section::{Field, Fields, Group, Note, Place, Section};
-use text::{ELEMENT, IMAGE, PATH, QUANTITY, RESOURCE, URL, VALUE};
+use text::{ELEMENT, IMAGE, LIMIT, PATH, QUANTITY, RESOURCE, URL, VALUE};
 
 section! {
     /// The settings: valid as a whole, defaults filled in.
@@ -236,6 +236,45 @@ sidecars:
 podOverrides: {cpu: \"4\", memory: 8Gi}",
         }
 
+        /// What a sidecar requests that has neither a request nor a limit of that resource, in Pods whose containers all
+        /// have one: without it the Pod has no utilisation for a HorizontalPodAutoscaler, and a ResourceQuota refuses it. On
+        /// ECI it counts towards the size of the instance. `{}` is none; `sidecars.<runtime>.requests` go before it.
+        default_requests: Vec<(PodResource, String)> =
+            vec![(PodResource::Cpu, "100m".into()), (PodResource::Memory, "256Mi".into())], EACH_REQUEST, {
+            name: "defaultRequests",
+            group: Some(Group::Sidecar),
+            label: "Default requests",
+            // A form would take both away with one of them.
+            in_form: false,
+            example: "
+defaultRequests: {cpu: 250m, memory: 1Gi}",
+        }
+
+        /// Init containers that mount a Dataset's volume, as operators give every container all volumes, but need none of
+        /// its files: patterns of their names or, with a space in it, of their command and arguments. Where the sidecar is an
+        /// ordinary container, which starts after them, they see an empty directory that is read-only; other init
+        /// containers that mount the volume are refused there. A Pod may name more of its own by the annotation
+        /// `fluid-sidecar-policy/init-containers-without-data`. The default has those of KubeRay, Airflow, GitLab Runner and
+        /// Argo Workflows; it is replaced as a whole.
+        init_containers_without_data: Vec<WildMatch> = patterns(INIT_CONTAINERS_WITHOUT_DATA), List(Pattern), {
+            name: "initContainersWithoutData",
+            group: Some(Group::Sidecar),
+            label: "Init containers without data",
+            example: "
+initContainersWithoutData: [wait-gcs-ready, check-db, \"argoexec init*\", \"wait-for-*\"]",
+        }
+
+        /// Runtime classes (`spec.runtimeClassName`) whose sandbox does not let the mount of a privileged sidecar reach the
+        /// other containers: patterns. A Pod of such a class is treated as `onUnresolved` says where sidecars are
+        /// privileged. The list is replaced as a whole.
+        sandboxed_runtime_classes: Vec<WildMatch> = patterns(SANDBOXED_RUNTIME_CLASSES), List(Pattern), {
+            name: "sandboxedRuntimeClasses",
+            group: Some(Group::Platform),
+            label: "Sandboxed runtime classes",
+            example: "
+sandboxedRuntimeClasses: [\"kata*\", gvisor, our-sandbox]",
+        }
+
         /// How long the start of the application waits for its file system, in seconds. After that the sidecar's
         /// postStart hook fails, and the sidecar is ended and, by the Pod's `restartPolicy`, restarted. Kubernetes sets
         /// no limit, and waiting costs less than a new start; `fluid-fuse` does not wait for a store that refuses. Raise
@@ -277,6 +316,18 @@ vfuseResourceName: fluid.io/fuse",
         }
     }
     check: rules::check_settings
+}
+
+/// Init containers of operators that mount all volumes of the main container and wait for something else: KubeRay #1130,
+/// the chart of Airflow, GitLab Runner, Argo Workflows.
+const INIT_CONTAINERS_WITHOUT_DATA: &[&str] =
+    &["wait-gcs-ready", "check-db", "wait-for-airflow-migrations", "init-permissions", "argoexec init*"];
+
+/// gVisor, Kata Containers, and Alibaba Cloud's sandboxed containers.
+const SANDBOXED_RUNTIME_CLASSES: &[&str] = &["gvisor*", "runsc*", "kata*", "runv*", "rund*"];
+
+fn patterns(texts: &[&str]) -> Vec<WildMatch> {
+    texts.iter().map(|text| WildMatch::new(text)).collect()
 }
 
 named! {
@@ -450,7 +501,7 @@ sidecars:
 
         /// Resource limits by resource; others of the container stay. Set them when the DaemonSet's are made for a
         /// whole node: on ECI they count towards the size of the instance.
-        limits: Entries = Entries::new(), Map(Text(&QUANTITY)), {
+        limits: Entries = Entries::new(), Map(Text(&LIMIT)), {
             name: "limits",
             label: "Limits",
             example: "
@@ -505,7 +556,7 @@ sidecars:
 
         /// The `sizeLimit` of the cache directory's `emptyDir`, in bytes; without it there is none. Only together with
         /// `cacheDirectory`.
-        cache_size_limit: Option<String> = None, Optional(Text(&QUANTITY)), {
+        cache_size_limit: Option<String> = None, Optional(Text(&LIMIT)), {
             name: "cacheSizeLimit",
             label: "Cache size limit",
             example: "
@@ -563,7 +614,7 @@ sidecars:
 };
 
 const EACH_MOST: Each<PodResource, String, Text> = Each {
-    of: Text(&QUANTITY),
+    of: Text(&LIMIT),
     base: |_| String::new(),
     entry: Entry {
         about: "The largest limit of this resource that a Pod may ask for: `cpu` in cores, `memory` in bytes.",
@@ -572,6 +623,21 @@ const EACH_MOST: Each<PodResource, String, Text> = Each {
             label: "Most",
             example: "
 podOverrides: {cpu: 500m, memory: 8Gi}",
+            ..Note::BLANK
+        },
+    },
+};
+
+const EACH_REQUEST: Each<PodResource, String, Text> = Each {
+    of: Text(&QUANTITY),
+    base: |_| String::new(),
+    entry: Entry {
+        about: "What a sidecar requests of this resource by default: `cpu` in cores, `memory` in bytes.",
+        note: Note {
+            name: "<resource>",
+            label: "Request",
+            example: "
+defaultRequests: {cpu: 250m}",
             ..Note::BLANK
         },
     },

@@ -19,12 +19,12 @@ use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, SecretVariable, Server, Source};
 use crate::destination::{Device, Exit, Order, Strategy};
-use crate::json::{elements, json, list_field, map_field, name_of, text};
-use crate::lifecycle::Gate;
+use crate::json::{at, elements, json, list_field, map_field, name_of, text};
+use crate::lifecycle::{self, Gate};
 use crate::limits::VOLUMES_MAX;
 use crate::request::Entries;
 use crate::settings::text::quantity;
-use crate::settings::{Settings, SidecarOverrides, entry_of};
+use crate::settings::{PodResource, Settings, SidecarOverrides, entry_of};
 
 /// The volume of the directories of all Pods of a Dataset.
 const PLACES_VOLUME: &str = "fluid-fuse-places";
@@ -61,6 +61,8 @@ pub struct Sidecar {
     pub needs_directory: bool,
     /// It is to have the token of the Pod's service account.
     pub has_token: bool,
+    /// Its program is ours.
+    pub is_fluid_fuse: bool,
     /// The directory of the node in which each Pod has its own, if Pods share the node.
     shared_directory: Option<String>,
 }
@@ -81,6 +83,7 @@ impl Sidecar {
             not_copied: Vec::new(),
             needs_directory: false,
             has_token: false,
+            is_fluid_fuse: false,
             shared_directory: None,
         }
     }
@@ -119,19 +122,95 @@ impl Sidecar {
         Ok(())
     }
 
-    /// Gives up its own cpu and memory: the Pod has some for all of its containers, and the API server refuses a
-    /// Pod whose containers ask for more than that.
+    /// Gives up what the Pod has for all of its containers (cpu, memory, huge pages): the API server refuses a Pod whose
+    /// containers ask for more than that.
     pub fn share_resources(&mut self) {
         let resources = self.container.get_mut("resources").and_then(Value::as_object_mut);
         let mut shared = false;
         for kind in resources.into_iter().flat_map(|resources| resources.values_mut()) {
-            for resource in ["cpu", "memory"] {
-                shared |= kind.as_object_mut().is_some_and(|kind| kind.remove(resource).is_some());
-            }
+            let Some(kind) = kind.as_object_mut() else { continue };
+            let before = kind.len();
+            kind.retain(|resource, _| {
+                !matches!(resource.as_str(), "cpu" | "memory") && !resource.starts_with("hugepages-")
+            });
+            shared |= kind.len() < before;
         }
         if shared {
-            self.left_out.push("cpu and memory of its own: the Pod has some for all containers".into());
+            self.left_out.push("resources of its own: the Pod has some for all containers".into());
         }
+    }
+
+    /// Requests what the settings have for those who request nothing, of the resources for which it is `wanted`. Returns
+    /// what was added, as `<resource> <amount>`.
+    pub fn request_defaults(
+        &mut self,
+        settings: &Settings,
+        wanted: impl Fn(PodResource) -> bool,
+    ) -> Result<Vec<String>> {
+        let mut added = Vec::new();
+        for (resource, amount) in settings.default_requests.iter().filter(|(resource, _)| wanted(*resource)) {
+            let resources = map_field(&mut self.container, "resources")?;
+            let has =
+                |kind: &str| resources.get(kind).is_some_and(|kind| kind.get(resource.name()).is_some());
+            if !has("requests") && !has("limits") {
+                map_field(resources, "requests")?.insert(resource.to_string(), amount.as_str().into());
+                added.push(format!("{resource} {amount}"));
+            }
+        }
+        Ok(added)
+    }
+
+    /// Gives up its ports, which would be ports of the node. Its probes and hooks name their numbers instead.
+    pub fn drop_ports(&mut self) {
+        let ports = self.container.remove("ports");
+        let number = |name: &Value| {
+            let port = elements(ports.as_ref()).iter().find(|port| port.get("name") == Some(name))?;
+            port.get("containerPort").cloned()
+        };
+        for port in named_ports(&mut self.container) {
+            if let Some(number) = number(port) {
+                *port = number;
+            }
+        }
+    }
+
+    /// Serves for `seconds` after the Pod is told to end: the other containers are told in the same moment, and may still
+    /// read and write.
+    pub fn serve_on(&mut self, seconds: i64) -> Result<()> {
+        if self.is_fluid_fuse {
+            let linger = format!("{seconds}s");
+            let env = elements(self.container.get("env"));
+            if env.iter().any(|variable| name_of(variable) == Some(env::LINGER)) {
+                return Ok(());
+            }
+            return set_env(&mut self.container, [(env::LINGER, linger.as_str())]);
+        }
+        let hook = json(lifecycle::serve_on(seconds))?;
+        map_field(&mut self.container, "lifecycle")?.insert("preStop".into(), hook);
+        Ok(())
+    }
+
+    /// What the container names and has not, so that it could not start, or would get what is somebody else's: a volume
+    /// beside its own and `shared`, a port, the resources of another container.
+    pub fn dangling(&mut self, shared: Option<&str>) -> Option<String> {
+        let own_name = self.container.get("name").cloned().unwrap_or_default();
+        let own: Vec<_> = self.volumes.iter().filter_map(name_of).map(str::to_string).collect();
+        let ports: Vec<_> = elements(self.container.get("ports"))
+            .iter()
+            .filter_map(|port| port.get("name").cloned())
+            .collect();
+        let is_own = |name: &str| shared == Some(name) || own.iter().any(|own| own == name);
+        let missing =
+            volume_names(&mut self.container).into_iter().find(|name| !name.as_str().is_some_and(is_own));
+        if let Some(volume) = missing {
+            return Some(format!("volume {volume}"));
+        }
+        if let Some(port) = named_ports(&mut self.container).into_iter().find(|port| !ports.contains(port)) {
+            return Some(format!("port {port}"));
+        }
+        let shown = shown_containers(self.container.get_mut("env"));
+        let shown = shown.into_iter().chain(self.volumes.iter_mut().flat_map(shown_by));
+        shown.into_iter().find(|name| **name != own_name).map(|name| format!("container {name}"))
     }
 }
 
@@ -163,12 +242,13 @@ pub fn build(
             None => true,
         });
     }
-    if gate.fluid_fuse.is_some() {
+    sidecar.is_fluid_fuse = gate.fluid_fuse.is_some();
+    if sidecar.is_fluid_fuse {
         guard(&mut sidecar, request_uid)?;
     }
     let who = || format!("Dataset {}/{}", dataset.namespace, dataset.name);
     ensure!(
-        gate.fluid_fuse.is_some() || strategy.exit != Exit::ProcessNamespace,
+        sidecar.is_fluid_fuse || strategy.exit != Exit::ProcessNamespace,
         "the sidecar of {} is not fluid-fuse, which alone knows exit: processNamespace; \
          set sidecarFrom: fluid-fuse, or another exit in destinations",
         who()
@@ -185,10 +265,11 @@ pub fn build(
     let every_sidecar = Container {
         name: name.to_string(),
         image: settings.image(dataset.runtime).filter(|_| !keeps_image).map(str::to_string),
-        lifecycle: Some(gate.lifecycle(settings.gate_timeout_seconds)),
+        lifecycle: Some(gate.lifecycle(strategy.gate, settings.gate_timeout_seconds)),
         // What `kubectl describe pod` shows, where the container writes nothing for it.
         termination_message_policy: Some("FallbackToLogsOnError".to_string()),
         readiness_probe: strategy.readiness_probe.then(|| gate.readiness_probe()),
+        startup_probe: gate.startup_probe(strategy.gate, settings.gate_timeout_seconds),
         restart_policy: (strategy.order == Order::NativeSidecar).then(|| "Always".to_string()),
         ..Container::default()
     };
@@ -315,6 +396,12 @@ fn from_daemonset(
     let Some(Value::Object(mut container)) = template else {
         bail!("spec.template.spec.containers[0] must be a map");
     };
+    // The gate waits for the same, and for no longer than the settings say.
+    container.remove("startupProbe");
+    let claims = elements(container.get("resources").and_then(|resources| resources.get("claims")));
+    if let Some(claim) = claims.first().and_then(name_of) {
+        bail!("its container has the device of resourceClaims {claim:?}, which a sidecar cannot bring");
+    }
     let volumes = elements(pod_spec.get("volumes"));
     ensure!(
         volumes.len().max(elements(container.get("volumeMounts")).len()) <= VOLUMES_MAX,
@@ -409,8 +496,12 @@ fn from_daemonset(
         let names = elements(pod_spec.get(list)).iter().skip(first).filter_map(name_of);
         sidecar.left_out.extend(names.map(|name| format!("container {name}")));
     }
-    for field in ["dnsConfig", "hostPID", "hostIPC", "runtimeClassName", "serviceAccountName"] {
-        if pod_spec.get(field).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false))) {
+    let of_the_pod = at(&pod_spec, &["securityContext"]);
+    let fields = ["dnsConfig", "hostAliases", "hostPID", "hostIPC", "runtimeClassName", "serviceAccountName"];
+    let lost = (fields.into_iter().map(|field| (field, pod_spec.get(field))))
+        .chain(["fsGroup", "supplementalGroups", "sysctls"].map(|field| (field, of_the_pod.get(field))));
+    for (field, value) in lost {
+        if value.is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false))) {
             sidecar.left_out.push(field.to_string());
         }
     }
@@ -439,7 +530,6 @@ const PRIVILEGED_FIELDS: &[&str] = &[
     "restartPolicy",
     "resizePolicy",
     "securityContext",
-    "startupProbe",
     "terminationMessagePath",
     "terminationMessagePolicy",
     "volumeMounts",
@@ -772,8 +862,25 @@ pub(crate) fn volume_names(container: &mut Map<String, Value>) -> Vec<&mut Value
     names
 }
 
+/// Where the probes and hooks of a container name ports, and not numbers.
+fn named_ports(container: &mut Map<String, Value>) -> Vec<&mut Value> {
+    let mut handlers = Vec::new();
+    for (field, value) in container {
+        match field.as_str() {
+            "livenessProbe" | "readinessProbe" | "startupProbe" => handlers.push(value),
+            "lifecycle" => {
+                handlers.extend(value.as_object_mut().into_iter().flat_map(|hooks| hooks.values_mut()))
+            }
+            _ => {}
+        }
+    }
+    let kinds =
+        handlers.into_iter().filter_map(Value::as_object_mut).flat_map(|handler| handler.values_mut());
+    kinds.filter_map(|kind| kind.get_mut("port")).filter(|port| port.is_string()).collect()
+}
+
 /// Sets variables, each in its old place if it had one: later variables may refer to it.
-fn set_env<'e>(
+pub(crate) fn set_env<'e>(
     container: &mut Map<String, Value>,
     variables: impl IntoIterator<Item = (&'e str, &'e str)>,
 ) -> Result<()> {

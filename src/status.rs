@@ -19,6 +19,10 @@ pub const ANNOTATION: &str = "fluid-sidecar-policy/injected";
 /// Which container `kubectl logs` and `kubectl exec` are about when nobody names one: this, or else the first.
 pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
+/// The volumes on the node that the cluster autoscaler need not save: without it it does not remove a node on which the Pod
+/// runs.
+pub const EVICTABLE: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +47,9 @@ pub struct Status {
     /// Whether the first of the user's containers was made kubectl's default.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub default_container: bool,
+    /// Whether [`EVICTABLE`] was set.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub evictable: bool,
     /// Whether `shareProcessNamespace` was set.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub share_process_namespace: bool,
@@ -114,6 +121,7 @@ impl Status {
             image_pull_secrets: Vec::new(),
             termination_grace_period_seconds: None,
             default_container: false,
+            evictable: false,
             share_process_namespace: false,
         }
     }
@@ -131,6 +139,29 @@ impl Status {
     /// Whether annotations have a status.
     pub fn is_on(annotations: Texts<'_>) -> bool {
         annotations.get(ANNOTATION).is_some()
+    }
+
+    /// The volumes that came with sidecars, each with the place of its sidecar: the status says so, and only that sidecar
+    /// mounts it. So a status can take no volume from a container of the user's, and a sidecar's own claim is served by no
+    /// other sidecar.
+    pub(crate) fn own_volumes(&self, pod: &Value) -> Places {
+        let of = |(place, sidecar): (usize, &InjectedSidecar)| {
+            sidecar.volumes.iter().map(|volume| (volume.clone(), place)).collect::<Vec<_>>()
+        };
+        let mut own: Places = self.sidecars.iter().enumerate().flat_map(of).collect();
+        for list in ["initContainers", "containers", "ephemeralContainers"] {
+            for container in elements(pod.get("spec").and_then(|spec| spec.get(list))) {
+                for uses in ["volumeMounts", "volumeDevices"] {
+                    for volume in elements(container.get(uses)).iter().filter_map(name_of) {
+                        let owner = own.get(volume).map(|place| self.sidecars[*place].container.as_str());
+                        if owner.is_some() && owner != name_of(container) {
+                            own.remove(volume);
+                        }
+                    }
+                }
+            }
+        }
+        own
     }
 
     /// The status that a Pod has. `None`: it has none.
@@ -178,6 +209,7 @@ impl Status {
             image_pull_secrets: each(value, "imagePullSecrets", string)?,
             termination_grace_period_seconds: value.get("terminationGracePeriodSeconds").map(Value::as_i64),
             default_container: value.get("defaultContainer") == Some(&Value::Bool(true)),
+            evictable: value.get("evictable") == Some(&Value::Bool(true)),
             share_process_namespace: value.get("shareProcessNamespace") == Some(&Value::Bool(true)),
         })
     }
@@ -250,8 +282,9 @@ pub fn undo(status: &Status, pod: &mut Value) {
     if let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) {
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(ANNOTATION);
-            if status.default_container {
-                annotations.remove(DEFAULT_CONTAINER);
+            let added = [(DEFAULT_CONTAINER, status.default_container), (EVICTABLE, status.evictable)];
+            for (key, _) in added.iter().filter(|(_, is_added)| *is_added) {
+                annotations.remove(*key);
             }
             if annotations.is_empty() {
                 metadata.remove("annotations");

@@ -6,13 +6,11 @@
 //! anew, and everything of that must be in the Pod. Others may have added to it, as the API server has its defaults, but
 //! not what decides which program a sidecar runs.
 
-use std::collections::BTreeMap;
-
 use fluid_sidecar_layout::Named as _;
 use serde_json::{Map, Value};
 
 use crate::destination::{Destination, Order};
-use crate::json::{at, elements, name_of, places_of, text};
+use crate::json::{Places, at, elements, name_of, places_of, text};
 use crate::reason::{Because as _, Code, Reason};
 use crate::settings::Settings;
 use crate::settings::text::quantity;
@@ -144,18 +142,20 @@ impl Differences {
             (Value::Array(expected), Value::Array(list)) => match key_of(expected) {
                 Some(key) => {
                     // Of two variables of one name the last counts.
-                    let last = |list| -> BTreeMap<_, _> {
-                        let named = |element| Some((text(element, key)?, element));
-                        <[Value]>::iter(list).filter_map(named).collect()
+                    let last = |list: &[Value]| -> Places {
+                        let names = list.iter().map(|element| text(element, key).unwrap_or_default().to_string());
+                        names.zip(0..).collect()
                     };
-                    let (expected, found) = (last(expected), last(list));
-                    for (name, element) in &expected {
-                        self.look_at(&format!("[{name}]"), element, found.get(name).copied());
+                    let (expected_places, places) = (last(expected), last(list));
+                    for (name, place) in &expected_places {
+                        let found = places.get(name).map(|place| &list[*place]);
+                        self.look_at(&format!("[{name}]"), &expected[*place], found);
                     }
-                    let is_ours =
-                        |name: &&&str| VARIABLES_NOT_ADDED.iter().any(|start| name.starts_with(start));
-                    for name in found.keys().filter(is_ours).filter(|name| !expected.contains_key(*name)) {
-                        self.look_at(&format!("[{name}]"), &Value::Null, found.get(name).copied());
+                    for (name, place) in &places {
+                        let is_ours = VARIABLES_NOT_ADDED.iter().any(|start| name.starts_with(start));
+                        if is_ours && !expected_places.contains_key(name) {
+                            self.look_at(&format!("[{name}]"), &Value::Null, list.get(*place));
+                        }
                     }
                 }
                 None if expected.len() != list.len() => self.tell("is not what the policy injects"),

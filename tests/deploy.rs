@@ -432,7 +432,9 @@ fn the_twin_is_asked_about_marked_pods_and_no_others() {
         let answer = create(&pod, &cluster, &of_all_destinations(&twin["spec"]["settings"]));
         let reasons = answer["audit_annotations"]["reasons"].as_str().unwrap_or_default();
         // Being asked costs nothing but the call: these Pods have a marker, and something that outweighs it.
-        if reasons.starts_with("exempt: ") || case == "placement-node-name-of-an-ordinary-node" {
+        // Not every case has a namespace to read; and who asks Fluid for its configuration is told that there is none.
+        let unread = reasons.starts_with("unresolved: Namespace") || reasons.starts_with("ignored: ");
+        if unread || reasons.starts_with("exempt: ") || case == "placement-node-name-of-an-ordinary-node" {
             continue;
         }
         let placement = reasons.lines().find(|line| line.starts_with("serverless: "));
@@ -535,7 +537,9 @@ fn the_twin_knows_every_row_of_the_table() {
         }
         rows += 1;
         let quoted = marker.split('`').skip(1).step_by(2).map(|it| format!("'{}'", it.trim_matches('*')));
-        assert!(quoted.into_iter().any(|it| expression.contains(&it)), "{marker}");
+        // Of names of nodes it has one expression.
+        let names = marker.starts_with("node name") && expression.contains("'^(virtual-kubelet(-.*)?|");
+        assert!(names || quoted.into_iter().any(|it| expression.contains(&it)), "{marker}");
     }
     assert!(rows > 10, "{rows}");
 }

@@ -777,6 +777,10 @@ fn field_schema(table: &[Field], field: &Field, name: &str) -> Value {
     let rule = match field.path.as_str() {
         "selectors" => Some((&mut schema["items"], rules::selector_schema())),
         "sidecars.<runtime>" => Some((&mut schema, rules::overrides_schema())),
+        "destinations.<destination>" => {
+            let is_native = field.default_for(name).is_some_and(|it| it["order"] == "nativeSidecar");
+            Some((&mut schema, rules::strategy_schema(is_native)))
+        }
         _ => None,
     };
     if let Some((schema, Value::Object(rule))) = rule {

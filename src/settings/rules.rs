@@ -3,10 +3,22 @@
 use fluid_sidecar_layout::{Named as _, Runtime};
 use serde_json::{Value, json};
 
+use crate::destination::{GateKind, Order, Strategy};
+
+use super::text::check_unit;
 use super::{DatasetsFrom, Fields, Selector, Settings, SidecarFrom, SidecarOverrides};
 
 /// A container that the policy makes has no image of its own, and `fluid-fuse` must know what it serves.
 pub(super) fn check_settings(fields: &mut Fields<'_>, settings: &Settings) {
+    for (field, amounts) in
+        [("podOverrides", &settings.pod_overrides), ("defaultRequests", &settings.default_requests)]
+    {
+        let amounts = amounts.iter();
+        check_units(
+            fields,
+            amounts.map(|(name, amount)| (format!("{field}.{name}"), name.name(), amount.as_str())),
+        );
+    }
     let fluid_fuse = settings.sidecar_from == SidecarFrom::FluidFuse;
     if settings.datasets_from == DatasetsFrom::Cluster {
         if !settings.datasets.is_empty() {
@@ -94,9 +106,46 @@ pub fn selector_schema() -> Value {
 }
 
 /// A size limit limits a cache.
-pub(super) fn check_overrides(fields: &mut Fields<'_>, _: &SidecarOverrides) {
+pub(super) fn check_overrides(fields: &mut Fields<'_>, overrides: &SidecarOverrides) {
+    for (field, amounts) in [("limits", &overrides.limits), ("requests", &overrides.requests)] {
+        let amounts = amounts.iter();
+        check_units(
+            fields,
+            amounts.map(|(name, amount)| (format!("{field}.{name}"), name.as_str(), amount.as_str())),
+        );
+    }
+    let size = overrides.cache_size_limit.iter();
+    check_units(fields, size.map(|amount| ("cacheSizeLimit".to_string(), "a volume", amount.as_str())));
     if fields.has("cacheSizeLimit") && !fields.has("cacheDirectory") {
         fields.problem("cacheSizeLimit", "only used with cacheDirectory; set that or remove this");
+    }
+}
+
+/// A startup probe holds back what starts after a native sidecar, and nothing else.
+pub(crate) fn check_strategy(fields: &mut Fields<'_>, strategy: &Strategy) {
+    if strategy.gate == GateKind::Probe && strategy.order != Order::NativeSidecar {
+        fields.problem("gate", "startupProbe needs order: nativeSidecar; set that, or use postStart");
+    }
+}
+
+/// `check_strategy` as a condition of the JSON schema, for a destination whose order is by default another than
+/// `nativeSidecar`, or that.
+pub fn strategy_schema(is_native: bool) -> Value {
+    let probe = json!({"required": ["gate"], "properties": {"gate": {"const": "startupProbe"}}});
+    let native = json!({"properties": {"order": {"const": "nativeSidecar"}}});
+    let then = match is_native {
+        true => native,
+        false => json!({"allOf": [native, {"required": ["order"]}]}),
+    };
+    json!({"if": probe, "then": then})
+}
+
+/// Whether each amount is one that its resource can have.
+fn check_units<'a>(fields: &mut Fields<'_>, amounts: impl Iterator<Item = (String, &'a str, &'a str)>) {
+    for (field, resource, amount) in amounts {
+        if let Err(error) = check_unit(resource, amount) {
+            fields.problem(&field, error);
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub static QUANTITY: TextForm = TextForm {
     name: "quantity",
     about: "a number that is not negative, with one of Kubernetes' suffixes `n`, `u`, `m`, `k`, `M`, `G`, `T`, `P`, \
             `E`, `Ki`, `Mi`, `Gi`, `Ti`, `Pi`, `Ei`, an exponent like `e3`, or none of these",
-    pattern: || r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$".into(),
+    pattern: || QUANTITY_PATTERN.into(),
     check: |text| {
         ensure!(quantity(text).is_some(), "{text:?} is no quantity; expected one like 500m, 2 or 4Gi");
         Ok(())
@@ -73,6 +73,21 @@ pub static QUANTITY: TextForm = TextForm {
     may_be_number: true,
     may_be_empty: true,
 };
+
+/// An amount that limits something: none at all would be no limit to Kubernetes.
+pub static LIMIT: TextForm = TextForm {
+    name: "limit",
+    about: "a quantity above zero",
+    pattern: || QUANTITY_PATTERN.replacen(r"\+?", r"\+?(?=[0-9.]*[1-9])", 1),
+    check: |text| {
+        (QUANTITY.check)(text)?;
+        ensure!(quantity(text) != Some(0), "{text:?} would be no limit at all; name an amount above zero");
+        Ok(())
+    },
+    ..QUANTITY
+};
+
+const QUANTITY_PATTERN: &str = r"^\+?([0-9]+\.?[0-9]*|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,9})?$";
 
 /// The name of an extended resource.
 pub static RESOURCE: TextForm = TextForm {
@@ -99,7 +114,22 @@ pub static URL: TextForm = TextForm {
 };
 
 /// The forms that documents explain.
-pub static EXPLAINED: [&TextForm; 5] = [&IMAGE, &PATH, &QUANTITY, &RESOURCE, &URL];
+pub static EXPLAINED: [&TextForm; 6] = [&IMAGE, &LIMIT, &PATH, &QUANTITY, &RESOURCE, &URL];
+
+/// Checks that an amount of a resource, unless it is none, is at least the smallest that there is: 500m is half a core, but
+/// also half a byte.
+pub fn check_unit(resource: &str, text: &str) -> Result<()> {
+    let (unit, billionths) = match resource {
+        "cpu" => ("1m", 1_000_000),
+        _ => ("1", 1_000_000_000),
+    };
+    let amount = quantity(text).unwrap_or_default();
+    ensure!(
+        amount == 0 || amount >= billionths,
+        "{text:?} is less than the smallest amount of {resource}, which is {unit}"
+    );
+    Ok(())
+}
 
 /// A quantity in billionths, for comparisons, in every form that Kubernetes documents (`resource.Quantity`) but
 /// negative ones, which no resource may have.

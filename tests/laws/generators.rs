@@ -48,6 +48,7 @@ const DATASETS: &[(&str, &str, &str, &str, &str)] = &[
     ("cache", "cache", "cache", "cache-fuse", ""),
     // It refers to a Dataset of another namespace: see `directory_of`.
     ("borrowed", "borrowed", "thin", "juicefs-fuse", "a"),
+    ("borrowed-too", "borrowed-too", "thin", "juicefs-fuse", "b"),
     // None of these can be served: the first not by `fluid-fuse`, the second by nothing else.
     ("odd-source", "odd-source", "goosefs", "goosefs-fuse", ""),
     ("next-runtime", "next-runtime", "nextfs", "next-fuse", ""),
@@ -59,7 +60,7 @@ const DATASETS: &[(&str, &str, &str, &str, &str)] = &[
 /// The directory of the node above the mount point of a Dataset.
 fn directory_of(dataset: &str, runtime: &str) -> String {
     match dataset {
-        "borrowed" => "/runtime-mnt/juicefs/lender/lent".to_string(),
+        "borrowed" | "borrowed-too" => "/runtime-mnt/juicefs/lender/lent".to_string(),
         _ => format!("/runtime-mnt/{runtime}/default/{dataset}"),
     }
 }
@@ -109,20 +110,24 @@ impl fmt::Debug for Situation {
 }
 
 impl Situation {
-    /// The Dataset of a claim.
-    pub(crate) fn dataset<'a>(&self, claim: &'a str) -> Option<&'a str> {
+    /// The mount of a claim, by the name of a Dataset that has it.
+    pub(crate) fn mount<'a>(&self, claim: &'a str) -> Option<&'a str> {
         if self.settings["datasetsFrom"] == "settings" {
             return Some(claim);
         }
+        let claim = if claim == "borrowed-too" { "borrowed" } else { claim };
         DATASETS.iter().find(|(name, ..)| *name == claim).map(|(_, dataset, ..)| *dataset)
     }
 
     /// The objects of the cluster: some Datasets and an ordinary claim. Any other claim is missing.
     pub(crate) fn objects(&self) -> Vec<Value> {
-        let mut objects = vec![json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "ordinary", "namespace": "default"},
-        })];
+        let mut objects = vec![
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "ordinary", "namespace": "default"}}),
+            // That of a client's own source, whose Dataset it is by its label.
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "wrapped", "namespace": "default", "labels": {"fluid.io/wrapped-by": "thin"}}}),
+        ];
         objects.push(json!({"apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset",
             "metadata": {"name": "lent", "namespace": "lender"}, "spec": mounts("juicefs")}));
         if !self.namespace_labels.is_null() {
@@ -143,6 +148,7 @@ impl Situation {
             };
             let spec = match *name {
                 "borrowed" => json!({"mounts": [{"mountPoint": "dataset://lender/lent/a"}]}),
+                "borrowed-too" => json!({"mounts": [{"mountPoint": "dataset://lender/lent/b"}]}),
                 "odd-source" => json!({"mounts": [{"mountPoint": "pvc://nas"}]}),
                 _ => mounts(runtime),
             };
@@ -181,12 +187,13 @@ fn mounts(runtime: &str) -> Value {
             "sharedOptions": {"endpoint": "$(HOST)", "timeout": "30"},
             "sharedEncryptOptions": [secret("id", "shared-id")],
             "mounts": [
-                {"mountPoint": "file:///mnt/a", "name": "a", "readOnly": true, "options": {"timeout": "60"},
+                {"mountPoint": "s3://bucket/a", "name": "a", "readOnly": true, "options": {"timeout": "60"},
                     "encryptOptions": [secret("secret", "a-secret"), secret("id", "a-id")]},
-                {"mountPoint": "file:///mnt/b", "name": "b", "path": "/b", "shared": true},
+                {"mountPoint": "oss://bucket/b", "name": "b", "path": "/b", "shared": true},
             ],
         }),
-        _ => json!({"mounts": [{"mountPoint": "local:///mnt"}]}),
+        "goosefs" => json!({"mounts": [{"mountPoint": "local:///mnt"}]}),
+        _ => json!({"mounts": [{"mountPoint": "https://server/mnt/"}]}),
     }
 }
 
@@ -207,10 +214,19 @@ impl Template {
             uses.push(mount.clone());
         }
         let mut container = json!({"name": "fuse", "image": "fuse", "volumeMounts": mounts});
+        // A DaemonSet runs, so what its probes name is there.
+        if self.container.to_string().contains("\"port\":\"http\"") {
+            container["ports"] = json!([{"containerPort": 8080, "name": "http"}]);
+        }
         if !devices.is_empty() {
             container["volumeDevices"] = devices.into();
         }
-        let spec = json!({"containers": [merge(container, &self.container)], "volumes": volumes});
+        let named = container.get("ports").cloned();
+        let mut container = merge(container, &self.container);
+        if let Some(ports) = named {
+            container["ports"] = ports;
+        }
+        let spec = json!({"containers": [container], "volumes": volumes});
         merge(spec, &self.spec)
     }
 }
@@ -320,7 +336,17 @@ fn container_fields() -> Vec<(&'static str, BoxedStrategy<Value>)> {
 // --- Pods --------------------------------------------------------------------------------------------------
 
 fn volume_source() -> impl Strategy<Value = Value> {
-    let claims = select(vec!["thin", "thin", "thin-too", "jindo", "part", "cache", "borrowed", "ordinary"]);
+    let claims = select(vec![
+        "thin",
+        "thin",
+        "thin-too",
+        "jindo",
+        "part",
+        "cache",
+        "borrowed",
+        "borrowed-too",
+        "ordinary",
+    ]);
     let read_only = select(vec![json!({}), json!({"readOnly": false}), json!({"readOnly": true})]);
     let unserved =
         vec!["missing", "missing", "odd-source", "next-runtime", "vineyard", "odd-path", "odd-part"];
@@ -775,7 +801,7 @@ pub(crate) fn template() -> impl Strategy<Value = Template> {
     ];
     let bidirectional = json!({"mountPath": "/shared", "mountPropagation": "Bidirectional"});
     volumes.push(volume("shared", json!({"emptyDir": {}}), bidirectional));
-    let block = json!({"persistentVolumeClaim": {"claimName": "ordinary"}});
+    let block = json!({"persistentVolumeClaim": {"claimName": "wrapped"}});
     volumes.push(volume("block", block, json!({"devicePath": "/dev/x"})));
     let volumes = (0..=volumes.len()).prop_flat_map(move |count| subsequence(volumes.clone(), count));
     let mount_path = select(vec![None, None, Some("/else/where")]);

@@ -85,11 +85,11 @@ fn added_containers<'v>(before: &Value, after: &'v Value) -> Vec<&'v Value> {
 }
 
 impl Situation {
-    /// The Dataset of each volume that has one, and whether its claim is read-only.
+    /// The mount of each volume that shows one, and whether its claim is read-only.
     fn dataset_volumes(&self) -> BTreeMap<&str, (&str, bool)> {
         let volumes = list(&self.pod, "volumes").iter().filter_map(|volume| {
             let claim = volume.get("persistentVolumeClaim")?;
-            let dataset = self.dataset(claim["claimName"].as_str()?)?;
+            let dataset = self.mount(claim["claimName"].as_str()?)?;
             Some((volume["name"].as_str()?, (dataset, claim["readOnly"] == true)))
         });
         volumes.collect()
@@ -132,9 +132,23 @@ proptest! {
 /// such as the destination allows.
 fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError> {
     let volumes = situation.dataset_volumes();
-    let datasets: BTreeSet<_> = volumes.values().map(|(dataset, _)| dataset).collect();
+    let mounts: BTreeSet<_> = volumes.values().map(|(mount, _)| mount).collect();
     let sidecars = added_containers(&situation.pod, mutated);
-    prop_assert_eq!(sidecars.len(), datasets.len());
+    // One for each mount, however many Datasets have it.
+    prop_assert_eq!(sidecars.len(), mounts.len());
+    let brought = names_of(added(list(&situation.pod, "volumes"), list(mutated, "volumes")));
+    for sidecar in &sidecars {
+        // 10. Nothing that it names dangles, or is the user's.
+        for volume in ["volumeMounts", "volumeDevices"].into_iter().flat_map(|key| entries(sidecar, key)) {
+            prop_assert!(brought.contains(&&volume["name"]), "{}", volume);
+        }
+        let ports: Vec<_> = entries(sidecar, "ports").iter().map(|port| &port["name"]).collect();
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            let named = ["httpGet", "tcpSocket"].map(|kind| &sidecar[probe][kind]["port"]);
+            let named = named.into_iter().filter(|port| port.is_string());
+            prop_assert!(named.clone().all(|port| ports.contains(&port)), "{}", sidecar[probe]);
+        }
+    }
     // 5. Paths.
     for volume in list(mutated, "volumes") {
         if volumes.contains_key(volume["name"].as_str().unwrap()) {
@@ -162,7 +176,8 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
         // A hook that unmounts would run while the application still writes.
         let pre_stop = &sidecar["lifecycle"]["preStop"]["exec"]["command"];
         let releases = pre_stop[0].as_str().is_some_and(|program| program.ends_with("fluid-fuse"));
-        prop_assert!(pre_stop.is_null() || releases && pre_stop[1] == "release", "{}", pre_stop);
+        let serves_on = pre_stop[3] == "serve-on";
+        prop_assert!(pre_stop.is_null() || serves_on || releases && pre_stop[1] == "release", "{}", pre_stop);
         // A user of the application's Pod must not reach it (Fluid #2500).
         prop_assert!(sidecar["securityContext"]["runAsUser"].is_number());
         let privileged = &sidecar["securityContext"]["privileged"];
@@ -308,7 +323,7 @@ proptest! {
         prop_assert_eq!(&again["accepted"], true);
     }
 
-    /// 7, the reads: four for a Dataset's claim at most, one for another, two for a missing one, however often it is
+    /// 7, the reads: five for a Dataset's claim at most (its client mounts one more), one for another, two for a missing one, however often it is
     /// mounted; and one of the namespace, if the settings look at its labels.
     #[test]
     fn reads_are_few(situation in situation()) {
@@ -324,8 +339,8 @@ proptest! {
         let claims = list(&situation.pod, "volumes").iter();
         let claims: BTreeSet<_> =
             claims.filter_map(|volume| volume.pointer("/persistentVolumeClaim/claimName")?.as_str()).collect();
-        let most = |claim: &&str| match situation.dataset(claim) {
-            Some(_) => 4,
+        let most = |claim: &&str| match situation.mount(claim) {
+            Some(_) => 5,
             None if *claim == "missing" => 2,
             None => 1,
         };

@@ -3,7 +3,7 @@
 //! It says what is decided, not why: no reasons, no warnings, no reads that fail half-way. It knows as much as
 //! [`super::generators`] generate; anything else it may take for something simpler than it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -192,20 +192,18 @@ impl Request<'_> {
         if label("alibabacloud.com/acs", "true") || self.label("alibabacloud.com/compute-class").is_some() {
             return to("acs");
         }
-        if label("serverless.fluid.io/inject", "true") || label("fuse.sidecar.fluid.io/inject", "true") {
-            let unprivileged = label("unprivileged.sidecar.fluid.io/inject", "true")
-                || annotation("serverless.fluid.io/platform", "unprivileged");
-            // They ask for a sidecar; the rest of the table says where.
-            let destination = if unprivileged { "eci" } else { "kubernetes" };
-            if enabled(destination) {
-                return to(destination);
-            }
-        }
+        // Fluid's labels ask for a sidecar; the rest of the table says where, if it does.
+        let asks =
+            label("serverless.fluid.io/inject", "true") || label("fuse.sidecar.fluid.io/inject", "true");
+        let unprivileged = label("unprivileged.sidecar.fluid.io/inject", "true")
+            || annotation("serverless.fluid.io/platform", "unprivileged");
+        let ordinary = || if asks && !unprivileged { to("kubernetes") } else { Ok(Place::Ordinary) };
         if let Some(node) = spec["nodeName"].as_str() {
-            let is_virtual = node.starts_with("virtual-kubelet-")
+            let is_virtual = node == "virtual-kubelet"
+                || node.starts_with("virtual-kubelet-")
                 || node.starts_with("virtual-node-")
                 || node.contains(".vnd-");
-            return if is_virtual { to("eci") } else { Ok(Place::Ordinary) };
+            return if is_virtual { to("eci") } else { ordinary() };
         }
 
         let virtual_nodes = [("type", "virtual-kubelet"), ("k8s.aliyun.com/vnode", "true")];
@@ -227,7 +225,7 @@ impl Request<'_> {
                 values(term, "NotIn", "type").is_some_and(|all| all.contains(&"virtual-kubelet".into()))
             })
         {
-            return Ok(Place::Ordinary);
+            return ordinary();
         }
         if annotation("alibabacloud.com/burst-resource", "eci_only") {
             return to("eci");
@@ -244,11 +242,18 @@ impl Request<'_> {
 
         let preferred = list(node_affinity, "preferredDuringSchedulingIgnoredDuringExecution");
         let terms: Vec<_> = required.iter().chain(preferred.iter().map(|term| &term["preference"])).collect();
-        let undecidable = annotation("vke.volcengine.com/burst-to-vci", "enforce")
+        let elsewhere = annotation("vke.volcengine.com/burst-to-vci", "enforce")
             || label("virtual-kubelet.io/burst-to-cci", "enforce")
             || label("bursting.cci.io/burst-to-cci", "enforce")
-            || spec["nodeSelector"]["node.kubernetes.io/instance-type"] == "eklet"
-            || annotation("alibabacloud.com/burst-resource", "eci")
+            || spec["nodeSelector"]["node.kubernetes.io/instance-type"] == "eklet";
+        if elsewhere {
+            return Ok(Place::Undecidable);
+        }
+        let destination = if unprivileged { "eci" } else { "kubernetes" };
+        if asks && enabled(destination) {
+            return to(destination);
+        }
+        let undecidable = annotation("alibabacloud.com/burst-resource", "eci")
             || virtual_nodes.iter().any(|(key, value)| {
                 let mentions =
                     |term| values(term, "In", key).is_some_and(|all| all.contains(&(*value).into()));
@@ -334,7 +339,8 @@ impl Request<'_> {
             let url = dataset["spec"]["mounts"][0]["mountPoint"].as_str().unwrap_or_default();
             let mounts = match url.split_once("://").ok_or(Problem)? {
                 ("dataset", _) => mounts_of(self.object_of(place[1], "Dataset", place[2]).ok_or(Problem)?),
-                ("file" | "local", _) => mounts_of(dataset),
+                ("s3" | "https", _) => mounts_of(dataset),
+                // Of `pvc` it knows nothing, and a directory of a node is not in it.
                 _ => return Err(Problem),
             };
             (Server::Image(image("thin"), Some(mounts)), "thin")
@@ -545,7 +551,12 @@ impl Request<'_> {
         }
         remove(container, "resizePolicy");
         if self.pod["spec"]["hostNetwork"] == true {
-            // They would be ports of the node.
+            // They would be ports of the node. Probes keep the number.
+            for key in ["livenessProbe", "readinessProbe"] {
+                if let Some(port) = container.pointer_mut(&format!("/{key}/tcpSocket/port")) {
+                    *port = 8080.into();
+                }
+            }
             remove(container, "ports");
         }
 
@@ -614,6 +625,7 @@ fn from_daemonset(
     how: &How,
 ) -> (Sidecar, String, Option<String>) {
     let mut container = spec["containers"][0].clone();
+    remove(&mut container, "startupProbe");
     // Of an image without command the name tells. The generated ones have no other colons.
     let image = image.as_str().or(container["image"].as_str()).unwrap();
     let of_image = image == "fluid-fuse" || image.contains("/fluid-fuse:");
@@ -732,9 +744,11 @@ impl Request<'_> {
         let mut how = how(destination, self.settings);
         // Each Dataset with its claims, in the order of the volumes.
         let mut datasets: Vec<(Dataset, Vec<&str>)> = Vec::new();
+        let mut sub_paths = BTreeMap::new();
         for claim in self.claims() {
             let Some(dataset) = self.dataset(claim, &how)? else { continue };
-            match datasets.iter_mut().find(|(known, _)| known.name == dataset.name) {
+            sub_paths.insert(claim, dataset.sub_path.clone());
+            match datasets.iter_mut().find(|(known, _)| known.mount_point == dataset.mount_point) {
                 Some((_, claims)) => claims.push(claim),
                 None => datasets.push((dataset, vec![claim])),
             }
@@ -743,6 +757,7 @@ impl Request<'_> {
             return Ok(None);
         }
         let limits = self.asked_limits()?;
+        let (index, priorities) = self.order(&how, &datasets)?;
         let restart_policy = self.pod["spec"]["restartPolicy"].as_str().unwrap_or("Always");
         if how.exit == "processNamespace" && (restart_policy == "Always" || how.native) {
             how.exit = "kubelet".into();
@@ -788,6 +803,11 @@ impl Request<'_> {
                     set_env(&mut sidecar.container, "FLUID_FUSE_EXIT_SETTLE", "310s");
                 }
             }
+            if let Some((launch, exit)) = priorities {
+                set_env(&mut sidecar.container, "ECI_CONTAINER_LAUNCH_PRIORITY", &launch.to_string());
+                set_env(&mut sidecar.container, "ECI_CONTAINER_EXIT_PRIORITY", &exit.to_string());
+            }
+            self.request_defaults(&mut sidecar.container);
             let name = free("fluid-fuse", &mut container_names);
             sidecar.container["name"] = name.as_str().into();
             let mut added = Vec::new();
@@ -832,7 +852,8 @@ impl Request<'_> {
                         volume["hostPath"]["type"] = "DirectoryOrCreate".into();
                     }
                     let name = volume["name"].as_str().unwrap().to_string();
-                    replaced.push((name, source, dataset.sub_path.as_str()));
+                    let sub_path = sub_paths[source["claimName"].as_str().unwrap()].clone();
+                    replaced.push((name, source, sub_path));
                 }
             }
             secrets.extend(sidecar.secrets);
@@ -845,7 +866,7 @@ impl Request<'_> {
             let mounts = follow(&mut pod, volume, source["readOnly"] == true, sub_path, how.native)?;
             let mut note = json!({"volume": volume, "persistentVolumeClaim": source});
             if !sub_path.is_empty() {
-                note["subPath"] = (*sub_path).into();
+                note["subPath"] = sub_path.as_str().into();
             }
             if !mounts.is_empty() {
                 note["mounts"] = mounts.into();
@@ -853,21 +874,25 @@ impl Request<'_> {
             append(&mut status, "claims", &[note]);
         }
 
-        // The sidecars stand before all that read the data.
-        let reads = |container: &Value| {
-            let mut mounts = list(container, "volumeMounts").iter();
-            mounts.any(|mount| replaced.iter().any(|(volume, ..)| mount["name"] == volume.as_str()))
-        };
+        // The sidecars stand before all that read the data, and serve as long as these may.
+        if grace_seconds > pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30) {
+            pod["spec"]["terminationGracePeriodSeconds"] = grace_seconds.into();
+        }
+        if !how.native && how.exit != "eci" {
+            let grace = pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
+            let seconds = (grace - 5).max(1).to_string();
+            for container in &mut containers {
+                let is_ours = container["lifecycle"]["preStop"].is_object();
+                if is_ours {
+                    set_env(container, "FLUID_FUSE_LINGER", &format!("{seconds}s"));
+                } else if restart_policy == "Always" {
+                    let command = json!(["sh", "-c", "sleep \"$1\"", "serve-on", seconds]);
+                    container["lifecycle"]["preStop"] = json!({"exec": {"command": command}});
+                }
+            }
+        }
         let key = if how.native { "initContainers" } else { "containers" };
         let others = list(&pod["spec"], key);
-        let index = if how.native {
-            others.iter().position(reads).unwrap_or(others.len())
-        } else {
-            let is_mesh_proxy = |container: &&Value| {
-                container["name"] == "istio-proxy" || container["name"] == "linkerd-proxy"
-            };
-            others.iter().take_while(|other| is_mesh_proxy(other) && !reads(other)).count()
-        };
         let (front, behind) = others.split_at(index);
         let behind = behind.to_vec();
         pod["spec"][key] = [front, &containers, &behind].concat().into();
@@ -877,9 +902,6 @@ impl Request<'_> {
                 append(&mut pod["spec"], "imagePullSecrets", &[json!({"name": secret})]);
             }
         }
-        if grace_seconds > pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30) {
-            pod["spec"]["terminationGracePeriodSeconds"] = grace_seconds.into();
-        }
         if how.exit == "processNamespace" {
             let spec = &mut pod["spec"];
             if spec["hostPID"] == true || spec["shareProcessNamespace"] == false {
@@ -887,7 +909,22 @@ impl Request<'_> {
             }
             spec["shareProcessNamespace"] = true.into();
         }
+        let ours: Vec<_> = replaced
+            .iter()
+            .map(|(name, ..)| name.clone())
+            .chain(volumes.iter().map(|it| text(&it["name"])))
+            .collect();
+        let local = list(&pod["spec"], "volumes").iter().filter(|it| {
+            ours.contains(&text(&it["name"]))
+                && (it.get("hostPath").is_some() || it.get("emptyDir").is_some())
+        });
+        let local: Vec<_> = local.map(|it| text(&it["name"])).collect();
         let annotations = &mut pod["metadata"]["annotations"];
+        // A claim would keep no node from being removed.
+        if how.privileged {
+            annotations["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"] =
+                local.join(",").into();
+        }
         if !how.native && annotations["kubectl.kubernetes.io/default-container"].is_null() {
             if let Some(first) = behind.first() {
                 annotations["kubectl.kubernetes.io/default-container"] = first["name"].clone();
@@ -901,6 +938,75 @@ impl Request<'_> {
             return Err(Problem);
         }
         Ok(Some(pod))
+    }
+
+    /// Where the sidecars stand in their list, and ECI's priorities: before what reads, behind the proxy of a mesh.
+    fn order(
+        &self,
+        how: &How,
+        datasets: &[(Dataset, Vec<&str>)],
+    ) -> Result<(usize, Option<(i64, i64)>), Problem> {
+        let claims: Vec<_> = datasets.iter().flat_map(|(_, claims)| claims).collect();
+        let shown: Vec<_> = list(&self.pod["spec"], "volumes")
+            .iter()
+            .filter(|volume| {
+                claims.iter().any(|claim| volume["persistentVolumeClaim"]["claimName"] == ***claim)
+            })
+            .map(|volume| &volume["name"])
+            .collect();
+        let reads = |container: &Value| {
+            list(container, "volumeMounts").iter().any(|mount| shown.contains(&&mount["name"]))
+        };
+        let is_proxy =
+            |container: &Value| container["name"] == "istio-proxy" || container["name"] == "linkerd-proxy";
+        let is_native = |container: &Value| is_proxy(container) && container["restartPolicy"] == "Always";
+        let (inits, containers) =
+            (list(&self.pod["spec"], "initContainers"), list(&self.pod["spec"], "containers"));
+        // Of two with one name the native one counts.
+        let ordinary: Vec<_> = containers
+            .iter()
+            .enumerate()
+            .filter(|(_, it)| {
+                is_proxy(it) && !inits.iter().any(|init| is_native(init) && init["name"] == it["name"])
+            })
+            .map(|(place, _)| place)
+            .collect();
+        if how.native {
+            let index = inits.iter().position(reads).unwrap_or(inits.len());
+            let late = inits.iter().enumerate().any(|(place, it)| is_native(it) && index <= place);
+            return if late || !ordinary.is_empty() { Err(Problem) } else { Ok((index, None)) };
+        }
+        let in_front =
+            containers.iter().enumerate().take_while(|(place, it)| ordinary.contains(place) && !reads(it));
+        let index = in_front.count();
+        if ordinary.iter().any(|place| *place >= index) {
+            return Err(Problem);
+        }
+        let priorities = match (how.exit == "eci", ordinary.is_empty()) {
+            (false, _) => None,
+            (true, true) => Some((1000, -1000)),
+            // No generated container has a priority, so a reader would start with the proxy.
+            (true, false) if containers.iter().any(reads) => return Err(Problem),
+            (true, false) => Some((-1, -1000)),
+        };
+        Ok((index, priorities))
+    }
+
+    /// Where every container requests something, or has a limit of it, a sidecar requests the default.
+    fn request_defaults(&self, sidecar: &mut Value) {
+        let has = |container: &Value, resource: &str| {
+            ["requests", "limits"].iter().any(|kind| !container["resources"][kind][resource].is_null())
+        };
+        if self.pod["spec"]["resources"].as_object().is_some_and(|resources| !resources.is_empty()) {
+            return;
+        }
+        let containers = list(&self.pod["spec"], "containers");
+        for (resource, amount) in [("cpu", "100m"), ("memory", "256Mi")] {
+            let all = !containers.is_empty() && containers.iter().all(|container| has(container, resource));
+            if all && !has(sidecar, resource) {
+                sidecar["resources"]["requests"][resource] = amount.into();
+            }
+        }
     }
 
     /// What the Pod's annotations ask for its sidecars.
