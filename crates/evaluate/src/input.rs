@@ -17,11 +17,12 @@ const EXPECTED: &str =
     "expected a Pod, a workload or other object with a Pod template, or an AdmissionReview";
 
 /// What to ask of the policy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// The AdmissionRequest, as policy-server passes it on.
     pub admission: Value,
-    /// Where the Pod was found, if that is not an object whose Pods have a name that tells it.
+    /// The object and the path in it where the Pod was found; nothing for Pods, and for built-in workloads, whose Pods'
+    /// names tell it.
     found_at: Option<String>,
 }
 

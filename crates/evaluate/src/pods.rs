@@ -7,10 +7,10 @@
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 
-/// More Pods in one object are an error: a person reads the answers.
+/// More Pods in one object are an error: no object that people write has as many, and each is a copy of what is shared.
 const MAX_PODS: usize = 100;
 
-/// Pod templates stand less deep, even in an object inside of another one.
+/// What stands deeper is not searched. Pod templates stand less deep, even in an object inside of another one.
 const MAX_DEPTH: usize = 64;
 
 /// A Pod in an object.
@@ -45,7 +45,7 @@ struct Composed {
     /// What all its Pods share: fields of a PodSpec, volumes where they are mounted, `templateDefaults`.
     shared: &'static [&'static str],
     /// In what is shared: labels and annotations of all its Pods.
-    shared_metadata: &'static str,
+    shared_metadata: Option<&'static str>,
     /// In what is shared: what makes one Pod each. It has fields of a PodSpec, which replace those that are shared, or a
     /// Pod template, to which they are added, or is one.
     places: &'static [&'static str],
@@ -63,7 +63,7 @@ const COMPOSED: [Composed; 5] = [
         group: "argoproj.io",
         kinds: &["Workflow", "WorkflowTemplate", "ClusterWorkflowTemplate", "CronWorkflow"],
         shared: &["spec", "spec.workflowSpec"],
-        shared_metadata: "podMetadata",
+        shared_metadata: Some("podMetadata"),
         places: &["templates.*", "templates.*.steps.*.*.inline", "templates.*.dag.tasks.*.inline"],
         metadata: "metadata",
         containers: &["container", "script", "containerSet.containers.*"],
@@ -74,7 +74,7 @@ const COMPOSED: [Composed; 5] = [
         group: "sparkoperator.k8s.io",
         kinds: &["SparkApplication", "ScheduledSparkApplication"],
         shared: &["spec", "spec.template"],
-        shared_metadata: "podMetadata",
+        shared_metadata: None,
         places: &["driver"],
         metadata: "",
         containers: &[""],
@@ -85,7 +85,7 @@ const COMPOSED: [Composed; 5] = [
         group: "sparkoperator.k8s.io",
         kinds: &["SparkApplication", "ScheduledSparkApplication"],
         shared: &["spec", "spec.template"],
-        shared_metadata: "podMetadata",
+        shared_metadata: None,
         places: &["executor"],
         metadata: "",
         containers: &[""],
@@ -96,7 +96,7 @@ const COMPOSED: [Composed; 5] = [
         group: "serving.kserve.io",
         kinds: &["InferenceService"],
         shared: &[""],
-        shared_metadata: "metadata",
+        shared_metadata: Some("metadata"),
         places: &["spec.predictor", "spec.predictor.workerSpec", "spec.transformer", "spec.explainer"],
         metadata: "",
         containers: &[
@@ -122,7 +122,7 @@ const COMPOSED: [Composed; 5] = [
         group: "batch.volcano.sh",
         kinds: &["Job"],
         shared: &["spec"],
-        shared_metadata: "",
+        shared_metadata: None,
         places: &["tasks.*.template"],
         metadata: "metadata",
         containers: &[],
@@ -336,8 +336,8 @@ impl Search<'_> {
         }
 
         let mut metadata = template.map(|template| map(template.get("metadata"))).unwrap_or_default();
-        let sources = [select(shared, "", row.shared_metadata), select(place, "", row.metadata)];
-        for (_, source) in sources.into_iter().flatten() {
+        let of_all = row.shared_metadata.map(|pattern| select(shared, "", pattern)).unwrap_or_default();
+        for (_, source) in of_all.into_iter().chain(select(place, "", row.metadata)) {
             for field in ["labels", "annotations"] {
                 let mut added = map(source.get(field));
                 added.remove("kubectl.kubernetes.io/last-applied-configuration");
