@@ -151,7 +151,7 @@ is_as_expected() {
   [[ "$output" == *"neither JSON nor YAML"* ]]
   run "$EVALUATE" --policy "$POLICY" --pod - <<<'{"kind": "Service"}'
   [ "$status" -eq 2 ]
-  [[ "$output" == *"kind Service makes no Pods"* ]]
+  [[ "$output" == *"no Pod or Pod template in 1 Service"* ]]
   run "$EVALUATE" --policy /nonexistent.wasm --pod demo/pod.yaml
   [ "$status" -eq 2 ]
   [[ "$output" == *"make wasm"* ]]
@@ -159,4 +159,59 @@ is_as_expected() {
   [ "$status" -eq 2 ]
   [[ "$output" == *"sidecarImage: unknown field; did you mean sidecarImages?"* ]]
   [[ "$output" == *"vfuseResourceName: must be a string"* ]]
+}
+
+# The Pods of several_pods: allowed, denied, and one in a custom resource; and a document without one.
+several_pods() {
+  cat tests/cases/pod-beside-a-service/pod.yaml
+  printf -- '---\n'
+  cat "${1:-tests/cases/opted-out}/pod.yaml"
+  printf -- '---\n'
+  cat tests/cases/pytorchjob/pod.yaml
+}
+
+evaluate_several() {
+  several_pods "$1" | "$EVALUATE" --policy "$POLICY" --pod - --objects tests/cases/objects.yaml "${@:2}"
+}
+
+@test "every Pod of a file is evaluated, and what has none is named" {
+  run --separate-stderr evaluate_several tests/cases/opted-out
+  [ "$status" -eq 0 ]
+  [ "$(grep -c '^Pod ' <<<"$output")" -eq 3 ]
+  [[ "$output" == *"Pod of PyTorchJob default/t: spec.pytorchReplicaSpecs.Master.template: admitted, mutated"* ]]
+  [ "$stderr" = "evaluate: -: skipped what has no Pod or Pod template: 1 Service" ]
+}
+
+@test "several Pods are a stream of JSON, which evaluate reads again" {
+  evaluate_several tests/cases/opted-out --output pod 2>/dev/null >"$BATS_TEST_TMPDIR/pods"
+  jq -es 'length == 3 and all(.[]; .kind == "Pod")' "$BATS_TEST_TMPDIR/pods"
+  "$EVALUATE" --policy "$POLICY" --pod "$BATS_TEST_TMPDIR/pods" --objects tests/cases/objects.yaml --output patch |
+    jq -es '. == [[], [], []]'
+  "$EVALUATE" --policy "$POLICY" --pod "$BATS_TEST_TMPDIR/pods" --uninject | jq -es '
+    length == 3 and all(.[]; .spec.volumes[0].hostPath == null)'
+  evaluate_several tests/cases/opted-out --output response 2>/dev/null | jq -es 'map(has("patch")) == [true, false, true]'
+}
+
+@test "the exit status is the worst of all Pods, and each message names its Pod" {
+  # Denied.
+  run --separate-stderr evaluate_several tests/cases/block-device --output pod
+  [ "$status" -eq 1 ]
+  [ "$(jq -s length <<<"$output")" -eq 2 ]
+  [[ "$stderr" == *"Pod default/app: "* ]]
+  # One that cannot be evaluated does not keep the others from it.
+  mkdir "$BATS_TEST_TMPDIR/broken"
+  echo '{kind: Deployment, metadata: {name: broken}}' >"$BATS_TEST_TMPDIR/broken/pod.yaml"
+  run --separate-stderr evaluate_several "$BATS_TEST_TMPDIR/broken" --output pod
+  [ "$status" -eq 2 ]
+  [ "$(jq -s length <<<"$output")" -eq 2 ]
+  [[ "$stderr" == *"document 3: Deployment broken has no spec.template"* ]]
+}
+
+@test "options for one Pod refuse several" {
+  for option in "--bench 1" --count "--record $BATS_TEST_TMPDIR/session"; do
+    # shellcheck disable=SC2086 # an option and its value
+    run evaluate_several tests/cases/opted-out $option
+    [ "$status" -eq 2 ]
+    [[ "$output" == *"${option%% *} is for one Pod, and - has 3"* ]]
+  done
 }

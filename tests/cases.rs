@@ -1,7 +1,7 @@
 //! Golden cases: `tests/cases/<name>/` holds what goes in and what must come out. `tests/cases/fluid/<situation>/` has
 //! what Fluid's own controllers made (the first line says of which version), and a case for each of several settings.
 //!
-//! - `pod.yaml`: a Pod, a workload or an AdmissionReview;
+//! - `pod.yaml`: a Pod, an object with one Pod template or an AdmissionReview; the last, if there are several;
 //! - `objects.yaml`: the cluster that the policy reads (optional);
 //! - `settings.yaml`: the policy's settings (optional);
 //! - `expected.yaml`: decision, reasons, warnings, message, and the Pod when it was changed.

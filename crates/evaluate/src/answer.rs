@@ -130,7 +130,7 @@ mod tests {
             mutated_object: Some(mutated),
             ..Answer::rejection(String::new(), None)
         };
-        let request = |key: &str| Request { admission: json!({key: {"a": 1}, "uid": "u"}) };
+        let request = |key: &str| Request::new(json!({key: {"a": 1}, "uid": "u"}));
         for (key, mutated, mutating, accepted) in [
             ("object", json!({"a": 2}), true, true),
             ("object", json!({"a": 2}), false, false),
@@ -151,7 +151,7 @@ mod tests {
     }
     #[test]
     fn the_response_is_the_hosts() {
-        let request = Request { admission: json!({"uid": "u", "object": {"a": 1}}) };
+        let request = Request::new(json!({"uid": "u", "object": {"a": 1}}));
         let accepted = Answer { accepted: true, message: None, ..Answer::rejection(String::new(), None) };
         assert_eq!(
             accepted.response(&request),

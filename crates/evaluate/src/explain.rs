@@ -22,13 +22,13 @@ const STRONG: Style = Style::new().bold();
 /// Explains an answer, with terminal colours; strip them where they do not belong.
 pub fn explain(request: &Request, answer: &Answer) -> Result<String> {
     let mut text = String::new();
-    let name = request.full_name();
+    let title = request.title();
     let (style, verdict) = match (answer.accepted, &answer.mutated_object) {
         (false, _) => (BAD, "rejected"),
         (true, Some(_)) => (GOOD, "admitted, mutated"),
         (true, None) => (GOOD, "admitted, untouched"),
     };
-    writeln!(text, "{STRONG}Pod {name}: {STRONG:#}{style}{verdict}{style:#}")?;
+    writeln!(text, "{STRONG}{title}: {STRONG:#}{style}{verdict}{style:#}")?;
     let annotations = answer.audit_annotations.iter().flatten();
     for reason in annotations.filter(|(key, _)| *key == "reasons").filter_map(|(_, value)| value.as_str()) {
         for line in reason.lines() {

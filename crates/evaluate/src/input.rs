@@ -1,21 +1,45 @@
 //! What the API server would send to the policy for a manifest.
 //!
 //! A Pod, or the Pod that the controller of a workload would make of its template, becomes the
-//! AdmissionRequest of its creation; an AdmissionReview is taken as it is. Of a controller's doing only what
-//! a policy can see at admission is imitated: names, labels, owner and the claims of a StatefulSet. UIDs and
-//! hashes are constant, so that the same manifest always gives the same request.
+//! AdmissionRequest of its creation; an AdmissionReview is taken as it is. Of a built-in controller's doing only what
+//! a policy can see at admission is imitated: names, labels, owner and the claims of a StatefulSet. Of other objects
+//! the Pod templates are taken as they are ([`crate::pods`]). UIDs and hashes are constant, so that the same manifest
+//! always gives the same request.
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::pods;
+
+const EXPECTED: &str =
+    "expected a Pod, a workload or other object with a Pod template, or an AdmissionReview";
 
 /// What to ask of the policy.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The AdmissionRequest, as policy-server passes it on.
     pub admission: Value,
+    /// The object and the path in it where the Pod was found; nothing for Pods, and for built-in workloads, whose Pods'
+    /// names tell it.
+    found_at: Option<String>,
 }
 
 impl Request {
+    /// Asks what an AdmissionReview asks.
+    pub fn new(admission: Value) -> Request {
+        Request { admission, found_at: None }
+    }
+
+    /// What to call the Pod where there are several: its name, or the place of its template in an object.
+    pub fn title(&self) -> String {
+        match &self.found_at {
+            Some(place) => format!("Pod of {place}"),
+            None => format!("Pod {}", self.full_name()),
+        }
+    }
+
     /// The object of the request; `null` when it has none.
     pub fn object(&self) -> &Value {
         self.admission.get("object").unwrap_or(&Value::Null)
@@ -37,19 +61,88 @@ impl Request {
     }
 }
 
-/// Makes the request for one manifest. `namespace` overrides the manifest's own.
-pub fn request(manifest: Value, namespace: Option<&str>, operation: &str) -> Result<Request> {
-    let kind = manifest.get("kind").and_then(Value::as_str).unwrap_or_default();
-    if kind == "AdmissionReview" {
-        let admission = manifest.get("request").context("the AdmissionReview has no request")?;
-        return Ok(Request { admission: admission.clone() });
+/// What the documents of a file ask of the policy.
+#[derive(Debug, Default)]
+pub struct Requests {
+    /// One for each Pod, in the order of the file; an error for each document that cannot be read.
+    pub requests: Vec<Result<Request>>,
+    /// How many documents of each kind have no Pod.
+    pub without_pods: BTreeMap<String, usize>,
+}
+
+impl Requests {
+    /// Makes the requests for all documents; fails if there is none. `namespace` overrides the documents' own.
+    pub fn of(documents: Vec<Value>, namespace: Option<&str>, operation: &str) -> Result<Requests> {
+        ensure!(!documents.is_empty(), "there is no document; {EXPECTED}");
+        let mut all = Requests::default();
+        let several = documents.len() > 1;
+        for (number, document) in (1..).zip(documents) {
+            let kind = kind(&document).to_string();
+            match in_document(document, namespace, operation) {
+                Ok(none) if none.is_empty() => *all.without_pods.entry(kind).or_default() += 1,
+                Ok(requests) => all.requests.extend(requests.into_iter().map(Ok)),
+                Err(error) if several => all.requests.push(Err(error.context(format!("document {number}")))),
+                Err(error) => all.requests.push(Err(error)),
+            }
+        }
+        ensure!(
+            !all.requests.is_empty(),
+            "no Pod or Pod template in {}; {EXPECTED}",
+            all.kinds_without_pods()
+        );
+        Ok(all)
     }
-    let pod = match kind {
-        "Pod" => manifest,
-        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob" => pod_of(&manifest)?,
-        "" => bail!("kind is missing: the manifest must be a Pod, a workload or an AdmissionReview"),
-        _ => bail!("kind {kind} makes no Pods: expected a Pod, a workload or an AdmissionReview"),
-    };
+
+    /// The kinds without Pods, for a message.
+    pub fn kinds_without_pods(&self) -> String {
+        let kinds = self.without_pods.iter().map(|(kind, count)| format!("{count} {kind}"));
+        kinds.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Makes the request for a manifest with one Pod. `namespace` overrides the manifest's own.
+pub fn request(manifest: Value, namespace: Option<&str>, operation: &str) -> Result<Request> {
+    let kind = kind(&manifest).to_string();
+    let mut requests = in_document(manifest, namespace, operation)?;
+    match (requests.pop(), requests.len()) {
+        (Some(request), 0) => Ok(request),
+        (None, _) => bail!("no Pod or Pod template in kind {kind}; {EXPECTED}"),
+        (_, more) => bail!("kind {kind} has {} Pods; expected one", more + 1),
+    }
+}
+
+fn kind(manifest: &Value) -> &str {
+    manifest.get("kind").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The requests for all Pods of a document.
+fn in_document(manifest: Value, namespace: Option<&str>, operation: &str) -> Result<Vec<Request>> {
+    let creation = |pod| creation(pod, namespace, operation);
+    Ok(match (pods::group(&manifest), kind(&manifest)) {
+        (_, "") => bail!("kind is missing: {EXPECTED}"),
+        ("" | "admission.k8s.io", "AdmissionReview") => {
+            let admission = manifest.get("request").context("the AdmissionReview has no request")?;
+            vec![Request::new(admission.clone())]
+        }
+        ("", "Pod") => vec![creation(manifest)],
+        (
+            "" | "apps" | "batch" | "extensions",
+            "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "CronJob",
+        ) => vec![creation(pod_of(&manifest)?)],
+        (_, kind) => {
+            let field = |pointer| manifest.pointer(pointer).and_then(Value::as_str);
+            let own = field("/metadata/name").or(field("/metadata/generateName")).unwrap_or("?");
+            let namespace = namespace.or(field("/metadata/namespace")).unwrap_or("default");
+            let object = format!("{kind} {namespace}/{own}");
+            let found = pods::find(&manifest).with_context(|| object.clone())?;
+            let found_at = |path: &str| Some(format!("{object}: {path}"));
+            found.into_iter().map(|it| Request { found_at: found_at(&it.path), ..creation(it.pod) }).collect()
+        }
+    })
+}
+
+/// The request for an operation on a Pod.
+fn creation(pod: Value, namespace: Option<&str>, operation: &str) -> Request {
     let own = pod.pointer("/metadata/namespace").and_then(Value::as_str);
     let namespace = namespace.or(own).unwrap_or("default").to_string();
     let name = pod.pointer("/metadata/name").cloned().unwrap_or_default();
@@ -65,7 +158,7 @@ pub fn request(manifest: Value, namespace: Option<&str>, operation: &str) -> Res
     });
     // The API server sends the object that goes as oldObject.
     admission[if operation == "DELETE" { "oldObject" } else { "object" }] = pod;
-    Ok(Request { admission })
+    Request::new(admission)
 }
 
 /// The Pod that a workload's controller makes of its template.
@@ -101,16 +194,17 @@ fn pod_of(workload: &Value) -> Result<Value> {
     }
     if kind == "StatefulSet" {
         metadata.insert("name".into(), format!("{name}-0").into());
-        add_claims(workload, name, &mut spec)?;
+        let templates = workload.pointer("/spec/volumeClaimTemplates");
+        pods::add_claims(templates, |volume| format!("{volume}-{name}-0"), &mut spec)?;
     } else {
         metadata.insert("generateName".into(), format!("{owner}-").into());
     }
     if let Some(namespace) = workload.pointer("/metadata/namespace") {
         metadata.insert("namespace".into(), namespace.clone());
     }
-    let all = metadata.entry("labels").or_insert_with(|| Value::Object(Map::new()));
-    for (key, value) in labels {
-        all[key] = value.into();
+    // Labels that are no map are the policy's to refuse.
+    if let Some(all) = pods::object_mut(metadata.entry("labels").or_insert(Value::Null)) {
+        all.extend(labels.into_iter().map(|(key, value)| (key.into(), value.into())));
     }
     let api_version = if owner_kind == "Job" { "batch/v1" } else { "apps/v1" };
     metadata.insert(
@@ -121,26 +215,6 @@ fn pod_of(workload: &Value) -> Result<Value> {
         }]),
     );
     Ok(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
-}
-
-/// Each volumeClaimTemplate becomes a volume of its name, instead of one that the template has.
-fn add_claims(workload: &Value, name: &str, spec: &mut Value) -> Result<()> {
-    let templates = workload.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array);
-    for template in templates.into_iter().flatten() {
-        let volume = template
-            .pointer("/metadata/name")
-            .and_then(Value::as_str)
-            .context("spec.volumeClaimTemplates: metadata.name is missing")?;
-        let volumes = spec["volumes"].take();
-        let mut volumes = volumes.as_array().cloned().unwrap_or_default();
-        volumes.retain(|known| known["name"] != volume);
-        volumes.push(json!({
-            "name": volume,
-            "persistentVolumeClaim": {"claimName": format!("{volume}-{name}-0")},
-        }));
-        spec["volumes"] = volumes.into();
-    }
-    Ok(())
 }
 
 #[cfg(test)]

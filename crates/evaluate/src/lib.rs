@@ -1,7 +1,7 @@
 //! Runs the compiled policy offline, the way Kubewarden's policy-server does.
 //!
 //! ```text
-//!  Pod, workload or                                target/policy.wasm
+//!  Pods, workloads,                                target/policy.wasm
 //!  AdmissionReview ──▶ input ──▶ AdmissionRequest ──▶ engine ──▶ answer ──▶ Pod, patch, explanation
 //!                                                       │ ▲
 //!                                          cluster reads▼ │
@@ -16,6 +16,7 @@
 //! - [`serve`]: all of it as a webhook server.
 //! - [`session`]: the same, written down for kwctl.
 //! - [`input`]: what the API server would send for a manifest.
+//! - [`pods`]: the Pods of custom resources.
 //! - [`answer`]: what the API server would receive.
 //! - [`explain`]: the same for people.
 //! - [`mod@bench`]: how long it takes.
@@ -40,6 +41,7 @@ pub mod input;
 #[cfg(feature = "engine")]
 pub mod metadata;
 pub mod objects;
+pub mod pods;
 pub mod reads;
 #[cfg(feature = "engine")]
 pub mod serve;

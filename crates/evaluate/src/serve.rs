@@ -215,7 +215,7 @@ fn parse(body: &[u8]) -> Result<Request, String> {
     let text = |pointer: &str| review.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     match (text("/apiVersion"), text("/kind"), text("/request/uid")) {
         ("admission.k8s.io/v1", "AdmissionReview", "") => Err("request.uid is missing".into()),
-        ("admission.k8s.io/v1", "AdmissionReview", _) => Ok(Request { admission: review["request"].take() }),
+        ("admission.k8s.io/v1", "AdmissionReview", _) => Ok(Request::new(review["request"].take())),
         (api_version, kind, _) => Err(format!(
             "apiVersion is {api_version:?} and kind {kind:?}; {expected}: the webhook configuration needs \
              `admissionReviewVersions: [v1]`"

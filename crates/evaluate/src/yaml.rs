@@ -32,10 +32,11 @@ pub fn read_settings(path: Option<&Path>) -> Result<Value> {
     path.map_or_else(|| Ok(Value::Object(Map::new())), read_single)
 }
 
-/// Reads all documents of a text.
+/// Reads all documents of a text: of YAML, or of JSON one after another.
 pub fn parse(text: &str) -> Result<Vec<Value>> {
-    let documents = match serde_json::from_str(text) {
-        Ok(document) => vec![document],
+    let json = serde_json::Deserializer::from_str(text).into_iter().collect::<Result<Vec<Value>, _>>();
+    let documents = match json {
+        Ok(documents) => documents,
         Err(error) => match serde_saphyr::from_multiple::<Value>(text) {
             Ok(documents) => documents,
             // YAML in braces is no JSON, but JSON with a mistake is better explained by its own parser.
@@ -44,15 +45,30 @@ pub fn parse(text: &str) -> Result<Vec<Value>> {
         },
     };
     let mut items = Vec::new();
-    for mut document in documents {
-        let list = document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
-        match document.get_mut("items").map(Value::take) {
-            Some(Value::Array(list_items)) if list => items.extend(list_items),
-            _ if document.is_null() => {}
-            _ => items.push(document),
-        }
+    for document in documents.into_iter().filter(|document| !document.is_null()) {
+        add_items(document, &mut items);
     }
     Ok(items)
+}
+
+/// Adds a document, or the items of a `List` and of lists in it. In a `PodList` and its like the API server leaves out what
+/// the list says: apiVersion and kind of its items.
+fn add_items(mut document: Value, items: &mut Vec<Value>) {
+    let text = |field| document.get(field).and_then(Value::as_str).map(str::to_string);
+    let (kind, api_version) = (text("kind"), text("apiVersion"));
+    let of_list = kind.as_deref().and_then(|kind| kind.strip_suffix("List"));
+    match (of_list, document.get_mut("items")) {
+        (Some(kind), Some(Value::Array(list_items))) => {
+            for mut item in std::mem::take(list_items) {
+                if let (false, Some(fields)) = (kind.is_empty(), item.as_object_mut()) {
+                    fields.entry("kind").or_insert_with(|| kind.into());
+                    fields.entry("apiVersion").or_insert_with(|| api_version.clone().into());
+                }
+                add_items(item, items);
+            }
+        }
+        _ => items.push(document),
+    }
 }
 
 /// As `kubectl get --output yaml` would print it: keys in alphabetical order.
@@ -62,13 +78,32 @@ pub fn print(value: &Value) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn braces_are_json_or_yaml() {
         for text in [r#"{"a": {"b": 1}}"#, "{a: {b: 1}}", "a: {b: 1}"] {
-            assert_eq!(parse(text).unwrap(), [serde_json::json!({"a": {"b": 1}})], "{text}");
+            assert_eq!(parse(text).unwrap(), [json!({"a": {"b": 1}})], "{text}");
         }
         assert!(parse("{\"a\": 1,\n\"b\" 2}").unwrap_err().to_string().contains("line 2"));
+    }
+
+    #[test]
+    fn documents_and_lists_are_taken_apart() {
+        let a = json!({"kind": "A"});
+        for text in [
+            "kind: A\n---\n---\nkind: B",
+            "{\"kind\": \"A\"}\n{\"kind\": \"B\"}",
+            "{kind: List, items: [{kind: A}, {kind: List, items: [{kind: B}]}]}",
+        ] {
+            assert_eq!(parse(text).unwrap(), [a.clone(), json!({"kind": "B"})], "{text}");
+        }
+        let pods = parse("{kind: PodList, apiVersion: v1, items: [{metadata: {name: p}}]}").unwrap();
+        assert_eq!(pods, [json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}})]);
+        // Who is no list keeps its items.
+        let no_list = json!({"kind": "Shop", "items": [1]});
+        assert_eq!(parse(&no_list.to_string()).unwrap(), [no_list]);
     }
 }

@@ -321,7 +321,7 @@ fn documents(path: &Path) -> Vec<Value> {
 /// Request, objects and expectation of a golden case.
 fn case(name: &str) -> (Value, Vec<Value>, Value) {
     let directory = case_directory(name);
-    let manifest = yaml::read_single(&golden::given(&directory, "pod.yaml")).unwrap();
+    let manifest = documents(&golden::given(&directory, "pod.yaml")).pop().unwrap();
     let request = input::request(manifest, None, "CREATE").unwrap().admission;
     let expected = yaml::read_single(&directory.join("expected.yaml")).unwrap();
     (request, documents(&golden::given(&directory, "objects.yaml")), expected)
