@@ -62,7 +62,7 @@ impl Gate {
 
     /// The readiness probe: is it mounted now?
     pub fn readiness_probe(&self) -> Probe {
-        Probe { period_seconds: Some(2), ..self.probe() }
+        Probe { period_seconds: Some(2), ..self.probe(false) }
     }
 
     /// The startup probe, if that is the gate: the same, each second for as long as the gate waits.
@@ -70,18 +70,17 @@ impl Gate {
         (kind == GateKind::Probe).then(|| Probe {
             period_seconds: Some(1),
             failure_threshold: i32::try_from(timeout_seconds).ok(),
-            ..self.probe()
+            ..self.probe(true)
         })
     }
 
-    fn probe(&self) -> Probe {
+    fn probe(&self, is_gate: bool) -> Probe {
         let command = match &self.fluid_fuse {
-            Some(program) => vec![
-                program.clone(),
-                command::CHECK.into(),
-                flag(option::MOUNTPOINT),
-                self.mount_point.clone(),
-            ],
+            Some(program) => {
+                let gate = is_gate.then(|| flag(option::GATE));
+                let options = [flag(option::MOUNTPOINT), self.mount_point.clone()];
+                [program.clone(), command::CHECK.into()].into_iter().chain(gate).chain(options).collect()
+            }
             None => self.wait(0, false),
         };
         Probe {

@@ -143,7 +143,8 @@ impl Differences {
                 Some(key) => {
                     // Of two variables of one name the last counts.
                     let last = |list: &[Value]| -> Places {
-                        let names = list.iter().map(|element| text(element, key).unwrap_or_default().to_string());
+                        let names =
+                            list.iter().map(|element| text(element, key).unwrap_or_default().to_string());
                         names.zip(0..).collect()
                     };
                     let (expected_places, places) = (last(expected), last(list));

@@ -450,7 +450,7 @@ fn the_twin_is_asked_about_marked_pods_and_no_others() {
             ordinary += usize::from(placement.is_none());
         }
     }
-    assert!(marked > 10 && by_namespace > 0 && ordinary > 5, "{marked}, {by_namespace}, {ordinary}");
+    assert!(marked > 10 && by_namespace > 0 && ordinary > 3, "{marked}, {by_namespace}, {ordinary}");
 }
 
 /// Of a marker that the settings do not enable the twin is asked, too, and has nothing to say.

@@ -8,6 +8,7 @@
 # | processes | serverless | the same with exit: processNamespace, for all Pods |
 # | acs | ordinary | privileged, an ordinary container |
 # | kubernetes | ordinary | privileged, a native sidecar |
+# | probes | ordinary | the same with gate: startupProbe |
 
 bats_require_minimum_version 1.5.0
 # shellcheck source=e2e/cluster/common.sh
@@ -51,11 +52,12 @@ policies_apply() {
   # Not Ignore, as a Pod that was admitted without its sidecar would hang instead of telling why.
   webhook_register eci '.spec.failurePolicy = "Fail"'
   webhook_register kubernetes "$(policy_for kubernetes '{destination: "kubernetes"}')"
+  webhook_register kubernetes "$(policy_for probes '{destination: "kubernetes", destinations: {kubernetes: {gate: "startupProbe"}}}')"
   webhook_register kubernetes "$(policy_for acs '{destination: "acs"}')"
   webhook_register kubernetes "$(policy_for processes '{destination: "eci",
     destinations: {eci: {exit: "processNamespace", readinessProbe: false}}}')"
   local destination
-  for destination in eci kubernetes acs processes; do
+  for destination in eci kubernetes probes acs processes; do
     new_namespace "asked-$destination" "$destination"
     eventually admits_by_the_policy
     kubectl delete namespace "$NAMESPACE" --wait=false

@@ -21,6 +21,16 @@ setup() {
   eventually nothing_on_the_node
 }
 
+@test "a startup probe holds the init container and the application back as the hook does" {
+  new_namespace "probes-$BATS_TEST_NUMBER" probes
+  pod app Never "$CHECK" '.spec.initContainers = [{"name": "prepare", "image": "busybox:1", "command": ["cat", "/data/hello.txt"],
+    "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]'
+  eventually phase app Succeeded
+  [ "$(kubectl logs app -c prepare)" = hello ]
+  kubectl get pod app -o json | jq -e '(.spec.initContainers[0] | .name == "fluid-fuse" and (.lifecycle | has("postStart") | not))
+    and (.status.initContainerStatuses[0].state.terminated.exitCode == 0)'
+}
+
 @test "a Job with two Datasets completes" {
   dataset labels
   kubectl apply -f - <<YAML

@@ -82,7 +82,7 @@ pub enum Command {
     Wait(WaitOptions),
     /// Check that the mount is there and answers within a second
     #[command(name = command::CHECK)]
-    Check(Target),
+    Check(CheckOptions),
     /// Detach whatever FUSE mount is there, also a dead one; having nothing to do is a success
     #[command(name = command::UNMOUNT)]
     Unmount(Target),
@@ -346,6 +346,18 @@ pub struct WaitOptions {
     #[arg(long = option::TIMEOUT, value_name = "TIME", env = env::TIMEOUT, default_value = "30s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub timeout: Duration,
+}
+
+/// `check`, as written.
+#[derive(Debug, Args)]
+pub struct CheckOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub target: Target,
+
+    /// This is the gate of a Pod, asked again and again: tell the process that mounts once it has passed
+    #[arg(long = option::GATE)]
+    pub gate: bool,
 }
 
 /// `probe`, as [`crate::probe`] writes it.

@@ -93,7 +93,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 log::info!("no process of this container mounts anything");
             }
         }
-        Command::Check(target) => probe::check(&target.resolve()?)?,
+        Command::Check(options) => {
+            probe::check(&options.target.resolve()?)?;
+            if options.gate {
+                in_pod::tell(News::GatePassed);
+            }
+        }
         Command::Unmount(target) => mount::unmount(&target.resolve()?)?,
         Command::Warm(options) => return warm::run(&options),
         Command::Bench(options) => bench::run(&options)?,
