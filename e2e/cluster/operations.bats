@@ -121,6 +121,7 @@ pod_security() {
     hostile foreign "of another namespace" '.spec.volumes += [{name: "foreign", hostPath: {path: "/runtime-mnt/thin/victim/data/thin-fuse"}}]'
     hostile propagation "privileged" '.spec.containers[0].securityContext.privileged = true | .spec.containers[0].volumeMounts[0].mountPropagation = "Bidirectional"'
     hostile parent "hostPath of sidecars" '.spec.initContainers[0].volumeMounts[0].name as $name | .spec.containers[0].volumeMounts += [{$name, mountPath: "/mine"}]'
+    hostile neighbour "no sidecar of this Pod mounts there" '(.spec.volumes[] | select(.name == "data").hostPath.path) |= sub("/[0-9a-f]{8}-"; "/00000000-")'
     hostile processes "hostPID" '.spec.hostPID = true'
   }
 
