@@ -339,7 +339,7 @@ fn errno(error: StoreError) -> Errno {
         StoreError::ReadOnly => Errno::EROFS,
         StoreError::NotEmpty => Errno::ENOTEMPTY,
         StoreError::NotMovable => Errno::EXDEV,
-        StoreError::Unsupported(_) => Errno::ENOTSUP,
+        StoreError::Unsupported(_) | StoreError::NotImplemented(_) => Errno::ENOTSUP,
         StoreError::Unavailable(reason) | StoreError::Failed(reason) => {
             warn!("the source failed errno=EIO error={reason:?}");
             Errno::EIO

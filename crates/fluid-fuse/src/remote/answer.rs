@@ -46,6 +46,7 @@ impl Refusal {
             )
             | (401 | 403, _) => StoreError::Denied(text),
             (_, "RequestTimeout" | "SlowDown" | "ServerBusy") => StoreError::Unavailable(text),
+            (501, _) => StoreError::NotImplemented(text),
             (404, _) => StoreError::NotFound,
             (412 | 416, _) => StoreError::Stale,
             (408 | 429 | 499 | 500..=599, _) => StoreError::Unavailable(text),
@@ -84,8 +85,8 @@ pub(super) fn check_range(
     size: Option<u64>,
     etag: Option<&str>,
 ) -> Result<(), StoreError> {
-    if let (Some(known), Some(now)) = (etag, headers.etag)
-        && quoted(known) != quoted(now)
+    if let (Some(known), Some(now)) = (etag, headers.etag.and_then(self::etag))
+        && quoted(known) != now
     {
         return Err(StoreError::Stale);
     }
@@ -128,20 +129,27 @@ pub(super) fn parse_range(value: &str) -> Option<Range<u64>> {
     Some(start.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?)
 }
 
-/// Whether it is an ETag as RFC 9110, 8.8.3, has it, and no longer than one may be. It goes into requests as it is.
-pub(super) fn is_etag(etag: &str) -> bool {
+/// Whether it is an ETag as RFC 9110, 8.8.3, has it, no longer than one may be, and not empty: stores that have none
+/// write `""`. It goes into requests as it is.
+fn is_etag(etag: &str) -> bool {
     let is_of_etag = |byte: u8| matches!(byte, 0x21 | 0x23..=0x7e | 0x80..);
     let opaque = etag.strip_prefix("W/").unwrap_or(etag);
     let opaque = opaque.strip_prefix('"').and_then(|opaque| opaque.strip_suffix('"'));
-    etag.len() <= limits::ETAG && opaque.is_some_and(|opaque| opaque.bytes().all(is_of_etag))
+    let is_opaque = |opaque: &str| !opaque.is_empty() && opaque.bytes().all(is_of_etag);
+    etag.len() <= limits::ETAG && opaque.is_some_and(is_opaque)
 }
 
 /// An ETag with its quotes: some stores leave them out in listings.
-pub(super) fn quoted(etag: &str) -> String {
+fn quoted(etag: &str) -> String {
     match etag.ends_with('"') {
         true => etag.to_string(),
         false => format!("\"{etag}\""),
     }
+}
+
+/// The ETag that a header or a listing has, if it is one.
+pub(super) fn etag(text: &str) -> Option<String> {
+    Some(quoted(text)).filter(|etag| is_etag(etag))
 }
 
 #[cfg(test)]
@@ -171,6 +179,7 @@ mod tests {
             "no such bucket: GET s3://b/k: 301 PermanentRedirect, retry after 3 s, the bucket is in the region r"
         );
         assert!(matches!(error(412, None), Stale) && matches!(error(416, None), Stale));
+        assert!(matches!(error(501, None), NotImplemented(_)));
         for status in [408, 429, 500, 503] {
             assert!(matches!(error(status, None), Unavailable(_)), "{status}");
         }
@@ -198,12 +207,14 @@ mod tests {
 
     #[test]
     fn f12_etags_are_those_of_http() {
-        for etag in ["\"a\"", "W/\"a\"", "\"\"", "\"0x8D{|}~!\"", "\"\u{e9}\""] {
+        for etag in ["\"a\"", "W/\"a\"", "\"0x8D{|}~!\"", "\"\u{e9}\""] {
             assert!(is_etag(etag), "{etag:?}");
         }
         let long = format!("\"{}\"", "a".repeat(limits::ETAG));
         for etag in [
             "",
+            "\"\"",
+            "W/\"\"",
             "a",
             "\"",
             "\"a",

@@ -2,9 +2,10 @@
 //!
 //! Decides which way a read takes: where a store takes signatures in the query, one signature every few
 //! minutes is put on each object, and its ranges are read by [`super::wire`]; elsewhere, and where that way was
-//! found not to lead, opendal reads. Each read has a condition, so that it is of the version that was asked for
-//! or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version once the
-//! read is open. It also decides when credentials are loaded again: when a file that had some changed, and once when
+//! found not to lead ([`super::learned`]), opendal reads. Each read has a condition, so that it is of the version that
+//! was asked for or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version
+//! once the read is open. A refused condition alone does not make a file stale: that is decided by what the store says
+//! of the object when it is asked ([`Session::agree`]). It also decides when credentials are loaded again: when a file that had some changed, and once when
 //! the store refuses. It does not retry, and knows no cache but that of signatures.
 //!
 //! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a part
@@ -15,7 +16,7 @@ use std::future::poll_fn;
 use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,7 +26,7 @@ use fluid_sidecar_layout::source::Scheme;
 use futures_core::Stream;
 use http::Method;
 use http::header::{HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, InvalidHeaderValue};
-use log::{info, warn};
+use log::{debug, info, warn};
 use memmap2::MmapMut;
 use opendal::options::{ListOptions, ReaderOptions, StatOptions, WriteOptions};
 use opendal::raw::{Timestamp, percent_encode_path};
@@ -34,8 +35,9 @@ use opendal::{
     Operator, services,
 };
 
-use super::answer::{is_etag, quoted};
+use super::answer;
 use super::index::Index;
+use super::learned::Learned;
 use super::listing::Progress;
 use super::options::Place;
 use super::oss::OssSigner;
@@ -57,6 +59,13 @@ const SIGNATURES: usize = 8192;
 /// Entries of a listing that are handed on together: what a page of most stores has.
 const PAGE: usize = 1000;
 
+/// How often an object is asked about to find out whether its ETag varies: with two ETags at random, the chance that one
+/// is seen each time is 1 in 128.
+const ETAG_QUESTIONS: usize = 8;
+
+/// By how much a store's times for one version may differ: some round up, others down.
+const TIME_ROUNDING: Duration = Duration::from_secs(1);
+
 /// Between two looks at the files that credentials came from.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -77,6 +86,7 @@ struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
     terms: Terms,
+    learned: Arc<Learned>,
     session: Mutex<(Arc<Session>, Instant)>,
 }
 
@@ -87,20 +97,30 @@ pub(super) struct Session {
     /// What signs in opendal's stead.
     signer: Option<OssSigner>,
     opened: Instant,
-    signatures: Mutex<HashMap<String, (Arc<Signed>, Instant)>>,
+    signatures: Mutex<HashMap<String, Signature>>,
     wire: Arc<Wire>,
-    /// Whether reads take the short way.
-    short: AtomicBool,
+    /// Whether reads may take the fast path.
+    is_fast: bool,
+    learned: Arc<Learned>,
     index: Option<Index>,
     io_timeout: Duration,
 }
 
+/// A signed request that is kept.
+struct Signature {
+    signed: Arc<Signed>,
+    until: Instant,
+    /// Whether it was used again after the read that it was made for.
+    used: bool,
+}
+
 impl Remote {
     pub(super) fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
-        let session = Arc::new(Session::open(url, options, terms)?);
+        let learned = Arc::new(Learned::default());
+        let session = Arc::new(Session::open(url, options, terms, &learned)?);
         let session = Mutex::new((session, Instant::now()));
         let (url, options, terms) = (url.to_string(), options.clone(), terms.clone());
-        Ok(Self(Arc::new(Sessions { url, options, terms, session })))
+        Ok(Self(Arc::new(Sessions { url, options, terms, learned, session })))
     }
 }
 
@@ -139,7 +159,7 @@ impl Sessions {
     }
 
     fn renew(&self, session: &mut Arc<Session>) -> bool {
-        match Session::open(&self.url, &self.options, &self.terms) {
+        match Session::open(&self.url, &self.options, &self.terms, &self.learned) {
             Ok(new) => {
                 if let (Some(new), Some(old)) = (&new.index, &session.index) {
                     new.inherit(old);
@@ -214,7 +234,12 @@ impl Bucket for Remote {
 }
 
 impl Session {
-    fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
+    fn open(
+        url: &str,
+        options: &BTreeMap<String, String>,
+        terms: &Terms,
+        learned: &Arc<Learned>,
+    ) -> anyhow::Result<Self> {
         let mut place = Place::resolve(url, options, terms.trust, |name| std::env::var(name).ok())?;
         // Nothing is waited for longer than all of it.
         place.timeouts = place.timeouts.within(terms.io_timeout);
@@ -231,13 +256,13 @@ impl Session {
             .with_context(|| format!("{}: the options cannot be used", place.url))?
             .with_context(transport::context(terms, signer.clone()));
         let capability = operator.info().capability();
-        let short = match place.scheme {
+        let is_fast = match place.scheme {
             Scheme::Http => true,
             // Its signed reads are another API, with other ETags.
             Scheme::Gcs => false,
             _ => capability.presign_read,
         };
-        let short = short && place.short && ureq::Proxy::try_from_env().is_none();
+        let is_fast = is_fast && place.is_fast && ureq::Proxy::try_from_env().is_none();
         let index = (place.scheme == Scheme::Http).then(|| Index::new(&place, ttl));
         Ok(Self {
             wire: Wire::new(place.timeouts),
@@ -245,7 +270,8 @@ impl Session {
             signer,
             opened: Instant::now(),
             signatures: Mutex::default(),
-            short: AtomicBool::new(short),
+            is_fast,
+            learned: learned.clone(),
             index,
             io_timeout,
             place,
@@ -280,7 +306,8 @@ impl Session {
             // The generation: ETags differ between its APIs.
             Scheme::Gcs => found.version().filter(|it| it.parse::<u64>().is_ok()).map(str::to_string),
             // What is none would not come back as it is: such a version is told apart by size and time.
-            _ => found.etag().map(quoted).filter(|etag| is_etag(etag)),
+            _ if self.learned.etags_vary.load(Ordering::Relaxed) => None,
+            _ => found.etag().and_then(answer::etag),
         };
         // Listings of some stores have fractions of seconds, answers for an object do not.
         let seconds = found.last_modified().map_or(0, |time| time.into_inner().as_second());
@@ -298,9 +325,7 @@ impl Session {
         if let Some(index) = &self.index {
             return index.list(self, prefix, page);
         }
-        let root = self.place.settings.get("root").map_or("", |root| root.trim_matches('/'));
-        let root = if root.is_empty() { String::new() } else { format!("{root}/") };
-        let mut progress = Progress::new(self.place.scheme, format!("{root}{prefix}"));
+        let mut progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
         let listed = self.list_pages(prefix, &mut progress, page);
         if progress.skipped > 0 {
             warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
@@ -343,31 +368,206 @@ impl Session {
         }
     }
 
+    /// What the listing says of one object.
+    fn listed(&self, key: &str) -> Result<Option<Version>, StoreError> {
+        let mut progress = Progress::new(self.place.scheme, format!("{}{key}", self.root()));
+        let options = ListOptions { limit: Some(1), ..ListOptions::default() };
+        let asked = || self.asked(key);
+        let mut entries = block_on(asked, self.operator.lister_options(path(key)?, options))?;
+        let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
+        // In the store's order, the key itself is the first that begins with it.
+        let entry = block_on_listing(&mut progress, asked, async { next.await.transpose() })?;
+        Ok(entry
+            .filter(|entry| entry.path() == key)
+            .map(|entry| self.version(key.to_string(), entry.metadata())))
+    }
+
+    /// What every key of the place begins with, as the store knows them.
+    fn root(&self) -> String {
+        match self.place.settings.get("root").map_or("", |root| root.trim_matches('/')) {
+            "" => String::new(),
+            root => format!("{root}/"),
+        }
+    }
+
     /// Whether a listing of nothing is an empty one at this store, so that "not found" is the bucket.
     fn listed_is_empty(&self) -> bool {
         self.place.scheme != Scheme::Webhdfs
     }
 
     fn get(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
-        if self.short.load(Ordering::Relaxed) {
-            match self.get_short(version, range) {
-                Ok(body) => return Ok(body),
-                Err(Miss::Store(error)) => return Err(error),
-                Err(Miss::Odd(reason)) => {
-                    if self.short.swap(false, Ordering::Relaxed) {
-                        info!("{}: {reason}, so reads take the library's way", self.place.url);
-                    }
+        let agreed = self.learned.agreed(version);
+        let asked = agreed.as_ref().unwrap_or(version);
+        // Another read may find out at the same time.
+        let is_conditional = self.asks_conditionally(asked);
+        match self.get_once(asked, range) {
+            Ok(body) => {
+                let is_by_time = agreed.is_none() && version.etag.is_none() && version.date().is_some();
+                if is_by_time && !self.learned.dates_agree.load(Ordering::Relaxed) {
+                    self.learned.dates_agree.store(true, Ordering::Relaxed);
                 }
+                Ok(body)
+            }
+            Err(StoreError::Stale) => self.get_agreed(version, asked, range),
+            Err(StoreError::NotImplemented(reason)) if is_conditional => {
+                if !self.learned.ignores_conditions.swap(true, Ordering::Relaxed) {
+                    info!("{}: {reason}, so reads are tried without a condition", self.place.url);
+                }
+                self.get_once(asked, range).inspect_err(|_| {
+                    self.learned.ignores_conditions.store(false, Ordering::Relaxed);
+                })
+            }
+            answer => answer,
+        }
+    }
+
+    /// Reads a version that the store refused by the name of `asked`, by what the store calls it now.
+    fn get_agreed(
+        &self,
+        version: &Version,
+        asked: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        let mut agreed = self.agree(version, asked)?;
+        let body = match self.get_once(&agreed, range) {
+            Err(StoreError::Stale) => {
+                agreed = self.agree(version, &agreed)?;
+                self.get_once(&agreed, range)?
+            }
+            answer => answer?,
+        };
+        if agreed != *version {
+            self.learned.agree(version, agreed);
+        }
+        Ok(body)
+    }
+
+    /// What the store calls a version now, after it refused a read of it by the name of `asked`: [`StoreError::Stale`]
+    /// only if the object did change, as far as anybody can tell.
+    ///
+    /// An object of another size or time is another one. Beyond that, ETags are compared with their like: that of a
+    /// listing with that of the listing now, since a store may have others for its reads, and that of one answer with
+    /// that of the next, since a farm of servers may have one each.
+    fn agree(&self, version: &Version, asked: &Version) -> Result<Version, StoreError> {
+        if matches!(self.place.scheme, Scheme::Gcs | Scheme::Webhdfs) {
+            return Err(StoreError::Stale);
+        }
+        let now = match self.head(&version.key) {
+            Ok(now) => now,
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(_) => return Err(StoreError::Stale),
+        };
+        if now.size != version.size {
+            return Err(StoreError::Stale);
+        }
+        let without_etag = Version { etag: None, ..now.clone() };
+        if same(&now, asked) {
+            // It refused what is there.
+            if asked.etag.is_some() && self.has_other_etag(&now)? {
+                return Ok(without_etag);
+            }
+            if self.asks_conditionally(asked) {
+                self.learned.ignores_conditions.store(true, Ordering::Relaxed);
+                info!("{}: conditions of reads are not understood, so answers are compared", self.place.url);
+            }
+            return Ok(asked.clone());
+        }
+        let dates = version.date().zip(now.date());
+        let is_dated_alike = dates.is_none_or(|(one, other)| is_about(one, other));
+        match (&version.etag, &now.etag) {
+            (Some(known), Some(etag)) if known == etag => Ok(now),
+            (Some(_), Some(_)) if !is_dated_alike => Err(StoreError::Stale),
+            (Some(_), Some(_)) if asked == version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) if self.has_other_etag(&now)? => Ok(without_etag),
+            (Some(_), Some(_)) if asked != version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) => Err(StoreError::Stale),
+            // Told apart by time alone.
+            _ if is_dated_alike && dates.is_some() => Ok(now),
+            (None, _) if !self.learned.dates_agree.load(Ordering::Relaxed) && self.is_listed(version)? => {
+                Ok(now)
+            }
+            _ => Err(StoreError::Stale),
+        }
+    }
+
+    /// Whether the store's listing still says of an object what it said before.
+    fn is_listed(&self, version: &Version) -> Result<bool, StoreError> {
+        let listed = match &self.index {
+            Some(index) => return index.still_says(self, version),
+            None => self.listed(&version.key),
+        };
+        match listed {
+            Ok(listed) => Ok(listed.as_ref() == Some(version)),
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether the same object has another ETag when it is asked about again.
+    fn has_other_etag(&self, now: &Version) -> Result<bool, StoreError> {
+        if self.learned.etags_vary.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        for _ in 0..ETAG_QUESTIONS {
+            let again = self.head(&now.key)?;
+            if again.size != now.size || again.modified != now.modified {
+                return Err(StoreError::Stale);
+            }
+            if again.etag != now.etag {
+                self.learned.etags_vary.store(true, Ordering::Relaxed);
+                info!("{}: ETags vary, so versions are told apart by size and time", self.place.url);
+                return Ok(true);
             }
         }
-        self.get_long(version, range)
+        Ok(false)
+    }
+
+    /// Whether a read of a version has a condition in its request.
+    fn asks_conditionally(&self, version: &Version) -> bool {
+        !version.is_weak()
+            && (version.etag.is_some() || version.date().is_some())
+            && !self.learned.ignores_conditions.load(Ordering::Relaxed)
+    }
+
+    fn get_once(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+        let learned = &self.learned;
+        let is_fast = self.is_fast
+            && !learned.denies_query_signatures.load(Ordering::Relaxed)
+            && !learned.has_detour(&version.key);
+        if !is_fast {
+            return self.get_long(version, range);
+        }
+        match self.get_short(version, range) {
+            Ok(body) => {
+                learned.went_straight();
+                Ok(body)
+            }
+            Err(Miss::Odd(reason)) => {
+                if learned.take_detour(&version.key) {
+                    info!("{}: {reason}, so reads take the library's way for a time", self.place.url);
+                } else {
+                    debug!("{}: {reason}", self.asked(&version.key));
+                }
+                self.get_long(version, range)
+            }
+            Err(Miss::Store(StoreError::Denied(reason))) if self.place.scheme != Scheme::Http => {
+                // A policy may deny requests that are signed in the query, and no others. A signature that was made
+                // before may be too old, which says nothing about the next.
+                let was_kept = self.signatures().remove(&version.key).is_some_and(|signature| signature.used);
+                let body = self.get_long(version, range)?;
+                if !was_kept && !learned.denies_query_signatures.swap(true, Ordering::Relaxed) {
+                    info!("{}: {reason}, so reads are signed in a header", self.place.url);
+                }
+                Ok(body)
+            }
+            Err(Miss::Store(error)) => Err(error),
+        }
     }
 
     fn get_short(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, Miss> {
         let signed = self.signed(&version.key)?;
         let condition = match &version.etag {
-            // Compared strongly, a weak one is never equal; the answer's is compared with it all the same.
-            Some(_) if version.is_weak() => None,
+            _ if !self.asks_conditionally(version) => None,
             Some(etag) => Some((IF_MATCH, etag.clone())),
             None => version.date().map(|date| (IF_UNMODIFIED_SINCE, http_date(date))),
         };
@@ -381,10 +581,11 @@ impl Session {
     /// The object's signed request, signed again well before it ends.
     fn signed(&self, key: &str) -> Result<Arc<Signed>, Miss> {
         let now = Instant::now();
-        if let Some((signed, until)) = self.signatures().get(key)
-            && now < *until
+        if let Some(signature) = self.signatures().get_mut(key)
+            && now < signature.until
         {
-            return Ok(signed.clone());
+            signature.used = true;
+            return Ok(signature.signed.clone());
         }
         let (signed, time) = match self.place.scheme {
             Scheme::Http => (self.unsigned(key)?, SIGNED_FOR),
@@ -400,7 +601,8 @@ impl Session {
         if signatures.len() >= SIGNATURES {
             signatures.clear();
         }
-        signatures.insert(key.to_string(), (signed.clone(), now + time / 2));
+        let signature = Signature { signed: signed.clone(), until: now + time / 2, used: false };
+        signatures.insert(key.to_string(), signature);
         Ok(signed)
     }
 
@@ -447,7 +649,7 @@ impl Session {
         Some(value)
     }
 
-    fn signatures(&self) -> MutexGuard<'_, HashMap<String, (Arc<Signed>, Instant)>> {
+    fn signatures(&self) -> MutexGuard<'_, HashMap<String, Signature>> {
         self.signatures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -459,7 +661,7 @@ impl Session {
             Some(generation) if self.place.scheme == Scheme::Gcs => {
                 options.if_version_match = Some(generation.clone());
             }
-            Some(_) if version.is_weak() => {}
+            _ if !self.asks_conditionally(version) => {}
             Some(etag) if capability.read_with_if_match => options.if_match = Some(etag.clone()),
             None if capability.read_with_if_unmodified_since => {
                 options.if_unmodified_since = version.date().and_then(|date| Timestamp::try_from(date).ok());
@@ -702,6 +904,11 @@ fn same(one: &Version, other: &Version) -> bool {
     one.size == other.size
         && etags.is_none_or(|(one, other)| one == other)
         && dates.is_none_or(|(one, other)| one == other)
+}
+
+/// Whether two times can be those of one version.
+fn is_about(one: SystemTime, other: SystemTime) -> bool {
+    one.duration_since(other).or_else(|_| other.duration_since(one)).is_ok_and(|apart| apart <= TIME_ROUNDING)
 }
 
 fn http_date(time: SystemTime) -> String {

@@ -21,7 +21,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::answer::{is_etag, quoted};
+use super::answer;
 use super::bucket::Session;
 use super::options::Place;
 use super::transport;
@@ -137,6 +137,17 @@ impl Index {
         Ok(true)
     }
 
+    /// Whether the server's page still says of a file what it said before. A manifest is nobody's answer for the file,
+    /// and most pages tell neither its size nor its time.
+    pub(super) fn still_says(&self, session: &Session, version: &Version) -> Result<bool, StoreError> {
+        if self.manifest.is_some() || version.etag.is_some() {
+            return Ok(false);
+        }
+        let (directory, name) = version.key.split_at(version.key.rfind('/').map_or(0, |slash| slash + 1));
+        let line = self.names(session, directory)?.remove(name).unwrap_or_default();
+        Ok(line.size == Some(version.size) && line.modified == version.date())
+    }
+
     /// What a listing that failed just now has found.
     fn begun(&self, prefix: &str) -> Option<Unfinished> {
         let mut unfinished = lock(&self.unfinished);
@@ -226,8 +237,7 @@ fn parse_manifest(text: &str) -> BTreeMap<String, Line> {
             let mut fields = line.split('\t');
             let path = fields.next().unwrap_or_default().trim_start_matches('/').to_string();
             let size = fields.next().and_then(|size| size.trim().parse().ok());
-            let etag = fields.next().map(str::trim).filter(|etag| !etag.is_empty()).map(quoted);
-            let etag = etag.filter(|etag| is_etag(etag));
+            let etag = fields.next().map(str::trim).and_then(answer::etag);
             (path, Line { size, etag, modified: None })
         })
         .filter(|(path, _)| is_key(path))

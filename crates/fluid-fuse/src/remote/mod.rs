@@ -7,6 +7,7 @@
 mod answer;
 mod bucket;
 mod index;
+mod learned;
 mod listing;
 pub mod options;
 mod oss;

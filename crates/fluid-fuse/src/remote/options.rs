@@ -299,8 +299,8 @@ pub(super) struct Place {
     pub(super) region: Option<String>,
     pub(super) manifest: Option<String>,
     pub(super) timeouts: Timeouts,
-    /// Whether reads may take the short way.
-    pub(super) short: bool,
+    /// Whether reads may take the fast path.
+    pub(super) is_fast: bool,
     /// The files that values were read from.
     pub(super) files: Files,
 }
@@ -393,7 +393,7 @@ impl Place {
             region,
             manifest: values.get(Manifest).map(str::to_string),
             timeouts,
-            short: client.as_deref() != Some("library"),
+            is_fast: client.as_deref() != Some("library"),
             files: Files::look(std::mem::take(&mut values.files)),
         };
         place.set("root", format!("/{root}"));

@@ -397,7 +397,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
                 head.length = length;
             }
             "content-range" => head.range = Some(value.to_string()),
-            "etag" => head.etag = Some(value.to_string()),
+            "etag" => head.etag = answer::etag(value),
             "last-modified" => head.modified = Some(value.to_string()),
             "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
             "connection" => head.keep &= !value.eq_ignore_ascii_case("close"),

@@ -42,6 +42,11 @@ impl Server {
         Self { endpoint, connections, requests }
     }
 
+    /// Requests so far.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
     fn bucket(&self, way: &str) -> Arc<dyn Bucket> {
         open(
             &format!("{}/data", self.endpoint),
@@ -358,6 +363,61 @@ fn what_the_short_way_cannot_do_the_library_does() {
         false => say(socket, OK),
     });
     assert_eq!(get(&*server.bucket("wire")).unwrap(), b"0123456789");
+}
+
+/// A server of objects of which some have an encoding, which the fast path does not read.
+#[test]
+fn goofys_147_one_odd_object_slows_no_other() {
+    let slow = Arc::new(AtomicUsize::new(0));
+    let count = slow.clone();
+    let server = Server::start(move |_, head, socket| {
+        // The library has a name.
+        count.fetch_add(usize::from(head.contains("\r\nuser-agent: ")), Ordering::SeqCst);
+        match head.contains("/odd") {
+            true => say(socket, &OK.replace("ETag", "Content-Encoding: gzip\r\nETag")),
+            false => say(socket, OK),
+        }
+    });
+    let bucket = server.bucket("wire");
+    let read_key = |key: &str| {
+        let version = Version { key: key.to_string(), ..version() };
+        assert_eq!(read(&*bucket, &version, 0..10).unwrap(), b"0123456789");
+    };
+    for _ in 0..5 {
+        read_key("odd");
+        read_key("even");
+    }
+    assert_eq!((server.requests(), slow.load(Ordering::SeqCst)), (11, 5));
+    // Where all are odd, none is tried.
+    for number in 0..20 {
+        read_key(&format!("odd{number}"));
+    }
+    assert_eq!(server.requests(), 11 + 20 + 4);
+}
+
+#[test]
+fn a_server_without_kept_connections_is_read_the_fast_way() {
+    for (version, header, is_closed) in [
+        ("HTTP/1.0", "", true),
+        ("HTTP/1.0", "Connection: close\r\n", true),
+        ("HTTP/1.1", "Connection: close\r\n", true),
+        ("HTTP/1.1", "", true),
+        ("HTTP/1.1", "Connection: close\r\n", false),
+    ] {
+        let slow = Arc::new(AtomicUsize::new(0));
+        let count = slow.clone();
+        let server = Server::start(move |_, head, socket| {
+            count.fetch_add(usize::from(head.contains("\r\nuser-agent: ")), Ordering::SeqCst);
+            let answer = OK.replace("HTTP/1.1", version).replace("ETag", &format!("{header}ETag"));
+            say(socket, &answer) && !is_closed
+        });
+        let bucket = server.bucket("wire");
+        for _ in 0..8 {
+            assert_eq!(get(&*bucket).unwrap(), b"0123456789");
+        }
+        let what = format!("{version} {header:?}");
+        assert_eq!((server.requests(), slow.load(Ordering::SeqCst)), (8, 0), "{what}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod s3s;
 #[path = "../support/skip.rs"]
 mod skip;
 mod tls;
+mod validators;
 mod web;
 
 use std::collections::BTreeMap;
