@@ -135,7 +135,7 @@ impl Availability {
                     None => debug!("{}: {error}", self.name),
                 }
             }
-            StoreError::NotFound | StoreError::Stale => self.answered(),
+            StoreError::NotFound | StoreError::Stale | StoreError::NoParts(_) => self.answered(),
             // These never came from the store.
             StoreError::ReadOnly
             | StoreError::NotEmpty

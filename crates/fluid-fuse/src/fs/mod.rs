@@ -340,8 +340,8 @@ fn errno(error: StoreError) -> Errno {
         StoreError::NotEmpty => Errno::ENOTEMPTY,
         StoreError::NotMovable => Errno::EXDEV,
         StoreError::Unsupported(_) | StoreError::NotImplemented(_) => Errno::ENOTSUP,
-        StoreError::Unavailable(reason) | StoreError::Failed(reason) => {
-            warn!("the source failed errno=EIO error={reason:?}");
+        StoreError::NoParts(_) | StoreError::Unavailable(_) | StoreError::Failed(_) => {
+            warn!("the source failed errno=EIO error={:?}", error.to_string());
             Errno::EIO
         }
     }

@@ -91,9 +91,7 @@ pub(super) fn check_range(
         return Err(StoreError::Stale);
     }
     if status != 206 {
-        return Err(StoreError::Failed(format!(
-            "the server does not send parts of files: it answered {status}"
-        )));
+        return Err(StoreError::NoParts(status));
     }
     let told = headers.range.and_then(parse_content_range);
     let Some((start, last, total)) = told else {
@@ -240,7 +238,7 @@ mod tests {
         assert!(matches!(check(206, Some("bytes 5-14/100"), None, Some("b")), Err(StoreError::Stale)));
         assert!(matches!(check(206, Some("bytes 4-13/100"), None, None), Err(StoreError::Unavailable(_))));
         assert!(matches!(check(206, None, None, None), Err(StoreError::Failed(_))));
-        assert!(matches!(check(200, None, None, None), Err(StoreError::Failed(_))));
+        assert!(matches!(check(200, None, None, None), Err(StoreError::NoParts(200))));
         let short = Headers { length: Some(9), ..headers(Some("bytes 5-14/100")) };
         assert!(check_range(206, &short, &(5..15), None, None).is_err());
         assert_eq!(parse_range("bytes=5-14"), Some(5..15));

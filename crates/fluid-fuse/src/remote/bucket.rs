@@ -37,11 +37,12 @@ use opendal::{
 
 use super::answer;
 use super::index::Index;
-use super::learned::Learned;
+use super::learned::{Detour, Learned};
 use super::listing::Progress;
 use super::options::Place;
 use super::oss::OssSigner;
 use super::transport::{self, block_on, block_on_listing};
+use super::web;
 use super::wire::{Miss, Signed, Wire};
 use super::{Bucket, Item, Terms, Upload, Version};
 use crate::limits::Until;
@@ -103,6 +104,7 @@ pub(super) struct Session {
     is_fast: bool,
     learned: Arc<Learned>,
     index: Option<Index>,
+    whole: web::Whole,
     io_timeout: Duration,
 }
 
@@ -273,6 +275,7 @@ impl Session {
             is_fast,
             learned: learned.clone(),
             index,
+            whole: web::Whole::default(),
             io_timeout,
             place,
         })
@@ -281,6 +284,11 @@ impl Session {
     /// What requests go by.
     pub(super) fn context(&self) -> &OperationContext {
         self.operator.context()
+    }
+
+    /// How long an answer may take.
+    pub(super) fn io_timeout(&self) -> Duration {
+        self.io_timeout
     }
 
     /// What is asked of an object, for errors.
@@ -297,6 +305,11 @@ impl Session {
     }
 
     pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
+        if self.place.scheme == Scheme::Http {
+            let found = self.file(key)?.ask(key)?;
+            let varies = self.learned.etags_vary.load(Ordering::Relaxed);
+            return Ok(Version { etag: found.etag.filter(|_| !varies), ..found });
+        }
         let found = self.run(key, |path| self.operator.stat_options(path, StatOptions::default()))?;
         Ok(self.version(key.to_string(), &found))
     }
@@ -530,20 +543,39 @@ impl Session {
     }
 
     fn get_once(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
-        let learned = &self.learned;
-        let is_fast = self.is_fast
-            && !learned.denies_query_signatures.load(Ordering::Relaxed)
-            && !learned.has_detour(&version.key);
-        if !is_fast {
-            return self.get_long(version, range);
+        let detour = match self.learned.detour(&version.key) {
+            None if self.is_fast && !self.learned.denies_query_signatures.load(Ordering::Relaxed) => None,
+            None => Some(Detour::Library),
+            detour => detour,
+        };
+        let answer = match detour {
+            None => self.get_by_any_client(version, range),
+            Some(Detour::Library) => self.get_long(version, range),
+            Some(Detour::Whole) => Err(StoreError::NoParts(200)),
+        };
+        match answer {
+            Err(StoreError::NoParts(_)) if self.place.scheme == Scheme::Http => {
+                let body = self.whole.part(&self.file(&version.key)?, version, range)?;
+                self.learned.take_detour(&version.key, Detour::Whole);
+                Ok(body)
+            }
+            answer => answer,
         }
+    }
+
+    /// By the fast path, or where that does not lead to the object, by the library.
+    fn get_by_any_client(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
         match self.get_short(version, range) {
             Ok(body) => {
-                learned.went_straight();
+                self.learned.went_straight();
                 Ok(body)
             }
             Err(Miss::Odd(reason)) => {
-                if learned.take_detour(&version.key) {
+                if self.learned.take_detour(&version.key, Detour::Library) {
                     info!("{}: {reason}, so reads take the library's way for a time", self.place.url);
                 } else {
                     debug!("{}: {reason}", self.asked(&version.key));
@@ -555,7 +587,7 @@ impl Session {
                 // before may be too old, which says nothing about the next.
                 let was_kept = self.signatures().remove(&version.key).is_some_and(|signature| signature.used);
                 let body = self.get_long(version, range)?;
-                if !was_kept && !learned.denies_query_signatures.swap(true, Ordering::Relaxed) {
+                if !was_kept && !self.learned.denies_query_signatures.swap(true, Ordering::Relaxed) {
                     info!("{}: {reason}, so reads are signed in a header", self.place.url);
                 }
                 Ok(body)
@@ -621,18 +653,23 @@ impl Session {
 
     /// A plain server's request.
     fn unsigned(&self, key: &str) -> Result<Signed, Miss> {
-        let setting = |name: &str| self.place.settings.get(name).map(String::as_str);
-        let root = setting("root").unwrap_or_default().trim_end_matches('/');
-        let path = percent_encode_path(&format!("{root}/{}", path(key)?));
-        let url: http::Uri = format!("{}{path}", setting("endpoint").unwrap_or_default())
-            .parse()
-            .map_err(|_| Miss::Odd("a URL that cannot be parsed"))?;
+        let url = self.file(key)?.url;
         let mut headers = http::HeaderMap::new();
         if let Some(value) = self.authorization() {
             headers.insert(http::header::AUTHORIZATION, value);
         }
         let asked = transport::shown(&Method::GET, &url);
         Signed::new(&url, &headers, asked)
+    }
+
+    /// A plain server's file.
+    fn file(&self, key: &str) -> Result<web::File<'_>, StoreError> {
+        let setting = |name: &str| self.place.settings.get(name).map(String::as_str);
+        let root = setting("root").unwrap_or_default().trim_end_matches('/');
+        let path = percent_encode_path(&format!("{root}/{}", path(key)?));
+        let url = format!("{}{path}", setting("endpoint").unwrap_or_default()).parse();
+        let url = url.map_err(|_| StoreError::Failed("a URL that cannot be parsed".to_string()))?;
+        Ok(web::File { context: self.context(), url, authorization: self.authorization() })
     }
 
     /// What a plain server wants to know us by.

@@ -38,37 +38,46 @@ pub(super) struct Learned {
     agreed: Mutex<HashMap<Version, Version>>,
 }
 
+/// How an object is read that the fast path does not lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detour {
+    /// By the library's client.
+    Library,
+    /// As a whole, because its server sends no parts.
+    Whole,
+}
+
 #[derive(Default)]
 struct Detours {
-    objects: HashMap<String, Instant>,
+    objects: HashMap<String, (Detour, Instant)>,
     /// Until when all objects take it.
-    all: Option<Instant>,
+    all: Option<(Detour, Instant)>,
 }
 
 impl Learned {
-    /// Whether reads of an object do not take the fast path for the time being.
-    pub(super) fn has_detour(&self, key: &str) -> bool {
+    /// The detour that reads of an object take for the time being.
+    pub(super) fn detour(&self, key: &str) -> Option<Detour> {
         let now = Instant::now();
         let detours = lock(&self.detours);
-        detours.all.is_some_and(|until| now < until)
-            || detours.objects.get(key).is_some_and(|until| now < *until)
+        let own = detours.objects.get(key).copied();
+        own.into_iter().chain(detours.all).find(|(_, until)| now < *until).map(|(detour, _)| detour)
     }
 
     /// The fast path does not lead to an object: whether none is tried on it for a time, since several in a row were
     /// such.
-    pub(super) fn take_detour(&self, key: &str) -> bool {
-        let until = Instant::now() + DETOUR_TIME;
+    pub(super) fn take_detour(&self, key: &str, detour: Detour) -> bool {
+        let taken = (detour, Instant::now() + DETOUR_TIME);
         let mut detours = lock(&self.detours);
         if detours.objects.len() >= OBJECTS {
             detours.objects.clear();
         }
-        if detours.objects.insert(key.to_string(), until).is_some() {
+        if detours.objects.insert(key.to_string(), taken).is_some() {
             return false;
         }
         let is_usual = self.odd_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= ODD_IN_A_ROW;
         if is_usual {
             self.odd_in_a_row.store(0, Ordering::Relaxed);
-            detours.all = Some(until);
+            detours.all = Some(taken);
         }
         is_usual
     }
@@ -103,12 +112,12 @@ mod tests {
     fn one_odd_object_is_no_rule() {
         let learned = Learned::default();
         for key in ["a", "b", "c", "c", "c"] {
-            assert!(!learned.take_detour(key), "{key}");
+            assert!(!learned.take_detour(key, Detour::Library), "{key}");
         }
-        assert!(learned.has_detour("a") && !learned.has_detour("d"));
+        assert_eq!((learned.detour("a"), learned.detour("d")), (Some(Detour::Library), None));
         learned.went_straight();
-        let odd: Vec<_> = ["d", "e", "f", "g"].map(|key| learned.take_detour(key)).into();
+        let odd: Vec<_> = ["d", "e", "f", "g"].map(|key| learned.take_detour(key, Detour::Library)).into();
         assert_eq!(odd, [false, false, false, true]);
-        assert!(learned.has_detour("x"));
+        assert_eq!(learned.detour("x"), Some(Detour::Library));
     }
 }

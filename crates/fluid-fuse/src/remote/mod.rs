@@ -13,6 +13,7 @@ pub mod options;
 mod oss;
 mod tls;
 mod transport;
+mod web;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -101,7 +101,49 @@ pub(super) fn install(terms: Terms) {
     HttpTransporter::install_default(Transport::new(Terms { scheme: None, ..terms }, None));
 }
 
-/// A document, by the same client.
+/// How much is wanted of the answer to a request that is ours and not opendal's.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Extent {
+    /// Its head alone.
+    Head,
+    /// All of it, and at most so many bytes.
+    Whole(usize),
+}
+
+/// The head of an answer, and what it means if it is an error.
+pub(super) struct Told {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) refused: Option<StoreError>,
+}
+
+/// The head of the answer to a request.
+pub(super) fn told(context: &OperationContext, request: Request<Buffer>) -> Result<Told, StoreError> {
+    let asked = shown(request.method(), request.uri());
+    let response = block_on(|| asked, context.http_transport().fetch(request))?;
+    let refused = FAILURE.take();
+    let (parts, _) = response.into_parts();
+    Ok(Told { status: parts.status.as_u16(), headers: parts.headers, refused })
+}
+
+/// A document and the headers that it came with, by the same client.
+pub(super) fn document(
+    context: &OperationContext,
+    request: Request<Buffer>,
+) -> Result<(HeaderMap, Buffer), StoreError> {
+    let asked = shown(request.method(), request.uri());
+    let response = block_on(|| asked, async {
+        let response = context.http_transport().send(request).await?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(Error::new(ErrorKind::Unexpected, "not a document")),
+        }
+    })?;
+    let (parts, body) = response.into_parts();
+    Ok((parts.headers, body))
+}
+
+/// A text, by the same client.
 pub(super) fn text(
     context: &OperationContext,
     uri: &http::Uri,
@@ -110,13 +152,7 @@ pub(super) fn text(
     let mut request = Request::new(Buffer::new());
     *request.uri_mut() = uri.clone();
     request.headers_mut().extend(authorization.map(|value| (AUTHORIZATION, value)));
-    let body = block_on(|| shown(&Method::GET, uri), async {
-        let response = context.http_transport().send(request).await?;
-        match response.status().is_success() {
-            true => Ok(response.into_body()),
-            false => Err(Error::new(ErrorKind::Unexpected, "not a document")),
-        }
-    })?;
+    let (_, body) = document(context, request)?;
     Ok(String::from_utf8_lossy(&body.to_vec()).into_owned())
 }
 
@@ -323,7 +359,7 @@ fn fail(error: StoreError, temporary: bool) -> Error {
     if temporary { error.set_temporary() } else { error }
 }
 
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
@@ -334,6 +370,7 @@ impl HttpTransport for Transport {
         let range = header(request.headers(), RANGE).and_then(answer::parse_range);
         let etag = header(request.headers(), IF_MATCH).map(str::to_string);
         let is_read = self.is_read(&request);
+        let extent = request.extensions().get::<Extent>().copied();
         let is_sent = matches!(*request.method(), Method::PUT | Method::POST | Method::PATCH);
         let until = Until::moment().unwrap_or_else(|| Instant::now() + self.terms.io_timeout);
         let (mut parts, body) = request.into_parts();
@@ -369,6 +406,9 @@ impl HttpTransport for Transport {
             let size = (!head).then_some(size);
             return Ok(Response::from_parts(parts, HttpBody::new(Once(Some(text)), size)));
         }
+        if let Some(Extent::Head) = extent {
+            return Ok(Response::from_parts(parts, HttpBody::new(Once(None), None)));
+        }
         if let (Some(range), 200..=299) = (&range, status) {
             let told = header(&parts.headers, CONTENT_RANGE);
             let headers = Headers { length, range: told, etag: header(&parts.headers, ETAG) };
@@ -381,7 +421,8 @@ impl HttpTransport for Transport {
         if !is_read {
             // What was sent may have taken its time.
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
-            let text = if head { Answer::default() } else { whole(&asked, body, length, until)? };
+            let most = if let Some(Extent::Whole(most)) = extent { most } else { limits::ANSWER };
+            let text = if head { Answer::default() } else { whole(&asked, body, length, most, until)? };
             let size = if head { length } else { Some(text.bytes.len() as u64) };
             return self.checked(parts, &uri, text, size.filter(|_| !head));
         }
@@ -410,12 +451,18 @@ impl AsRef<[u8]> for Answer {
 }
 
 /// All of an answer that is not the bytes of a file, which has an end in bytes and in time.
-fn whole(asked: &str, body: ureq::Body, length: Option<u64>, until: Instant) -> opendal::Result<Answer> {
+fn whole(
+    asked: &str,
+    body: ureq::Body,
+    length: Option<u64>,
+    most: usize,
+    until: Instant,
+) -> opendal::Result<Answer> {
     let too_large = || {
-        let text = format!("{asked}: an answer of more than {} MiB", limits::ANSWER >> 20);
+        let text = format!("{asked}: an answer of more than {} MiB", most >> 20);
         fail(StoreError::Failed(text), false)
     };
-    if length.is_some_and(|length| length > limits::ANSWER as u64) {
+    if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let (mut reader, mut answer) = (body.into_reader(), Answer::default());
@@ -432,7 +479,7 @@ fn whole(asked: &str, body: ureq::Body, length: Option<u64>, until: Instant) -> 
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(unavailable(&error.kind().to_string())),
         };
-        if answer.bytes.len() + read > limits::ANSWER {
+        if answer.bytes.len() + read > most {
             return Err(too_large());
         }
         if !answer._held.take(read) {
