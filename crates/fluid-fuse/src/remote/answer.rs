@@ -2,71 +2,190 @@
 //!
 //! Decides from status and headers alone, the same for both ways to send a request: which error a status is,
 //! whether the bytes that follow are those that were asked for, and whether they are of the version that was
-//! asked for. Messages name the request and the store's own word for the error, never a query or a header:
-//! there signatures and tokens are.
+//! asked for. Messages name the request, the store's own words for the error and the option to set, never a query or a
+//! header: there signatures and tokens are.
 
+use std::cell::RefCell;
 use std::ops::Range;
+
+use fluid_sidecar_layout::source::Scheme;
+use quick_xml::events::Event;
 
 use crate::limits;
 use crate::store::StoreError;
 
 /// An answer that is an error.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Refusal {
     /// What was asked: the method and the URL as it may be shown.
     pub(super) asked: String,
     pub(super) status: u16,
-    /// The store's name for the error.
-    pub(super) code: Option<String>,
+    /// What the body says.
+    pub(super) reason: Reason,
     /// Seconds, as the server gave them.
     pub(super) retry_after: Option<String>,
-    /// The region in which the bucket is, if the server tells.
+    /// The region in which the bucket is, if a header tells.
     pub(super) region: Option<String>,
+    /// The store, if it has buckets.
+    pub(super) scheme: Option<Scheme>,
 }
+
+/// What the body of an error says.
+#[derive(Debug, Default)]
+pub(super) struct Reason {
+    /// The store's name for the error: `<Code>` in XML, `code`, `reason` or `exception` in JSON.
+    pub(super) code: Option<String>,
+    /// The same in words.
+    message: Option<String>,
+    /// The region of the bucket.
+    region: Option<String>,
+}
+
+/// What an error tells of where a bucket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whereabouts {
+    /// In this region.
+    Region(String),
+    /// In another region than that of the request.
+    Elsewhere,
+}
+
+thread_local! {
+    /// What the last error on this thread told of that.
+    static WHEREABOUTS: RefCell<Option<Whereabouts>> = const { RefCell::new(None) };
+}
+
+/// What errors on this thread told of the bucket's region since this was called.
+pub(super) fn take_whereabouts() -> Option<Whereabouts> {
+    WHEREABOUTS.take()
+}
+
+/// Bytes of a store's words that are shown.
+const MESSAGE: usize = 300;
 
 impl Refusal {
     pub(super) fn into_error(self) -> StoreError {
-        let code = self.code.as_deref().unwrap_or_default();
-        let wait = match &self.retry_after {
-            Some(wait) => format!(", retry after {wait} s"),
-            None => String::new(),
-        };
-        let text = format!("{}: {} {code}{wait}", self.asked, self.status).trim_end().to_string();
-        let text = match &self.region {
-            Some(region) if self.status < 500 => format!("{text}, the bucket is in the region {region}"),
-            _ => text,
-        };
+        let code = self.reason.code.as_deref().unwrap_or_default();
+        let is_elsewhere = matches!(self.status, 301 | 307 | 308)
+            || matches!(
+                code,
+                "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
+            )
+            // HEAD has no body to say so.
+            || self.status == 400 && self.asked.starts_with("HEAD ");
+        let region =
+            self.region.clone().or_else(|| self.reason.region.clone()).filter(|name| is_region(name));
+        if self.status < 500 && self.scheme == Some(Scheme::S3) {
+            let known = region.clone().map(Whereabouts::Region);
+            WHEREABOUTS.set(known.or(is_elsewhere.then_some(Whereabouts::Elsewhere)));
+        }
+        let mut text = format!("{}: {} {code}", self.asked, self.status).trim_end().to_string();
+        if let Some(message) = &self.reason.message {
+            text += &format!(": {message}");
+        }
+        if let Some(wait) = &self.retry_after {
+            text += &format!(", retry after {wait} s");
+        }
+        if let Some(region) = region.filter(|_| self.status < 500) {
+            text += &format!(", the bucket is in the region {region}");
+        }
+        if let Some(advice) = self.advice(code, is_elsewhere) {
+            text += &format!(" ({advice})");
+        }
         match (self.status, code) {
             (_, "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName" | "PermanentRedirect")
             | (301 | 308, _) => StoreError::NoBucket(text),
             // S3 says so with 400, the last of a signature for another region.
             (
                 _,
-                "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "AuthorizationHeaderMalformed",
+                "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "AuthorizationHeaderMalformed"
+                | "AccessDenied",
             )
             | (401 | 403, _) => StoreError::Denied(text),
-            (_, "RequestTimeout" | "SlowDown" | "ServerBusy") => StoreError::Unavailable(text),
-            (501, _) => StoreError::NotImplemented(text),
-            (404, _) => StoreError::NotFound,
-            (412 | 416, _) => StoreError::Stale,
+            (_, "RequestTimeout" | "SlowDown" | "ServerBusy" | "InternalError" | "ServiceUnavailable") => {
+                StoreError::Unavailable(text)
+            }
+            (501, _) | (_, "NotImplemented") => StoreError::NotImplemented(text),
+            (404, _) | (200, "NoSuchKey" | "NoSuchUpload") => StoreError::NotFound,
+            (412 | 416, _) | (200, "PreconditionFailed") => StoreError::Stale,
             (408 | 429 | 499 | 500..=599, _) => StoreError::Unavailable(text),
             _ => StoreError::Failed(text),
         }
     }
+
+    /// What to set, of what the options of a source can change.
+    fn advice(&self, code: &str, is_elsewhere: bool) -> Option<&'static str> {
+        let scheme = self.scheme.filter(|scheme| !matches!(scheme, Scheme::Http | Scheme::Webhdfs))?;
+        let is_write = self.asked.starts_with("PUT ") || self.asked.starts_with("POST ");
+        let is_of_checksum = matches!(code, "InvalidDigest" | "BadDigest" | "XAmzContentSHA256Mismatch")
+            || self.reason.message.as_ref().is_some_and(|text| text.to_lowercase().contains("checksum"));
+        Some(match (self.status, code) {
+            _ if is_elsewhere => "set the option region, and endpoint if it is that of a region",
+            (501, _) | (_, "NotImplemented") if is_write && scheme == Scheme::S3 => {
+                "if the store does not know this checksum, set the option checksum_algorithm to md5 or none"
+            }
+            (400, _) if is_write && is_of_checksum && scheme == Scheme::S3 => {
+                "set the option checksum_algorithm to md5 or none"
+            }
+            (_, "SignatureDoesNotMatch") => {
+                "check the secret key and the options region, endpoint and path_style"
+            }
+            (_, "InvalidAccessKeyId") => "check the access key and the option endpoint",
+            (_, "RequestTimeTooSkewed") => "set the clock of this machine",
+            (_, "NoSuchBucket" | "InvalidBucketName") => {
+                "check the name and the options endpoint and path_style"
+            }
+            (400 | 405, "" | "InvalidRequest" | "InvalidArgument" | "MethodNotAllowed") => {
+                "check the options region, endpoint, path_style and checksum_algorithm"
+            }
+            _ => return None,
+        })
+    }
 }
 
-/// The store's name for an error, from the body: `<Code>` in XML, `code`, `reason` or `exception` in JSON.
-pub(super) fn error_code(body: &[u8]) -> Option<String> {
+fn is_region(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// What the body of an error says.
+pub(super) fn reason(body: &[u8]) -> Reason {
     let text = String::from_utf8_lossy(body);
-    let after =
-        |start: &str| text.split_once(start).map(|(_, rest)| rest.trim_start_matches([' ', ':', '"']));
-    [after("<Code>"), after("\"exception\""), after("\"reason\""), after("\"code\"")]
-        .into_iter()
-        .flatten()
-        .map(|rest| {
-            rest.chars().take_while(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(64).collect()
-        })
-        .find(|code: &String| !code.is_empty())
+    let after = |start: &str| {
+        text.split_once(start).map(|(_, rest)| rest.trim_start_matches([' ', ':', '"'])).unwrap_or_default()
+    };
+    let word = |start: &str| -> Option<String> {
+        let letters = after(start).chars().take_while(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c));
+        Some(letters.take(64).collect()).filter(|word: &String| !word.is_empty())
+    };
+    let code = ["<Code>", "\"exception\"", "\"reason\"", "\"code\""].into_iter().find_map(word);
+    let message = [("<Message>", '<'), ("\"message\"", '"')].into_iter().find_map(|(start, end)| {
+        let message: String =
+            after(start).split(end).next().unwrap_or_default().chars().take(MESSAGE).collect();
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        // A store may repeat what was signed.
+        let is_secret = ["signature=", "credential=", "sig=", "token="]
+            .iter()
+            .any(|secret| message.to_ascii_lowercase().contains(secret));
+        let message = message.trim_end_matches('.').to_string();
+        (!message.is_empty() && !is_secret).then_some(message)
+    });
+    Reason { code, message, region: word("<Region>") }
+}
+
+/// What an answer says that is an error although its status is 200: S3 sends the status before it has copied an object or
+/// joined its parts.
+pub(super) fn error_in_success(body: &[u8]) -> Option<Reason> {
+    let mut reader = quick_xml::Reader::from_str(std::str::from_utf8(body).ok()?);
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(tag) => return (tag.local_name().into_inner() == "Error").then(|| reason(body)),
+            Event::Empty(_) | Event::End(_) | Event::Eof => return None,
+            _ => {}
+        }
+    }
 }
 
 /// The headers that say what a body is.
@@ -155,10 +274,10 @@ mod tests {
     use super::*;
 
     fn error(status: u16, code: Option<&str>) -> StoreError {
-        let code = code.map(str::to_string);
+        let reason = Reason { code: code.map(str::to_string), ..Reason::default() };
         let asked = "GET s3://b/k".to_string();
         let (retry_after, region) = (Some("3".to_string()), Some("r".to_string()));
-        Refusal { asked, status, code, retry_after, region }.into_error()
+        Refusal { asked, status, reason, retry_after, region, scheme: None }.into_error()
     }
 
     #[test]
@@ -187,7 +306,7 @@ mod tests {
 
     #[test]
     fn codes_of_xml_and_json() {
-        let code = |body: &str| error_code(body.as_bytes());
+        let code = |body: &str| reason(body.as_bytes()).code;
         assert_eq!(
             code("<?xml?><Error><Code>NoSuchKey</Code><Key>x</Key></Error>").as_deref(),
             Some("NoSuchKey")
@@ -201,6 +320,55 @@ mod tests {
             Some("forbidden")
         );
         assert_eq!(code("<html>no</html>"), None);
+    }
+
+    #[test]
+    fn errors_say_what_to_set() {
+        let text = |status, asked: &str, body: &str| {
+            let (asked, reason) = (asked.to_string(), reason(body.as_bytes()));
+            Refusal { asked, status, reason, scheme: Some(Scheme::S3), ..Refusal::default() }
+                .into_error()
+                .to_string()
+        };
+        let of = |code: &str, message: &str| {
+            format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>")
+        };
+        let checksum = text(501, "PUT http://s/b/k", &of("NotImplemented", "A header\nis not implemented."));
+        assert!(checksum.contains("501 NotImplemented: A header is not implemented (if the"), "{checksum}");
+        assert!(checksum.contains("checksum_algorithm"), "{checksum}");
+        let invalid = of("InvalidRequest", "Value for x-amz-checksum-crc32c header is invalid.");
+        assert!(text(400, "PUT http://s/b/k", &invalid).contains("set the option checksum_algorithm"));
+        let region =
+            of("AuthorizationHeaderMalformed", "expecting 'x'").replace("<Code>", "<Region>x</Region><Code>");
+        let region = text(400, "GET http://s/b/k", &region);
+        assert!(region.contains("is in the region x (set the option region"), "{region}");
+        assert_eq!(take_whereabouts(), Some(Whereabouts::Region("x".to_string())));
+        assert!(text(403, "GET http://s/b/k", &of("SignatureDoesNotMatch", "")).contains("path_style"));
+        assert!(text(404, "GET http://s/b", &of("NoSuchBucket", "")).contains("path_style"));
+        assert!(!text(403, "GET http://s/b", &of("AccessDenied", "GET /?X-Amz-Signature=1f")).contains("1f"));
+        text(400, "HEAD http://s/b/k", "");
+        assert_eq!(take_whereabouts(), Some(Whereabouts::Elsewhere));
+    }
+
+    #[test]
+    fn an_error_may_have_the_status_200() {
+        let code =
+            |body: &str| error_in_success(body.as_bytes()).map(|reason| reason.code.unwrap_or_default());
+        let internal = "<Error><Code>InternalError</Code></Error>";
+        for body in [
+            internal.to_string(),
+            format!("<?xml version=\"1.0\"?>\n  <!-- -->{internal}"),
+            format!("   {internal}"),
+        ] {
+            assert_eq!(code(&body).as_deref(), Some("InternalError"), "{body}");
+        }
+        for body in ["", "{}", "<CopyObjectResult><Error/></CopyObjectResult>", "<html>", "<Errors></Errors>"]
+        {
+            assert_eq!(code(body), None, "{body}");
+        }
+        assert!(matches!(error(200, Some("InternalError")), StoreError::Unavailable(_)));
+        assert!(matches!(error(200, Some("AccessDenied")), StoreError::Denied(_)));
+        assert!(matches!(error(200, Some("Other")), StoreError::Failed(_)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ use opendal::{
     Operator, services,
 };
 
-use super::answer;
+use super::answer::{self, Whereabouts};
 use super::index::Index;
 use super::learned::{Detour, Learned};
 use super::listing::Progress;
@@ -45,6 +45,7 @@ use super::transport::{self, block_on, block_on_listing};
 use super::web;
 use super::wire::{Miss, Signed, Wire};
 use super::{Bucket, Item, Terms, Upload, Version};
+use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::StoreError;
 
@@ -127,16 +128,55 @@ impl Remote {
 }
 
 impl Sessions {
-    /// Asks with the present credentials, and once more with new ones where the store refuses.
+    /// Asks with the present credentials, once more where the bucket turns out to be in another region, and once more with
+    /// new credentials where the store refuses.
     fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let session = self.session();
-        match question(&session) {
-            Err(StoreError::Denied(reason)) => match self.reload(&session) {
-                Some(session) => question(&session),
-                None => Err(StoreError::Denied(reason)),
-            },
-            answer => answer,
+        self.insist(|session| question(session).map_err(|error| (error, true)))
+    }
+
+    /// The same for a question that says of its error whether it can be asked again.
+    fn insist<T>(
+        &self,
+        mut question: impl FnMut(&Arc<Session>) -> Result<T, (StoreError, bool)>,
+    ) -> Result<T, StoreError> {
+        let mut session = self.session();
+        answer::take_whereabouts();
+        let mut answer = question(&session);
+        if let Err((StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_), true)) = answer
+            && let Some(elsewhere) = self.find_region(&session)
+        {
+            session = elsewhere;
+            answer = question(&session);
         }
+        if let Err((StoreError::Denied(_), true)) = answer
+            && let Some(renewed) = self.reload(&session)
+        {
+            answer = question(&renewed);
+        }
+        answer.map_err(|(error, _)| error)
+    }
+
+    /// A session for the bucket's region, if the last refusal was because of the region.
+    fn find_region(&self, refused: &Arc<Session>) -> Option<Arc<Session>> {
+        let region = match answer::take_whereabouts()? {
+            Whereabouts::Region(region) => region,
+            Whereabouts::Elsewhere => refused.ask_region()?,
+        };
+        if refused.place.settings.get("region") == Some(&region) {
+            return None;
+        }
+        let mut held = self.held();
+        if Arc::ptr_eq(&held.0, refused) {
+            info!(
+                "{}: the bucket is in the region {region} (the option region saves the question)",
+                refused.place.url
+            );
+            *lock(&self.learned.region) = Some(region);
+            if !self.renew(&mut held.0) {
+                return None;
+            }
+        }
+        Some(held.0.clone())
     }
 
     fn session(&self) -> Arc<Session> {
@@ -197,19 +237,14 @@ impl Bucket for Remote {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
-        let session = self.0.session();
         let mut begun = false;
-        let mut visit = |items| {
-            begun = true;
-            page(items)
-        };
-        match session.list(prefix, &mut visit) {
-            Err(StoreError::Denied(reason)) if !begun => match self.0.reload(&session) {
-                Some(session) => session.list(prefix, page),
-                None => Err(StoreError::Denied(reason)),
-            },
-            answer => answer,
-        }
+        self.0.insist(|session| {
+            let mut visit = |items| {
+                begun = true;
+                page(items)
+            };
+            session.list(prefix, &mut visit).map_err(|error| (error, !begun))
+        })
     }
 
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
@@ -243,6 +278,9 @@ impl Session {
         learned: &Arc<Learned>,
     ) -> anyhow::Result<Self> {
         let mut place = Place::resolve(url, options, terms.trust, |name| std::env::var(name).ok())?;
+        if let Some(region) = &*lock(&learned.region) {
+            place.move_to(region);
+        }
         // Nothing is waited for longer than all of it.
         place.timeouts = place.timeouts.within(terms.io_timeout);
         let (ttl, io_timeout) = (terms.ttl, terms.io_timeout);
@@ -267,7 +305,7 @@ impl Session {
         let is_fast = is_fast && place.is_fast && ureq::Proxy::try_from_env().is_none();
         let index = (place.scheme == Scheme::Http).then(|| Index::new(&place, ttl));
         Ok(Self {
-            wire: Wire::new(place.timeouts),
+            wire: Wire::new(place.scheme, place.timeouts),
             operator,
             signer,
             opened: Instant::now(),
@@ -289,6 +327,18 @@ impl Session {
     /// How long an answer may take.
     pub(super) fn io_timeout(&self) -> Duration {
         self.io_timeout
+    }
+
+    /// The region of the bucket, which the store tells without credentials.
+    fn ask_region(&self) -> Option<String> {
+        let mut request = http::Request::new(Buffer::new());
+        *request.method_mut() = Method::HEAD;
+        *request.uri_mut() = self.place.bucket_url()?;
+        let told = transport::told(self.context(), request).ok()?;
+        match answer::take_whereabouts() {
+            Some(Whereabouts::Region(region)) => Some(region),
+            _ => transport::header(&told.headers, transport::BUCKET_REGION).map(str::to_string),
+        }
     }
 
     /// What is asked of an object, for errors.
@@ -366,6 +416,12 @@ impl Session {
                 Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
                 entry => entry?,
             };
+            if progress.is_none() && entry.is_none() {
+                return Err(StoreError::Failed(format!(
+                    "LIST {}: the answer is no listing: check the option endpoint",
+                    asked()
+                )));
+            }
             let full = items.len() >= PAGE;
             let done = entry.is_none();
             if (full || done) && !items.is_empty() && page(std::mem::take(&mut items)).is_break() {

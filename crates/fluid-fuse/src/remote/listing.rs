@@ -91,6 +91,15 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// Whether nothing that came was a listing, so that it does not mean that there is nothing.
+    pub(super) fn is_none(&self) -> bool {
+        let is_xml =
+            !matches!(self.scheme, None | Some(Scheme::Http | Scheme::Webhdfs | Scheme::Gcs | Scheme::Tos));
+        is_xml && self.pages == 0
+    }
+}
+
 /// What an answer lists.
 #[derive(Default)]
 struct Found {

@@ -436,6 +436,34 @@ impl Place {
         Ok(())
     }
 
+    /// The bucket is in another region: signatures are for that one, and so is an endpoint of Amazon's that has the region
+    /// in its name.
+    pub(super) fn move_to(&mut self, region: &str) {
+        let before = self.settings.insert("region".to_string(), region.to_string()).unwrap_or_default();
+        if let Some(endpoint) = self.settings.get_mut("endpoint")
+            && [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|end| endpoint.ends_with(end))
+        {
+            *endpoint = endpoint.replace(&format!("{before}."), &format!("{region}."));
+        }
+        self.region = Some(region.to_string());
+    }
+
+    /// Where the bucket is asked for without a key.
+    pub(super) fn bucket_url(&self) -> Option<http::Uri> {
+        let setting = |name: &str| self.settings.get(name).map(String::as_str);
+        let bucket = setting("bucket")?;
+        let url = match (setting("endpoint"), setting("enable_virtual_host_style")) {
+            // Asks for buckets of all regions.
+            (None, _) => format!("https://s3.amazonaws.com/{bucket}"),
+            (Some(endpoint), Some("true")) => {
+                let (scheme, host) = endpoint.split_once("://")?;
+                format!("{scheme}://{bucket}.{host}/")
+            }
+            (Some(endpoint), _) => format!("{endpoint}/{bucket}"),
+        };
+        url.parse().ok()
+    }
+
     fn set(&mut self, setting: &str, value: impl Into<String>) {
         self.settings.insert(setting.to_string(), value.into());
     }
@@ -787,6 +815,26 @@ mod tests {
         assert_eq!(endpoint("az://container/p").0, "https://account.blob.core.windows.net");
         assert_eq!(endpoint("webhdfs://name:9870/p").0, "http://name:9870");
         assert_eq!(endpoint("https://host:1/p").0, "https://host:1");
+    }
+
+    #[test]
+    fn a_bucket_may_be_in_another_region() {
+        let moved = |options: &[(&str, &str)]| {
+            let mut place = place("s3://b", options).unwrap();
+            place.move_to("eu-west-1");
+            let setting = |name: &str| place.settings.get(name).cloned().unwrap_or_default();
+            assert_eq!(setting("region"), "eu-west-1");
+            setting("endpoint")
+        };
+        assert_eq!(moved(&[]), "");
+        for (before, after) in [
+            ("https://s3.us-east-2.amazonaws.com", "https://s3.eu-west-1.amazonaws.com"),
+            ("https://s3.dualstack.us-east-2.amazonaws.com", "https://s3.dualstack.eu-west-1.amazonaws.com"),
+            ("https://s3.amazonaws.com", "https://s3.amazonaws.com"),
+            ("http://minio.us-east-2.example:9000", "http://minio.us-east-2.example:9000"),
+        ] {
+            assert_eq!(moved(&[("endpoint", before), ("region", "us-east-2")]), after);
+        }
     }
 
     #[test]

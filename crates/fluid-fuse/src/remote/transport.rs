@@ -49,8 +49,11 @@ const HEAD: usize = 32 * 1024;
 /// What is read of the body of an error.
 const ERROR_BODY: u64 = 64 * 1024;
 
+/// Letters of what the library says of an answer.
+const UNREADABLE: usize = 200;
+
 /// Where S3 says in which region a bucket is.
-const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+pub(super) const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
 
 thread_local! {
     /// The last answer on this thread that was an error.
@@ -85,9 +88,16 @@ fn explain(what: impl FnOnce() -> String, error: &Error) -> StoreError {
         (None, ErrorKind::PermissionDenied) => StoreError::Denied(what()),
         (None, ErrorKind::ConditionNotMatch | ErrorKind::RangeNotSatisfied) => StoreError::Stale,
         (None, ErrorKind::Unsupported) => StoreError::Unsupported("this operation"),
-        (None, kind) if error.is_temporary() => StoreError::Unavailable(format!("{}: {kind}", what())),
-        (None, kind) => StoreError::Failed(format!("{}: {kind}", what())),
+        (None, _) if error.is_temporary() => StoreError::Unavailable(unreadable(&what(), error)),
+        (None, _) => StoreError::Failed(unreadable(&what(), error)),
     }
+}
+
+/// The library could not do with an answer what it should.
+fn unreadable(what: &str, error: &Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let text: String = format!("{}{cause}", error.message()).chars().take(UNREADABLE).collect();
+    format!("{what}: the answer is not that of such a store ({text}): check the option endpoint")
 }
 
 /// What opendal's operations run on.
@@ -226,6 +236,11 @@ impl Transport {
         matches!(self.terms.scheme, Some(Scheme::Http | Scheme::Webhdfs))
     }
 
+    /// Whether the document `Error` is an error whatever the status: not where documents are files.
+    fn has_errors_in_success(&self) -> bool {
+        !matches!(self.terms.scheme, None | Some(Scheme::Http | Scheme::Webhdfs))
+    }
+
     /// Where a redirect leads, if it is one that is followed.
     fn redirect(
         &self,
@@ -254,6 +269,21 @@ impl Transport {
         }
     }
 
+    /// Without what was asked: it can have a query.
+    fn explain_ureq(&self, error: &ureq::Error) -> String {
+        match error {
+            ureq::Error::BadUri(_) => "not a URL".to_string(),
+            ureq::Error::Timeout(what) => format!("no answer in time ({what:?})"),
+            ureq::Error::RequireHttpsOnly(_) => "not https".to_string(),
+            ureq::Error::HostNotFound if self.has_errors_in_success() => {
+                "the host name is not known (check the option endpoint, and path_style if the name begins with the \
+                 bucket)"
+                    .to_string()
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// Sends a request, and where its answer redirects to.
     fn exchange(
         &self,
@@ -265,8 +295,9 @@ impl Transport {
         for _ in 0..=limits::REDIRECTS {
             let uri = parts.uri.clone();
             let asked = shown(&parts.method, &uri);
-            let unavailable =
-                |error: &ureq::Error| StoreError::Unavailable(format!("{asked}: {}", explain_ureq(error)));
+            let unavailable = |error: &ureq::Error| {
+                StoreError::Unavailable(format!("{asked}: {}", self.explain_ureq(error)))
+            };
             let agent = self.agent(&uri);
             let answered = if sends {
                 let mut parts = parts.clone();
@@ -396,9 +427,10 @@ impl HttpTransport for Transport {
             let refusal = Refusal {
                 asked,
                 status,
-                code: answer::error_code(&text),
+                reason: answer::reason(&text),
                 retry_after: header(&parts.headers, RETRY_AFTER).map(str::to_string),
                 region: header(&parts.headers, BUCKET_REGION).map(str::to_string),
+                scheme: self.terms.scheme,
             };
             FAILURE.set(Some(refusal.into_error()));
             let text = Buffer::from(text);
@@ -423,6 +455,14 @@ impl HttpTransport for Transport {
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
             let most = if let Some(Extent::Whole(most)) = extent { most } else { limits::ANSWER };
             let text = if head { Answer::default() } else { whole(&asked, body, length, most, until)? };
+            if let Some(reason) =
+                answer::error_in_success(&text.bytes).filter(|_| self.has_errors_in_success())
+            {
+                let scheme = self.terms.scheme;
+                let error = Refusal { asked, status, reason, scheme, ..Refusal::default() }.into_error();
+                let temporary = matches!(error, StoreError::Unavailable(_));
+                return Err(fail(error, temporary));
+            }
             let size = if head { length } else { Some(text.bytes.len() as u64) };
             return self.checked(parts, &uri, text, size.filter(|_| !head));
         }
@@ -545,16 +585,6 @@ fn read_until(mut body: impl Read, moment: Instant) -> Vec<u8> {
         text.extend_from_slice(piece.get(..read).unwrap_or_default());
     }
     text
-}
-
-/// Without what was asked: it can have a query.
-fn explain_ureq(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::BadUri(_) => "not a URL".to_string(),
-        ureq::Error::Timeout(what) => format!("no answer in time ({what:?})"),
-        ureq::Error::RequireHttpsOnly(_) => "not https".to_string(),
-        other => other.to_string(),
-    }
 }
 
 /// A body that is there already.

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use fluid_sidecar_layout::source::Scheme;
 use http::header::{HeaderName, HeaderValue};
 use opendal::raw::Timestamp;
 use rustls::pki_types::ServerName;
@@ -98,13 +99,14 @@ fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 
 /// The connections to the servers of one bucket.
 pub(super) struct Wire {
+    scheme: Scheme,
     timeouts: Timeouts,
     idle: Mutex<Vec<(Server, Connection, Instant)>>,
 }
 
 impl Wire {
-    pub(super) fn new(timeouts: Timeouts) -> Arc<Self> {
-        Arc::new(Self { timeouts, idle: Mutex::default() })
+    pub(super) fn new(scheme: Scheme, timeouts: Timeouts) -> Arc<Self> {
+        Arc::new(Self { scheme, timeouts, idle: Mutex::default() })
     }
 
     /// The bytes of a range of that version; the condition is a header that the server checks.
@@ -181,7 +183,8 @@ impl Wire {
             return Err(Miss::Odd("an answer without a plain body"));
         }
         if head.status >= 300 {
-            if head.status < 400 {
+            // S3 answers so for a bucket in another region.
+            if head.status < 400 && self.scheme != Scheme::S3 {
                 return Err(Miss::Odd("a redirect"));
             }
             let mut text = front;
@@ -189,13 +192,13 @@ impl Wire {
             // The status is known; the reason is told as far as it comes in time.
             connection.end_at(Instant::now() + self.timeouts.stall);
             let _ = connection.take(more).read_to_end(&mut text);
-            let code = answer::error_code(&text);
             let refusal = Refusal {
                 asked: signed.asked.clone(),
                 status: head.status,
-                code,
+                reason: answer::reason(&text),
                 retry_after: head.retry_after,
-                region: None,
+                region: head.region,
+                scheme: Some(self.scheme),
             };
             return Err(Miss::Store(refusal.into_error()));
         }
@@ -364,6 +367,7 @@ struct Head {
     etag: Option<String>,
     modified: Option<String>,
     retry_after: Option<String>,
+    region: Option<String>,
     keep: bool,
     odd: bool,
 }
@@ -385,6 +389,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
         etag: None,
         modified: None,
         retry_after: None,
+        region: None,
         keep,
         odd: false,
     };
@@ -400,6 +405,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
             "etag" => head.etag = answer::etag(value),
             "last-modified" => head.modified = Some(value.to_string()),
             "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
+            "x-amz-bucket-region" => head.region = Some(value.to_string()),
             "connection" => head.keep &= !value.eq_ignore_ascii_case("close"),
             "transfer-encoding" => head.odd = true,
             "content-encoding" => head.odd |= !value.eq_ignore_ascii_case("identity"),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod answers;
 mod faults;
 #[path = "../support/head.rs"]
 mod head;
