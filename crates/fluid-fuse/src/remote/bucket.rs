@@ -17,7 +17,7 @@ use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -96,6 +96,8 @@ struct Sessions {
 pub(super) struct Session {
     place: Place,
     operator: Operator,
+    /// The same for listings, where the store knows no tokens.
+    lister_by_markers: OnceLock<Operator>,
     /// What signs in opendal's stead.
     signer: Option<OssSigner>,
     opened: Instant,
@@ -292,7 +294,11 @@ impl Session {
         };
         transport::install(terms.clone());
         let signer = OssSigner::new(&place, &terms);
-        let operator = operator(&place, signer.is_some())
+        let mut settings = place.settings.clone();
+        if signer.is_some() {
+            settings.insert("skip_signature".to_string(), "true".to_string());
+        }
+        let operator = operator(place.scheme, settings)
             .with_context(|| format!("{}: the options cannot be used", place.url))?
             .with_context(transport::context(terms, signer.clone()));
         let capability = operator.info().capability();
@@ -307,6 +313,7 @@ impl Session {
         Ok(Self {
             wire: Wire::new(place.scheme, place.timeouts),
             operator,
+            lister_by_markers: OnceLock::new(),
             signer,
             opened: Instant::now(),
             signatures: Mutex::default(),
@@ -389,7 +396,12 @@ impl Session {
             return index.list(self, prefix, page);
         }
         let mut progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
-        let listed = self.list_pages(prefix, &mut progress, page);
+        let mut listed = self.list_pages(prefix, &mut progress, page);
+        if progress.needs_markers && !self.learned.lists_by_markers.swap(true, Ordering::Relaxed) {
+            info!("{}: listings have no tokens, so they are asked for by markers", self.place.url);
+            progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
+            listed = self.list_pages(prefix, &mut progress, page);
+        }
         if progress.skipped > 0 {
             warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
         }
@@ -405,7 +417,7 @@ impl Session {
         let path = if prefix.is_empty() { "/" } else { path(prefix)? };
         let asked = || self.asked(prefix);
         let options = ListOptions::default();
-        let mut entries = block_on(asked, self.operator.lister_options(path, options))?;
+        let mut entries = block_on(asked, self.lister()?.lister_options(path, options))?;
         let mut items = Vec::new();
         loop {
             let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
@@ -437,12 +449,27 @@ impl Session {
         }
     }
 
+    /// What lists.
+    fn lister(&self) -> Result<&Operator, StoreError> {
+        if !self.learned.lists_by_markers.load(Ordering::Relaxed) {
+            return Ok(&self.operator);
+        }
+        if let Some(lister) = self.lister_by_markers.get() {
+            return Ok(lister);
+        }
+        let mut place = self.place.settings.clone();
+        place.insert("disable_list_objects_v2".to_string(), "true".to_string());
+        let lister =
+            operator(self.place.scheme, place).map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(self.lister_by_markers.get_or_init(|| lister.with_context(self.context().clone())))
+    }
+
     /// What the listing says of one object.
     fn listed(&self, key: &str) -> Result<Option<Version>, StoreError> {
         let mut progress = Progress::new(self.place.scheme, format!("{}{key}", self.root()));
         let options = ListOptions { limit: Some(1), ..ListOptions::default() };
         let asked = || self.asked(key);
-        let mut entries = block_on(asked, self.operator.lister_options(path(key)?, options))?;
+        let mut entries = block_on(asked, self.lister()?.lister_options(path(key)?, options))?;
         let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
         // In the store's order, the key itself is the first that begins with it.
         let entry = block_on_listing(&mut progress, asked, async { next.await.transpose() })?;
@@ -1008,24 +1035,20 @@ fn http_date(time: SystemTime) -> String {
     Timestamp::try_from(time).map(Timestamp::format_http_date).unwrap_or_default()
 }
 
-/// opendal's operator; `unsigned`: somebody else signs.
-fn operator(place: &Place, unsigned: bool) -> opendal::Result<Operator> {
-    fn of<C: Configurator>(settings: &BTreeMap<String, String>) -> opendal::Result<Operator> {
-        Operator::from_config(C::from_iter(settings.clone())?)
+/// opendal's operator.
+fn operator(scheme: Scheme, settings: BTreeMap<String, String>) -> opendal::Result<Operator> {
+    fn of<C: Configurator>(settings: BTreeMap<String, String>) -> opendal::Result<Operator> {
+        Operator::from_config(C::from_iter(settings)?)
     }
-    let mut settings = place.settings.clone();
-    if unsigned {
-        settings.insert("skip_signature".to_string(), "true".to_string());
-    }
-    match place.scheme {
-        Scheme::S3 => of::<services::S3Config>(&settings),
-        Scheme::Oss => of::<services::OssConfig>(&settings),
-        Scheme::Gcs => of::<services::GcsConfig>(&settings),
-        Scheme::Azblob => of::<services::AzblobConfig>(&settings),
-        Scheme::Cos => of::<services::CosConfig>(&settings),
-        Scheme::Obs => of::<services::ObsConfig>(&settings),
-        Scheme::Tos => of::<services::TosConfig>(&settings),
-        Scheme::Webhdfs => of::<services::WebhdfsConfig>(&settings),
-        Scheme::Http => of::<services::HttpConfig>(&settings),
+    match scheme {
+        Scheme::S3 => of::<services::S3Config>(settings),
+        Scheme::Oss => of::<services::OssConfig>(settings),
+        Scheme::Gcs => of::<services::GcsConfig>(settings),
+        Scheme::Azblob => of::<services::AzblobConfig>(settings),
+        Scheme::Cos => of::<services::CosConfig>(settings),
+        Scheme::Obs => of::<services::ObsConfig>(settings),
+        Scheme::Tos => of::<services::TosConfig>(settings),
+        Scheme::Webhdfs => of::<services::WebhdfsConfig>(settings),
+        Scheme::Http => of::<services::HttpConfig>(settings),
     }
 }

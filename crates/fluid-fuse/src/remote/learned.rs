@@ -33,6 +33,8 @@ pub(super) struct Learned {
     pub(super) etags_vary: AtomicBool,
     /// An object was read whose time of change is the same in the listing.
     pub(super) dates_agree: AtomicBool,
+    /// Listings are those of S3's first kind, which go on from a marker.
+    pub(super) lists_by_markers: AtomicBool,
     /// The region in which the store says that the bucket is.
     pub(super) region: Mutex<Option<String>>,
     detours: Mutex<Detours>,
