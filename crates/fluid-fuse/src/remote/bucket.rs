@@ -41,6 +41,8 @@ use super::learned::{Detour, Learned};
 use super::listing::Progress;
 use super::options::Place;
 use super::oss::OssSigner;
+use super::proxy;
+use super::tls::Verification;
 use super::transport::{self, block_on, block_on_listing};
 use super::web;
 use super::wire::{Miss, Signed, Wire};
@@ -67,6 +69,9 @@ const ETAG_QUESTIONS: usize = 8;
 
 /// By how much a store's times for one version may differ: some round up, others down.
 const TIME_ROUNDING: Duration = Duration::from_secs(1);
+
+/// By how much a store's clock may be behind.
+const CLOCK: Duration = Duration::from_secs(60);
 
 /// Between two looks at the files that credentials came from.
 const LOOK: Duration = Duration::from_secs(1);
@@ -123,6 +128,13 @@ impl Remote {
     pub(super) fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
         let learned = Arc::new(Learned::default());
         let session = Arc::new(Session::open(url, options, terms, &learned)?);
+        if session.place.verification == Verification::None {
+            warn!(
+                "{}: the certificates of servers are not checked (insecure_skip_tls_verify): anybody on the way can \
+                 read and change what is sent",
+                session.place.url
+            );
+        }
         let session = Mutex::new((session, Instant::now()));
         let (url, options, terms) = (url.to_string(), options.clone(), terms.clone());
         Ok(Self(Arc::new(Sessions { url, options, terms, learned, session })))
@@ -289,6 +301,7 @@ impl Session {
         let terms = transport::Terms {
             scheme: Some(place.scheme),
             timeouts: place.timeouts,
+            verification: place.verification,
             io_timeout,
             redirects: terms.redirects.clone(),
         };
@@ -308,10 +321,11 @@ impl Session {
             Scheme::Gcs => false,
             _ => capability.presign_read,
         };
-        let is_fast = is_fast && place.is_fast && ureq::Proxy::try_from_env().is_none();
+        let is_proxied = place.bucket_url().is_some_and(|url| proxy::of(&url).is_some());
+        let is_fast = is_fast && place.is_fast && !is_proxied;
         let index = (place.scheme == Scheme::Http).then(|| Index::new(&place, ttl));
         Ok(Self {
-            wire: Wire::new(place.scheme, place.timeouts),
+            wire: Wire::new(place.scheme, place.verification, place.timeouts),
             operator,
             lister_by_markers: OnceLock::new(),
             signer,
@@ -864,7 +878,9 @@ impl Session {
             part: Part::default(),
             full: None,
             parts: 0,
-            done: false,
+            written: 0,
+            begun: SystemTime::now(),
+            told: None,
         })
     }
 }
@@ -884,7 +900,11 @@ struct Writing {
     /// The part before, until it is sent.
     full: Option<Buffer>,
     parts: usize,
-    done: bool,
+    /// Bytes in all.
+    written: u64,
+    begun: SystemTime,
+    /// What the store called the object when it had all of it.
+    told: Option<Version>,
 }
 
 impl Writing {
@@ -949,6 +969,7 @@ impl Part {
 impl Upload for Writing {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.part.add(bytes, self.part_size() + self.least)?;
+        self.written += bytes.len() as u64;
         self.send()
     }
 
@@ -960,23 +981,37 @@ impl Upload for Writing {
             self.full = Some(part.first(filled));
             self.send()?;
         }
-        if !self.done {
-            block_on(|| self.session.asked(&self.key), self.writer.close())?;
-            self.done = true;
-        }
-        // It may have taken longer than the credentials that it was begun with.
-        self.sessions.ask(|session| session.head(&self.key))
+        let told = match &self.told {
+            Some(told) => told.clone(),
+            None => {
+                let told = block_on(|| self.session.asked(&self.key), self.writer.close())?;
+                let told = self.session.version(self.key.clone(), &told);
+                let told = Version { size: self.written, modified: SystemTime::now(), ..told };
+                self.told.insert(told).clone()
+            }
+        };
+        // It may have taken longer than the credentials that it was begun with. What the store says now is better, as it
+        // has the store's time; whoever may not ask, or gets an answer from before, has written all the same.
+        let now = self.sessions.ask(|session| session.head(&self.key));
+        Ok(now.ok().filter(|now| is_of_upload(now, &told, self.begun)).unwrap_or(told))
     }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        if !self.done
+        if self.told.is_none()
             && let Err(error) = block_on(|| self.session.asked(&self.key), self.writer.abort())
         {
             warn!("{}: an unfinished upload stays behind: {error}", self.session.asked(&self.key));
         }
     }
+}
+
+/// Whether what the store says of an object can be what was just written there, and not what was there before.
+fn is_of_upload(now: &Version, told: &Version, begun: SystemTime) -> bool {
+    let is_named_so = now.etag.is_some() && now.etag == told.etag;
+    let is_old = now.date().is_some_and(|date| date + CLOCK < begun);
+    now.size == told.size && (is_named_so || !is_old)
 }
 
 /// A read that opendal does.

@@ -6,11 +6,13 @@
 
 mod answer;
 mod bucket;
+mod connect;
 mod index;
 mod learned;
 mod listing;
 pub mod options;
 mod oss;
+mod proxy;
 mod tls;
 mod transport;
 mod web;

@@ -18,6 +18,7 @@ use fluid_sidecar_layout::{Named as _, named};
 use percent_encoding::percent_decode_str;
 
 use self::Meaning::*;
+use super::tls::Verification;
 use crate::trust::{self, Trust};
 
 /// Bytes of a file that has the value of an option. Secrets of Kubernetes have at most 1 MiB.
@@ -179,6 +180,10 @@ named! {
         Manifest = "manifest" => Spellings(&[]),
         /// Directory with a file for each of these options, as a Secret is mounted.
         CredentialsDirectory = "credentials_dir" => Spellings(&[]),
+        /// true: certificates of servers are not checked, so that anybody on the way can read and change what is sent.
+        SkipTlsVerify = "insecure_skip_tls_verify" => Spellings(&[
+            "skip_tls_verify", "no_verify_ssl", "no_check_certificate",
+        ]),
         /// Time to connect [5s].
         ConnectTimeout = "connect_timeout" => Spellings(&[]),
         /// Time to the first byte of an answer [20s].
@@ -299,6 +304,7 @@ pub(super) struct Place {
     pub(super) region: Option<String>,
     pub(super) manifest: Option<String>,
     pub(super) timeouts: Timeouts,
+    pub(super) verification: Verification,
     /// Whether reads may take the fast path.
     pub(super) is_fast: bool,
     /// The files that values were read from.
@@ -393,6 +399,10 @@ impl Place {
             region,
             manifest: values.get(Manifest).map(str::to_string),
             timeouts,
+            verification: match values.switch(SkipTlsVerify)? {
+                Some(true) => Verification::None,
+                _ => Verification::Full,
+            },
             is_fast: client.as_deref() != Some("library"),
             files: Files::look(std::mem::take(&mut values.files)),
         };
@@ -424,6 +434,12 @@ impl Place {
         let is_known = own.iter().any(|meaning| values.of_options(*meaning))
             || self.settings.get("skip_signature").is_some_and(|anonymous| anonymous == "true");
         let servers = OWN_SERVERS.iter().find(|(scheme, _)| *scheme == self.scheme);
+        ensure!(
+            self.verification == Verification::Full || servers.is_none() || is_known,
+            "a Dataset does not let {:?} be checked, so that anybody could get the Pod's own token: give credentials as \
+             options, or anonymous=true",
+            self.url
+        );
         if let (Some((_, servers)), Some(endpoint), false) =
             (servers, self.settings.get("endpoint"), is_known)
         {
@@ -451,9 +467,10 @@ impl Place {
     /// Where the bucket is asked for without a key.
     pub(super) fn bucket_url(&self) -> Option<http::Uri> {
         let setting = |name: &str| self.settings.get(name).map(String::as_str);
-        let bucket = setting("bucket")?;
+        let bucket = setting("bucket").unwrap_or_default();
         let url = match (setting("endpoint"), setting("enable_virtual_host_style")) {
             // Asks for buckets of all regions.
+            (None, _) if self.scheme != Scheme::S3 => return None,
             (None, _) => format!("https://s3.amazonaws.com/{bucket}"),
             (Some(endpoint), Some("true")) => {
                 let (scheme, host) = endpoint.split_once("://")?;

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,6 @@ use opendal::{
     Buffer, Error, ErrorKind, Execute, Executor, HttpBody, HttpTransport, HttpTransporter, OperationContext,
 };
 use tokio::runtime::{Builder, Runtime};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 
 use super::Host;
@@ -33,7 +32,8 @@ use super::answer::{self, Headers, Refusal};
 use super::listing::Progress;
 use super::options::Timeouts;
 use super::oss::OssSigner;
-use super::tls;
+use super::tls::{self, Verification};
+use super::{connect, proxy};
 use crate::limits::{self, Held, Until};
 use crate::store::StoreError;
 
@@ -108,7 +108,10 @@ pub(super) fn context(terms: Terms, signer: Option<OssSigner>) -> OperationConte
 
 /// Makes what opendal asks for without a context (roles are assumed so) go the same way.
 pub(super) fn install(terms: Terms) {
-    HttpTransporter::install_default(Transport::new(Terms { scheme: None, ..terms }, None));
+    HttpTransporter::install_default(Transport::new(
+        Terms { scheme: None, verification: Verification::Full, ..terms },
+        None,
+    ));
 }
 
 /// How much is wanted of the answer to a request that is ours and not opendal's.
@@ -173,6 +176,14 @@ pub(super) fn shown(method: &Method, uri: &http::Uri) -> String {
     format!("{method} {}://{host}{}", uri.scheme_str().unwrap_or_default(), uri.path())
 }
 
+/// What is asked, and through which proxy: an answer may be the proxy's.
+fn asked(method: &Method, uri: &http::Uri) -> String {
+    match proxy::of(uri) {
+        Some(proxy) => format!("{} through the proxy {}", shown(method, uri), proxy.shown()),
+        None => shown(method, uri),
+    }
+}
+
 /// Runs tasks where they are started: all that they wait for blocks.
 struct Here;
 
@@ -188,6 +199,7 @@ pub(super) struct Terms {
     /// None for those who give out credentials.
     pub(super) scheme: Option<Scheme>,
     pub(super) timeouts: Timeouts,
+    pub(super) verification: Verification,
     /// How long an answer may take that is not the bytes of a file.
     pub(super) io_timeout: Duration,
     /// Where redirects may lead beside their origin.
@@ -198,30 +210,13 @@ pub(super) struct Transport {
     /// What signs requests that opendal leaves unsigned.
     signer: Option<OssSigner>,
     terms: Terms,
-    plain: Agent,
-    /// For `https`: made when it is needed, since it reads the system's certificates.
-    secure: OnceLock<Agent>,
+    agent: Agent,
 }
 
 impl Transport {
     pub(super) fn new(terms: Terms, signer: Option<OssSigner>) -> Self {
-        let plain = agent(terms.timeouts, None);
-        Self { signer, terms, plain, secure: OnceLock::new() }
-    }
-
-    fn agent(&self, uri: &http::Uri) -> &Agent {
-        match uri.scheme_str() {
-            Some("https") => self.secure.get_or_init(|| {
-                let roots = match tls::SYSTEM.as_slice() {
-                    [] => RootCerts::WebPki,
-                    system => RootCerts::Specific(Arc::new(
-                        system.iter().map(|found| Certificate::from_der(found).to_owned()).collect(),
-                    )),
-                };
-                agent(self.terms.timeouts, Some(roots))
-            }),
-            _ => &self.plain,
-        }
+        let agent = connect::agent(configuration(terms.timeouts), terms.verification);
+        Self { signer, terms, agent }
     }
 
     /// Whether the answer to a request is the bytes of a file, which who reads them counts.
@@ -275,6 +270,7 @@ impl Transport {
             ureq::Error::BadUri(_) => "not a URL".to_string(),
             ureq::Error::Timeout(what) => format!("no answer in time ({what:?})"),
             ureq::Error::RequireHttpsOnly(_) => "not https".to_string(),
+            ureq::Error::Io(error) => tls::explain(error),
             ureq::Error::HostNotFound if self.has_errors_in_success() => {
                 "the host name is not known (check the option endpoint, and path_style if the name begins with the \
                  bucket)"
@@ -294,22 +290,32 @@ impl Transport {
         let sends = matches!(parts.method, Method::PUT | Method::POST | Method::PATCH) || !body.is_empty();
         for _ in 0..=limits::REDIRECTS {
             let uri = parts.uri.clone();
-            let asked = shown(&parts.method, &uri);
+            let asked = asked(&parts.method, &uri);
             let unavailable = |error: &ureq::Error| {
                 StoreError::Unavailable(format!("{asked}: {}", self.explain_ureq(error)))
             };
-            let agent = self.agent(&uri);
+            let agent = &self.agent;
+            // To `http` it leads otherwise.
+            let tunnel = proxy::of(&uri).filter(|_| uri.scheme_str() == Some("https"));
+            let tunnel = tunnel.map(|proxy| proxy.tunnel.clone());
             let answered = if sends {
                 let mut parts = parts.clone();
                 parts.headers.entry(CONTENT_LENGTH).or_insert(body.len().into());
-                agent.run(Request::from_parts(parts, SendBody::from_owned_reader(body.clone())))
+                let request = Request::from_parts(parts, SendBody::from_owned_reader(body.clone()));
+                agent.run(agent.configure_request(request).proxy(tunnel).build())
             } else {
                 // Who looks for an address, connects and reads has one time for all of it.
                 let time = (!is_read).then(|| Until::left(self.terms.io_timeout));
                 let request = Request::from_parts(parts.clone(), ());
-                agent.run(agent.configure_request(request).timeout_global(time).build())
+                agent.run(agent.configure_request(request).proxy(tunnel).timeout_global(time).build())
             };
-            let response = answered.map_err(|error| unavailable(&error))?;
+            let response = answered.map_err(|error| match &error {
+                // It will not let us through the next time either.
+                ureq::Error::ConnectProxyFailed(reason) if reason.contains("407") => StoreError::Failed(
+                    format!("{asked}: {reason} (its user and password belong into its URL)"),
+                ),
+                error => unavailable(error),
+            })?;
             let (answer, answer_body) = response.into_parts();
             let is_repeatable = !sends && matches!(parts.method, Method::GET | Method::HEAD);
             match self.redirect(&uri, &answer)?.filter(|_| is_repeatable) {
@@ -359,12 +365,10 @@ fn shown_server(uri: &http::Uri) -> String {
     format!("{}://{}:{port}", scheme.unwrap_or_default(), host.unwrap_or_default())
 }
 
-fn agent(timeouts: Timeouts, roots: Option<RootCerts>) -> Agent {
-    let tls = TlsConfig::builder()
-        .unversioned_rustls_crypto_provider(tls::PROVIDER.clone())
-        .root_certs(roots.unwrap_or(RootCerts::WebPki));
+fn configuration(timeouts: Timeouts) -> ureq::config::Config {
     Agent::config_builder()
-        .tls_config(tls.build())
+        // It is chosen for each request.
+        .proxy(None)
         .http_status_as_error(false)
         // They are followed here, where it is decided whereto.
         .max_redirects(0)
@@ -380,7 +384,6 @@ fn agent(timeouts: Timeouts, roots: Option<RootCerts>) -> Agent {
         .timeout_per_read(Some(timeouts.stall.max(timeouts.first_byte)))
         .timeout_per_write(Some(timeouts.stall))
         .build()
-        .into()
 }
 
 fn fail(error: StoreError, temporary: bool) -> Error {
@@ -396,7 +399,7 @@ pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 
 impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
-        let asked = shown(request.method(), request.uri());
+        let asked = asked(request.method(), request.uri());
         let head = *request.method() == Method::HEAD;
         let range = header(request.headers(), RANGE).and_then(answer::parse_range);
         let etag = header(request.headers(), IF_MATCH).map(str::to_string);
@@ -632,7 +635,13 @@ mod tests {
         let second = Duration::from_secs(1);
         let timeouts = Timeouts { connect: second, first_byte: second, stall: second };
         let redirects = hosts.iter().filter_map(|host| host.parse().ok()).collect();
-        let terms = Terms { scheme: Some(scheme), timeouts, io_timeout: second, redirects };
+        let terms = Terms {
+            scheme: Some(scheme),
+            timeouts,
+            verification: Verification::Full,
+            io_timeout: second,
+            redirects,
+        };
         let answer = Response::builder().status(302).header(LOCATION, location).body(()).unwrap();
         let to = Transport::new(terms, None).redirect(&from.parse().unwrap(), &answer.into_parts().0);
         to.ok().flatten().map(|uri| uri.to_string())

@@ -20,7 +20,8 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::answer::{self, Headers, Refusal};
 use super::options::Timeouts;
-use super::{Version, tls};
+use super::tls::{self, Verification};
+use super::{Version, proxy};
 use crate::store::StoreError;
 
 /// Connections that are kept for the next request.
@@ -73,6 +74,9 @@ impl Signed {
         let (Some(scheme), Some(host)) = (request.scheme_str(), request.host()) else {
             return Err(Miss::Odd("a URL without a host"));
         };
+        if proxy::of(request).is_some() {
+            return Err(Miss::Odd("a proxy leads to the server"));
+        }
         let https = scheme == "https";
         let port = request.port_u16().unwrap_or(if https { 443 } else { 80 });
         let path = request.path_and_query().map_or("/", |path| path.as_str());
@@ -100,13 +104,14 @@ fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 /// The connections to the servers of one bucket.
 pub(super) struct Wire {
     scheme: Scheme,
+    verification: Verification,
     timeouts: Timeouts,
     idle: Mutex<Vec<(Server, Connection, Instant)>>,
 }
 
 impl Wire {
-    pub(super) fn new(scheme: Scheme, timeouts: Timeouts) -> Arc<Self> {
-        Arc::new(Self { scheme, timeouts, idle: Mutex::default() })
+    pub(super) fn new(scheme: Scheme, verification: Verification, timeouts: Timeouts) -> Arc<Self> {
+        Arc::new(Self { scheme, verification, timeouts, idle: Mutex::default() })
     }
 
     /// The bytes of a range of that version; the condition is a header that the server checks.
@@ -129,7 +134,7 @@ impl Wire {
         let lost = |error: io::Error| {
             let error = match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_string(),
-                _ => error.to_string(),
+                _ => tls::explain(&error),
             };
             Miss::Store(StoreError::Unavailable(format!("{}: {error}", signed.asked)))
         };
@@ -252,7 +257,7 @@ impl Wire {
                     let socket = Socket { stream: socket, until: None };
                     let stream = match server.https {
                         true => {
-                            let config = tls::CLIENT.clone().map_err(io::Error::other)?;
+                            let config = tls::client(self.verification).map_err(io::Error::other)?;
                             let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
                             let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
                             Stream::Tls(Box::new(StreamOwned::new(session, socket)))
