@@ -4,8 +4,9 @@
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
-use fluid_fuse::remote::Bucket;
+use fluid_fuse::remote::{Bucket, Version};
 use fluid_fuse::store::StoreError;
 
 use super::faults::{Server, say};
@@ -187,4 +188,38 @@ fn an_answer_of_something_else_says_what_to_check() {
         "{error:?}"
     );
     assert!(error.to_string().contains("check the option endpoint"), "{error}");
+}
+
+/// What HEAD answers after an object was written.
+fn written(answer_of_head: impl Fn() -> (&'static str, &'static str) + Send + Sync + 'static) -> Version {
+    let server = Server::start(move |_, head, socket| match head.starts_with("HEAD ") {
+        true => {
+            let (status, headers) = answer_of_head();
+            answer(socket, head, status, headers, "content")
+        }
+        false => answer(socket, head, "200 OK", "ETag: \"new\"\r\n", ""),
+    });
+    let bucket = bucket(&server, &[]);
+    let mut upload = bucket.put("file").unwrap();
+    upload.write(b"content").unwrap();
+    upload.finish().unwrap()
+}
+
+#[test]
+fn an_object_is_written_although_head_says_otherwise() {
+    let since = SystemTime::now();
+    for answer in [
+        ("403 X", ""),
+        ("404 X", ""),
+        ("503 X", ""),
+        // What was there before.
+        ("200 OK", "ETag: \"old\"\r\nLast-Modified: Sat, 03 Feb 2024 04:05:06 GMT\r\n"),
+    ] {
+        let version = written(move || answer);
+        assert_eq!((version.size, version.etag.as_deref()), (7, Some("\"new\"")), "{answer:?}");
+        assert!(version.modified >= since, "{answer:?}");
+    }
+    // The store's time is better than ours.
+    let version = written(|| ("200 OK", "ETag: \"new\"\r\nLast-Modified: Sat, 03 Feb 2024 04:05:06 GMT\r\n"));
+    assert!(version.modified < since);
 }
