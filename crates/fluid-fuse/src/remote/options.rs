@@ -94,7 +94,7 @@ named! {
             "use_https", "fs.s3a.connection.ssl.enabled", "alluxio.underfs.s3.secure.http.enabled",
             "fs.oss.connection.secure.enabled",
         ]),
-        /// Region of the bucket.
+        /// Region of the bucket [S3: found by itself].
         Region = "region" => Spellings(&[
             "aws_region", "fs.s3a.endpoint.region", "fs.s3.region", "aws.region",
             "alluxio.underfs.s3.region", "alluxio.underfs.s3.endpoint.region", "fs.oss.region",

@@ -99,10 +99,12 @@ fn bucket(server: &Server, way: &str) -> Arc<dyn Bucket> {
 }
 
 fn listed(bucket: &dyn Bucket) -> Version {
-    match &list(bucket, "").unwrap()[..] {
-        [Item::Object(version)] => version.clone(),
-        items => panic!("{items:?}"),
-    }
+    let items = list(bucket, "").unwrap();
+    let version = items.iter().find_map(|item| match item {
+        Item::Object(version) => Some(version.clone()),
+        Item::Prefix(_) => None,
+    });
+    version.unwrap()
 }
 
 /// The object is read, and again with one request; after it is replaced it is stale, and the new one can be read.
