@@ -60,7 +60,10 @@ pub(super) fn take_whereabouts() -> Option<Whereabouts> {
     WHEREABOUTS.take()
 }
 
-/// Bytes of a store's words that are shown.
+/// Letters of the shortest secret: a part of what was sent that is shorter is found in any text.
+const SECRET: usize = 6;
+
+/// Letters of a store's words that are shown.
 const MESSAGE: usize = 300;
 
 impl Refusal {
@@ -150,8 +153,8 @@ fn is_region(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// What the body of an error says.
-pub(super) fn reason(body: &[u8]) -> Reason {
+/// What the body of an error says, without what the store repeats of the request whose head was `sent`.
+pub(super) fn reason(body: &[u8], sent: &str) -> Reason {
     let text = String::from_utf8_lossy(body);
     let after = |start: &str| {
         text.split_once(start).map(|(_, rest)| rest.trim_start_matches([' ', ':', '"'])).unwrap_or_default()
@@ -162,26 +165,40 @@ pub(super) fn reason(body: &[u8]) -> Reason {
     };
     let code = ["<Code>", "\"exception\"", "\"reason\"", "\"code\""].into_iter().find_map(word);
     let message = [("<Message>", '<'), ("\"message\"", '"')].into_iter().find_map(|(start, end)| {
-        let message: String =
-            after(start).split(end).next().unwrap_or_default().chars().take(MESSAGE).collect();
+        let message = after(start).split(end).next().unwrap_or_default();
+        let is_repeated = secrets(sent).any(|secret| message.contains(secret));
         let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-        // A store may repeat what was signed.
-        let is_secret = ["signature=", "credential=", "sig=", "token="]
-            .iter()
-            .any(|secret| message.to_ascii_lowercase().contains(secret));
-        let message = message.trim_end_matches('.').to_string();
-        (!message.is_empty() && !is_secret).then_some(message)
+        let message: String = message.trim_end_matches('.').chars().take(MESSAGE).collect();
+        (!message.is_empty() && !is_repeated).then_some(message)
     });
     Reason { code, message, region: word("<Region>") }
 }
 
+/// What the store knows us by, of the head of a request: parts of its query and of its headers.
+fn secrets(head: &str) -> impl Iterator<Item = &str> {
+    let mut lines = head.lines();
+    let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+    let query = target.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    let is_plain = |name: &str| {
+        ["host", "user-agent", "accept", "range", "if-", "content-", "expect", "connection"]
+            .iter()
+            .any(|plain| name.to_ascii_lowercase().starts_with(plain))
+    };
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    let headers = headers.filter(move |(name, _)| !is_plain(name)).map(|(_, value)| value);
+    let parts = headers.chain([query]).flat_map(|text| text.split([' ', ',', ';', '=', '&', '%', '/', '+']));
+    parts.filter(|part| part.len() >= SECRET)
+}
+
 /// What an answer says that is an error although its status is 200: S3 sends the status before it has copied an object or
 /// joined its parts.
-pub(super) fn error_in_success(body: &[u8]) -> Option<Reason> {
+pub(super) fn error_in_success(body: &[u8], sent: &str) -> Option<Reason> {
     let mut reader = quick_xml::Reader::from_str(std::str::from_utf8(body).ok()?);
     loop {
         match reader.read_event().ok()? {
-            Event::Start(tag) => return (tag.local_name().into_inner() == "Error").then(|| reason(body)),
+            Event::Start(tag) => {
+                return (tag.local_name().into_inner() == "Error").then(|| reason(body, sent));
+            }
             Event::Empty(_) | Event::End(_) | Event::Eof => return None,
             _ => {}
         }
@@ -306,7 +323,7 @@ mod tests {
 
     #[test]
     fn codes_of_xml_and_json() {
-        let code = |body: &str| reason(body.as_bytes()).code;
+        let code = |body: &str| reason(body.as_bytes(), "").code;
         assert_eq!(
             code("<?xml?><Error><Code>NoSuchKey</Code><Key>x</Key></Error>").as_deref(),
             Some("NoSuchKey")
@@ -322,10 +339,13 @@ mod tests {
         assert_eq!(code("<html>no</html>"), None);
     }
 
+    const SENT: &str = "GET /b?X-Amz-Signature=1f2e3d4c HTTP/1.1\r\nhost: host.example\r\nrange: bytes=0-9\r\n\
+        authorization: Basic dXNlcjpwYXNz\r\nx-amz-security-token: c2VjcmV0\r\n";
+
     #[test]
     fn errors_say_what_to_set() {
         let text = |status, asked: &str, body: &str| {
-            let (asked, reason) = (asked.to_string(), reason(body.as_bytes()));
+            let (asked, reason) = (asked.to_string(), reason(body.as_bytes(), SENT));
             Refusal { asked, status, reason, scheme: Some(Scheme::S3), ..Refusal::default() }
                 .into_error()
                 .to_string()
@@ -345,7 +365,12 @@ mod tests {
         assert_eq!(take_whereabouts(), Some(Whereabouts::Region("x".to_string())));
         assert!(text(403, "GET http://s/b/k", &of("SignatureDoesNotMatch", "")).contains("path_style"));
         assert!(text(404, "GET http://s/b", &of("NoSuchBucket", "")).contains("path_style"));
-        assert!(!text(403, "GET http://s/b", &of("AccessDenied", "GET /?X-Amz-Signature=1f")).contains("1f"));
+        for repeated in ["GET /?X-Amz-Signature=1f2e3d4c", "a token \nc2VjcmV0", "Basic dXNlcjpwYXNz"] {
+            let denied = text(403, "GET http://s/b", &of("AccessDenied", repeated));
+            assert!(denied.ends_with("403 AccessDenied"), "{denied}");
+        }
+        let said = text(403, "GET http://s/b", &of("AccessDenied", "host.example says no to bytes=0-9"));
+        assert!(said.ends_with("says no to bytes=0-9"), "{said}");
         text(400, "HEAD http://s/b/k", "");
         assert_eq!(take_whereabouts(), Some(Whereabouts::Elsewhere));
     }
@@ -353,7 +378,7 @@ mod tests {
     #[test]
     fn an_error_may_have_the_status_200() {
         let code =
-            |body: &str| error_in_success(body.as_bytes()).map(|reason| reason.code.unwrap_or_default());
+            |body: &str| error_in_success(body.as_bytes(), "").map(|reason| reason.code.unwrap_or_default());
         let internal = "<Error><Code>InternalError</Code></Error>";
         for body in [
             internal.to_string(),

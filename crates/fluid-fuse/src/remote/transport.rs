@@ -93,10 +93,9 @@ fn explain(what: impl FnOnce() -> String, error: &Error) -> StoreError {
     }
 }
 
-/// The library could not do with an answer what it should.
+/// The library could not do with an answer what it should. Its causes may repeat the answer, so they are not told.
 fn unreadable(what: &str, error: &Error) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    let text: String = format!("{}{cause}", error.message()).chars().take(UNREADABLE).collect();
+    let text: String = error.message().chars().take(UNREADABLE).collect();
     format!("{what}: the answer is not that of such a store ({text}): check the option endpoint")
 }
 
@@ -182,6 +181,14 @@ fn asked(method: &Method, uri: &http::Uri) -> String {
         Some(proxy) => format!("{} through the proxy {}", shown(method, uri), proxy.shown()),
         None => shown(method, uri),
     }
+}
+
+/// The head of a request, as far as it may have secrets.
+fn head_of(url: &http::Uri, headers: &HeaderMap) -> String {
+    let lines = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
+    format!("GET {url} HTTP/1.1\r\n{}", lines.collect::<String>())
 }
 
 /// Runs tasks where they are started: all that they wait for blocks.
@@ -413,6 +420,8 @@ impl HttpTransport for Transport {
         }
         // Extensions are opendal's own.
         parts.extensions = http::Extensions::new();
+        let (url, headers) = (parts.uri.clone(), parts.headers.clone());
+        let sent = || head_of(&url, &headers);
         let answered = self.exchange(parts, body, is_read);
         let (uri, response) = answered.map_err(|error| {
             let temporary = matches!(error, StoreError::Unavailable(_));
@@ -430,7 +439,7 @@ impl HttpTransport for Transport {
             let refusal = Refusal {
                 asked,
                 status,
-                reason: answer::reason(&text),
+                reason: answer::reason(&text, &sent()),
                 retry_after: header(&parts.headers, RETRY_AFTER).map(str::to_string),
                 region: header(&parts.headers, BUCKET_REGION).map(str::to_string),
                 scheme: self.terms.scheme,
@@ -458,9 +467,8 @@ impl HttpTransport for Transport {
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
             let most = if let Some(Extent::Whole(most)) = extent { most } else { limits::ANSWER };
             let text = if head { Answer::default() } else { whole(&asked, body, length, most, until)? };
-            if let Some(reason) =
-                answer::error_in_success(&text.bytes).filter(|_| self.has_errors_in_success())
-            {
+            let has_errors = self.has_errors_in_success();
+            if has_errors && let Some(reason) = answer::error_in_success(&text.bytes, &sent()) {
                 let scheme = self.terms.scheme;
                 let error = Refusal { asked, status, reason, scheme, ..Refusal::default() }.into_error();
                 let temporary = matches!(error, StoreError::Unavailable(_));

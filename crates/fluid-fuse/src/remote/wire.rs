@@ -200,7 +200,7 @@ impl Wire {
             let refusal = Refusal {
                 asked: signed.asked.clone(),
                 status: head.status,
-                reason: answer::reason(&text),
+                reason: answer::reason(&text, &String::from_utf8_lossy(&signed.head)),
                 retry_after: head.retry_after,
                 region: head.region,
                 scheme: Some(self.scheme),
