@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// has 6 MiB; the index or the manifest of a web server with 200,000 names has 16 MiB.
 pub(crate) const ANSWER: usize = 16 << 20;
 
+/// Bytes of a file that is fetched as a whole because its server sends no parts of files.
+pub(crate) const WHOLE: usize = 32 << 20;
+
 /// Bytes of all such answers, and of the names of listings, that are being received at a time, over all stores.
 const ALL_ANSWERS: usize = 256 << 20;
 

@@ -624,13 +624,20 @@ impl Store for ObjectStore {
     fn rename(&self, from: &Path, to: &Path) -> Result<Stat, StoreError> {
         self.may_write()?;
         let (from, to) = (key(from)?, new_key(to)?);
-        match self.child("rename", from)? {
-            Child::File(version) if version.size <= LARGEST_COPY => {}
+        let version = match self.child("rename", from)? {
+            Child::File(version) if version.size <= LARGEST_COPY => version,
             _ => return Err(StoreError::NotMovable),
-        }
+        };
         let _waiting = self.availability.wait("rename", from);
         self.insist(|| self.bucket.copy(from, to))?;
-        let child = Child::File(Arc::new(self.insist(|| self.bucket.head(to))?));
+        let copied = match self.insist(|| self.bucket.head(to)) {
+            // It is there, whoever may not ask for it yet or at all.
+            Err(StoreError::NotFound | StoreError::Denied(_)) => {
+                Version { key: to.to_string(), modified: SystemTime::now(), ..Version::clone(&version) }
+            }
+            copied => copied?,
+        };
+        let child = Child::File(Arc::new(copied));
         self.names.note(to, Instant::now(), Some(child.clone()));
         self.insist(|| self.bucket.delete(from))?;
         self.names.note(from, Instant::now(), None);

@@ -115,7 +115,10 @@ impl Availability {
                     None => debug!("{}: {reason}", self.name),
                 }
             }
-            StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_) => {
+            StoreError::Denied(_)
+            | StoreError::NoBucket(_)
+            | StoreError::NotImplemented(_)
+            | StoreError::Failed(_) => {
                 let mut state = lock(&self.state);
                 self.end_outage(&mut state);
                 state.trouble = Some(error.clone());
@@ -132,7 +135,7 @@ impl Availability {
                     None => debug!("{}: {error}", self.name),
                 }
             }
-            StoreError::NotFound | StoreError::Stale => self.answered(),
+            StoreError::NotFound | StoreError::Stale | StoreError::NoParts(_) => self.answered(),
             // These never came from the store.
             StoreError::ReadOnly
             | StoreError::NotEmpty

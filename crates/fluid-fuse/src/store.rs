@@ -238,6 +238,12 @@ pub enum StoreError {
     /// The store does not have this operation.
     #[error("{0} is not supported")]
     Unsupported(&'static str),
+    /// The store answers that it does not have this operation: its own words.
+    #[error("the store does not have this operation: {0}")]
+    NotImplemented(String),
+    /// The server sends files as a whole alone.
+    #[error("the server does not send parts of files: it answered {0}")]
+    NoParts(u16),
     /// No answer, or one that may be another soon: too many requests, a server's error, a lost connection.
     #[error("{0}")]
     Unavailable(String),

@@ -339,9 +339,9 @@ fn errno(error: StoreError) -> Errno {
         StoreError::ReadOnly => Errno::EROFS,
         StoreError::NotEmpty => Errno::ENOTEMPTY,
         StoreError::NotMovable => Errno::EXDEV,
-        StoreError::Unsupported(_) => Errno::ENOTSUP,
-        StoreError::Unavailable(reason) | StoreError::Failed(reason) => {
-            warn!("the source failed errno=EIO error={reason:?}");
+        StoreError::Unsupported(_) | StoreError::NotImplemented(_) => Errno::ENOTSUP,
+        StoreError::NoParts(_) | StoreError::Unavailable(_) | StoreError::Failed(_) => {
+            warn!("the source failed errno=EIO error={:?}", error.to_string());
             Errno::EIO
         }
     }

@@ -2,9 +2,10 @@
 //!
 //! Decides which way a read takes: where a store takes signatures in the query, one signature every few
 //! minutes is put on each object, and its ranges are read by [`super::wire`]; elsewhere, and where that way was
-//! found not to lead, opendal reads. Each read has a condition, so that it is of the version that was asked for
-//! or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version once the
-//! read is open. It also decides when credentials are loaded again: when a file that had some changed, and once when
+//! found not to lead ([`super::learned`]), opendal reads. Each read has a condition, so that it is of the version that
+//! was asked for or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version
+//! once the read is open. A refused condition alone does not make a file stale: that is decided by what the store says
+//! of the object when it is asked ([`Session::agree`]). It also decides when credentials are loaded again: when a file that had some changed, and once when
 //! the store refuses. It does not retry, and knows no cache but that of signatures.
 //!
 //! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a part
@@ -15,8 +16,8 @@ use std::future::poll_fn;
 use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -25,7 +26,7 @@ use fluid_sidecar_layout::source::Scheme;
 use futures_core::Stream;
 use http::Method;
 use http::header::{HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, InvalidHeaderValue};
-use log::{info, warn};
+use log::{debug, info, warn};
 use memmap2::MmapMut;
 use opendal::options::{ListOptions, ReaderOptions, StatOptions, WriteOptions};
 use opendal::raw::{Timestamp, percent_encode_path};
@@ -34,14 +35,19 @@ use opendal::{
     Operator, services,
 };
 
-use super::answer::{is_etag, quoted};
+use super::answer::{self, Whereabouts};
 use super::index::Index;
+use super::learned::{Detour, Learned};
 use super::listing::Progress;
 use super::options::Place;
 use super::oss::OssSigner;
+use super::proxy;
+use super::tls::Verification;
 use super::transport::{self, block_on, block_on_listing};
+use super::web;
 use super::wire::{Miss, Signed, Wire};
 use super::{Bucket, Item, Terms, Upload, Version};
+use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::StoreError;
 
@@ -56,6 +62,16 @@ const SIGNATURES: usize = 8192;
 
 /// Entries of a listing that are handed on together: what a page of most stores has.
 const PAGE: usize = 1000;
+
+/// How often an object is asked about to find out whether its ETag varies: with two ETags at random, the chance that one
+/// is seen each time is 1 in 128.
+const ETAG_QUESTIONS: usize = 8;
+
+/// By how much a store's times for one version may differ: some round up, others down.
+const TIME_ROUNDING: Duration = Duration::from_secs(1);
+
+/// By how much a store's clock may be behind.
+const CLOCK: Duration = Duration::from_secs(60);
 
 /// Between two looks at the files that credentials came from.
 const LOOK: Duration = Duration::from_secs(1);
@@ -77,6 +93,7 @@ struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
     terms: Terms,
+    learned: Arc<Learned>,
     session: Mutex<(Arc<Session>, Instant)>,
 }
 
@@ -84,37 +101,96 @@ struct Sessions {
 pub(super) struct Session {
     place: Place,
     operator: Operator,
+    /// The same for listings, where the store knows no tokens.
+    lister_by_markers: OnceLock<Operator>,
     /// What signs in opendal's stead.
     signer: Option<OssSigner>,
     opened: Instant,
-    signatures: Mutex<HashMap<String, (Arc<Signed>, Instant)>>,
+    signatures: Mutex<HashMap<String, Signature>>,
     wire: Arc<Wire>,
-    /// Whether reads take the short way.
-    short: AtomicBool,
+    /// Whether reads may take the fast path.
+    is_fast: bool,
+    learned: Arc<Learned>,
     index: Option<Index>,
+    whole: web::Whole,
     io_timeout: Duration,
+}
+
+/// A signed request that is kept.
+struct Signature {
+    signed: Arc<Signed>,
+    until: Instant,
+    /// Whether it was used again after the read that it was made for.
+    used: bool,
 }
 
 impl Remote {
     pub(super) fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
-        let session = Arc::new(Session::open(url, options, terms)?);
+        let learned = Arc::new(Learned::default());
+        let session = Arc::new(Session::open(url, options, terms, &learned)?);
+        if session.place.verification == Verification::None {
+            warn!(
+                "{}: the certificates of servers are not checked (insecure_skip_tls_verify): anybody on the way can \
+                 read and change what is sent",
+                session.place.url
+            );
+        }
         let session = Mutex::new((session, Instant::now()));
         let (url, options, terms) = (url.to_string(), options.clone(), terms.clone());
-        Ok(Self(Arc::new(Sessions { url, options, terms, session })))
+        Ok(Self(Arc::new(Sessions { url, options, terms, learned, session })))
     }
 }
 
 impl Sessions {
-    /// Asks with the present credentials, and once more with new ones where the store refuses.
+    /// Asks with the present credentials, once more where the bucket turns out to be in another region, and once more with
+    /// new credentials where the store refuses.
     fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let session = self.session();
-        match question(&session) {
-            Err(StoreError::Denied(reason)) => match self.reload(&session) {
-                Some(session) => question(&session),
-                None => Err(StoreError::Denied(reason)),
-            },
-            answer => answer,
+        self.insist(|session| question(session).map_err(|error| (error, true)))
+    }
+
+    /// The same for a question that says of its error whether it can be asked again.
+    fn insist<T>(
+        &self,
+        mut question: impl FnMut(&Arc<Session>) -> Result<T, (StoreError, bool)>,
+    ) -> Result<T, StoreError> {
+        let mut session = self.session();
+        answer::take_whereabouts();
+        let mut answer = question(&session);
+        if let Err((StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_), true)) = answer
+            && let Some(elsewhere) = self.find_region(&session)
+        {
+            session = elsewhere;
+            answer = question(&session);
         }
+        if let Err((StoreError::Denied(_), true)) = answer
+            && let Some(renewed) = self.reload(&session)
+        {
+            answer = question(&renewed);
+        }
+        answer.map_err(|(error, _)| error)
+    }
+
+    /// A session for the bucket's region, if the last refusal was because of the region.
+    fn find_region(&self, refused: &Arc<Session>) -> Option<Arc<Session>> {
+        let region = match answer::take_whereabouts()? {
+            Whereabouts::Region(region) => region,
+            Whereabouts::Elsewhere => refused.ask_region()?,
+        };
+        if refused.place.settings.get("region") == Some(&region) {
+            return None;
+        }
+        let mut held = self.held();
+        if Arc::ptr_eq(&held.0, refused) {
+            info!(
+                "{}: the bucket is in the region {region} (the option region saves the question)",
+                refused.place.url
+            );
+            *lock(&self.learned.region) = Some(region);
+            if !self.renew(&mut held.0) {
+                return None;
+            }
+        }
+        Some(held.0.clone())
     }
 
     fn session(&self) -> Arc<Session> {
@@ -139,7 +215,7 @@ impl Sessions {
     }
 
     fn renew(&self, session: &mut Arc<Session>) -> bool {
-        match Session::open(&self.url, &self.options, &self.terms) {
+        match Session::open(&self.url, &self.options, &self.terms, &self.learned) {
             Ok(new) => {
                 if let (Some(new), Some(old)) = (&new.index, &session.index) {
                     new.inherit(old);
@@ -175,19 +251,14 @@ impl Bucket for Remote {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
-        let session = self.0.session();
         let mut begun = false;
-        let mut visit = |items| {
-            begun = true;
-            page(items)
-        };
-        match session.list(prefix, &mut visit) {
-            Err(StoreError::Denied(reason)) if !begun => match self.0.reload(&session) {
-                Some(session) => session.list(prefix, page),
-                None => Err(StoreError::Denied(reason)),
-            },
-            answer => answer,
-        }
+        self.0.insist(|session| {
+            let mut visit = |items| {
+                begun = true;
+                page(items)
+            };
+            session.list(prefix, &mut visit).map_err(|error| (error, !begun))
+        })
     }
 
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
@@ -214,39 +285,56 @@ impl Bucket for Remote {
 }
 
 impl Session {
-    fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
+    fn open(
+        url: &str,
+        options: &BTreeMap<String, String>,
+        terms: &Terms,
+        learned: &Arc<Learned>,
+    ) -> anyhow::Result<Self> {
         let mut place = Place::resolve(url, options, terms.trust, |name| std::env::var(name).ok())?;
+        if let Some(region) = &*lock(&learned.region) {
+            place.move_to(region);
+        }
         // Nothing is waited for longer than all of it.
         place.timeouts = place.timeouts.within(terms.io_timeout);
         let (ttl, io_timeout) = (terms.ttl, terms.io_timeout);
         let terms = transport::Terms {
             scheme: Some(place.scheme),
             timeouts: place.timeouts,
+            verification: place.verification,
             io_timeout,
             redirects: terms.redirects.clone(),
         };
         transport::install(terms.clone());
         let signer = OssSigner::new(&place, &terms);
-        let operator = operator(&place, signer.is_some())
+        let mut settings = place.settings.clone();
+        if signer.is_some() {
+            settings.insert("skip_signature".to_string(), "true".to_string());
+        }
+        let operator = operator(place.scheme, settings)
             .with_context(|| format!("{}: the options cannot be used", place.url))?
             .with_context(transport::context(terms, signer.clone()));
         let capability = operator.info().capability();
-        let short = match place.scheme {
+        let is_fast = match place.scheme {
             Scheme::Http => true,
             // Its signed reads are another API, with other ETags.
             Scheme::Gcs => false,
             _ => capability.presign_read,
         };
-        let short = short && place.short && ureq::Proxy::try_from_env().is_none();
+        let is_proxied = place.bucket_url().is_some_and(|url| proxy::of(&url).is_some());
+        let is_fast = is_fast && place.is_fast && !is_proxied;
         let index = (place.scheme == Scheme::Http).then(|| Index::new(&place, ttl));
         Ok(Self {
-            wire: Wire::new(place.timeouts),
+            wire: Wire::new(place.scheme, place.verification, place.timeouts),
             operator,
+            lister_by_markers: OnceLock::new(),
             signer,
             opened: Instant::now(),
             signatures: Mutex::default(),
-            short: AtomicBool::new(short),
+            is_fast,
+            learned: learned.clone(),
             index,
+            whole: web::Whole::default(),
             io_timeout,
             place,
         })
@@ -255,6 +343,23 @@ impl Session {
     /// What requests go by.
     pub(super) fn context(&self) -> &OperationContext {
         self.operator.context()
+    }
+
+    /// How long an answer may take.
+    pub(super) fn io_timeout(&self) -> Duration {
+        self.io_timeout
+    }
+
+    /// The region of the bucket, which the store tells without credentials.
+    fn ask_region(&self) -> Option<String> {
+        let mut request = http::Request::new(Buffer::new());
+        *request.method_mut() = Method::HEAD;
+        *request.uri_mut() = self.place.bucket_url()?;
+        let told = transport::told(self.context(), request).ok()?;
+        match answer::take_whereabouts() {
+            Some(Whereabouts::Region(region)) => Some(region),
+            _ => transport::header(&told.headers, transport::BUCKET_REGION).map(str::to_string),
+        }
     }
 
     /// What is asked of an object, for errors.
@@ -271,6 +376,11 @@ impl Session {
     }
 
     pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
+        if self.place.scheme == Scheme::Http {
+            let found = self.file(key)?.ask(key)?;
+            let varies = self.learned.etags_vary.load(Ordering::Relaxed);
+            return Ok(Version { etag: found.etag.filter(|_| !varies), ..found });
+        }
         let found = self.run(key, |path| self.operator.stat_options(path, StatOptions::default()))?;
         Ok(self.version(key.to_string(), &found))
     }
@@ -280,7 +390,8 @@ impl Session {
             // The generation: ETags differ between its APIs.
             Scheme::Gcs => found.version().filter(|it| it.parse::<u64>().is_ok()).map(str::to_string),
             // What is none would not come back as it is: such a version is told apart by size and time.
-            _ => found.etag().map(quoted).filter(|etag| is_etag(etag)),
+            _ if self.learned.etags_vary.load(Ordering::Relaxed) => None,
+            _ => found.etag().and_then(answer::etag),
         };
         // Listings of some stores have fractions of seconds, answers for an object do not.
         let seconds = found.last_modified().map_or(0, |time| time.into_inner().as_second());
@@ -298,10 +409,13 @@ impl Session {
         if let Some(index) = &self.index {
             return index.list(self, prefix, page);
         }
-        let root = self.place.settings.get("root").map_or("", |root| root.trim_matches('/'));
-        let root = if root.is_empty() { String::new() } else { format!("{root}/") };
-        let mut progress = Progress::new(self.place.scheme, format!("{root}{prefix}"));
-        let listed = self.list_pages(prefix, &mut progress, page);
+        let mut progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
+        let mut listed = self.list_pages(prefix, &mut progress, page);
+        if progress.needs_markers && !self.learned.lists_by_markers.swap(true, Ordering::Relaxed) {
+            info!("{}: listings have no tokens, so they are asked for by markers", self.place.url);
+            progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
+            listed = self.list_pages(prefix, &mut progress, page);
+        }
         if progress.skipped > 0 {
             warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
         }
@@ -317,7 +431,7 @@ impl Session {
         let path = if prefix.is_empty() { "/" } else { path(prefix)? };
         let asked = || self.asked(prefix);
         let options = ListOptions::default();
-        let mut entries = block_on(asked, self.operator.lister_options(path, options))?;
+        let mut entries = block_on(asked, self.lister()?.lister_options(path, options))?;
         let mut items = Vec::new();
         loop {
             let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
@@ -328,6 +442,12 @@ impl Session {
                 Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
                 entry => entry?,
             };
+            if progress.is_none() && entry.is_none() {
+                return Err(StoreError::Failed(format!(
+                    "LIST {}: the answer is no listing: check the option endpoint",
+                    asked()
+                )));
+            }
             let full = items.len() >= PAGE;
             let done = entry.is_none();
             if (full || done) && !items.is_empty() && page(std::mem::take(&mut items)).is_break() {
@@ -343,31 +463,240 @@ impl Session {
         }
     }
 
+    /// What lists.
+    fn lister(&self) -> Result<&Operator, StoreError> {
+        if !self.learned.lists_by_markers.load(Ordering::Relaxed) {
+            return Ok(&self.operator);
+        }
+        if let Some(lister) = self.lister_by_markers.get() {
+            return Ok(lister);
+        }
+        let mut place = self.place.settings.clone();
+        place.insert("disable_list_objects_v2".to_string(), "true".to_string());
+        let lister =
+            operator(self.place.scheme, place).map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(self.lister_by_markers.get_or_init(|| lister.with_context(self.context().clone())))
+    }
+
+    /// What the listing says of one object.
+    fn listed(&self, key: &str) -> Result<Option<Version>, StoreError> {
+        let mut progress = Progress::new(self.place.scheme, format!("{}{key}", self.root()));
+        let options = ListOptions { limit: Some(1), ..ListOptions::default() };
+        let asked = || self.asked(key);
+        let mut entries = block_on(asked, self.lister()?.lister_options(path(key)?, options))?;
+        let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
+        // In the store's order, the key itself is the first that begins with it.
+        let entry = block_on_listing(&mut progress, asked, async { next.await.transpose() })?;
+        Ok(entry
+            .filter(|entry| entry.path() == key)
+            .map(|entry| self.version(key.to_string(), entry.metadata())))
+    }
+
+    /// What every key of the place begins with, as the store knows them.
+    fn root(&self) -> String {
+        match self.place.settings.get("root").map_or("", |root| root.trim_matches('/')) {
+            "" => String::new(),
+            root => format!("{root}/"),
+        }
+    }
+
     /// Whether a listing of nothing is an empty one at this store, so that "not found" is the bucket.
     fn listed_is_empty(&self) -> bool {
         self.place.scheme != Scheme::Webhdfs
     }
 
     fn get(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
-        if self.short.load(Ordering::Relaxed) {
-            match self.get_short(version, range) {
-                Ok(body) => return Ok(body),
-                Err(Miss::Store(error)) => return Err(error),
-                Err(Miss::Odd(reason)) => {
-                    if self.short.swap(false, Ordering::Relaxed) {
-                        info!("{}: {reason}, so reads take the library's way", self.place.url);
-                    }
+        let agreed = self.learned.agreed(version);
+        let asked = agreed.as_ref().unwrap_or(version);
+        // Another read may find out at the same time.
+        let is_conditional = self.asks_conditionally(asked);
+        match self.get_once(asked, range) {
+            Ok(body) => {
+                let is_by_time = agreed.is_none() && version.etag.is_none() && version.date().is_some();
+                if is_by_time && !self.learned.dates_agree.load(Ordering::Relaxed) {
+                    self.learned.dates_agree.store(true, Ordering::Relaxed);
                 }
+                Ok(body)
+            }
+            Err(StoreError::Stale) => self.get_agreed(version, asked, range),
+            Err(StoreError::NotImplemented(reason)) if is_conditional => {
+                if !self.learned.ignores_conditions.swap(true, Ordering::Relaxed) {
+                    info!("{}: {reason}, so reads are tried without a condition", self.place.url);
+                }
+                self.get_once(asked, range).inspect_err(|_| {
+                    self.learned.ignores_conditions.store(false, Ordering::Relaxed);
+                })
+            }
+            answer => answer,
+        }
+    }
+
+    /// Reads a version that the store refused by the name of `asked`, by what the store calls it now.
+    fn get_agreed(
+        &self,
+        version: &Version,
+        asked: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        let mut agreed = self.agree(version, asked)?;
+        let body = match self.get_once(&agreed, range) {
+            Err(StoreError::Stale) => {
+                agreed = self.agree(version, &agreed)?;
+                self.get_once(&agreed, range)?
+            }
+            answer => answer?,
+        };
+        if agreed != *version {
+            self.learned.agree(version, agreed);
+        }
+        Ok(body)
+    }
+
+    /// What the store calls a version now, after it refused a read of it by the name of `asked`: [`StoreError::Stale`]
+    /// only if the object did change, as far as anybody can tell.
+    ///
+    /// An object of another size or time is another one. Beyond that, ETags are compared with their like: that of a
+    /// listing with that of the listing now, since a store may have others for its reads, and that of one answer with
+    /// that of the next, since a farm of servers may have one each.
+    fn agree(&self, version: &Version, asked: &Version) -> Result<Version, StoreError> {
+        if matches!(self.place.scheme, Scheme::Gcs | Scheme::Webhdfs) {
+            return Err(StoreError::Stale);
+        }
+        let now = match self.head(&version.key) {
+            Ok(now) => now,
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(_) => return Err(StoreError::Stale),
+        };
+        if now.size != version.size {
+            return Err(StoreError::Stale);
+        }
+        let without_etag = Version { etag: None, ..now.clone() };
+        if same(&now, asked) {
+            // It refused what is there.
+            if asked.etag.is_some() && self.has_other_etag(&now)? {
+                return Ok(without_etag);
+            }
+            if self.asks_conditionally(asked) {
+                self.learned.ignores_conditions.store(true, Ordering::Relaxed);
+                info!("{}: conditions of reads are not understood, so answers are compared", self.place.url);
+            }
+            return Ok(asked.clone());
+        }
+        let dates = version.date().zip(now.date());
+        let is_dated_alike = dates.is_none_or(|(one, other)| is_about(one, other));
+        match (&version.etag, &now.etag) {
+            (Some(known), Some(etag)) if known == etag => Ok(now),
+            (Some(_), Some(_)) if !is_dated_alike => Err(StoreError::Stale),
+            (Some(_), Some(_)) if asked == version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) if self.has_other_etag(&now)? => Ok(without_etag),
+            (Some(_), Some(_)) if asked != version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) => Err(StoreError::Stale),
+            // Told apart by time alone.
+            _ if is_dated_alike && dates.is_some() => Ok(now),
+            (None, _) if !self.learned.dates_agree.load(Ordering::Relaxed) && self.is_listed(version)? => {
+                Ok(now)
+            }
+            _ => Err(StoreError::Stale),
+        }
+    }
+
+    /// Whether the store's listing still says of an object what it said before.
+    fn is_listed(&self, version: &Version) -> Result<bool, StoreError> {
+        let listed = match &self.index {
+            Some(index) => return index.still_says(self, version),
+            None => self.listed(&version.key),
+        };
+        match listed {
+            Ok(listed) => Ok(listed.as_ref() == Some(version)),
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether the same object has another ETag when it is asked about again.
+    fn has_other_etag(&self, now: &Version) -> Result<bool, StoreError> {
+        if self.learned.etags_vary.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        for _ in 0..ETAG_QUESTIONS {
+            let again = self.head(&now.key)?;
+            if again.size != now.size || again.modified != now.modified {
+                return Err(StoreError::Stale);
+            }
+            if again.etag != now.etag {
+                self.learned.etags_vary.store(true, Ordering::Relaxed);
+                info!("{}: ETags vary, so versions are told apart by size and time", self.place.url);
+                return Ok(true);
             }
         }
-        self.get_long(version, range)
+        Ok(false)
+    }
+
+    /// Whether a read of a version has a condition in its request.
+    fn asks_conditionally(&self, version: &Version) -> bool {
+        !version.is_weak()
+            && (version.etag.is_some() || version.date().is_some())
+            && !self.learned.ignores_conditions.load(Ordering::Relaxed)
+    }
+
+    fn get_once(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+        let detour = match self.learned.detour(&version.key) {
+            None if self.is_fast && !self.learned.denies_query_signatures.load(Ordering::Relaxed) => None,
+            None => Some(Detour::Library),
+            detour => detour,
+        };
+        let answer = match detour {
+            None => self.get_by_any_client(version, range),
+            Some(Detour::Library) => self.get_long(version, range),
+            Some(Detour::Whole) => Err(StoreError::NoParts(200)),
+        };
+        match answer {
+            Err(StoreError::NoParts(_)) if self.place.scheme == Scheme::Http => {
+                let body = self.whole.part(&self.file(&version.key)?, version, range)?;
+                self.learned.take_detour(&version.key, Detour::Whole);
+                Ok(body)
+            }
+            answer => answer,
+        }
+    }
+
+    /// By the fast path, or where that does not lead to the object, by the library.
+    fn get_by_any_client(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        match self.get_short(version, range) {
+            Ok(body) => {
+                self.learned.went_straight();
+                Ok(body)
+            }
+            Err(Miss::Odd(reason)) => {
+                if self.learned.take_detour(&version.key, Detour::Library) {
+                    info!("{}: {reason}, so reads take the library's way for a time", self.place.url);
+                } else {
+                    debug!("{}: {reason}", self.asked(&version.key));
+                }
+                self.get_long(version, range)
+            }
+            Err(Miss::Store(StoreError::Denied(reason))) if self.place.scheme != Scheme::Http => {
+                // A policy may deny requests that are signed in the query, and no others. A signature that was made
+                // before may be too old, which says nothing about the next.
+                let was_kept = self.signatures().remove(&version.key).is_some_and(|signature| signature.used);
+                let body = self.get_long(version, range)?;
+                if !was_kept && !self.learned.denies_query_signatures.swap(true, Ordering::Relaxed) {
+                    info!("{}: {reason}, so reads are signed in a header", self.place.url);
+                }
+                Ok(body)
+            }
+            Err(Miss::Store(error)) => Err(error),
+        }
     }
 
     fn get_short(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, Miss> {
         let signed = self.signed(&version.key)?;
         let condition = match &version.etag {
-            // Compared strongly, a weak one is never equal; the answer's is compared with it all the same.
-            Some(_) if version.is_weak() => None,
+            _ if !self.asks_conditionally(version) => None,
             Some(etag) => Some((IF_MATCH, etag.clone())),
             None => version.date().map(|date| (IF_UNMODIFIED_SINCE, http_date(date))),
         };
@@ -381,10 +710,11 @@ impl Session {
     /// The object's signed request, signed again well before it ends.
     fn signed(&self, key: &str) -> Result<Arc<Signed>, Miss> {
         let now = Instant::now();
-        if let Some((signed, until)) = self.signatures().get(key)
-            && now < *until
+        if let Some(signature) = self.signatures().get_mut(key)
+            && now < signature.until
         {
-            return Ok(signed.clone());
+            signature.used = true;
+            return Ok(signature.signed.clone());
         }
         let (signed, time) = match self.place.scheme {
             Scheme::Http => (self.unsigned(key)?, SIGNED_FOR),
@@ -400,7 +730,8 @@ impl Session {
         if signatures.len() >= SIGNATURES {
             signatures.clear();
         }
-        signatures.insert(key.to_string(), (signed.clone(), now + time / 2));
+        let signature = Signature { signed: signed.clone(), until: now + time / 2, used: false };
+        signatures.insert(key.to_string(), signature);
         Ok(signed)
     }
 
@@ -419,18 +750,23 @@ impl Session {
 
     /// A plain server's request.
     fn unsigned(&self, key: &str) -> Result<Signed, Miss> {
-        let setting = |name: &str| self.place.settings.get(name).map(String::as_str);
-        let root = setting("root").unwrap_or_default().trim_end_matches('/');
-        let path = percent_encode_path(&format!("{root}/{}", path(key)?));
-        let url: http::Uri = format!("{}{path}", setting("endpoint").unwrap_or_default())
-            .parse()
-            .map_err(|_| Miss::Odd("a URL that cannot be parsed"))?;
+        let url = self.file(key)?.url;
         let mut headers = http::HeaderMap::new();
         if let Some(value) = self.authorization() {
             headers.insert(http::header::AUTHORIZATION, value);
         }
         let asked = transport::shown(&Method::GET, &url);
         Signed::new(&url, &headers, asked)
+    }
+
+    /// A plain server's file.
+    fn file(&self, key: &str) -> Result<web::File<'_>, StoreError> {
+        let setting = |name: &str| self.place.settings.get(name).map(String::as_str);
+        let root = setting("root").unwrap_or_default().trim_end_matches('/');
+        let path = percent_encode_path(&format!("{root}/{}", path(key)?));
+        let url = format!("{}{path}", setting("endpoint").unwrap_or_default()).parse();
+        let url = url.map_err(|_| StoreError::Failed("a URL that cannot be parsed".to_string()))?;
+        Ok(web::File { context: self.context(), url, authorization: self.authorization() })
     }
 
     /// What a plain server wants to know us by.
@@ -447,7 +783,7 @@ impl Session {
         Some(value)
     }
 
-    fn signatures(&self) -> MutexGuard<'_, HashMap<String, (Arc<Signed>, Instant)>> {
+    fn signatures(&self) -> MutexGuard<'_, HashMap<String, Signature>> {
         self.signatures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -459,7 +795,7 @@ impl Session {
             Some(generation) if self.place.scheme == Scheme::Gcs => {
                 options.if_version_match = Some(generation.clone());
             }
-            Some(_) if version.is_weak() => {}
+            _ if !self.asks_conditionally(version) => {}
             Some(etag) if capability.read_with_if_match => options.if_match = Some(etag.clone()),
             None if capability.read_with_if_unmodified_since => {
                 options.if_unmodified_since = version.date().and_then(|date| Timestamp::try_from(date).ok());
@@ -542,7 +878,9 @@ impl Session {
             part: Part::default(),
             full: None,
             parts: 0,
-            done: false,
+            written: 0,
+            begun: SystemTime::now(),
+            told: None,
         })
     }
 }
@@ -562,7 +900,11 @@ struct Writing {
     /// The part before, until it is sent.
     full: Option<Buffer>,
     parts: usize,
-    done: bool,
+    /// Bytes in all.
+    written: u64,
+    begun: SystemTime,
+    /// What the store called the object when it had all of it.
+    told: Option<Version>,
 }
 
 impl Writing {
@@ -627,6 +969,7 @@ impl Part {
 impl Upload for Writing {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.part.add(bytes, self.part_size() + self.least)?;
+        self.written += bytes.len() as u64;
         self.send()
     }
 
@@ -638,23 +981,37 @@ impl Upload for Writing {
             self.full = Some(part.first(filled));
             self.send()?;
         }
-        if !self.done {
-            block_on(|| self.session.asked(&self.key), self.writer.close())?;
-            self.done = true;
-        }
-        // It may have taken longer than the credentials that it was begun with.
-        self.sessions.ask(|session| session.head(&self.key))
+        let told = match &self.told {
+            Some(told) => told.clone(),
+            None => {
+                let told = block_on(|| self.session.asked(&self.key), self.writer.close())?;
+                let told = self.session.version(self.key.clone(), &told);
+                let told = Version { size: self.written, modified: SystemTime::now(), ..told };
+                self.told.insert(told).clone()
+            }
+        };
+        // It may have taken longer than the credentials that it was begun with. What the store says now is better, as it
+        // has the store's time; whoever may not ask, or gets an answer from before, has written all the same.
+        let now = self.sessions.ask(|session| session.head(&self.key));
+        Ok(now.ok().filter(|now| is_of_upload(now, &told, self.begun)).unwrap_or(told))
     }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        if !self.done
+        if self.told.is_none()
             && let Err(error) = block_on(|| self.session.asked(&self.key), self.writer.abort())
         {
             warn!("{}: an unfinished upload stays behind: {error}", self.session.asked(&self.key));
         }
     }
+}
+
+/// Whether what the store says of an object can be what was just written there, and not what was there before.
+fn is_of_upload(now: &Version, told: &Version, begun: SystemTime) -> bool {
+    let is_named_so = now.etag.is_some() && now.etag == told.etag;
+    let is_old = now.date().is_some_and(|date| date + CLOCK < begun);
+    now.size == told.size && (is_named_so || !is_old)
 }
 
 /// A read that opendal does.
@@ -704,28 +1061,29 @@ fn same(one: &Version, other: &Version) -> bool {
         && dates.is_none_or(|(one, other)| one == other)
 }
 
+/// Whether two times can be those of one version.
+fn is_about(one: SystemTime, other: SystemTime) -> bool {
+    one.duration_since(other).or_else(|_| other.duration_since(one)).is_ok_and(|apart| apart <= TIME_ROUNDING)
+}
+
 fn http_date(time: SystemTime) -> String {
     Timestamp::try_from(time).map(Timestamp::format_http_date).unwrap_or_default()
 }
 
-/// opendal's operator; `unsigned`: somebody else signs.
-fn operator(place: &Place, unsigned: bool) -> opendal::Result<Operator> {
-    fn of<C: Configurator>(settings: &BTreeMap<String, String>) -> opendal::Result<Operator> {
-        Operator::from_config(C::from_iter(settings.clone())?)
+/// opendal's operator.
+fn operator(scheme: Scheme, settings: BTreeMap<String, String>) -> opendal::Result<Operator> {
+    fn of<C: Configurator>(settings: BTreeMap<String, String>) -> opendal::Result<Operator> {
+        Operator::from_config(C::from_iter(settings)?)
     }
-    let mut settings = place.settings.clone();
-    if unsigned {
-        settings.insert("skip_signature".to_string(), "true".to_string());
-    }
-    match place.scheme {
-        Scheme::S3 => of::<services::S3Config>(&settings),
-        Scheme::Oss => of::<services::OssConfig>(&settings),
-        Scheme::Gcs => of::<services::GcsConfig>(&settings),
-        Scheme::Azblob => of::<services::AzblobConfig>(&settings),
-        Scheme::Cos => of::<services::CosConfig>(&settings),
-        Scheme::Obs => of::<services::ObsConfig>(&settings),
-        Scheme::Tos => of::<services::TosConfig>(&settings),
-        Scheme::Webhdfs => of::<services::WebhdfsConfig>(&settings),
-        Scheme::Http => of::<services::HttpConfig>(&settings),
+    match scheme {
+        Scheme::S3 => of::<services::S3Config>(settings),
+        Scheme::Oss => of::<services::OssConfig>(settings),
+        Scheme::Gcs => of::<services::GcsConfig>(settings),
+        Scheme::Azblob => of::<services::AzblobConfig>(settings),
+        Scheme::Cos => of::<services::CosConfig>(settings),
+        Scheme::Obs => of::<services::ObsConfig>(settings),
+        Scheme::Tos => of::<services::TosConfig>(settings),
+        Scheme::Webhdfs => of::<services::WebhdfsConfig>(settings),
+        Scheme::Http => of::<services::HttpConfig>(settings),
     }
 }

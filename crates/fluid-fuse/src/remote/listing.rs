@@ -39,6 +39,8 @@ pub(super) struct Progress {
     held: Held,
     /// Entries that were cut out.
     pub(super) skipped: usize,
+    /// The store says that there are more, and does not know tokens.
+    pub(super) needs_markers: bool,
 }
 
 impl Progress {
@@ -64,6 +66,12 @@ impl Progress {
             return Err(failed("the listing begins anew: the same page is named twice"));
         }
         self.pages += 1;
+        // So answers who knows ListObjects alone, and takes the request for one: the library would ask again and again.
+        let has_tokens = uri.query().is_some_and(|query| query.contains("list-type=2"));
+        if found.is_truncated && !found.has_token && has_tokens {
+            self.needs_markers = self.pages == 1;
+            return Err(failed("the listing says that it goes on, and not where"));
+        }
         let before = self.seen.len();
         for (key, bytes) in &found.keys {
             if self.seen.insert(self.hasher.hash_one(key)) {
@@ -91,12 +99,24 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// Whether nothing that came was a listing, so that it does not mean that there is nothing.
+    pub(super) fn is_none(&self) -> bool {
+        let is_xml =
+            !matches!(self.scheme, None | Some(Scheme::Http | Scheme::Webhdfs | Scheme::Gcs | Scheme::Tos));
+        is_xml && self.pages == 0
+    }
+}
+
 /// What an answer lists.
 #[derive(Default)]
 struct Found {
     /// The keys, each with the bytes that its entry takes.
     keys: Vec<(String, usize)>,
     skipped: usize,
+    /// Whether there are more, and whether it is told where they begin (of S3).
+    is_truncated: bool,
+    has_token: bool,
 }
 
 impl Found {
@@ -173,6 +193,8 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
     let mut reader = Reader::from_str(text);
     let (mut depth, mut is_listing, mut in_blobs) = (0_usize, false, false);
     let mut reading: Option<Reading> = None;
+    // What is said of the listing itself, and its text.
+    let mut said: Option<(String, String)> = None;
     // The field, where it begins, and its text.
     let mut field: Option<(&'static str, usize, String)> = None;
     loop {
@@ -187,6 +209,11 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
             Event::End(_) => (String::new(), false, false, true),
             Event::Eof => break,
             _ => {
+                if let Some((_, text)) = &mut said
+                    && text.len() <= KEY
+                {
+                    append(&event, text);
+                }
                 let Some((_, _, text)) = &mut field else { continue };
                 let readable = append(&event, text) && text.len() <= KEY.max(ETAG);
                 if let (false, Some(reading)) = (readable, &mut reading) {
@@ -204,6 +231,9 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
             is_listing |= depth == 1 && matches!(name.as_str(), "ListBucketResult" | "EnumerationResults");
             in_blobs |= depth == 2 && name == "Blobs";
             match &mut reading {
+                None if depth == 2 && matches!(name.as_str(), "IsTruncated" | "NextContinuationToken") => {
+                    said = Some((name.clone(), String::new()));
+                }
                 None if is_listing && (depth == 2 || depth == 3 && in_blobs) => {
                     let entry = ENTRY_ELEMENTS.iter().find(|(entry, _)| *entry == name);
                     reading = entry.map(|(_, required)| Reading {
@@ -235,11 +265,15 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
         }
         if closes {
             let end = position(&reader);
+            match said.take_if(|_| depth == 2) {
+                Some((name, text)) if name == "IsTruncated" => found.is_truncated = text.trim() == "true",
+                Some((_, text)) => found.has_token = !text.is_empty(),
+                None => {}
+            }
             if let Some(reading) = &mut reading
                 && let Some((name, start, text)) = field.take()
             {
-                let is_etag = || answer::is_etag(&answer::quoted(&text));
-                if ETAGS.contains(&name) && !text.is_empty() && !is_etag() {
+                if ETAGS.contains(&name) && !text.is_empty() && answer::etag(&text).is_none() {
                     reading.etag = Some(start..end);
                 }
                 // Those in the properties stay behind them, so that they are known to be inside.

@@ -6,12 +6,16 @@
 
 mod answer;
 mod bucket;
+mod connect;
 mod index;
+mod learned;
 mod listing;
 pub mod options;
 mod oss;
+mod proxy;
 mod tls;
 mod transport;
+mod web;
 mod wire;
 
 use std::collections::BTreeMap;

@@ -18,6 +18,7 @@ use fluid_sidecar_layout::{Named as _, named};
 use percent_encoding::percent_decode_str;
 
 use self::Meaning::*;
+use super::tls::Verification;
 use crate::trust::{self, Trust};
 
 /// Bytes of a file that has the value of an option. Secrets of Kubernetes have at most 1 MiB.
@@ -93,7 +94,7 @@ named! {
             "use_https", "fs.s3a.connection.ssl.enabled", "alluxio.underfs.s3.secure.http.enabled",
             "fs.oss.connection.secure.enabled",
         ]),
-        /// Region of the bucket.
+        /// Region of the bucket [S3: found by itself].
         Region = "region" => Spellings(&[
             "aws_region", "fs.s3a.endpoint.region", "fs.s3.region", "aws.region",
             "alluxio.underfs.s3.region", "alluxio.underfs.s3.endpoint.region", "fs.oss.region",
@@ -179,6 +180,10 @@ named! {
         Manifest = "manifest" => Spellings(&[]),
         /// Directory with a file for each of these options, as a Secret is mounted.
         CredentialsDirectory = "credentials_dir" => Spellings(&[]),
+        /// true: certificates of servers are not checked, so that anybody on the way can read and change what is sent.
+        SkipTlsVerify = "insecure_skip_tls_verify" => Spellings(&[
+            "skip_tls_verify", "no_verify_ssl", "no_check_certificate",
+        ]),
         /// Time to connect [5s].
         ConnectTimeout = "connect_timeout" => Spellings(&[]),
         /// Time to the first byte of an answer [20s].
@@ -299,8 +304,9 @@ pub(super) struct Place {
     pub(super) region: Option<String>,
     pub(super) manifest: Option<String>,
     pub(super) timeouts: Timeouts,
-    /// Whether reads may take the short way.
-    pub(super) short: bool,
+    pub(super) verification: Verification,
+    /// Whether reads may take the fast path.
+    pub(super) is_fast: bool,
     /// The files that values were read from.
     pub(super) files: Files,
 }
@@ -393,7 +399,11 @@ impl Place {
             region,
             manifest: values.get(Manifest).map(str::to_string),
             timeouts,
-            short: client.as_deref() != Some("library"),
+            verification: match values.switch(SkipTlsVerify)? {
+                Some(true) => Verification::None,
+                _ => Verification::Full,
+            },
+            is_fast: client.as_deref() != Some("library"),
             files: Files::look(std::mem::take(&mut values.files)),
         };
         place.set("root", format!("/{root}"));
@@ -424,6 +434,12 @@ impl Place {
         let is_known = own.iter().any(|meaning| values.of_options(*meaning))
             || self.settings.get("skip_signature").is_some_and(|anonymous| anonymous == "true");
         let servers = OWN_SERVERS.iter().find(|(scheme, _)| *scheme == self.scheme);
+        ensure!(
+            self.verification == Verification::Full || servers.is_none() || is_known,
+            "a Dataset does not let {:?} be checked, so that anybody could get the Pod's own token: give credentials as \
+             options, or anonymous=true",
+            self.url
+        );
         if let (Some((_, servers)), Some(endpoint), false) =
             (servers, self.settings.get("endpoint"), is_known)
         {
@@ -434,6 +450,35 @@ impl Place {
             );
         }
         Ok(())
+    }
+
+    /// The bucket is in another region: signatures are for that one, and so is an endpoint of Amazon's that has the region
+    /// in its name.
+    pub(super) fn move_to(&mut self, region: &str) {
+        let before = self.settings.insert("region".to_string(), region.to_string()).unwrap_or_default();
+        if let Some(endpoint) = self.settings.get_mut("endpoint")
+            && [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|end| endpoint.ends_with(end))
+        {
+            *endpoint = endpoint.replace(&format!("{before}."), &format!("{region}."));
+        }
+        self.region = Some(region.to_string());
+    }
+
+    /// Where the bucket is asked for without a key.
+    pub(super) fn bucket_url(&self) -> Option<http::Uri> {
+        let setting = |name: &str| self.settings.get(name).map(String::as_str);
+        let bucket = setting("bucket").unwrap_or_default();
+        let url = match (setting("endpoint"), setting("enable_virtual_host_style")) {
+            // Asks for buckets of all regions.
+            (None, _) if self.scheme != Scheme::S3 => return None,
+            (None, _) => format!("https://s3.amazonaws.com/{bucket}"),
+            (Some(endpoint), Some("true")) => {
+                let (scheme, host) = endpoint.split_once("://")?;
+                format!("{scheme}://{bucket}.{host}/")
+            }
+            (Some(endpoint), _) => format!("{endpoint}/{bucket}"),
+        };
+        url.parse().ok()
     }
 
     fn set(&mut self, setting: &str, value: impl Into<String>) {
@@ -787,6 +832,26 @@ mod tests {
         assert_eq!(endpoint("az://container/p").0, "https://account.blob.core.windows.net");
         assert_eq!(endpoint("webhdfs://name:9870/p").0, "http://name:9870");
         assert_eq!(endpoint("https://host:1/p").0, "https://host:1");
+    }
+
+    #[test]
+    fn a_bucket_may_be_in_another_region() {
+        let moved = |options: &[(&str, &str)]| {
+            let mut place = place("s3://b", options).unwrap();
+            place.move_to("eu-west-1");
+            let setting = |name: &str| place.settings.get(name).cloned().unwrap_or_default();
+            assert_eq!(setting("region"), "eu-west-1");
+            setting("endpoint")
+        };
+        assert_eq!(moved(&[]), "");
+        for (before, after) in [
+            ("https://s3.us-east-2.amazonaws.com", "https://s3.eu-west-1.amazonaws.com"),
+            ("https://s3.dualstack.us-east-2.amazonaws.com", "https://s3.dualstack.eu-west-1.amazonaws.com"),
+            ("https://s3.amazonaws.com", "https://s3.amazonaws.com"),
+            ("http://minio.us-east-2.example:9000", "http://minio.us-east-2.example:9000"),
+        ] {
+            assert_eq!(moved(&[("endpoint", before), ("region", "us-east-2")]), after);
+        }
     }
 
     #[test]

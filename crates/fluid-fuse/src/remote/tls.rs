@@ -1,20 +1,35 @@
 //! Whom to trust: the system's certificate authorities, or Mozilla's where the system has none.
 //!
 //! Read when the first `https` URL is, not before: it takes milliseconds, which a mount of plain HTTP need not
-//! wait for. `SSL_CERT_FILE` and `SSL_CERT_DIR` are respected. What is signed, and with what, is not known here.
+//! wait for. `SSL_CERT_FILE` and `SSL_CERT_DIR` are respected, and what `AWS_CA_BUNDLE` names is trusted, too. A
+//! certificate that is trusted itself may be the server's own, as other clients have it, whatever else it may do; its
+//! names and dates count all the same. What is signed, and with what, is not known here.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use log::warn;
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_native_certs::{load_certs_from_paths, load_native_certs};
 
-/// The provider of cryptography, the same for both clients.
-pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(ring::default_provider()));
+/// Whether the certificates of servers are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verification {
+    /// They are.
+    Full,
+    /// They are not: anybody on the way can be the server.
+    None,
+}
+
+/// The provider of cryptography.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
 
 /// Where distributions keep all authorities in one file. The directory beside it has the same ones, a file each:
 /// reading both takes four times as long, and far longer from a disk that is cold.
@@ -26,30 +41,168 @@ const BUNDLES: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
-/// The system's authorities; none where it has none.
-pub(super) static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
+/// The certificates of the system and of the environment; none where there are none.
+fn trusted() -> Vec<CertificateDer<'static>> {
     let chosen = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     let bundle = BUNDLES.iter().map(Path::new).find(|path| !chosen && path.is_file());
-    let found = match bundle {
+    let mut found = match bundle {
         Some(bundle) => load_certs_from_paths(Some(bundle), None),
         None => load_native_certs(),
     };
+    if let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
+        let named = load_certs_from_paths(Some(Path::new(&path)), None);
+        found.certs.extend(named.certs);
+        found.errors.extend(named.errors);
+    }
     for error in &found.errors {
         warn!("certificate authorities of the system: {error}");
     }
     found.certs
-});
+}
 
-/// The configuration of the client for reads, which keeps the sessions that can be resumed.
-pub(super) static CLIENT: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::new(|| {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(SYSTEM.iter().cloned());
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+/// The configuration of clients, which keeps the sessions that can be resumed.
+pub(super) fn client(verification: Verification) -> Result<Arc<ClientConfig>, Error> {
+    static FULL: LazyLock<Result<Arc<ClientConfig>, Error>> =
+        LazyLock::new(|| configured(Arc::new(Trust::new(trusted())?)));
+    static NONE: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| configured(Arc::new(Anybody)));
+    match verification {
+        Verification::Full => FULL.clone(),
+        Verification::None => NONE.clone(),
     }
+}
+
+fn configured(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Error> {
     let client = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     Ok(Arc::new(client))
-});
+}
+
+/// Trusts what authorities have signed, and certificates that are trusted themselves.
+#[derive(Debug)]
+struct Trust {
+    authorities: Arc<WebPkiServerVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Trust {
+    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates.iter().cloned());
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), PROVIDER.clone())
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
+        Ok(Trust { authorities, certificates })
+    }
+}
+
+/// A failure of a connection in words; if it is the certificate's, with what to set.
+pub(super) fn explain(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+    match cause {
+        Some(
+            Error::InvalidCertificate(CertificateError::NotValidForName)
+            | Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. }),
+        ) => format!(
+            "{error} (check the option endpoint; a bucket with dots in its name needs the option path_style)"
+        ),
+        Some(Error::InvalidCertificate(_)) => {
+            format!("{error} (SSL_CERT_FILE or AWS_CA_BUNDLE names a file of further certificates to trust)")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// Whether a certificate is refused for nothing but that it may sign others. Its dates were looked at before.
+fn may_sign_others(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidCertificate(CertificateError::Other(reason))
+            if matches!(reason.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+    )
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(error) if may_sign_others(&error) && self.certificates.contains(certificate) => {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
+    }
+}
+
+/// Takes any certificate whose key the server has.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &PROVIDER.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &PROVIDER.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        PROVIDER.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,6 @@ use opendal::{
     Buffer, Error, ErrorKind, Execute, Executor, HttpBody, HttpTransport, HttpTransporter, OperationContext,
 };
 use tokio::runtime::{Builder, Runtime};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, SendBody};
 
 use super::Host;
@@ -33,7 +32,8 @@ use super::answer::{self, Headers, Refusal};
 use super::listing::Progress;
 use super::options::Timeouts;
 use super::oss::OssSigner;
-use super::tls;
+use super::tls::{self, Verification};
+use super::{connect, proxy};
 use crate::limits::{self, Held, Until};
 use crate::store::StoreError;
 
@@ -49,8 +49,11 @@ const HEAD: usize = 32 * 1024;
 /// What is read of the body of an error.
 const ERROR_BODY: u64 = 64 * 1024;
 
+/// Letters of what the library says of an answer.
+const UNREADABLE: usize = 200;
+
 /// Where S3 says in which region a bucket is.
-const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+pub(super) const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
 
 thread_local! {
     /// The last answer on this thread that was an error.
@@ -85,9 +88,15 @@ fn explain(what: impl FnOnce() -> String, error: &Error) -> StoreError {
         (None, ErrorKind::PermissionDenied) => StoreError::Denied(what()),
         (None, ErrorKind::ConditionNotMatch | ErrorKind::RangeNotSatisfied) => StoreError::Stale,
         (None, ErrorKind::Unsupported) => StoreError::Unsupported("this operation"),
-        (None, kind) if error.is_temporary() => StoreError::Unavailable(format!("{}: {kind}", what())),
-        (None, kind) => StoreError::Failed(format!("{}: {kind}", what())),
+        (None, _) if error.is_temporary() => StoreError::Unavailable(unreadable(&what(), error)),
+        (None, _) => StoreError::Failed(unreadable(&what(), error)),
     }
+}
+
+/// The library could not do with an answer what it should. Its causes may repeat the answer, so they are not told.
+fn unreadable(what: &str, error: &Error) -> String {
+    let text: String = error.message().chars().take(UNREADABLE).collect();
+    format!("{what}: the answer is not that of such a store ({text}): check the option endpoint")
 }
 
 /// What opendal's operations run on.
@@ -98,10 +107,55 @@ pub(super) fn context(terms: Terms, signer: Option<OssSigner>) -> OperationConte
 
 /// Makes what opendal asks for without a context (roles are assumed so) go the same way.
 pub(super) fn install(terms: Terms) {
-    HttpTransporter::install_default(Transport::new(Terms { scheme: None, ..terms }, None));
+    HttpTransporter::install_default(Transport::new(
+        Terms { scheme: None, verification: Verification::Full, ..terms },
+        None,
+    ));
 }
 
-/// A document, by the same client.
+/// How much is wanted of the answer to a request that is ours and not opendal's.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Extent {
+    /// Its head alone.
+    Head,
+    /// All of it, and at most so many bytes.
+    Whole(usize),
+}
+
+/// The head of an answer, and what it means if it is an error.
+pub(super) struct Told {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) refused: Option<StoreError>,
+}
+
+/// The head of the answer to a request.
+pub(super) fn told(context: &OperationContext, request: Request<Buffer>) -> Result<Told, StoreError> {
+    let asked = shown(request.method(), request.uri());
+    let response = block_on(|| asked, context.http_transport().fetch(request))?;
+    let refused = FAILURE.take();
+    let (parts, _) = response.into_parts();
+    Ok(Told { status: parts.status.as_u16(), headers: parts.headers, refused })
+}
+
+/// A document and the headers that it came with, by the same client.
+pub(super) fn document(
+    context: &OperationContext,
+    request: Request<Buffer>,
+) -> Result<(HeaderMap, Buffer), StoreError> {
+    let asked = shown(request.method(), request.uri());
+    let response = block_on(|| asked, async {
+        let response = context.http_transport().send(request).await?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(Error::new(ErrorKind::Unexpected, "not a document")),
+        }
+    })?;
+    let (parts, body) = response.into_parts();
+    Ok((parts.headers, body))
+}
+
+/// A text, by the same client.
 pub(super) fn text(
     context: &OperationContext,
     uri: &http::Uri,
@@ -110,13 +164,7 @@ pub(super) fn text(
     let mut request = Request::new(Buffer::new());
     *request.uri_mut() = uri.clone();
     request.headers_mut().extend(authorization.map(|value| (AUTHORIZATION, value)));
-    let body = block_on(|| shown(&Method::GET, uri), async {
-        let response = context.http_transport().send(request).await?;
-        match response.status().is_success() {
-            true => Ok(response.into_body()),
-            false => Err(Error::new(ErrorKind::Unexpected, "not a document")),
-        }
-    })?;
+    let (_, body) = document(context, request)?;
     Ok(String::from_utf8_lossy(&body.to_vec()).into_owned())
 }
 
@@ -125,6 +173,22 @@ pub(super) fn shown(method: &Method, uri: &http::Uri) -> String {
     let host =
         uri.authority().map(|of| of.as_str().rsplit('@').next().unwrap_or_default()).unwrap_or_default();
     format!("{method} {}://{host}{}", uri.scheme_str().unwrap_or_default(), uri.path())
+}
+
+/// What is asked, and through which proxy: an answer may be the proxy's.
+fn asked(method: &Method, uri: &http::Uri) -> String {
+    match proxy::of(uri) {
+        Some(proxy) => format!("{} through the proxy {}", shown(method, uri), proxy.shown()),
+        None => shown(method, uri),
+    }
+}
+
+/// The head of a request, as far as it may have secrets.
+fn head_of(url: &http::Uri, headers: &HeaderMap) -> String {
+    let lines = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
+    format!("GET {url} HTTP/1.1\r\n{}", lines.collect::<String>())
 }
 
 /// Runs tasks where they are started: all that they wait for blocks.
@@ -142,6 +206,7 @@ pub(super) struct Terms {
     /// None for those who give out credentials.
     pub(super) scheme: Option<Scheme>,
     pub(super) timeouts: Timeouts,
+    pub(super) verification: Verification,
     /// How long an answer may take that is not the bytes of a file.
     pub(super) io_timeout: Duration,
     /// Where redirects may lead beside their origin.
@@ -152,30 +217,13 @@ pub(super) struct Transport {
     /// What signs requests that opendal leaves unsigned.
     signer: Option<OssSigner>,
     terms: Terms,
-    plain: Agent,
-    /// For `https`: made when it is needed, since it reads the system's certificates.
-    secure: OnceLock<Agent>,
+    agent: Agent,
 }
 
 impl Transport {
     pub(super) fn new(terms: Terms, signer: Option<OssSigner>) -> Self {
-        let plain = agent(terms.timeouts, None);
-        Self { signer, terms, plain, secure: OnceLock::new() }
-    }
-
-    fn agent(&self, uri: &http::Uri) -> &Agent {
-        match uri.scheme_str() {
-            Some("https") => self.secure.get_or_init(|| {
-                let roots = match tls::SYSTEM.as_slice() {
-                    [] => RootCerts::WebPki,
-                    system => RootCerts::Specific(Arc::new(
-                        system.iter().map(|found| Certificate::from_der(found).to_owned()).collect(),
-                    )),
-                };
-                agent(self.terms.timeouts, Some(roots))
-            }),
-            _ => &self.plain,
-        }
+        let agent = connect::agent(configuration(terms.timeouts), terms.verification);
+        Self { signer, terms, agent }
     }
 
     /// Whether the answer to a request is the bytes of a file, which who reads them counts.
@@ -188,6 +236,11 @@ impl Transport {
     /// Whether redirects are followed: where there is one server, a plain one, or where they are how the store works.
     fn follows(&self) -> bool {
         matches!(self.terms.scheme, Some(Scheme::Http | Scheme::Webhdfs))
+    }
+
+    /// Whether the document `Error` is an error whatever the status: not where documents are files.
+    fn has_errors_in_success(&self) -> bool {
+        !matches!(self.terms.scheme, None | Some(Scheme::Http | Scheme::Webhdfs))
     }
 
     /// Where a redirect leads, if it is one that is followed.
@@ -218,6 +271,22 @@ impl Transport {
         }
     }
 
+    /// Without what was asked: it can have a query.
+    fn explain_ureq(&self, error: &ureq::Error) -> String {
+        match error {
+            ureq::Error::BadUri(_) => "not a URL".to_string(),
+            ureq::Error::Timeout(what) => format!("no answer in time ({what:?})"),
+            ureq::Error::RequireHttpsOnly(_) => "not https".to_string(),
+            ureq::Error::Io(error) => tls::explain(error),
+            ureq::Error::HostNotFound if self.has_errors_in_success() => {
+                "the host name is not known (check the option endpoint, and path_style if the name begins with the \
+                 bucket)"
+                    .to_string()
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// Sends a request, and where its answer redirects to.
     fn exchange(
         &self,
@@ -228,21 +297,32 @@ impl Transport {
         let sends = matches!(parts.method, Method::PUT | Method::POST | Method::PATCH) || !body.is_empty();
         for _ in 0..=limits::REDIRECTS {
             let uri = parts.uri.clone();
-            let asked = shown(&parts.method, &uri);
-            let unavailable =
-                |error: &ureq::Error| StoreError::Unavailable(format!("{asked}: {}", explain_ureq(error)));
-            let agent = self.agent(&uri);
+            let asked = asked(&parts.method, &uri);
+            let unavailable = |error: &ureq::Error| {
+                StoreError::Unavailable(format!("{asked}: {}", self.explain_ureq(error)))
+            };
+            let agent = &self.agent;
+            // To `http` it leads otherwise.
+            let tunnel = proxy::of(&uri).filter(|_| uri.scheme_str() == Some("https"));
+            let tunnel = tunnel.map(|proxy| proxy.tunnel.clone());
             let answered = if sends {
                 let mut parts = parts.clone();
                 parts.headers.entry(CONTENT_LENGTH).or_insert(body.len().into());
-                agent.run(Request::from_parts(parts, SendBody::from_owned_reader(body.clone())))
+                let request = Request::from_parts(parts, SendBody::from_owned_reader(body.clone()));
+                agent.run(agent.configure_request(request).proxy(tunnel).build())
             } else {
                 // Who looks for an address, connects and reads has one time for all of it.
                 let time = (!is_read).then(|| Until::left(self.terms.io_timeout));
                 let request = Request::from_parts(parts.clone(), ());
-                agent.run(agent.configure_request(request).timeout_global(time).build())
+                agent.run(agent.configure_request(request).proxy(tunnel).timeout_global(time).build())
             };
-            let response = answered.map_err(|error| unavailable(&error))?;
+            let response = answered.map_err(|error| match &error {
+                // It will not let us through the next time either.
+                ureq::Error::ConnectProxyFailed(reason) if reason.contains("407") => StoreError::Failed(
+                    format!("{asked}: {reason} (its user and password belong into its URL)"),
+                ),
+                error => unavailable(error),
+            })?;
             let (answer, answer_body) = response.into_parts();
             let is_repeatable = !sends && matches!(parts.method, Method::GET | Method::HEAD);
             match self.redirect(&uri, &answer)?.filter(|_| is_repeatable) {
@@ -292,12 +372,10 @@ fn shown_server(uri: &http::Uri) -> String {
     format!("{}://{}:{port}", scheme.unwrap_or_default(), host.unwrap_or_default())
 }
 
-fn agent(timeouts: Timeouts, roots: Option<RootCerts>) -> Agent {
-    let tls = TlsConfig::builder()
-        .unversioned_rustls_crypto_provider(tls::PROVIDER.clone())
-        .root_certs(roots.unwrap_or(RootCerts::WebPki));
+fn configuration(timeouts: Timeouts) -> ureq::config::Config {
     Agent::config_builder()
-        .tls_config(tls.build())
+        // It is chosen for each request.
+        .proxy(None)
         .http_status_as_error(false)
         // They are followed here, where it is decided whereto.
         .max_redirects(0)
@@ -313,7 +391,6 @@ fn agent(timeouts: Timeouts, roots: Option<RootCerts>) -> Agent {
         .timeout_per_read(Some(timeouts.stall.max(timeouts.first_byte)))
         .timeout_per_write(Some(timeouts.stall))
         .build()
-        .into()
 }
 
 fn fail(error: StoreError, temporary: bool) -> Error {
@@ -323,17 +400,18 @@ fn fail(error: StoreError, temporary: bool) -> Error {
     if temporary { error.set_temporary() } else { error }
 }
 
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
 impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
-        let asked = shown(request.method(), request.uri());
+        let asked = asked(request.method(), request.uri());
         let head = *request.method() == Method::HEAD;
         let range = header(request.headers(), RANGE).and_then(answer::parse_range);
         let etag = header(request.headers(), IF_MATCH).map(str::to_string);
         let is_read = self.is_read(&request);
+        let extent = request.extensions().get::<Extent>().copied();
         let is_sent = matches!(*request.method(), Method::PUT | Method::POST | Method::PATCH);
         let until = Until::moment().unwrap_or_else(|| Instant::now() + self.terms.io_timeout);
         let (mut parts, body) = request.into_parts();
@@ -342,6 +420,8 @@ impl HttpTransport for Transport {
         }
         // Extensions are opendal's own.
         parts.extensions = http::Extensions::new();
+        let (url, headers) = (parts.uri.clone(), parts.headers.clone());
+        let sent = || head_of(&url, &headers);
         let answered = self.exchange(parts, body, is_read);
         let (uri, response) = answered.map_err(|error| {
             let temporary = matches!(error, StoreError::Unavailable(_));
@@ -359,9 +439,10 @@ impl HttpTransport for Transport {
             let refusal = Refusal {
                 asked,
                 status,
-                code: answer::error_code(&text),
+                reason: answer::reason(&text, &sent()),
                 retry_after: header(&parts.headers, RETRY_AFTER).map(str::to_string),
                 region: header(&parts.headers, BUCKET_REGION).map(str::to_string),
+                scheme: self.terms.scheme,
             };
             FAILURE.set(Some(refusal.into_error()));
             let text = Buffer::from(text);
@@ -369,19 +450,30 @@ impl HttpTransport for Transport {
             let size = (!head).then_some(size);
             return Ok(Response::from_parts(parts, HttpBody::new(Once(Some(text)), size)));
         }
+        if let Some(Extent::Head) = extent {
+            return Ok(Response::from_parts(parts, HttpBody::new(Once(None), None)));
+        }
         if let (Some(range), 200..=299) = (&range, status) {
             let told = header(&parts.headers, CONTENT_RANGE);
             let headers = Headers { length, range: told, etag: header(&parts.headers, ETAG) };
             answer::check_range(status, &headers, range, None, etag.as_deref())
                 .map_err(|error| fail(error, false))?;
         }
-        if header(&parts.headers, ETAG).is_none_or(|etag| !answer::is_etag(&answer::quoted(etag))) {
+        if header(&parts.headers, ETAG).is_none_or(|etag| answer::etag(etag).is_none()) {
             parts.headers.remove(ETAG);
         }
         if !is_read {
             // What was sent may have taken its time.
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
-            let text = if head { Answer::default() } else { whole(&asked, body, length, until)? };
+            let most = if let Some(Extent::Whole(most)) = extent { most } else { limits::ANSWER };
+            let text = if head { Answer::default() } else { whole(&asked, body, length, most, until)? };
+            let has_errors = self.has_errors_in_success();
+            if has_errors && let Some(reason) = answer::error_in_success(&text.bytes, &sent()) {
+                let scheme = self.terms.scheme;
+                let error = Refusal { asked, status, reason, scheme, ..Refusal::default() }.into_error();
+                let temporary = matches!(error, StoreError::Unavailable(_));
+                return Err(fail(error, temporary));
+            }
             let size = if head { length } else { Some(text.bytes.len() as u64) };
             return self.checked(parts, &uri, text, size.filter(|_| !head));
         }
@@ -410,12 +502,18 @@ impl AsRef<[u8]> for Answer {
 }
 
 /// All of an answer that is not the bytes of a file, which has an end in bytes and in time.
-fn whole(asked: &str, body: ureq::Body, length: Option<u64>, until: Instant) -> opendal::Result<Answer> {
+fn whole(
+    asked: &str,
+    body: ureq::Body,
+    length: Option<u64>,
+    most: usize,
+    until: Instant,
+) -> opendal::Result<Answer> {
     let too_large = || {
-        let text = format!("{asked}: an answer of more than {} MiB", limits::ANSWER >> 20);
+        let text = format!("{asked}: an answer of more than {} MiB", most >> 20);
         fail(StoreError::Failed(text), false)
     };
-    if length.is_some_and(|length| length > limits::ANSWER as u64) {
+    if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let (mut reader, mut answer) = (body.into_reader(), Answer::default());
@@ -432,7 +530,7 @@ fn whole(asked: &str, body: ureq::Body, length: Option<u64>, until: Instant) -> 
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(unavailable(&error.kind().to_string())),
         };
-        if answer.bytes.len() + read > limits::ANSWER {
+        if answer.bytes.len() + read > most {
             return Err(too_large());
         }
         if !answer._held.take(read) {
@@ -500,16 +598,6 @@ fn read_until(mut body: impl Read, moment: Instant) -> Vec<u8> {
     text
 }
 
-/// Without what was asked: it can have a query.
-fn explain_ureq(error: &ureq::Error) -> String {
-    match error {
-        ureq::Error::BadUri(_) => "not a URL".to_string(),
-        ureq::Error::Timeout(what) => format!("no answer in time ({what:?})"),
-        ureq::Error::RequireHttpsOnly(_) => "not https".to_string(),
-        other => other.to_string(),
-    }
-}
-
 /// A body that is there already.
 struct Once(Option<Buffer>);
 
@@ -555,7 +643,13 @@ mod tests {
         let second = Duration::from_secs(1);
         let timeouts = Timeouts { connect: second, first_byte: second, stall: second };
         let redirects = hosts.iter().filter_map(|host| host.parse().ok()).collect();
-        let terms = Terms { scheme: Some(scheme), timeouts, io_timeout: second, redirects };
+        let terms = Terms {
+            scheme: Some(scheme),
+            timeouts,
+            verification: Verification::Full,
+            io_timeout: second,
+            redirects,
+        };
         let answer = Response::builder().status(302).header(LOCATION, location).body(()).unwrap();
         let to = Transport::new(terms, None).redirect(&from.parse().unwrap(), &answer.into_parts().0);
         to.ok().flatten().map(|uri| uri.to_string())

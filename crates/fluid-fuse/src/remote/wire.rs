@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use fluid_sidecar_layout::source::Scheme;
 use http::header::{HeaderName, HeaderValue};
 use opendal::raw::Timestamp;
 use rustls::pki_types::ServerName;
@@ -19,7 +20,8 @@ use rustls::{ClientConnection, StreamOwned};
 
 use super::answer::{self, Headers, Refusal};
 use super::options::Timeouts;
-use super::{Version, tls};
+use super::tls::{self, Verification};
+use super::{Version, proxy};
 use crate::store::StoreError;
 
 /// Connections that are kept for the next request.
@@ -72,6 +74,9 @@ impl Signed {
         let (Some(scheme), Some(host)) = (request.scheme_str(), request.host()) else {
             return Err(Miss::Odd("a URL without a host"));
         };
+        if proxy::of(request).is_some() {
+            return Err(Miss::Odd("a proxy leads to the server"));
+        }
         let https = scheme == "https";
         let port = request.port_u16().unwrap_or(if https { 443 } else { 80 });
         let path = request.path_and_query().map_or("/", |path| path.as_str());
@@ -98,13 +103,15 @@ fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 
 /// The connections to the servers of one bucket.
 pub(super) struct Wire {
+    scheme: Scheme,
+    verification: Verification,
     timeouts: Timeouts,
     idle: Mutex<Vec<(Server, Connection, Instant)>>,
 }
 
 impl Wire {
-    pub(super) fn new(timeouts: Timeouts) -> Arc<Self> {
-        Arc::new(Self { timeouts, idle: Mutex::default() })
+    pub(super) fn new(scheme: Scheme, verification: Verification, timeouts: Timeouts) -> Arc<Self> {
+        Arc::new(Self { scheme, verification, timeouts, idle: Mutex::default() })
     }
 
     /// The bytes of a range of that version; the condition is a header that the server checks.
@@ -127,7 +134,7 @@ impl Wire {
         let lost = |error: io::Error| {
             let error = match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_string(),
-                _ => error.to_string(),
+                _ => tls::explain(&error),
             };
             Miss::Store(StoreError::Unavailable(format!("{}: {error}", signed.asked)))
         };
@@ -181,7 +188,8 @@ impl Wire {
             return Err(Miss::Odd("an answer without a plain body"));
         }
         if head.status >= 300 {
-            if head.status < 400 {
+            // S3 answers so for a bucket in another region.
+            if head.status < 400 && self.scheme != Scheme::S3 {
                 return Err(Miss::Odd("a redirect"));
             }
             let mut text = front;
@@ -189,13 +197,13 @@ impl Wire {
             // The status is known; the reason is told as far as it comes in time.
             connection.end_at(Instant::now() + self.timeouts.stall);
             let _ = connection.take(more).read_to_end(&mut text);
-            let code = answer::error_code(&text);
             let refusal = Refusal {
                 asked: signed.asked.clone(),
                 status: head.status,
-                code,
+                reason: answer::reason(&text, &String::from_utf8_lossy(&signed.head)),
                 retry_after: head.retry_after,
-                region: None,
+                region: head.region,
+                scheme: Some(self.scheme),
             };
             return Err(Miss::Store(refusal.into_error()));
         }
@@ -249,7 +257,7 @@ impl Wire {
                     let socket = Socket { stream: socket, until: None };
                     let stream = match server.https {
                         true => {
-                            let config = tls::CLIENT.clone().map_err(io::Error::other)?;
+                            let config = tls::client(self.verification).map_err(io::Error::other)?;
                             let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
                             let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
                             Stream::Tls(Box::new(StreamOwned::new(session, socket)))
@@ -364,6 +372,7 @@ struct Head {
     etag: Option<String>,
     modified: Option<String>,
     retry_after: Option<String>,
+    region: Option<String>,
     keep: bool,
     odd: bool,
 }
@@ -385,6 +394,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
         etag: None,
         modified: None,
         retry_after: None,
+        region: None,
         keep,
         odd: false,
     };
@@ -397,9 +407,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
                 head.length = length;
             }
             "content-range" => head.range = Some(value.to_string()),
-            "etag" => head.etag = Some(value.to_string()),
+            "etag" => head.etag = answer::etag(value),
             "last-modified" => head.modified = Some(value.to_string()),
             "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
+            "x-amz-bucket-region" => head.region = Some(value.to_string()),
             "connection" => head.keep &= !value.eq_ignore_ascii_case("close"),
             "transfer-encoding" => head.odd = true,
             "content-encoding" => head.odd |= !value.eq_ignore_ascii_case("identity"),

@@ -103,7 +103,7 @@ fn root_row(fault: &'static str, code: &'static str, status: u16) -> Row {
     let requests = mounted.s3.requests();
     assert!((1..=2).contains(&requests), "{fault}: {requests} requests");
     let log = mounted.log();
-    assert!(log.contains(&format!(": {status} {code}): check ")), "{fault}: {log}");
+    assert!(log.contains(&format!(": {status} {code}")) && log.contains("): check "), "{fault}: {log}");
     mounted.s3.behave(|_| Fault::Fine);
     assert_eq!(list().unwrap(), ["file"], "{fault}");
     Row { what: "the names in the root", fault, result }

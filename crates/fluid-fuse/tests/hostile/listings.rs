@@ -124,6 +124,64 @@ fn f11_pages_have_an_end() {
     assert_eq!(pages(|number| (String::new(), number.to_string())), 101);
 }
 
+/// The value of a parameter of a request.
+fn parameter(asked: &Asked<'_>, name: &str) -> Option<String> {
+    let target = asked.head.split(' ').nth(1)?;
+    let query = target.split_once('?')?.1;
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.to_string())
+}
+
+/// A page of 25 keys from a place on, as ListObjects has it; the marker is missing if nobody asks for one.
+fn page_by_marker(marker: Option<&str>, has_next: bool) -> String {
+    let from = marker.map_or(0, |marker| marker.parse::<usize>().unwrap() + 1);
+    let entries: String = (from..25).take(10).map(|name| entry(&format!("{name:06}"), "1", "e")).collect();
+    let is_truncated = from + 10 < 25;
+    let next = format!("<NextMarker>{:06}</NextMarker>", from + 9);
+    let next = if is_truncated && has_next { next } else { String::new() };
+    format!("<ListBucketResult><IsTruncated>{is_truncated}</IsTruncated>{next}{entries}</ListBucketResult>")
+}
+
+#[test]
+fn minio_go_719_a_store_may_know_markers_alone() {
+    for has_next in [true, false] {
+        let store = Store::start(move |asked| {
+            let marker = parameter(asked, "marker");
+            asked.answer("200 OK", "", &page_by_marker(marker.as_deref(), has_next))
+        });
+        let bucket = store.s3("s3://data", EVER);
+        let all: Vec<_> = (0..25).map(|name| format!("{name:06}")).collect();
+        assert_eq!(keys(&*bucket, "").unwrap(), all);
+        // Once as everybody else is asked, then by markers.
+        assert_eq!(store.requests(), 1 + 3);
+        assert_eq!(keys(&*bucket, "").unwrap(), all);
+        assert_eq!(store.requests(), 4 + 3, "that is kept");
+    }
+}
+
+#[test]
+fn mc_3067_a_listing_that_goes_on_nowhere_ends() {
+    // Says that there are more, and gives the same page whatever it is asked.
+    let store = Store::start(|asked| asked.answer("200 OK", "", &page_by_marker(None, false)));
+    let bucket = store.s3("s3://data", EVER);
+    for requests in [3, 2] {
+        let before = store.requests();
+        let listed = keys(&*bucket, "");
+        assert!(matches!(&listed, Err(StoreError::Failed(_))), "{listed:?}");
+        assert_eq!(store.requests() - before, requests);
+    }
+    // A token that is empty, or comes with the second page no more.
+    for tokens in [["", ""], ["1", ""]] {
+        let store = Store::start(move |asked| {
+            let names = entry(&format!("{:06}", asked.number.min(3)), "1", "e");
+            asked.answer("200 OK", "", &listing(&names, Some(tokens[asked.number.min(1)])))
+        });
+        let listed = keys(&*store.s3("s3://data", EVER), "");
+        assert!(matches!(&listed, Err(StoreError::Failed(_))), "{listed:?}");
+        assert!(store.requests() <= 10, "{}", store.requests());
+    }
+}
+
 #[test]
 fn f11_a_directory_has_an_end() {
     // Keys of a kilobyte: 128 MiB are full after some 110 pages of 1,000.

@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod answers;
 mod faults;
 #[path = "../support/head.rs"]
 mod head;
 mod oss;
+mod proxy;
 mod s3;
 #[path = "../support/s3s.rs"]
 mod s3s;
 #[path = "../support/skip.rs"]
 mod skip;
 mod tls;
+mod validators;
 mod web;
 
 use std::collections::BTreeMap;

@@ -22,8 +22,9 @@ use super::{WAYS, bytes, elsewhere, open, read};
 
 const SIZE: usize = 300_000;
 
-/// A certificate for `localhost` that signs itself; whether there is one.
-fn certificate(directory: &Path) -> bool {
+/// A certificate for `localhost` that signs itself, and may sign others (as `openssl req -x509` makes them) or not;
+/// whether there is one.
+pub(super) fn certificate(directory: &Path, may_sign: &str) -> bool {
     let mut command = Command::new("openssl");
     command.args([
         "req",
@@ -37,18 +38,19 @@ fn certificate(directory: &Path) -> bool {
         "2",
     ]);
     command.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
-    command.args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", "key.pem", "-out", "cert.pem"]);
+    command.args(["-addext", &format!("basicConstraints=critical,CA:{may_sign}")]);
+    command.args(["-keyout", "key.pem", "-out", "cert.pem"]);
     command.current_dir(directory).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 /// The object of the server.
-fn version() -> Version {
+pub(super) fn version() -> Version {
     let etag = Some("\"a\"".to_string());
     Version { key: "file".to_string(), size: SIZE as u64, etag, modified: UNIX_EPOCH }
 }
 
 /// A server of one object; the number of its handshakes that resumed a session.
-fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
+pub(super) fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
     let certificate = CertificateDer::from_pem_file(directory.join("cert.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(directory.join("key.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -90,28 +92,35 @@ fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
 
 #[test]
 fn the_servers_certificate_is_checked() {
-    let directory = TempDir::new().unwrap();
-    if !certificate(directory.path()) {
-        skip("openssl cannot make a certificate, so no TLS was spoken");
-        return;
+    for may_sign in ["TRUE", "FALSE"] {
+        let directory = TempDir::new().unwrap();
+        if !certificate(directory.path(), may_sign) {
+            skip("openssl cannot make a certificate, so no TLS was spoken");
+            return;
+        }
+        let (port, resumed) = serve(directory.path());
+        let url = format!("https://localhost:{port}/data");
+        let version = version();
+        for way in WAYS {
+            let bucket = open(&url, &[("http_client", way)]);
+            let refused = read(&*bucket, &version, 0..version.size);
+            assert!(
+                matches!(&refused, Err(StoreError::Unavailable(text)) if text.contains("AWS_CA_BUNDLE")),
+                "{way}: {refused:?}"
+            );
+            let bucket = open(&url, &[("http_client", way), ("insecure_skip_tls_verify", "true")]);
+            assert!(read(&*bucket, &version, 0..version.size).unwrap() == bytes(SIZE), "{way}");
+        }
+        let file = directory.path().join("url");
+        fs::write(&file, url).unwrap();
+        let authority = directory.path().join("cert.pem");
+        for variable in ["SSL_CERT_FILE", "AWS_CA_BUNDLE"] {
+            let environment =
+                [(variable, authority.to_str().unwrap()), ("TEST_URL_FILE", file.to_str().unwrap())];
+            elsewhere("tls::reads_with_the_authority", &environment);
+        }
+        assert!(resumed.load(Ordering::SeqCst) >= 1);
     }
-    let (port, resumed) = serve(directory.path());
-    let url = format!("https://localhost:{port}/data");
-    let version = version();
-    for way in WAYS {
-        let bucket = open(&url, &[("http_client", way)]);
-        assert!(
-            matches!(read(&*bucket, &version, 0..version.size), Err(StoreError::Unavailable(text)) if text.contains("certificate")),
-            "{way}"
-        );
-    }
-    let file = directory.path().join("url");
-    fs::write(&file, url).unwrap();
-    let authority = directory.path().join("cert.pem");
-    let environment =
-        [("SSL_CERT_FILE", authority.to_str().unwrap()), ("TEST_URL_FILE", file.to_str().unwrap())];
-    elsewhere("tls::reads_with_the_authority", &environment);
-    assert!(resumed.load(Ordering::SeqCst) >= 1);
 }
 
 #[test]
@@ -124,5 +133,12 @@ fn reads_with_the_authority() {
         for _ in 0..3 {
             assert!(read(&*bucket, &version, 0..version.size).unwrap() == bytes(SIZE), "{way}");
         }
+        // It is trusted for its own names alone.
+        let other = open(&url.replace("localhost", "127.0.0.1"), &[("http_client", way)]);
+        let refused = read(&*other, &version, 0..version.size);
+        assert!(
+            matches!(&refused, Err(StoreError::Unavailable(text)) if text.contains("not valid for name")),
+            "{way}: {refused:?}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Plain HTTP servers: Python's own, which lists directories but sends no parts, our own with faults, and a manifest.
+//! Plain HTTP servers: Python's own, which lists directories and sends whole files alone, our own with faults, and a manifest.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fluid_fuse::remote::{self, Bucket, Item, Terms};
+use fluid_fuse::remote::{self, Bucket, Item, Terms, Version};
 use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
 
@@ -53,9 +53,9 @@ fn an_index() {
             [Item::Prefix("deep/".to_string()), Item::Object(version.clone())]
         );
         assert!(list(&*bucket, "deep/").unwrap().is_empty() && list(&*bucket, "none/").unwrap().is_empty());
-        assert!(
-            matches!(read(&*bucket, &version, 0..3), Err(StoreError::Failed(text)) if text.contains("parts"))
-        );
+        for (range, expected) in [(0..7, "content"), (0..3, "con"), (3..5, "te"), (2..7, "ntent")] {
+            assert_eq!(read(&*bucket, &version, range).unwrap(), expected.as_bytes());
+        }
     }
 }
 
@@ -80,43 +80,143 @@ fn a_manifest() {
     }
 }
 
-#[test]
-fn of_a_listing_the_question_that_failed_alone_is_asked_again() {
-    let asked = Arc::new(Mutex::new(Vec::new()));
+/// A page with these files, and what is answered for one of them.
+fn directory(answer: impl Fn(&str, usize) -> Option<String> + Send + Sync + 'static) -> (Server, Asked) {
+    let asked = Asked::default();
     let heard = asked.clone();
     let server = Server::start(move |_, head, socket| {
         let what = head.split(' ').take(2).collect::<Vec<_>>().join(" ");
-        let mut heard = heard.lock().unwrap();
-        let first = !heard.contains(&what);
-        heard.push(what.clone());
-        match what.as_str() {
-            "GET /data/" => {
-                let page = "<a href='a'>a</a><a href='b'>b</a><a href='c'>c</a><a href='d/'>d</a>";
-                say(socket, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len()))
-            }
-            "HEAD /data/b" if first => say(socket, "HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n"),
-            _ => say(socket, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nETag: \"x\"\r\n\r\n"),
+        let before = {
+            let mut heard = heard.lock().unwrap();
+            heard.push(what.clone());
+            heard.iter().filter(|other| **other == what).count() - 1
+        };
+        let page = "<a href='a'>a</a><a href='b'>b</a><a href='c'>c</a><a href='d/'>d</a>";
+        let known = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nETag: \"x\"\r\n\r\n";
+        let body = if head.starts_with("HEAD ") { "" } else { "content" };
+        let usual = match what.as_str() {
+            "GET /data/" => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len()),
+            _ => format!("{known}{body}"),
+        };
+        match answer(&what, before) {
+            Some(answer) => say(socket, &answer) && !answer.contains("Connection: close"),
+            None => say(socket, &usual),
         }
+    });
+    (server, asked)
+}
+
+type Asked = Arc<Mutex<Vec<String>>>;
+
+const EMPTY: &str = "\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn of_a_listing_the_question_that_failed_alone_is_asked_again() {
+    let (server, asked) = directory(|what, before| {
+        (what == "HEAD /data/b" && before < 2).then(|| format!("HTTP/1.1 503 X{EMPTY}"))
     });
     let bucket = open(&format!("{}/data", server.endpoint), &[]);
     assert!(matches!(list(&*bucket, ""), Err(StoreError::Unavailable(_))));
-    let items = list(&*bucket, "").unwrap();
-    let names: Vec<_> = items
-        .iter()
-        .map(|item| match item {
-            Item::Object(version) if version.size == 7 => version.key.as_str(),
-            Item::Prefix(key) => key,
-            item => panic!("{item:?}"),
-        })
-        .collect();
-    assert_eq!(names, ["a", "b", "c", "d/"]);
-    let once = ["GET /data/", "HEAD /data/a", "HEAD /data/b", "HEAD /data/b", "HEAD /data/c"];
+    assert_eq!(insist(&*bucket), ["a", "b", "c", "d/"]);
+    let once = ["GET /data/", "HEAD /data/a", "HEAD /data/b", "HEAD /data/c", "HEAD /data/b", "HEAD /data/b"];
     assert_eq!(*asked.lock().unwrap(), once);
 
     // What was listed to its end is listed anew.
     asked.lock().unwrap().clear();
     assert!(list(&*bucket, "").is_err());
-    assert_eq!(*asked.lock().unwrap(), once[..3]);
+    assert_eq!(*asked.lock().unwrap(), once[..5]);
+}
+
+/// Lists as a mount does, which tries again.
+fn insist(bucket: &dyn Bucket) -> Vec<String> {
+    let mut attempts = 0;
+    let items = loop {
+        attempts += 1;
+        match list(bucket, "") {
+            Err(StoreError::Unavailable(_)) if attempts < 10 => {}
+            listed => break listed.unwrap(),
+        }
+    };
+    let mut keys: Vec<_> = items.into_iter().map(key).collect();
+    keys.sort();
+    keys
+}
+
+#[test]
+fn rclone_7988_one_bad_file_hides_no_other() {
+    for (answer, is_shown) in [
+        ("HTTP/1.1 400 X", false),
+        ("HTTP/1.1 403 X", false),
+        ("HTTP/1.1 404 X", false),
+        ("HTTP/1.1 405 X", false),
+        ("HTTP/1.1 500 X", false),
+        ("HTTP/1.1 503 X", false),
+        ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", false),
+        ("not HTTP\r\nConnection: close\r\n\r\n", false),
+        // HEAD alone is refused.
+        ("HEAD HTTP/1.1 400 X", true),
+        ("HEAD HTTP/1.1 403 X", true),
+        ("HEAD HTTP/1.1 405 X", true),
+        ("HEAD HTTP/1.1 500 X", true),
+        ("HEAD HTTP/1.1 501 X", true),
+        ("HEAD HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", true),
+    ] {
+        let (of_head, status) = match answer.strip_prefix("HEAD ") {
+            Some(status) => (true, status),
+            None => (false, answer),
+        };
+        let status = status.to_string();
+        let (server, _) = directory(move |what, _| {
+            let is_bad = what.ends_with("/b") && (!of_head || what.starts_with("HEAD "));
+            let end = if status.ends_with("\r\n") { "" } else { EMPTY };
+            is_bad.then(|| format!("{status}{end}"))
+        });
+        let bucket = open(&format!("{}/data", server.endpoint), &[]);
+        let expected: &[&str] = if is_shown { &["a", "b", "c", "d/"] } else { &["a", "c", "d/"] };
+        assert_eq!(insist(&*bucket), expected, "{answer}");
+    }
+    // A server that is away is not one with bad files.
+    let (server, _) = directory(|_, before| (before > 0).then(|| format!("HTTP/1.1 503 X{EMPTY}")));
+    let bucket = open(&format!("{}/data", server.endpoint), &[]);
+    insist(&*bucket);
+    for _ in 0..10 {
+        assert!(matches!(list(&*bucket, ""), Err(StoreError::Unavailable(_))));
+    }
+}
+
+#[test]
+fn a_server_that_sends_no_parts() {
+    const SIZE: usize = 3_000_000;
+    for total in [SIZE, 40 << 20] {
+        let body = super::bytes(SIZE);
+        let server = Server::start(move |_, head, socket| {
+            let length = if head.starts_with("HEAD ") { total } else { total.min(SIZE) };
+            let head_text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nETag: \"x\"\r\n\r\n");
+            say(socket, &head_text)
+                && (head.starts_with("HEAD ") || std::io::Write::write_all(socket, &body).is_ok())
+        });
+        for way in WAYS {
+            let bucket = open(&server.endpoint, &[("http_client", way)]);
+            let version = bucket.head("file").unwrap();
+            assert_eq!(version.size, total as u64);
+            if total > SIZE {
+                let refused = read(&*bucket, &version, 0..10);
+                assert!(
+                    matches!(&refused, Err(StoreError::Failed(text)) if text.contains("32 MiB")),
+                    "{way} {refused:?}"
+                );
+                continue;
+            }
+            let requests = server.requests();
+            for from in (0..SIZE).step_by(500_000) {
+                let part = read(&*bucket, &version, from as u64..(from + 500_000) as u64).unwrap();
+                assert!(part == super::bytes(SIZE)[from..from + 500_000], "{way} {from}");
+            }
+            assert_eq!(server.requests() - requests, 2, "{way}: it is fetched once");
+            let other = Version { etag: Some("\"y\"".to_string()), ..version.clone() };
+            assert!(matches!(read(&*bucket, &other, 0..10), Err(StoreError::Stale)), "{way}");
+        }
+    }
 }
 
 fn trusting(url: &str, manifest: &str, ttl: Duration) -> Arc<dyn Bucket> {
@@ -124,11 +224,14 @@ fn trusting(url: &str, manifest: &str, ttl: Duration) -> Arc<dyn Bucket> {
     remote::open_with(url, &map(&[("manifest", manifest)]), &terms).unwrap()
 }
 
-fn keys(bucket: &dyn Bucket) -> Vec<String> {
-    let key = |item| match item {
+fn key(item: Item) -> String {
+    match item {
         Item::Object(version) => version.key,
         Item::Prefix(key) => key,
-    };
+    }
+}
+
+fn keys(bucket: &dyn Bucket) -> Vec<String> {
     list(bucket, "").unwrap().into_iter().map(key).collect()
 }
 

@@ -1,0 +1,251 @@
+//! How the library's HTTP client reaches a server: directly or by a proxy, with our TLS.
+//!
+//! Decides that `http` goes through a proxy as a request with a whole URL, and `https` through a tunnel, as curl has it:
+//! most proxies open tunnels to port 443 alone. TLS is configured in one place for this client and the fast one
+//! ([`super::tls`]). Which proxy it is, [`super::proxy`] decides.
+
+use std::fmt;
+use std::io::{Read, Write};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
+use ureq::config::Config;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
+    TcpConnector, Transport, TransportAdapter,
+};
+use ureq::{Agent, Error};
+
+use super::proxy;
+use super::tls::{self, Verification};
+
+/// A client of our own connections.
+pub(super) fn agent(config: Config, verification: Verification) -> Agent {
+    let connector = ().chain(ForwardProxy);
+    let connector = connector.chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+    Agent::with_parts(config, connector.chain(Tls(verification)), Names::default())
+}
+
+/// Looks for addresses, but not of servers that a proxy looks for.
+#[derive(Debug, Default)]
+struct Names(DefaultResolver);
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &http::Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        match forward_proxy(uri) {
+            Some(_) => Ok(self.empty()),
+            None => self.0.resolve(uri, config, timeout),
+        }
+    }
+}
+
+/// The proxy that gets whole URLs of a server.
+fn forward_proxy(uri: &http::Uri) -> Option<&'static proxy::Proxy> {
+    // The way to the proxy itself, also to that of a tunnel, is no other proxy's.
+    let is_plain = uri.scheme_str() == Some("http");
+    proxy::of(uri).filter(|proxy| is_plain && !proxy.is(uri) && !is_tunnel(uri))
+}
+
+/// Whether a URL is the proxy of a tunnel.
+fn is_tunnel(uri: &http::Uri) -> bool {
+    let anywhere = http::Uri::from_static("https://anywhere.invalid/");
+    proxy::of(&anywhere).is_some_and(|proxy| proxy.is(uri))
+}
+
+/// Connects to the proxy in a server's stead.
+#[derive(Debug)]
+struct ForwardProxy;
+
+impl Connector<()> for ForwardProxy {
+    type Out = Layer<Forwarded>;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Self::Out>, Error> {
+        let Some(proxy) = forward_proxy(details.uri) else { return Ok(None) };
+        let uri = proxy.tunnel.uri();
+        let connection = (details.run_connector)(&ConnectionDetails {
+            uri,
+            addrs: details.resolver.resolve(uri, details.config, details.timeout)?,
+            config: details.config,
+            request_level: details.request_level,
+            resolver: details.resolver,
+            now: details.now,
+            timeout: details.timeout,
+            current_time: details.current_time.clone(),
+            run_connector: details.run_connector.clone(),
+            register_shutdown: details.register_shutdown.clone(),
+        })?;
+        let authority = details.uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let stream = Forwarded {
+            stream: TransportAdapter::new(connection, details.current_time.clone()),
+            origin: format!("http://{authority}"),
+            authorization: proxy.authorization(),
+            begins: true,
+        };
+        Ok(Some(Layer::new(details, stream)))
+    }
+}
+
+/// Speaks TLS where a URL wants it.
+struct Tls(Verification);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Tls")
+    }
+}
+
+impl<In: Transport> Connector<In> for Tls {
+    type Out = Either<In, Layer<Encrypted>>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        let host = details.uri.host().unwrap_or_default().trim_matches(['[', ']']).to_string();
+        let name = ServerName::try_from(host).map_err(|_| Error::Tls("the host has no name for TLS"))?;
+        let session = tls::client(self.0).and_then(|client| ClientConnection::new(client, name));
+        let mut session = session.map_err(std::io::Error::other)?;
+        let mut stream = TransportAdapter::new(transport.boxed(), details.current_time.clone());
+        stream.set_timeout(details.timeout);
+        session.complete_io(&mut stream)?;
+        Ok(Some(Either::B(Layer::new(details, Encrypted(StreamOwned::new(session, stream))))))
+    }
+}
+
+/// What bytes of a connection go through.
+trait Through: Read + Write + Send + Sync + 'static {
+    const IS_TLS: bool;
+
+    fn connection(&mut self) -> &mut TransportAdapter;
+}
+
+struct Encrypted(StreamOwned<ClientConnection, TransportAdapter>);
+
+impl Through for Encrypted {
+    const IS_TLS: bool = true;
+
+    fn connection(&mut self) -> &mut TransportAdapter {
+        &mut self.0.sock
+    }
+}
+
+impl Read for Encrypted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Encrypted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Requests that name their server, for a proxy.
+struct Forwarded {
+    stream: TransportAdapter,
+    origin: String,
+    authorization: Option<String>,
+    /// Whether what is written next begins a request.
+    begins: bool,
+}
+
+impl Through for Forwarded {
+    const IS_TLS: bool = false;
+
+    fn connection(&mut self) -> &mut TransportAdapter {
+        &mut self.stream
+    }
+}
+
+impl Read for Forwarded {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.begins = true;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Forwarded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // The client writes the head of a request at once.
+        if std::mem::take(&mut self.begins)
+            && let Some(space) = bytes.iter().position(|byte| *byte == b' ')
+            && let Some(line) = bytes.windows(2).position(|end| end == b"\r\n")
+        {
+            let (method, rest) = bytes.split_at(space + 1);
+            let (target, rest) = rest.split_at((line + 2).saturating_sub(space + 1));
+            let authorization = self.authorization.iter();
+            let authorization: String =
+                authorization.map(|value| format!("proxy-authorization: {value}\r\n")).collect();
+            let whole = [method, self.origin.as_bytes(), target, authorization.as_bytes(), rest].concat();
+            self.stream.write_all(&whole)?;
+            return Ok(bytes.len());
+        }
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// A stream as ureq has it.
+struct Layer<S> {
+    buffers: LazyBuffers,
+    stream: S,
+}
+
+impl<S> Layer<S> {
+    fn new(details: &ConnectionDetails<'_>, stream: S) -> Self {
+        let (input, output) = (details.config.input_buffer_size(), details.config.output_buffer_size());
+        Layer { buffers: LazyBuffers::new(input, output), stream }
+    }
+}
+
+impl<S> fmt::Debug for Layer<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Layer")
+    }
+}
+
+impl<S: Through> Transport for Layer<S> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.stream.connection().set_timeout(timeout);
+        let output = self.buffers.output().get(..amount).unwrap_or_default();
+        Ok(self.stream.write_all(output)?)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.stream.connection().set_timeout(timeout);
+        let read = self.stream.read(self.buffers.input_append_buf())?;
+        self.buffers.input_appended(read);
+        Ok(read > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.stream.connection().get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        S::IS_TLS
+    }
+}

@@ -1,0 +1,127 @@
+//! What a mount has learned about how its store has to be asked.
+//!
+//! A store may refuse a fast path, not know a condition, or give one object several ETags. One request finds that
+//! out, and the next ones need not. It stays with the mount when credentials are loaded again. What one object needs
+//! counts for that object, and only for a time: it says nothing about the others. This module keeps what is found;
+//! [`super::bucket`] finds it.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Version;
+use crate::inodes::lock;
+
+/// How long a detour is taken before the fast path is tried again.
+const DETOUR_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Objects whose detours, or whose versions, are kept.
+const OBJECTS: usize = 4096;
+
+/// Objects in a row that need a detour, after which all objects take it.
+const ODD_IN_A_ROW: usize = 4;
+
+/// What is known of a store beside its options.
+#[derive(Default)]
+pub(super) struct Learned {
+    /// Reads whose signature is in the query are denied, and others are not.
+    pub(super) denies_query_signatures: AtomicBool,
+    /// Conditions of requests are not understood, so only answers are compared.
+    pub(super) ignores_conditions: AtomicBool,
+    /// One version of an object has several ETags, so they tell nothing.
+    pub(super) etags_vary: AtomicBool,
+    /// An object was read whose time of change is the same in the listing.
+    pub(super) dates_agree: AtomicBool,
+    /// Listings are those of S3's first kind, which go on from a marker.
+    pub(super) lists_by_markers: AtomicBool,
+    /// The region in which the store says that the bucket is.
+    pub(super) region: Mutex<Option<String>>,
+    detours: Mutex<Detours>,
+    odd_in_a_row: AtomicUsize,
+    agreed: Mutex<HashMap<Version, Version>>,
+}
+
+/// How an object is read that the fast path does not lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detour {
+    /// By the library's client.
+    Library,
+    /// As a whole, because its server sends no parts.
+    Whole,
+}
+
+#[derive(Default)]
+struct Detours {
+    objects: HashMap<String, (Detour, Instant)>,
+    /// Until when all objects take it.
+    all: Option<(Detour, Instant)>,
+}
+
+impl Learned {
+    /// The detour that reads of an object take for the time being.
+    pub(super) fn detour(&self, key: &str) -> Option<Detour> {
+        let now = Instant::now();
+        let detours = lock(&self.detours);
+        let own = detours.objects.get(key).copied();
+        own.into_iter().chain(detours.all).find(|(_, until)| now < *until).map(|(detour, _)| detour)
+    }
+
+    /// The fast path does not lead to an object: whether none is tried on it for a time, since several in a row were
+    /// such.
+    pub(super) fn take_detour(&self, key: &str, detour: Detour) -> bool {
+        let taken = (detour, Instant::now() + DETOUR_TIME);
+        let mut detours = lock(&self.detours);
+        if detours.objects.len() >= OBJECTS {
+            detours.objects.clear();
+        }
+        if detours.objects.insert(key.to_string(), taken).is_some() {
+            return false;
+        }
+        let is_usual = self.odd_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= ODD_IN_A_ROW;
+        if is_usual {
+            self.odd_in_a_row.store(0, Ordering::Relaxed);
+            detours.all = Some(taken);
+        }
+        is_usual
+    }
+
+    /// The fast path led to an object.
+    pub(super) fn went_straight(&self) {
+        if self.odd_in_a_row.load(Ordering::Relaxed) > 0 {
+            self.odd_in_a_row.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// What the store calls a version when it is asked for the object, if that is known to be something else than what
+    /// its listing says.
+    pub(super) fn agreed(&self, version: &Version) -> Option<Version> {
+        lock(&self.agreed).get(version).cloned()
+    }
+
+    pub(super) fn agree(&self, version: &Version, now: Version) {
+        let mut agreed = lock(&self.agreed);
+        if agreed.len() >= OBJECTS {
+            agreed.clear();
+        }
+        agreed.insert(version.clone(), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_odd_object_is_no_rule() {
+        let learned = Learned::default();
+        for key in ["a", "b", "c", "c", "c"] {
+            assert!(!learned.take_detour(key, Detour::Library), "{key}");
+        }
+        assert_eq!((learned.detour("a"), learned.detour("d")), (Some(Detour::Library), None));
+        learned.went_straight();
+        let odd: Vec<_> = ["d", "e", "f", "g"].map(|key| learned.take_detour(key, Detour::Library)).into();
+        assert_eq!(odd, [false, false, false, true]);
+        assert_eq!(learned.detour("x"), Some(Detour::Library));
+    }
+}

@@ -1,0 +1,213 @@
+//! Stores whose answers do not agree on what an object is called: a file is unreadable only if it did change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fluid_fuse::remote::{Bucket, Item, Version};
+use fluid_fuse::store::StoreError;
+
+use super::faults::{Server, say};
+use super::{WAYS, list, open, read};
+
+const CONTENT: &[u8] = b"0123456789";
+const SATURDAY: &str = "Sat, 03 Feb 2024 04:05:06 GMT";
+const SUNDAY: &str = "Sun, 04 Feb 2024 04:05:06 GMT";
+
+/// What a store does with `If-Match`.
+#[derive(Clone, Copy)]
+enum Condition {
+    Understood,
+    Ignored,
+    Answered(&'static str),
+}
+
+/// What a store says of its one object.
+#[derive(Clone, Copy)]
+struct Manners {
+    /// In the listing; none: no `ETag` at all.
+    listed: Option<&'static str>,
+    listed_time: &'static str,
+    /// In answers for the object, one after another.
+    told: &'static [&'static str],
+    time: &'static str,
+    condition: Condition,
+    /// Whether requests that are signed in the query are denied.
+    is_query_denied: bool,
+}
+
+const SOUND: Manners = Manners {
+    listed: Some("\"a\""),
+    listed_time: "2024-02-03T04:05:06.000Z",
+    told: &["\"a\""],
+    time: SATURDAY,
+    condition: Condition::Understood,
+    is_query_denied: false,
+};
+
+/// What it says before and after the object is replaced, which the second part of the answer does.
+fn start(before: Manners, after: Manners) -> (Server, Arc<AtomicUsize>) {
+    let is_replaced = Arc::new(AtomicUsize::new(0));
+    let (replaced, asked) = (is_replaced.clone(), AtomicUsize::new(0));
+    let server = Server::start(move |_, head, socket| {
+        let manners = if replaced.load(Ordering::SeqCst) == 0 { before } else { after };
+        let answer = |status: &str, headers: &str, body: &str| {
+            let body = if head.starts_with("HEAD ") { "" } else { body };
+            let length = if head.starts_with("HEAD ") { CONTENT.len() } else { body.len() };
+            format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n{body}")
+        };
+        if head.contains("list-type=2") {
+            let etag = manners.listed.map(|etag| format!("<ETag>{etag}</ETag>")).unwrap_or_default();
+            let listing = format!(
+                "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>file</Key><LastModified>{}</LastModified>{etag}<Size>10</Size></Contents></ListBucketResult>",
+                manners.listed_time
+            );
+            return say(socket, &answer("200 OK", "", &listing));
+        }
+        if manners.is_query_denied && head.contains("X-Amz-Signature") {
+            return say(socket, &answer("403 Forbidden", "", "<Error><Code>AccessDenied</Code></Error>"));
+        }
+        let etag = manners.told[asked.fetch_add(1, Ordering::SeqCst) % manners.told.len()];
+        let wanted = head.lines().find_map(|line| line.strip_prefix("if-match: "));
+        if let (Some(wanted), false) = (wanted, head.starts_with("HEAD ")) {
+            match manners.condition {
+                Condition::Understood if wanted != etag => return say(socket, &answer("412 X", "", "")),
+                Condition::Answered(status) => return say(socket, &answer(status, "", "")),
+                Condition::Understood | Condition::Ignored => {}
+            }
+        }
+        let etag = if etag.is_empty() { String::new() } else { format!("ETag: {etag}\r\n") };
+        let common = format!("{etag}Last-Modified: {}\r\n", manners.time);
+        match head.starts_with("HEAD ") {
+            true => say(socket, &answer("200 OK", &common, "")),
+            false => {
+                let range = format!("{common}Content-Range: bytes 0-9/10\r\n");
+                say(socket, &answer("206 X", &range, "0123456789"))
+            }
+        }
+    });
+    (server, is_replaced)
+}
+
+fn bucket(server: &Server, way: &str) -> Arc<dyn Bucket> {
+    let options = [
+        ("endpoint", server.endpoint.as_str()),
+        ("access_key_id", "key"),
+        ("secret_access_key", "secret"),
+        ("http_client", way),
+    ];
+    open("s3://data", &options)
+}
+
+fn listed(bucket: &dyn Bucket) -> Version {
+    let items = list(bucket, "").unwrap();
+    let version = items.iter().find_map(|item| match item {
+        Item::Object(version) => Some(version.clone()),
+        Item::Prefix(_) => None,
+    });
+    version.unwrap()
+}
+
+/// The object is read, and again with one request; after it is replaced it is stale, and the new one can be read.
+fn is_readable_until_replaced(before: Manners, after: Manners) {
+    for way in WAYS {
+        let (server, is_replaced) = start(before, after);
+        let bucket = bucket(&server, way);
+        let version = listed(&*bucket);
+        assert_eq!(read(&*bucket, &version, 0..10).unwrap(), CONTENT, "{way}");
+        let requests = server.requests();
+        for _ in 0..5 {
+            assert_eq!(read(&*bucket, &version, 0..10).unwrap(), CONTENT, "{way}");
+        }
+        assert_eq!(server.requests() - requests, 5, "{way}: what was learned is kept");
+
+        is_replaced.store(1, Ordering::SeqCst);
+        let stale = read(&*bucket, &version, 0..10);
+        assert!(matches!(stale, Err(StoreError::Stale)), "{way}: {stale:?}");
+        assert_eq!(read(&*bucket, &listed(&*bucket), 0..10).unwrap(), CONTENT, "{way}");
+    }
+}
+
+#[test]
+fn seaweedfs_7274_the_etag_of_a_listing_may_be_another() {
+    let other = Manners { listed: Some("\"a-x\""), ..SOUND };
+    let after = Manners { listed: Some("\"b-x\""), told: &["\"b\""], ..SOUND };
+    // Replaced within the same second, by one of the same size.
+    is_readable_until_replaced(other, after);
+    // What the listing says is late.
+    let late =
+        Manners { listed: other.listed, time: SUNDAY, listed_time: "2024-02-04T04:05:06.000Z", ..after };
+    is_readable_until_replaced(other, late);
+    // A server in between weakens ETags.
+    is_readable_until_replaced(Manners { told: &["W/\"a\""], ..SOUND }, after);
+}
+
+#[test]
+fn mc_1187_an_empty_etag_is_none() {
+    let later = Manners { time: SUNDAY, listed_time: "2024-02-04T04:05:06.000Z", ..SOUND };
+    for listed in [Some(""), Some("\"\""), Some("&quot;&quot;"), None] {
+        for told in [&[""], &["\"\""]] {
+            let of = |manners| Manners { listed, told, ..manners };
+            is_readable_until_replaced(of(SOUND), of(later));
+        }
+    }
+    // Refused for its own sake.
+    let of = |manners| Manners { listed: Some("\"\""), condition: Condition::Answered("412 X"), ..manners };
+    is_readable_until_replaced(of(SOUND), of(later));
+}
+
+#[test]
+fn times_of_a_listing_may_be_rounded_or_others() {
+    let of = |listed_time, manners| Manners { listed: None, told: &[""], listed_time, ..manners };
+    for listed_time in ["2024-02-03T04:05:05.700Z", "2024-02-03T12:05:06.000Z"] {
+        let later = Manners { time: SUNDAY, ..SOUND };
+        is_readable_until_replaced(of(listed_time, SOUND), of("2024-02-04T12:05:06.000Z", later));
+    }
+}
+
+#[test]
+fn minio_1981_a_condition_need_not_be_understood() {
+    let after = Manners { listed: Some("\"b\""), told: &["\"b\""], ..SOUND };
+    for condition in [Condition::Answered("501 X"), Condition::Answered("412 X"), Condition::Ignored] {
+        let of = |manners| Manners { condition, ..manners };
+        is_readable_until_replaced(of(SOUND), of(after));
+    }
+}
+
+#[test]
+fn the_etags_of_a_farm_may_vary() {
+    let of = |condition, manners| Manners { told: &["\"a\"", "\"b\"", "\"c\""], condition, ..manners };
+    let later = Manners { time: SUNDAY, listed_time: "2024-02-04T04:05:06.000Z", ..SOUND };
+    for condition in [Condition::Understood, Condition::Ignored] {
+        for etag in ["\"a\"", "\"d\""] {
+            let (before, after) =
+                (Manners { listed: Some(etag), ..SOUND }, Manners { listed: Some("\"e\""), ..later });
+            for way in WAYS {
+                let (server, is_replaced) = start(of(condition, before), of(condition, after));
+                let bucket = bucket(&server, way);
+                let version = listed(&*bucket);
+                for _ in 0..20 {
+                    assert_eq!(read(&*bucket, &version, 0..10).unwrap(), CONTENT, "{way}");
+                }
+                is_replaced.store(1, Ordering::SeqCst);
+                let stale = read(&*bucket, &version, 0..10);
+                assert!(matches!(stale, Err(StoreError::Stale)), "{way}: {stale:?}");
+                for _ in 0..5 {
+                    assert_eq!(read(&*bucket, &listed(&*bucket), 0..10).unwrap(), CONTENT, "{way}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn minio_20469_a_policy_may_deny_signatures_in_the_query() {
+    let denying = Manners { is_query_denied: true, ..SOUND };
+    let (server, _) = start(denying, denying);
+    let bucket = bucket(&server, "wire");
+    let version = listed(&*bucket);
+    let requests = server.requests();
+    for _ in 0..5 {
+        assert_eq!(read(&*bucket, &version, 0..10).unwrap(), CONTENT);
+    }
+    assert_eq!(server.requests() - requests, 6, "it is tried once in the query");
+}
