@@ -2,6 +2,7 @@
 
 use fluid_sidecar_layout::Named as _;
 use serde_json::Value;
+use wildmatch::WildMatch;
 
 use crate::json::{at, elements, name_of};
 use crate::reason::{Code, POLICY, Reason};
@@ -62,11 +63,9 @@ impl<'s> WithoutData<'s> {
         let command: Vec<_> = words.filter_map(Value::as_str).collect();
         let command = command.join(" ");
         self.named.iter().any(|named| !named.is_empty() && named == name)
-            || self
-                .settings
-                .init_containers_without_data
-                .iter()
-                .any(|pattern| pattern.matches(if pattern.pattern().contains(' ') { &command } else { name }))
+            || self.settings.init_containers_without_data.iter().any(|pattern| {
+                WildMatch::new(pattern).matches(if pattern.contains(' ') { &command } else { name })
+            })
     }
 }
 

@@ -14,6 +14,7 @@ use fluid_sidecar_layout::contract::FLUID_FUSE;
 use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
 use serde_json::{Map, Value};
+use wildmatch::WildMatch;
 
 use crate::dataset::{Dataset, Shown, Use};
 use crate::destination::{Destination, Device, EXIT_PRIORITY, Exit, LAUNCH_PRIORITY, Order};
@@ -71,7 +72,8 @@ pub fn inject(
     }
     let runtime_class = spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or_default();
     if strategy.device == Device::Privileged
-        && settings.sandboxed_runtime_classes.iter().any(|class| class.matches(runtime_class))
+        && !runtime_class.is_empty()
+        && settings.sandboxed_runtime_classes.iter().any(|class| WildMatch::new(class).matches(runtime_class))
     {
         let text = format!(
             "spec.runtimeClassName: {runtime_class}: its sandbox does not let what a sidecar mounts reach the other containers; \
@@ -522,9 +524,9 @@ struct Requests {
 impl Requests {
     fn of(spec: &Map<String, Value>) -> Requests {
         let containers = || LISTS[..2].iter().flat_map(|list| elements(spec.get(*list)));
-        let amount = |container: &Value, kind: &str, resource: &PodResource| {
-            at(container, &["resources", kind, resource.name()]).clone()
-        };
+        fn amount<'c>(container: &'c Value, kind: &str, resource: &PodResource) -> &'c Value {
+            at(container, &["resources", kind, resource.name()])
+        }
         let has = |container: &Value, resource: &PodResource| {
             ["requests", "limits"].iter().any(|kind| !amount(container, kind, resource).is_null())
         };
@@ -561,12 +563,15 @@ impl Requests {
             );
             reasons.push(Reason::new(Code::RequestsAdded, text));
         }
-        let resources = sidecar.container.get("resources").cloned().unwrap_or_default();
+        if !self.guaranteed {
+            return Ok(reasons);
+        }
+        let resources = sidecar.container.get("resources").unwrap_or(&Value::Null);
         let equal = |resource: &PodResource| {
-            let limit = at(&resources, &["limits", resource.name()]);
-            !limit.is_null() && at(&resources, &["requests", resource.name()]) == limit
+            let limit = at(resources, &["limits", resource.name()]);
+            !limit.is_null() && at(resources, &["requests", resource.name()]) == limit
         };
-        if self.guaranteed && !PodResource::ALL.iter().all(equal) {
+        if !PodResource::ALL.iter().all(equal) {
             let text = format!(
                 "the Pod is not Guaranteed any more, as container {name} has no limits that equal its requests; set both in \
                  sidecars.{runtime}"

@@ -15,13 +15,16 @@ use crate::reason::{Code, Reason};
 pub struct Place {
     /// In the list of the strategy's order.
     pub index: usize,
-    /// On ECI, where the list says nothing: their launch and exit priorities.
+    /// On ECI, where the list says nothing: their launch and exit priorities, unless they are the usual ones.
     pub priorities: Option<(i64, i64)>,
 }
 
 /// ECI's priorities: the largest, and what a container without one has.
 const HIGHEST: i64 = 1000;
 const DEFAULT: i64 = 0;
+
+/// Those of a sidecar beside which there is no proxy, as [`Exit::Eci`] has them.
+const USUAL: (i64, i64) = (HIGHEST, -HIGHEST);
 
 /// Finds the place. `reads` says which containers mount a Dataset.
 pub fn place(pod: &Value, strategy: Strategy, reads: impl Fn(&Value) -> bool) -> Result<Place, Reason> {
@@ -66,7 +69,7 @@ pub fn place(pod: &Value, strategy: Strategy, reads: impl Fn(&Value) -> bool) ->
     }
     let by_priority = strategy.exit == Exit::Eci && strategy.order == Order::FirstContainer;
     let priorities = by_priority.then(|| priorities(list, &proxies, reads)).transpose()?;
-    Ok(Place { index, priorities })
+    Ok(Place { index, priorities: priorities.filter(|priorities| *priorities != USUAL) })
 }
 
 /// ECI starts containers by their launch priorities, the largest first, and ends them by their exit priorities, the smallest

@@ -28,7 +28,7 @@ pub mod text;
 use form::{AutoOr, Boolean, Choice, Each, Entry, List, Map, Optional, Pattern, Seconds, Text, Whole};
 pub(crate) use section::section;
 pub use section::{Field, Fields, Group, Note, Place, Section};
-use text::{ELEMENT, IMAGE, LIMIT, PATH, QUANTITY, RESOURCE, URL, VALUE};
+use text::{ELEMENT, IMAGE, LIMIT, PATH, QUANTITY, RESOURCE, STRING, URL, VALUE};
 
 section! {
     /// The settings: valid as a whole, defaults filled in.
@@ -256,7 +256,7 @@ defaultRequests: {cpu: 250m, memory: 1Gi}",
         /// containers that mount the volume are refused there. A Pod may name more of its own by the annotation
         /// `fluid-sidecar-policy/init-containers-without-data`. The default has those of KubeRay, Airflow, GitLab Runner and
         /// Argo Workflows; it is replaced as a whole.
-        init_containers_without_data: Vec<WildMatch> = patterns(INIT_CONTAINERS_WITHOUT_DATA), List(Pattern), {
+        init_containers_without_data: Vec<String> = texts(INIT_CONTAINERS_WITHOUT_DATA), List(Text(&STRING)), {
             name: "initContainersWithoutData",
             group: Some(Group::Sidecar),
             label: "Init containers without data",
@@ -267,7 +267,7 @@ initContainersWithoutData: [wait-gcs-ready, check-db, \"argoexec init*\", \"wait
         /// Runtime classes (`spec.runtimeClassName`) whose sandbox does not let the mount of a privileged sidecar reach the
         /// other containers: patterns. A Pod of such a class is treated as `onUnresolved` says where sidecars are
         /// privileged. The list is replaced as a whole.
-        sandboxed_runtime_classes: Vec<WildMatch> = patterns(SANDBOXED_RUNTIME_CLASSES), List(Pattern), {
+        sandboxed_runtime_classes: Vec<String> = texts(SANDBOXED_RUNTIME_CLASSES), List(Text(&STRING)), {
             name: "sandboxedRuntimeClasses",
             group: Some(Group::Platform),
             label: "Sandboxed runtime classes",
@@ -326,8 +326,8 @@ const INIT_CONTAINERS_WITHOUT_DATA: &[&str] =
 /// gVisor, Kata Containers, and Alibaba Cloud's sandboxed containers.
 const SANDBOXED_RUNTIME_CLASSES: &[&str] = &["gvisor*", "runsc*", "kata*", "runv*", "rund*"];
 
-fn patterns(texts: &[&str]) -> Vec<WildMatch> {
-    texts.iter().map(|text| WildMatch::new(text)).collect()
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| text.to_string()).collect()
 }
 
 named! {

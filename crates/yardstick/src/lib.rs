@@ -49,6 +49,7 @@ fn validate(payload: &[u8]) -> CallResult {
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     pod["spec"]["volumes"] = json!([
         {"name": "data", "hostPath": {"path": "/runtime-mnt/jindo/default/data/jindofs-fuse"}},
+        {"name": "fluid-fuse-no-token", "emptyDir": {}},
         {"name": "bigboot-config", "configMap": {"name": "data-jindofs-config"}},
     ]);
     let annotations = [("decision", "injected"), ("reasons", REASONS)];
@@ -81,7 +82,7 @@ fn read(
 
 const ANNOTATION: &str = "fluid-sidecar-policy/injected";
 
-const STATUS: &str = r#"{"destination":"eci","settings":"08f44b07b5901a25","sidecars":[{"container":"fluid-fuse","dataset":"default/data","volumes":["bigboot-config"]}],"claims":[{"volume":"data","persistentVolumeClaim":{"claimName":"data"}}],"terminationGracePeriodSeconds":null,"defaultContainer":true}"#;
+const STATUS: &str = r#"{"destination":"eci","settings":"08f44b07b5901a25","sidecars":[{"container":"fluid-fuse","dataset":"default/data","volumes":["fluid-fuse-no-token","bigboot-config"]}],"claims":[{"volume":"data","persistentVolumeClaim":{"claimName":"data"}}],"terminationGracePeriodSeconds":null,"defaultContainer":true}"#;
 
 const REASONS: &str = "serverless: the Pod goes to eci (label alibabacloud.com/fluid-sidecar-target=eci)
 injected: container fluid-fuse serves Dataset default/data as volume data
@@ -226,6 +227,11 @@ fn sidecar() -> Value {
                 "mountPath": "/jindosdk.cfg",
                 "name": "bigboot-config",
                 "subPath": "jindosdk.cfg"
+            },
+            {
+                "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+                "name": "fluid-fuse-no-token",
+                "readOnly": true
             }
         ]
     })
