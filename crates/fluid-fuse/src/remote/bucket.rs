@@ -5,8 +5,8 @@
 //! found not to lead ([`super::learned`]), opendal reads. Each read has a condition, so that it is of the version that
 //! was asked for or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version
 //! once the read is open. A refused condition alone does not make a file stale: that is decided by what the store says
-//! of the object when it is asked ([`Session::agree`]). It also decides when credentials are loaded again: when a file that had some changed, and once when
-//! the store refuses. It does not retry, and knows no cache but that of signatures.
+//! of the object when it is asked ([`Session::agree`]). It also decides when credentials are loaded again: when a file
+//! that had some changed, and once when the store refuses. It does not retry, and knows no cache but that of signatures.
 //!
 //! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a part
 //! of it: what is read is checked by its length and version, what is written by the store.
@@ -70,7 +70,7 @@ const ETAG_QUESTIONS: usize = 8;
 /// By how much a store's times for one version may differ: some round up, others down.
 const TIME_ROUNDING: Duration = Duration::from_secs(1);
 
-/// By how much a store's clock may be behind.
+/// By how much a store's clock may differ from ours.
 const CLOCK: Duration = Duration::from_secs(60);
 
 /// Between two looks at the files that credentials came from.
@@ -573,11 +573,12 @@ impl Session {
         let without_etag = Version { etag: None, ..now.clone() };
         if same(&now, asked) {
             // It refused what is there.
-            if asked.etag.is_some() && self.has_other_etag(&now)? {
+            if asked.etag.is_some() && self.has_other_etag(version, &now)? {
                 return Ok(without_etag);
             }
-            if self.asks_conditionally(asked) {
-                self.learned.ignores_conditions.store(true, Ordering::Relaxed);
+            if self.asks_conditionally(asked)
+                && !self.learned.ignores_conditions.swap(true, Ordering::Relaxed)
+            {
                 info!("{}: conditions of reads are not understood, so answers are compared", self.place.url);
             }
             return Ok(asked.clone());
@@ -588,7 +589,7 @@ impl Session {
             (Some(known), Some(etag)) if known == etag => Ok(now),
             (Some(_), Some(_)) if !is_dated_alike => Err(StoreError::Stale),
             (Some(_), Some(_)) if asked == version && self.is_listed(version)? => Ok(now),
-            (Some(_), Some(_)) if self.has_other_etag(&now)? => Ok(without_etag),
+            (Some(_), Some(_)) if self.has_other_etag(version, &now)? => Ok(without_etag),
             (Some(_), Some(_)) if asked != version && self.is_listed(version)? => Ok(now),
             (Some(_), Some(_)) => Err(StoreError::Stale),
             // Told apart by time alone.
@@ -613,23 +614,34 @@ impl Session {
         }
     }
 
-    /// Whether the same object has another ETag when it is asked about again.
-    fn has_other_etag(&self, now: &Version) -> Result<bool, StoreError> {
+    /// Whether the same object has another ETag when it is asked about again, although it did not change: the ETag of
+    /// before comes back, or the time of change is long ago, or no two ETags are the same.
+    fn has_other_etag(&self, version: &Version, now: &Version) -> Result<bool, StoreError> {
         if self.learned.etags_vary.load(Ordering::Relaxed) {
             return Ok(true);
         }
+        let is_old = now.date().is_some_and(|date| date + CLOCK < SystemTime::now());
+        let mut others = vec![version.etag.clone()];
+        let mut last = now.etag.clone();
+        let mut varies = false;
         for _ in 0..ETAG_QUESTIONS {
             let again = self.head(&now.key)?;
             if again.size != now.size || again.modified != now.modified {
                 return Err(StoreError::Stale);
             }
-            if again.etag != now.etag {
-                self.learned.etags_vary.store(true, Ordering::Relaxed);
-                info!("{}: ETags vary, so versions are told apart by size and time", self.place.url);
-                return Ok(true);
+            if again.etag != last {
+                varies = is_old || others.contains(&again.etag);
+                others.push(std::mem::replace(&mut last, again.etag));
+            }
+            if varies {
+                break;
             }
         }
-        Ok(false)
+        varies |= others.len() > ETAG_QUESTIONS;
+        if varies && !self.learned.etags_vary.swap(true, Ordering::Relaxed) {
+            info!("{}: ETags vary, so versions are told apart by size and time", self.place.url);
+        }
+        Ok(varies)
     }
 
     /// Whether a read of a version has a condition in its request.
@@ -653,7 +665,9 @@ impl Session {
         match answer {
             Err(StoreError::NoParts(_)) if self.place.scheme == Scheme::Http => {
                 let body = self.whole.part(&self.file(&version.key)?, version, range)?;
-                self.learned.take_detour(&version.key, Detour::Whole);
+                if detour != Some(Detour::Whole) {
+                    self.learned.take_detour(&version.key, Detour::Whole);
+                }
                 Ok(body)
             }
             answer => answer,
@@ -679,13 +693,15 @@ impl Session {
                 }
                 self.get_long(version, range)
             }
-            Err(Miss::Store(StoreError::Denied(reason))) if self.place.scheme != Scheme::Http => {
-                // A policy may deny requests that are signed in the query, and no others. A signature that was made
-                // before may be too old, which says nothing about the next.
+            Err(Miss::Store(
+                refused @ (StoreError::Denied(_) | StoreError::NotImplemented(_) | StoreError::Failed(_)),
+            )) if self.place.scheme != Scheme::Http => {
+                // A store or a policy may refuse requests that are signed in the query, and no others. A signature that
+                // was made before may be too old, which says nothing about the next.
                 let was_kept = self.signatures().remove(&version.key).is_some_and(|signature| signature.used);
                 let body = self.get_long(version, range)?;
                 if !was_kept && !self.learned.denies_query_signatures.swap(true, Ordering::Relaxed) {
-                    info!("{}: {reason}, so reads are signed in a header", self.place.url);
+                    info!("{}: {refused}, so reads are signed in a header", self.place.url);
                 }
                 Ok(body)
             }

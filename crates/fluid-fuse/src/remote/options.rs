@@ -928,6 +928,9 @@ mod tests {
             assert_eq!(dataset(url, &[("endpoint", own), account]), "");
             assert_eq!(dataset(url, &[("endpoint", "http://mine"), account, ("anonymous", "true")]), "");
             assert!(of(Trust::Administrator, url, &[("endpoint", "http://mine"), account]).is_ok());
+            let unchecked = ("insecure_skip_tls_verify", "true");
+            assert!(dataset(url, &[("endpoint", own), account, unchecked]).contains("own token"), "{url}");
+            assert_eq!(dataset(url, &[("endpoint", own), account, unchecked, ("anonymous", "true")]), "");
         }
     }
 

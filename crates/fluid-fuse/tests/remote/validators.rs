@@ -31,8 +31,8 @@ struct Manners {
     told: &'static [&'static str],
     time: &'static str,
     condition: Condition,
-    /// Whether requests that are signed in the query are denied.
-    is_query_denied: bool,
+    /// What requests that are signed in the query are answered.
+    of_query: Option<&'static str>,
 }
 
 const SOUND: Manners = Manners {
@@ -41,7 +41,7 @@ const SOUND: Manners = Manners {
     told: &["\"a\""],
     time: SATURDAY,
     condition: Condition::Understood,
-    is_query_denied: false,
+    of_query: None,
 };
 
 /// What it says before and after the object is replaced, which the second part of the answer does.
@@ -63,8 +63,8 @@ fn start(before: Manners, after: Manners) -> (Server, Arc<AtomicUsize>) {
             );
             return say(socket, &answer("200 OK", "", &listing));
         }
-        if manners.is_query_denied && head.contains("X-Amz-Signature") {
-            return say(socket, &answer("403 Forbidden", "", "<Error><Code>AccessDenied</Code></Error>"));
+        if let Some(status) = manners.of_query.filter(|_| head.contains("X-Amz-Signature")) {
+            return say(socket, &answer(status, "", "<Error><Code>Refused</Code></Error>"));
         }
         let etag = manners.told[asked.fetch_add(1, Ordering::SeqCst) % manners.told.len()];
         let wanted = head.lines().find_map(|line| line.strip_prefix("if-match: "));
@@ -199,15 +199,41 @@ fn the_etags_of_a_farm_may_vary() {
     }
 }
 
+/// What changes all the time is no farm: an ETag is another each time, and never one of before.
+#[test]
+fn an_object_that_is_being_replaced_is_stale() {
+    let count = AtomicUsize::new(0);
+    let now = http_date(std::time::SystemTime::now());
+    let server = Server::start(move |_, head, socket| {
+        let number = count.fetch_add(1, Ordering::SeqCst) / 3;
+        let common = format!("ETag: \"{number}\"\r\nLast-Modified: {now}\r\n");
+        match head.starts_with("HEAD ") {
+            true => say(socket, &format!("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n{common}\r\n")),
+            false => say(socket, &format!("HTTP/1.1 412 X\r\nContent-Length: 0\r\n{common}\r\n")),
+        }
+    });
+    let bucket = open(&server.endpoint, &[]);
+    let version = bucket.head("file").unwrap();
+    let stale = read(&*bucket, &version, 0..10);
+    assert!(matches!(stale, Err(StoreError::Stale)), "{stale:?}");
+    assert!(bucket.head("file").unwrap().etag.is_some(), "ETags still count");
+}
+
+fn http_date(time: std::time::SystemTime) -> String {
+    opendal::raw::Timestamp::try_from(time).unwrap().format_http_date()
+}
+
 #[test]
 fn minio_20469_a_policy_may_deny_signatures_in_the_query() {
-    let denying = Manners { is_query_denied: true, ..SOUND };
-    let (server, _) = start(denying, denying);
-    let bucket = bucket(&server, "wire");
-    let version = listed(&*bucket);
-    let requests = server.requests();
-    for _ in 0..5 {
-        assert_eq!(read(&*bucket, &version, 0..10).unwrap(), CONTENT);
+    for status in ["403 X", "401 X", "400 X", "501 X"] {
+        let refusing = Manners { of_query: Some(status), ..SOUND };
+        let (server, _) = start(refusing, refusing);
+        let bucket = bucket(&server, "wire");
+        let version = listed(&*bucket);
+        let requests = server.requests();
+        for _ in 0..5 {
+            assert_eq!(read(&*bucket, &version, 0..10).unwrap(), CONTENT, "{status}");
+        }
+        assert_eq!(server.requests() - requests, 6, "{status}: it is tried once in the query");
     }
-    assert_eq!(server.requests() - requests, 6, "it is tried once in the query");
 }
