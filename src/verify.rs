@@ -7,6 +7,7 @@
 //! not what decides which program a sidecar runs.
 
 use fluid_sidecar_layout::Named as _;
+use fluid_sidecar_layout::contract::env;
 use serde_json::{Map, Value};
 
 use crate::destination::{Destination, Order};
@@ -21,7 +22,7 @@ const NOT_ADDED: &[&str] = &["add", "args", "command", "envFrom", "lifecycle", "
 
 /// What begins the names of variables that nobody may add to a sidecar: they are for the loader of its program, or for
 /// the program `fluid-fuse`.
-const VARIABLES_NOT_ADDED: &[&str] = &["FLUID_FUSE_", "LD_"];
+const VARIABLES_NOT_ADDED: &[&str] = &[env::PREFIX, "LD_"];
 
 /// What others may change: AlwaysPullImages does.
 const FREE: &str = "imagePullPolicy";

@@ -55,6 +55,9 @@ pub mod env {
     /// The options of the mount, as mount(8) takes them (Fluid's name).
     pub const MOUNT_OPTIONS: &str = "MOUNT_OPTIONS";
 
+    /// Begins the names of the variables that are not Fluid's.
+    pub const PREFIX: &str = "FLUID_FUSE_";
+
     /// What to mount: URLs.
     pub const SOURCE: &str = "FLUID_FUSE_SOURCE";
     /// Options of the sources.
