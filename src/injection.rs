@@ -10,22 +10,21 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use fluid_sidecar_layout::MountPoint;
 use fluid_sidecar_layout::contract::FLUID_FUSE;
-use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
 use serde_json::{Map, Value};
-use wildmatch::WildMatch;
 
 use crate::dataset::{Dataset, Shown, Use};
 use crate::destination::{Destination, Device, EXIT_PRIORITY, Exit, LAUNCH_PRIORITY, Order};
-use crate::json::{Places, at, elements, json, list_field, map_field, name_of, places, places_of, text};
-use crate::order;
+use crate::json::{Places, at, elements, json, list_field, map_field, name_of, places, places_of};
+use crate::pod::{Requests, Restarts};
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries};
-use crate::settings::{PodResource, Settings};
+use crate::settings::Settings;
 use crate::sidecar::{self, Sidecar};
 use crate::status::{self, Claim, InjectedSidecar, Mount, Status};
-use crate::{asked, lifecycle, limits};
+use crate::{asked, lifecycle, limits, order, pod};
 
 /// The longest name of a container or a volume (a DNS-1123 label).
 const NAME_MAX: usize = 63;
@@ -57,30 +56,13 @@ pub fn inject(
     let without_data = asked::WithoutData::of(pod, settings);
     let spec = pod.get_mut("spec").and_then(Value::as_object_mut);
     let spec = spec.context("spec: must be a map").because(Code::Malformed)?;
-    let restarts = restarts(spec);
+    let restarts = Restarts::of(spec);
     if restarts == Restarts::ForEver || strategy.order == Order::NativeSidecar {
         // A Pod that ends when it is deleted, where kubelet tells every container, or a sidecar that kubelet ends
         // and would start again.
         strategy.exit = strategy.exit.unwatched();
     }
-    if spec.get("hostUsers") == Some(&Value::Bool(false)) {
-        return Err(Reason::new(
-            Code::Unsupported,
-            "spec.hostUsers: false: what a sidecar mounts in the Pod's user namespace does not reach the other \
-             containers; remove it from Pods with a Dataset",
-        ));
-    }
-    let runtime_class = spec.get("runtimeClassName").and_then(Value::as_str).unwrap_or_default();
-    if strategy.device == Device::Privileged
-        && !runtime_class.is_empty()
-        && settings.sandboxed_runtime_classes.iter().any(|class| WildMatch::new(class).matches(runtime_class))
-    {
-        let text = format!(
-            "spec.runtimeClassName: {runtime_class}: its sandbox does not let what a sidecar mounts reach the other containers; \
-             use another class for Pods with a Dataset, or correct the setting sandboxedRuntimeClasses"
-        );
-        return Err(Reason::new(Code::Unsupported, text));
-    }
+    pod::check_isolation(spec, strategy.device, settings)?;
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     // What all containers together may ask for (KEP-2837); the sidecar shares it.
     let pod_resources = spec.get("resources").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
@@ -181,7 +163,7 @@ pub fn inject(
     pull_secrets(spec, &sidecars, &mut status).because(Code::Malformed)?;
     reasons.extend(grace_period(spec, &sidecars, &mut status));
     if strategy.order == Order::FirstContainer && strategy.exit != Exit::Eci {
-        let seconds = grace_seconds(spec).saturating_sub(lifecycle::LEFT_AT_THE_END).max(1);
+        let seconds = pod::grace_seconds(spec).saturating_sub(lifecycle::LEFT_AT_THE_END).max(1);
         // Those of others cannot tell when nobody uses them any more, and a Pod that ends by itself would wait for them.
         for sidecar in &mut sidecars {
             if sidecar.is_fluid_fuse || restarts == Restarts::ForEver {
@@ -484,104 +466,6 @@ fn pull_secrets(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mu
     Ok(())
 }
 
-/// How long the Pod may take to end; 30 is Kubernetes' default.
-fn grace_seconds(spec: &Map<String, Value>) -> i64 {
-    spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
-}
-
-/// Whether kubelet starts containers again that have ended.
-#[derive(Clone, Copy, PartialEq)]
-enum Restarts {
-    /// None.
-    Never,
-    /// Some, after a failure.
-    OnFailure,
-    /// Some, always: the Pod ends only when it is deleted.
-    ForEver,
-}
-
-/// The rule of the Pod, or of single containers (KEP-5307).
-fn restarts(spec: &Map<String, Value>) -> Restarts {
-    let pods = spec.get("restartPolicy").and_then(Value::as_str).unwrap_or("Always");
-    let rules = elements(spec.get("containers")).iter().map(|container| {
-        let on_some_exits = !elements(container.get("restartPolicyRules")).is_empty();
-        match text(container, "restartPolicy").unwrap_or(pods) {
-            "Never" if !on_some_exits => Restarts::Never,
-            "Never" | "OnFailure" => Restarts::OnFailure,
-            _ => Restarts::ForEver,
-        }
-    });
-    rules.max_by_key(|rule| *rule as u8).unwrap_or(Restarts::ForEver)
-}
-
-/// Of which resources every container of the Pod requests some.
-struct Requests {
-    all_have: Vec<PodResource>,
-    /// The Pod is of the QoS class Guaranteed.
-    guaranteed: bool,
-}
-
-impl Requests {
-    fn of(spec: &Map<String, Value>) -> Requests {
-        let containers = || LISTS[..2].iter().flat_map(|list| elements(spec.get(*list)));
-        fn amount<'c>(container: &'c Value, kind: &str, resource: &PodResource) -> &'c Value {
-            at(container, &["resources", kind, resource.name()])
-        }
-        let has = |container: &Value, resource: &PodResource| {
-            ["requests", "limits"].iter().any(|kind| !amount(container, kind, resource).is_null())
-        };
-        let ordinary = elements(spec.get("containers"));
-        let all_have = PodResource::ALL.iter().copied();
-        let all_have = all_have.filter(|resource| {
-            !ordinary.is_empty() && ordinary.iter().all(|container| has(container, resource))
-        });
-        let guaranteed = containers().all(|container| {
-            PodResource::ALL.iter().all(|resource| {
-                let (request, limit) =
-                    (amount(container, "requests", resource), amount(container, "limits", resource));
-                !limit.is_null() && (request.is_null() || request == limit)
-            })
-        });
-        Requests { all_have: all_have.collect(), guaranteed }
-    }
-
-    /// Gives a sidecar the requests that the Pod's other containers have. Says what it has now, and what the Pod has lost.
-    fn complete(
-        &self,
-        sidecar: &mut Sidecar,
-        name: &str,
-        runtime: Runtime,
-        settings: &Settings,
-    ) -> Result<Vec<Reason>, Reason> {
-        let mut reasons = Vec::new();
-        let wanted = |resource| self.all_have.contains(&resource);
-        let added = sidecar.request_defaults(settings, wanted).because(Code::Malformed)?;
-        if !added.is_empty() {
-            let text = format!(
-                "container {name} requests {}, as the Pod's other containers request some (setting defaultRequests)",
-                added.join(" and ")
-            );
-            reasons.push(Reason::new(Code::RequestsAdded, text));
-        }
-        if !self.guaranteed {
-            return Ok(reasons);
-        }
-        let resources = sidecar.container.get("resources").unwrap_or(&Value::Null);
-        let equal = |resource: &PodResource| {
-            let limit = at(resources, &["limits", resource.name()]);
-            !limit.is_null() && at(resources, &["requests", resource.name()]) == limit
-        };
-        if !PodResource::ALL.iter().all(equal) {
-            let text = format!(
-                "the Pod is not Guaranteed any more, as container {name} has no limits that equal its requests; set both in \
-                 sidecars.{runtime}"
-            );
-            reasons.push(Reason::new(Code::QosLowered, text));
-        }
-        Ok(reasons)
-    }
-}
-
 /// A volume of a claim keeps no node from being scaled down; a `hostPath` or an `emptyDir` does, unless the Pod says that it
 /// may be lost.
 fn let_autoscalers_evict(pod: &mut Value, status: &Status) -> Result<bool> {
@@ -604,7 +488,7 @@ fn grace_period(spec: &mut Map<String, Value>, sidecars: &[Sidecar], status: &mu
     let key = "terminationGracePeriodSeconds";
     let given = spec.get(key).and_then(Value::as_i64);
     let needed = sidecars.iter().filter_map(|sidecar| sidecar.grace_seconds).max().unwrap_or_default();
-    if needed <= grace_seconds(spec) {
+    if needed <= pod::grace_seconds(spec) {
         return None;
     }
     spec.insert(key.into(), needed.into());

@@ -18,6 +18,7 @@
 //! | [`dataset`] | which of its claims are Datasets, and what serves them? |
 //! | [`asked`] | what does the Pod ask for its sidecars? |
 //! | [`order`], [`mesh`] | where among the containers does the sidecar stand? |
+//! | [`pod`] | what must its sidecars fit? |
 //! | [`injection`] | what exactly changes in the Pod? |
 //! | [`sidecar`] | what container serves a Dataset? |
 //! | [`lifecycle`] | when is it ready, and when does it end? |
@@ -45,6 +46,7 @@ pub mod marker;
 pub mod mesh;
 pub mod order;
 pub mod placement;
+pub mod pod;
 pub mod reason;
 pub mod request;
 pub mod review;
