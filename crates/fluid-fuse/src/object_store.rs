@@ -32,6 +32,9 @@ const LARGEST: u64 = i64::MAX.cast_unsigned();
 /// Answers for single names that are kept.
 const SINGLES: usize = 10_000;
 
+/// Files whose kept times of change are known.
+const TIMES: usize = 100_000;
+
 /// Opens in the order of the listing that make it likely that the next names follow.
 const WALKING: usize = 2;
 
@@ -81,6 +84,8 @@ struct Names {
     directories: Mutex<HashMap<String, Arc<Directory>>>,
     /// Answers for names of directories that are too large to list for one, and what was changed here.
     singles: Mutex<HashMap<String, Single>>,
+    /// Times of change that are kept with the objects, which no listing tells, by key; each with its version.
+    times: Mutex<HashMap<String, (Arc<Version>, SystemTime)>>,
 }
 
 /// What a name stands for, if for anything, and since when that is known.
@@ -136,6 +141,7 @@ impl ObjectStore {
             mounted: SystemTime::now(),
             directories: Mutex::default(),
             singles: Mutex::default(),
+            times: Mutex::default(),
         });
         ObjectStore {
             availability: fetcher.availability(),
@@ -171,9 +177,11 @@ impl ObjectStore {
             return Ok(single.child);
         }
         let taken = Instant::now();
-        let head = || self.insist(|| self.bucket.head(key));
+        let head = || self.insist(|| self.bucket.head_with_time(key));
         let child = match reachable(key).then(head) {
-            Some(Ok(version)) => (version.size <= LARGEST).then(|| Child::File(Arc::new(version))),
+            Some(Ok((version, time))) => {
+                (version.size <= LARGEST).then(|| self.names.note_file(key, taken, &version, time))
+            }
             Some(Err(StoreError::NotFound)) | None => None,
             Some(Err(error)) => return Err(error),
         };
@@ -283,6 +291,26 @@ impl ObjectStore {
         .ok_or(StoreError::NotFound)
     }
 
+    /// The present version of a file, asked for anew.
+    fn latest(&self, operation: &'static str, key: &str) -> Result<(Version, Stat), StoreError> {
+        let _waiting = self.availability.wait(operation, key);
+        let taken = Instant::now();
+        let (version, time) = self.insist(|| self.bucket.head_with_time(key))?;
+        let child = self.names.note_file(key, taken, &version, time);
+        Ok((version, self.names.stat_of(&child)))
+    }
+
+    fn writer(&self, key: &str, upload: Box<dyn Upload>) -> ObjectWriter {
+        ObjectWriter {
+            upload,
+            key: key.to_string(),
+            time: None,
+            names: Arc::clone(&self.names),
+            shared: Arc::clone(&self.shared),
+            availability: Arc::clone(&self.availability),
+        }
+    }
+
     fn may_write(&self) -> Result<(), StoreError> {
         match self.names.show.file_mode & 0o222 {
             0 => Err(StoreError::ReadOnly),
@@ -349,13 +377,43 @@ impl Names {
                     identity: identity.finish(),
                     kind: Kind::File,
                     size: version.size,
-                    modified: version.modified,
+                    modified: self.time_of(version).unwrap_or(version.modified),
                     mode: self.show.file_mode,
                     links: 1,
                     ..self.directory_stat()
                 }
             }
         }
+    }
+
+    /// The time of change that is kept with the version, if that is known.
+    fn time_of(&self, version: &Version) -> Option<SystemTime> {
+        let times = lock(&self.times);
+        let (of, time) = times.get(&version.key)?;
+        let is_same = match (&of.etag, &version.etag) {
+            (Some(one), Some(other)) => one == other,
+            _ => of.modified == version.modified,
+        };
+        (is_same && of.size == version.size).then_some(*time)
+    }
+
+    /// Remembers a file that was just asked about or written, and the time of change that is kept with it.
+    fn note_file(&self, key: &str, taken: Instant, version: &Version, time: Option<SystemTime>) -> Child {
+        let version = Arc::new(version.clone());
+        let mut times = lock(&self.times);
+        match time {
+            Some(time) => {
+                if times.len() >= TIMES {
+                    times.clear();
+                }
+                times.insert(key.to_string(), (Arc::clone(&version), time));
+            }
+            None => drop(times.remove(key)),
+        }
+        drop(times);
+        let child = Child::File(version);
+        self.note(key, taken, Some(child.clone()));
+        child
     }
 
     /// The listing of a directory (`""`, or ending with `/`), if there is one that can be trusted.
@@ -574,16 +632,26 @@ impl Store for ObjectStore {
     fn create(&self, path: &Path) -> Result<Box<dyn Writer>, StoreError> {
         self.may_write()?;
         let key = new_key(path)?;
-        Ok(Box::new(ObjectWriter {
-            upload: {
-                let _waiting = self.availability.wait("create", key);
-                self.shared.insist_on_write(&self.availability, || self.bucket.put(key))?
-            },
-            key: key.to_string(),
-            names: Arc::clone(&self.names),
-            shared: Arc::clone(&self.shared),
-            availability: Arc::clone(&self.availability),
-        }))
+        Ok(Box::new(self.writer(key, self.bucket.put(key)?)))
+    }
+
+    fn append(&self, path: &Path) -> Result<(Box<dyn Writer>, Stat), StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let (version, stat) = self.latest("append", key)?;
+        Ok((Box::new(self.writer(key, self.bucket.resume(&version)?)), stat))
+    }
+
+    fn set_time(&self, path: &Path, time: SystemTime) -> Result<Stat, StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let (version, stat) = self.latest("utimens", key)?;
+        if stat.modified == time {
+            return Ok(stat);
+        }
+        let mut writer = self.writer(key, self.bucket.resume(&version)?);
+        writer.set_time(time);
+        writer.finish()
     }
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
@@ -630,8 +698,9 @@ impl Store for ObjectStore {
         }
         let _waiting = self.availability.wait("rename", from);
         self.insist(|| self.bucket.copy(from, to))?;
-        let child = Child::File(Arc::new(self.insist(|| self.bucket.head(to))?));
-        self.names.note(to, Instant::now(), Some(child.clone()));
+        let taken = Instant::now();
+        let (version, time) = self.insist(|| self.bucket.head_with_time(to))?;
+        let child = self.names.note_file(to, taken, &version, time);
         self.insist(|| self.bucket.delete(from))?;
         self.names.note(from, Instant::now(), None);
         Ok(self.names.stat_of(&child))
@@ -658,23 +727,42 @@ fn gone(error: StoreError) -> StoreError {
 struct ObjectWriter {
     upload: Box<dyn Upload>,
     key: String,
+    /// The time of change that was set.
+    time: Option<SystemTime>,
     names: Arc<Names>,
     shared: Arc<Shared>,
     availability: Arc<Availability>,
 }
 
 impl Writer for ObjectWriter {
+    fn expect(&mut self, size: u64) {
+        self.upload.expect(size);
+    }
+
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        if !bytes.is_empty() {
+            self.time = None;
+        }
         let _waiting = self.availability.wait("write", &self.key);
         let write = || self.upload.write(std::mem::take(&mut bytes));
         self.shared.insist_on_write(&self.availability, write).map_err(gone)
     }
 
+    fn set_time(&mut self, time: SystemTime) {
+        self.time = Some(time);
+        self.upload.set_time(time);
+    }
+
+    fn restart(&mut self) -> Result<(), StoreError> {
+        self.time = None;
+        self.upload.restart()
+    }
+
     fn finish(&mut self) -> Result<Stat, StoreError> {
         let _waiting = self.availability.wait("close", &self.key);
         let finished = self.shared.insist(&self.availability, || self.upload.finish());
-        let child = Child::File(Arc::new(finished.map_err(gone)?));
-        self.names.note(&self.key, Instant::now(), Some(child.clone()));
+        let version = finished.map_err(gone)?;
+        let child = self.names.note_file(&self.key, Instant::now(), &version, self.time);
         Ok(self.names.stat_of(&child))
     }
 }

@@ -160,6 +160,16 @@ impl Store for Union {
         store.create(rest)
     }
 
+    fn append(&self, path: &Path) -> Result<(Box<dyn Writer>, Stat), StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.append(rest)
+    }
+
+    fn set_time(&self, path: &Path, time: SystemTime) -> Result<Stat, StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.set_time(rest, time)
+    }
+
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         let (store, rest) = self.inside(path)?;
         store.remove(rest)

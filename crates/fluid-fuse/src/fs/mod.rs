@@ -30,7 +30,7 @@ use log::{debug, error, info, warn};
 use rustix::fs::OFlags;
 
 pub use self::writing::Writes;
-use self::writing::{Done, Writing};
+use self::writing::{Done, Opened, Writing};
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
 use crate::limits::Until;
@@ -97,12 +97,13 @@ struct Core {
 
 enum OpenFile {
     Read { object: Box<dyn Object>, ino: u64 },
-    Write { path: PathBuf, file: Arc<Writing> },
+    Write { path: PathBuf, open: Opened },
 }
 
 /// An inode is read through us or past us, never both at a time: the kernel insists.
 struct Mode {
     handles: usize,
+    stat: Option<Stat>,
     past_us: Option<Arc<BackingId>>,
 }
 
@@ -208,6 +209,11 @@ impl Core {
         self.checked(ino, self.store.stat(&self.path(ino)?)?)
     }
 
+    /// The attributes of a file that somebody reads, whatever its path names by now.
+    fn opened_stat(&self, ino: INodeNo) -> Option<Stat> {
+        lock(&self.modes).get(&ino.0)?.stat
+    }
+
     fn open(&self, ino: INodeNo) -> Result<Box<dyn Object>, StoreError> {
         let object = self.store.open(&self.path(ino)?, self.inodes.opened(ino.0))?;
         self.checked(ino, object.stat()?)?;
@@ -217,12 +223,15 @@ impl Core {
     /// Makes the kernel read the file past us if it can.
     fn opened(&self, ino: INodeNo, object: Box<dyn Object>, reply: ReplyOpen) {
         let writing = lock(&self.writing);
-        if !writing.is_empty() && self.path(ino).is_ok_and(|path| writing.contains_key(&*path)) {
+        let path = self.path(ino).unwrap_or_else(|_| Path::new("").into());
+        let written = writing.get(&*path).map(|(_, file)| file);
+        if written.is_some_and(|file| file.is_changed() && !file.continues() && !file.is_untouched()) {
             return reply.error(Errno::EBUSY);
         }
         let mut modes = lock(&self.modes);
-        let mode = modes.entry(ino.0).or_insert_with(|| Mode { handles: 0, past_us: None });
-        if mode.handles == 0 && self.passthrough.load(Ordering::Relaxed) {
+        let mode = modes.entry(ino.0).or_insert_with(|| Mode { handles: 0, stat: None, past_us: None });
+        mode.stat = object.stat().ok().or(mode.stat);
+        if mode.handles == 0 && written.is_none() && self.passthrough.load(Ordering::Relaxed) {
             mode.past_us = object.backing().and_then(|file| match reply.open_backing(file) {
                 Ok(backing) => Some(Arc::new(backing)),
                 Err(error) => {
@@ -260,7 +269,7 @@ impl Core {
                     }
                 }
             }
-            OpenFile::Write { path, file } => {
+            OpenFile::Write { path, open: Opened { file, .. } } => {
                 let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
                 file.release(Box::new(move |result| {
                     if result.is_err() {
@@ -419,7 +428,8 @@ impl Filesystem for View {
     }
 
     fn destroy(&mut self) {
-        for (path, (_, file)) in lock(&self.0.writing).drain().filter(|(_, (_, file))| !file.is_closed()) {
+        let unfinished = |(_, (_, file)): &(PathBuf, (u64, Arc<Writing>))| file.is_changed() && !file.is_closed();
+        for (path, (_, file)) in lock(&self.0.writing).drain().filter(unfinished) {
             error!("{}: the mount ended before the file was closed, so it stays as it was", path.display());
             file.abandon();
         }
@@ -436,7 +446,7 @@ impl Filesystem for View {
                     Err(error) => return reply.error(errno(error)),
                 };
                 let (stat, ttl) = match core.being_written(&path) {
-                    Some((_, file)) => (Ok(file.stat()), Duration::ZERO),
+                    Some((identity, file)) => (Ok(Stat { identity, ..file.stat() }), Duration::ZERO),
                     None => (core.store.stat(&path), core.trusted(&path)),
                 };
                 let number = |stat: &Stat| INodeNo(core.inodes.remember(&path, stat.identity));
@@ -464,7 +474,7 @@ impl Filesystem for View {
             move |core| {
                 let stat = match file.as_deref() {
                     Some(OpenFile::Read { object, .. }) => object.stat(),
-                    _ => core.stat(ino),
+                    _ => core.stat(ino).or_else(|error| core.opened_stat(ino).ok_or(error)),
                 };
                 let ttl = match (is_open, core.path(ino)) {
                     (false, Ok(path)) => core.trusted(&path),
@@ -490,12 +500,9 @@ impl Filesystem for View {
             }
             return self.ask(
                 |core| core.knows(ino) && core.writing_of(ino).is_none(),
-                move |core| {
-                    core.awaited(ino);
-                    if core.writing_of(ino).is_some() {
-                        return reply.error(Errno::EBUSY);
-                    }
-                    answer!(reply, core.open(ino), object => core.opened(ino, object, reply));
+                move |core| match core.open_to_read(ino) {
+                    Ok(object) => core.opened(ino, object, reply),
+                    Err(error) => reply.error(error),
                 },
             );
         }
@@ -503,9 +510,6 @@ impl Filesystem for View {
         self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
             let opened = path.and_then(|path| {
                 core.awaited(ino);
-                if core.writing_of(ino).is_some() {
-                    return Err(Errno::EBUSY);
-                }
                 let stat = core.stat(ino).map_err(errno)?;
                 core.overwrite(&path, Some(ino), stat, flags.0, pid)
             });
@@ -553,9 +557,12 @@ impl Filesystem for View {
         reply: ReplyWrite,
     ) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { file, .. }) => {
+            Some(OpenFile::Write { path, open }) => {
+                if let Err(error) = self.0.resume(path, &open.file) {
+                    return reply.error(error);
+                }
                 let length = data.len() as u32;
-                file.write(
+                open.write(
                     offset,
                     data,
                     owner,
@@ -571,8 +578,8 @@ impl Filesystem for View {
 
     fn flush(&self, request: &Request, _: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, file }) => {
-                file.flush(request.pid(), owner, self.0.answer_end(path, file, reply));
+            Some(OpenFile::Write { path, open }) => {
+                open.flush(request.pid(), owner, self.0.answer_end(path, &open.file, reply));
             }
             _ => reply.ok(),
         });
@@ -580,7 +587,9 @@ impl Filesystem for View {
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, file }) => file.finish(self.0.answer_end(path, file, reply)),
+            Some(OpenFile::Write { path, open: Opened { file, .. } }) => {
+                file.finish(self.0.answer_end(path, file, reply));
+            }
             _ => reply.ok(),
         });
     }
@@ -598,7 +607,7 @@ impl Filesystem for View {
         _: Option<u32>,
         size: Option<u64>,
         _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
         _: Option<SystemTime>,
         handle: Option<FileHandle>,
         _: Option<SystemTime>,
@@ -612,11 +621,12 @@ impl Filesystem for View {
             if size.is_some() && handle.is_none() {
                 core.awaited(ino);
             }
-            let changed = path.and_then(|_| match (core.writing_of(ino), size) {
-                (Some(file), Some(size)) => file.truncate(size).map(|()| file.stat()),
-                (None, Some(size)) => core.truncate(ino, size),
-                // Owner, permissions and times are the store's matter.
-                (_, None) => core.stat(ino).map_err(errno),
+            // Owner and permissions are the mount's matter.
+            let changed = path.and_then(|_| match (size, modified) {
+                (Some(size), _) => core.truncate(ino, size, handle.is_some()),
+                (None, Some(TimeOrNow::SpecificTime(time))) => core.set_time(ino, time),
+                (None, Some(TimeOrNow::Now)) => core.set_time(ino, SystemTime::now()),
+                (None, None) => core.stat(ino).map_err(errno),
             });
             match changed {
                 Ok(stat) => reply.attr(&Duration::ZERO, &attributes(ino, &stat)),
@@ -704,6 +714,8 @@ impl Filesystem for View {
                     }
                 }),
             ),
+            // There is nothing to read.
+            Some(OpenFile::Write { open, .. }) if open.file.stat().size == 0 => reply.data(&[]),
             _ => reply.error(Errno::EBADF),
         });
     }

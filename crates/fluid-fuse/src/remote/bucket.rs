@@ -20,14 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use bytes::Bytes;
 use fluid_sidecar_layout::source::Scheme;
 use futures_core::Stream;
 use http::Method;
 use http::header::{HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, InvalidHeaderValue};
 use log::{info, warn};
-use memmap2::MmapMut;
-use opendal::options::{ListOptions, ReaderOptions, StatOptions, WriteOptions};
+use opendal::options::{ListOptions, ReaderOptions, StatOptions};
 use opendal::raw::{Timestamp, percent_encode_path};
 use opendal::{
     Buffer, BufferStream, BytesRange, Configurator, EntryMode, ErrorKind, Metadata, OperationContext,
@@ -40,6 +38,7 @@ use super::listing::Progress;
 use super::options::Place;
 use super::oss::OssSigner;
 use super::transport::{self, block_on, block_on_listing};
+use super::upload::{ObjectUpload, mtime};
 use super::wire::{Miss, Signed, Wire};
 use super::{Bucket, Item, Terms, Upload, Version};
 use crate::limits::Until;
@@ -63,17 +62,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Between two times that credentials are loaded again because the store refuses.
 const RELOAD: Duration = Duration::from_secs(10);
 
-/// The first parts of an upload; every 1,000 parts they double, so that 10,000 parts are enough for any object.
-const PART: usize = 8 * 1024 * 1024;
-
-/// Bytes that one write may bring beyond a part.
-const SPARE: usize = 2 * 1024 * 1024;
-
 /// A bucket whose credentials change.
 pub(super) struct Remote(Arc<Sessions>);
 
 /// What was asked to find a bucket, and the session that is used.
-struct Sessions {
+pub(super) struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
     terms: Terms,
@@ -83,7 +76,9 @@ struct Sessions {
 /// A bucket with the credentials of one moment.
 pub(super) struct Session {
     place: Place,
-    operator: Operator,
+    pub(super) operator: Operator,
+    /// Whether parts are copied within the store, as far as is known.
+    pub(super) copies_parts: AtomicBool,
     /// What signs in opendal's stead.
     signer: Option<OssSigner>,
     opened: Instant,
@@ -106,7 +101,7 @@ impl Remote {
 
 impl Sessions {
     /// Asks with the present credentials, and once more with new ones where the store refuses.
-    fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let session = self.session();
         match question(&session) {
             Err(StoreError::Denied(reason)) => match self.reload(&session) {
@@ -117,7 +112,7 @@ impl Sessions {
         }
     }
 
-    fn session(&self) -> Arc<Session> {
+    pub(super) fn session(&self) -> Arc<Session> {
         let mut held = self.held();
         if held.1.elapsed() >= LOOK {
             held.1 = Instant::now();
@@ -170,6 +165,10 @@ impl Bucket for Remote {
         self.0.ask(|session| session.head(key))
     }
 
+    fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
+        self.0.ask(|session| session.head_with_time(key))
+    }
+
     fn list(
         &self,
         prefix: &str,
@@ -195,8 +194,12 @@ impl Bucket for Remote {
     }
 
     fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
-        let begun = self.0.ask(|session| session.put(key, &self.0))?;
-        Ok(Box::new(begun))
+        Ok(Box::new(ObjectUpload::new(&self.0, key, None)?))
+    }
+
+    fn resume(&self, version: &Version) -> Result<Box<dyn Upload>, StoreError> {
+        let base = Some(version.clone());
+        Ok(Box::new(ObjectUpload::new(&self.0, &version.key, base)?))
     }
 
     fn make_directory(&self, key: &str) -> Result<(), StoreError> {
@@ -246,6 +249,7 @@ impl Session {
             opened: Instant::now(),
             signatures: Mutex::default(),
             short: AtomicBool::new(short),
+            copies_parts: AtomicBool::new(true),
             index,
             io_timeout,
             place,
@@ -258,7 +262,7 @@ impl Session {
     }
 
     /// What is asked of an object, for errors.
-    fn asked(&self, key: &str) -> String {
+    pub(super) fn asked(&self, key: &str) -> String {
         format!("{}/{key}", self.place.url.trim_end_matches('/'))
     }
 
@@ -271,8 +275,14 @@ impl Session {
     }
 
     pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
+        self.head_with_time(key).map(|(version, _)| version)
+    }
+
+    /// The object's version, and the time of change that who wrote it has kept with it.
+    fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
         let found = self.run(key, |path| self.operator.stat_options(path, StatOptions::default()))?;
-        Ok(self.version(key.to_string(), &found))
+        let time = found.user_metadata().and_then(|kept| mtime::from_text(kept.get(mtime::NAME)?));
+        Ok((self.version(key.to_string(), &found), time))
     }
 
     fn version(&self, key: String, found: &Metadata) -> Version {
@@ -348,7 +358,7 @@ impl Session {
         self.place.scheme != Scheme::Webhdfs
     }
 
-    fn get(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+    pub(super) fn get(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
         if self.short.load(Ordering::Relaxed) {
             match self.get_short(version, range) {
                 Ok(body) => return Ok(body),
@@ -529,132 +539,6 @@ impl Session {
             false => Err(StoreError::Stale),
         }
     }
-
-    fn put(self: &Arc<Self>, key: &str, sessions: &Arc<Sessions>) -> Result<Writing, StoreError> {
-        let options = WriteOptions::default();
-        let writer = self.run(key, |path| self.operator.writer_options(path, options))?;
-        Ok(Writing {
-            sessions: sessions.clone(),
-            session: self.clone(),
-            key: key.to_string(),
-            writer,
-            least: self.operator.info().capability().write_multi_min_size.unwrap_or_default(),
-            part: Part::default(),
-            full: None,
-            parts: 0,
-            done: false,
-        })
-    }
-}
-
-/// An object that is being written.
-struct Writing {
-    sessions: Arc<Sessions>,
-    /// The session that it was begun in, as what writes belongs to it.
-    session: Arc<Session>,
-    key: String,
-    writer: opendal::Writer,
-    /// Opendal holds back what is less, and loses it when it closes and the part before fails: nothing less is
-    /// given to it after a part.
-    least: usize,
-    /// The part that is being filled.
-    part: Part,
-    /// The part before, until it is sent.
-    full: Option<Buffer>,
-    parts: usize,
-    done: bool,
-}
-
-impl Writing {
-    fn part_size(&self) -> usize {
-        PART << (self.parts / 1000).min(8)
-    }
-
-    /// Sends what is full.
-    fn send(&mut self) -> Result<(), StoreError> {
-        loop {
-            if let Some(full) = &self.full {
-                // Of a part that fails it keeps the one before: the same can be written again.
-                block_on(|| self.session.asked(&self.key), self.writer.write(full.clone()))?;
-                self.parts += 1;
-                self.full = None;
-            }
-            let size = self.part_size();
-            if self.part.filled < size + self.least {
-                return Ok(());
-            }
-            let mut rest = Part::default();
-            rest.add(&self.part.bytes()[size..], size + self.least)?;
-            self.full = Some(std::mem::replace(&mut self.part, rest).first(size));
-        }
-    }
-}
-
-/// Memory of the kernel's own: an allocator would keep what it is given back in pieces of this size.
-#[derive(Default)]
-struct Part {
-    memory: Option<MmapMut>,
-    filled: usize,
-}
-
-impl Part {
-    fn bytes(&self) -> &[u8] {
-        self.memory.as_ref().map_or(&[], |memory| &memory[..self.filled])
-    }
-
-    /// Adds bytes, with room for as many as are expected in all: what is not used costs nothing.
-    fn add(&mut self, bytes: &[u8], expected: usize) -> Result<(), StoreError> {
-        let end = self.filled + bytes.len();
-        if self.memory.as_ref().is_none_or(|memory| memory.len() < end) {
-            let mut memory = MmapMut::map_anon(end.max(expected) + SPARE)
-                .map_err(|error| StoreError::Failed(format!("no memory for a part: {error}")))?;
-            memory[..self.filled].copy_from_slice(self.bytes());
-            self.memory = Some(memory);
-        }
-        if let Some(memory) = &mut self.memory {
-            memory[self.filled..end].copy_from_slice(bytes);
-            self.filled = end;
-        }
-        Ok(())
-    }
-
-    fn first(self, size: usize) -> Buffer {
-        let bytes = self.memory.map(Bytes::from_owner).unwrap_or_default();
-        Buffer::from(bytes.slice(..size))
-    }
-}
-
-impl Upload for Writing {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.part.add(bytes, self.part_size() + self.least)?;
-        self.send()
-    }
-
-    fn finish(&mut self) -> Result<Version, StoreError> {
-        self.send()?;
-        if self.part.filled > 0 {
-            let part = std::mem::take(&mut self.part);
-            let filled = part.filled;
-            self.full = Some(part.first(filled));
-            self.send()?;
-        }
-        if !self.done {
-            block_on(|| self.session.asked(&self.key), self.writer.close())?;
-            self.done = true;
-        }
-        // It may have taken longer than the credentials that it was begun with.
-        self.sessions.ask(|session| session.head(&self.key))
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        if !self.done
-            && let Err(error) = block_on(|| self.session.asked(&self.key), self.writer.abort())
-        {
-            warn!("{}: an unfinished upload stays behind: {error}", self.session.asked(&self.key));
-        }
-    }
 }
 
 /// A read that opendal does.
@@ -687,7 +571,7 @@ impl Read for Pieces {
 }
 
 /// opendal's name for a key, which must be the key: others are other objects to it.
-fn path(key: &str) -> Result<&str, StoreError> {
+pub(super) fn path(key: &str) -> Result<&str, StoreError> {
     let odd = key.trim() != key || key.starts_with('/') || key.contains("//") || key.is_empty();
     match odd {
         true => Err(StoreError::Unsupported("a name with an empty part, or with blanks at its ends,")),
