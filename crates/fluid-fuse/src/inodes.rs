@@ -107,6 +107,9 @@ impl Inodes {
         (new_path, new_identity): (&Path, u64),
         continued: bool,
     ) {
+        if (path, identity) == (new_path, new_identity) {
+            return;
+        }
         let mut nodes = lock(&self.nodes);
         let Nodes { by_number, kept } = &mut *nodes;
         for (number, node) in by_number.iter_mut() {

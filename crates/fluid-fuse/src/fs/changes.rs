@@ -193,7 +193,12 @@ impl Core {
     }
 
     /// What writes the file, and its attributes: behind the end of `old`, or anew.
-    fn prepare(&self, path: &Path, old: Option<Stat>, empties: bool) -> Result<(Box<dyn Writer>, Stat), Errno> {
+    fn prepare(
+        &self,
+        path: &Path,
+        old: Option<Stat>,
+        empties: bool,
+    ) -> Result<(Box<dyn Writer>, Stat), Errno> {
         match old {
             Some(Stat { size: 1.., .. }) if !empties => self.store.append(path).map_err(errno),
             old => {
@@ -360,11 +365,7 @@ impl Core {
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), Errno> {
         // What is empty and was not written yet is not in the way of its end.
-        let untouched = self.being_written(path).filter(|(_, file)| file.is_untouched());
-        let is_new = untouched.is_some_and(|(_, file)| !file.continues());
-        if is_new {
-            self.detach(path);
-        }
+        let is_new = self.being_written(path).is_some_and(|(_, file)| file.discard());
         let _held = self.hold(&[path])?;
         match self.store.remove(path) {
             Err(StoreError::NotFound) if is_new => {}

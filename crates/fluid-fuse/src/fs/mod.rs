@@ -428,7 +428,8 @@ impl Filesystem for View {
     }
 
     fn destroy(&mut self) {
-        let unfinished = |(_, (_, file)): &(PathBuf, (u64, Arc<Writing>))| file.is_changed() && !file.is_closed();
+        let unfinished =
+            |(_, (_, file)): &(PathBuf, (u64, Arc<Writing>))| file.is_changed() && !file.is_closed();
         for (path, (_, file)) in lock(&self.0.writing).drain().filter(unfinished) {
             error!("{}: the mount ended before the file was closed, so it stays as it was", path.display());
             file.abandon();

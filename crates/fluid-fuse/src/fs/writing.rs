@@ -132,6 +132,8 @@ struct State {
     changes: u64,
     finished: u64,
     changed: Option<Counted>,
+    /// How often it is going to be finished as things are.
+    finishing: usize,
     /// Something was written.
     written: bool,
     /// The store has a version that it goes on from.
@@ -245,6 +247,7 @@ impl Writing {
             changes: 0,
             finished: 0,
             changed: None,
+            finishing: 0,
             written: false,
             continues,
             writer: LockOwner(0),
@@ -372,6 +375,7 @@ impl Writing {
         let gap = state.size - state.end;
         state.end = state.size;
         let changes = state.changes;
+        state.finishing += 1;
         state.send(Job::Finish { gap, changes, done });
     }
 
@@ -391,10 +395,18 @@ impl Writing {
 
     /// It is not what its path names any more: what is written has nowhere to go.
     pub(crate) fn detach(&self) {
+        lock(&self.state).detach();
+    }
+
+    /// The same, if it is new, and neither written nor on its way to the store yet.
+    pub(crate) fn discard(&self) -> bool {
         let mut state = lock(&self.state);
-        state.gone = true;
-        state.finished = state.changes;
-        state.changed = None;
+        let is_idle = state.jobs.is_some() && state.finishing == 0;
+        let can = is_idle && !state.continues && !state.written && state.size == 0;
+        if can {
+            state.detach();
+        }
+        can
     }
 
     /// Leaves it as far as it is.
@@ -406,6 +418,12 @@ impl Writing {
 impl State {
     fn is_finished(&self) -> bool {
         self.changes == self.finished
+    }
+
+    fn detach(&mut self) {
+        self.gone = true;
+        self.finished = self.changes;
+        self.changed = None;
     }
 
     /// The first failure is what everybody is told from now on: half a file must not take the place of a whole.
@@ -439,6 +457,7 @@ impl Worker {
     fn work(mut self, todo: &Receiver<Job>) {
         for job in todo {
             let failed = lock(&self.file.state).failed;
+            let finishes = matches!(job, Job::Finish { .. });
             let (length, result, done) = match job {
                 Job::Write { gap, bytes, expected, done } => {
                     let result = failed.map_or_else(|| self.write(gap, &bytes, expected), Err);
@@ -456,6 +475,7 @@ impl Worker {
             {
                 let mut state = lock(&self.file.state);
                 state.ahead -= length;
+                state.finishing -= usize::from(finishes);
                 if let Err(errno) = result {
                     state.fail(errno);
                 }

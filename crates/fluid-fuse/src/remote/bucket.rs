@@ -77,6 +77,8 @@ pub(super) struct Sessions {
 pub(super) struct Session {
     place: Place,
     pub(super) operator: Operator,
+    /// The same for uploads that copy parts, which have no checksums.
+    pub(super) copier: Operator,
     /// Whether parts are copied within the store, as far as is known.
     pub(super) copies_parts: AtomicBool,
     /// What signs in opendal's stead.
@@ -101,7 +103,10 @@ impl Remote {
 
 impl Sessions {
     /// Asks with the present credentials, and once more with new ones where the store refuses.
-    pub(super) fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn ask<T>(
+        &self,
+        question: impl Fn(&Arc<Session>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let session = self.session();
         match question(&session) {
             Err(StoreError::Denied(reason)) => match self.reload(&session) {
@@ -230,9 +235,21 @@ impl Session {
         };
         transport::install(terms.clone());
         let signer = OssSigner::new(&place, &terms);
-        let operator = operator(&place, signer.is_some())
-            .with_context(|| format!("{}: the options cannot be used", place.url))?
-            .with_context(transport::context(terms, signer.clone()));
+        let context = transport::context(terms, signer.clone());
+        let operator = |settings| {
+            operator(place.scheme, settings, signer.is_some())
+                .with_context(|| format!("{}: the options cannot be used", place.url))
+                .map(|operator: Operator| operator.with_context(context.clone()))
+        };
+        let copier = operator(
+            place
+                .settings
+                .iter()
+                .filter(|(name, _)| *name != "checksum_algorithm")
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        )?;
+        let operator = operator(place.settings.clone())?;
         let capability = operator.info().capability();
         let short = match place.scheme {
             Scheme::Http => true,
@@ -245,6 +262,7 @@ impl Session {
         Ok(Self {
             wire: Wire::new(place.timeouts),
             operator,
+            copier,
             signer,
             opened: Instant::now(),
             signatures: Mutex::default(),
@@ -358,7 +376,11 @@ impl Session {
         self.place.scheme != Scheme::Webhdfs
     }
 
-    pub(super) fn get(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+    pub(super) fn get(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
         if self.short.load(Ordering::Relaxed) {
             match self.get_short(version, range) {
                 Ok(body) => return Ok(body),
@@ -593,15 +615,18 @@ fn http_date(time: SystemTime) -> String {
 }
 
 /// opendal's operator; `unsigned`: somebody else signs.
-fn operator(place: &Place, unsigned: bool) -> opendal::Result<Operator> {
+fn operator(
+    scheme: Scheme,
+    mut settings: BTreeMap<String, String>,
+    unsigned: bool,
+) -> opendal::Result<Operator> {
     fn of<C: Configurator>(settings: &BTreeMap<String, String>) -> opendal::Result<Operator> {
         Operator::from_config(C::from_iter(settings.clone())?)
     }
-    let mut settings = place.settings.clone();
     if unsigned {
         settings.insert("skip_signature".to_string(), "true".to_string());
     }
-    match place.scheme {
+    match scheme {
         Scheme::S3 => of::<services::S3Config>(&settings),
         Scheme::Oss => of::<services::OssConfig>(&settings),
         Scheme::Gcs => of::<services::GcsConfig>(&settings),

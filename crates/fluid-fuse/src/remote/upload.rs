@@ -172,7 +172,7 @@ impl ObjectUpload {
         if self.writer.is_none() {
             self.session = self.sessions.session();
             let mut options = WriteOptions::default();
-            let operator = &self.session.operator;
+            let operator = if self.copies() { &self.session.copier } else { &self.session.operator };
             let capability = operator.info().capability();
             if capability.write_with_user_metadata {
                 let time = self.time.and_then(mtime::to_text);
@@ -189,8 +189,31 @@ impl ObjectUpload {
         let rest = base.size % self.part_size;
         while self.sent < base.size - rest {
             let range = self.sent..self.sent + self.part_size;
-            if !self.copy(&base, &range)? {
-                self.fetch(&base, &range)?;
+            match self.copies() {
+                false => self.fetch(&base, &range)?,
+                true => match self.copy(&base, &range) {
+                    // Neither what may be answered otherwise another time, nor what is true of reading, too.
+                    Err(error)
+                        if range.start == 0
+                            && !matches!(
+                                error,
+                                StoreError::Unavailable(_)
+                                    | StoreError::Stale
+                                    | StoreError::NotFound
+                                    | StoreError::Denied(_)
+                                    | StoreError::NoBucket(_)
+                            ) =>
+                    {
+                        info!(
+                            "{}: parts cannot be copied ({error}), so what goes on is sent again",
+                            self.asked()
+                        );
+                        self.session.copies_parts.store(false, Ordering::Relaxed);
+                        self.abort();
+                        return self.begin();
+                    }
+                    copied => copied?,
+                },
             }
             self.sent = range.end;
             self.parts += 1;
@@ -207,15 +230,20 @@ impl ObjectUpload {
                 return Err(StoreError::Unavailable(format!("GET {}: it ends early", self.asked())));
             }
         }
+        self.missing = 0..0;
         Ok(())
     }
 
-    /// Copies a part within the store; whether the store does that.
-    fn copy(&mut self, base: &Version, range: &Range<u64>) -> Result<bool, StoreError> {
-        let can = self.session.operator.info().capability().write_can_copy_from;
-        if !can || !self.session.copies_parts.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
+    /// Whether parts are copied within the store. Where each part has a checksum, opendal copies none, so these uploads
+    /// have none.
+    fn copies(&self) -> bool {
+        let is_large = self.base.as_ref().is_some_and(|base| base.size >= self.part_size);
+        let can = self.session.copier.info().capability().write_can_copy_from;
+        is_large && can && self.session.copies_parts.load(Ordering::Relaxed)
+    }
+
+    /// Copies a part within the store.
+    fn copy(&mut self, base: &Version, range: &Range<u64>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
         match base.etag.as_ref().filter(|_| !base.is_weak()) {
             Some(etag) => options.if_match = Some(etag.clone()),
@@ -227,21 +255,15 @@ impl ObjectUpload {
         let asked = self.asked();
         let key = self.key.clone();
         let part = BytesRange::new(range.start, Some(range.end - range.start));
-        match block_on(|| asked, writer(&mut self.writer)?.copy_from(&key, args, part)) {
-            Ok(()) => Ok(true),
-            Err(error @ (StoreError::Unsupported(_) | StoreError::Failed(_))) if range.start == 0 => {
-                info!("{}: the store copies no parts ({error}), so what is continued is sent again", self.asked());
-                self.session.copies_parts.store(false, Ordering::Relaxed);
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
+        block_on(|| asked, writer(&mut self.writer)?.copy_from(&key, args, part))
     }
 
     /// Reads a part, and writes it again.
     fn fetch(&mut self, base: &Version, range: &Range<u64>) -> Result<(), StoreError> {
         if base.size > LARGEST_REWRITE {
-            return Err(StoreError::Unsupported("continuing an object of more than 1 GiB at a store that copies no parts"));
+            return Err(StoreError::Unsupported(
+                "continuing an object of more than 1 GiB at a store that copies no parts",
+            ));
         }
         let mut part = Part::default();
         let length = usize::try_from(range.end - range.start).unwrap_or_default();
@@ -254,6 +276,15 @@ impl ObjectUpload {
         }
         let asked = self.asked();
         block_on(|| asked, writer(&mut self.writer)?.write(part.first(length)))
+    }
+
+    /// Leaves the upload that is under way, if there is one.
+    fn abort(&mut self) {
+        if let Some(mut writer) = self.writer.take().filter(|_| !self.closed)
+            && let Err(error) = block_on(|| self.session.asked(&self.key), writer.abort())
+        {
+            warn!("{}: an unfinished upload stays behind: {error}", self.asked());
+        }
     }
 
     /// Uploads all that there is; the version that it has become.
@@ -314,7 +345,8 @@ impl Upload for ObjectUpload {
         }
         loop {
             let version = self.complete()?;
-            let others = self.etag.as_ref().zip(version.etag.as_ref()).is_some_and(|(one, other)| one != other);
+            let others =
+                self.etag.as_ref().zip(version.etag.as_ref()).is_some_and(|(one, other)| one != other);
             self.foreign = version.size != self.sent || others;
             (self.writer, self.full, self.closed) = (None, None, false);
             (self.sent, self.parts, self.changed, self.missing) = (0, 0, false, 0..0);
@@ -330,12 +362,7 @@ impl Upload for ObjectUpload {
 
 impl Drop for ObjectUpload {
     fn drop(&mut self) {
-        if !self.closed
-            && let Some(writer) = &mut self.writer
-            && let Err(error) = block_on(|| self.session.asked(&self.key), writer.abort())
-        {
-            warn!("{}: an unfinished upload stays behind: {error}", self.asked());
-        }
+        self.abort();
     }
 }
 
@@ -385,7 +412,8 @@ pub(super) mod mtime {
         let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         let nanos = format!("{:0<9}", fraction.get(..fraction.len().min(9))?);
-        let (seconds, nanos) = (digits(seconds).then(|| seconds.parse().ok())??, digits(&nanos).then(|| nanos.parse().ok())??);
+        let (seconds, nanos) =
+            (digits(seconds).then(|| seconds.parse().ok())??, digits(&nanos).then(|| nanos.parse().ok())??);
         SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
     }
 }
@@ -455,7 +483,11 @@ mod tests {
 
     #[test]
     fn times_are_those_of_rclone() {
-        for (text, seconds, nanos) in [("1354040105", 1_354_040_105, 0), ("1354040105.123", 1_354_040_105, 123_000_000), ("0.000000001", 0, 1)] {
+        for (text, seconds, nanos) in [
+            ("1354040105", 1_354_040_105, 0),
+            ("1354040105.123", 1_354_040_105, 123_000_000),
+            ("0.000000001", 0, 1),
+        ] {
             let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
             assert_eq!(mtime::from_text(text), Some(time), "{text}");
             assert_eq!(mtime::from_text(&mtime::to_text(time).unwrap()), Some(time), "{text}");

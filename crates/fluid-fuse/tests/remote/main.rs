@@ -6,6 +6,7 @@ mod faults;
 #[path = "../support/head.rs"]
 mod head;
 mod oss;
+mod parts;
 mod s3;
 #[path = "../support/s3s.rs"]
 mod s3s;

@@ -2,6 +2,7 @@
 //! each test says that it was skipped.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod continued;
 mod faults;
 mod files;
 #[path = "../mount/place.rs"]
