@@ -126,6 +126,17 @@ impl Inodes {
         }
     }
 
+    /// What is below a directory is below another one from now on.
+    pub fn moved(&self, from: &Path, to: &Path) {
+        for node in lock(&self.nodes).by_number.values_mut() {
+            if let Ok(below) = node.path.strip_prefix(from)
+                && !below.as_os_str().is_empty()
+            {
+                node.path = to.join(below).into();
+            }
+        }
+    }
+
     /// What a number stands for.
     pub fn get(&self, number: u64) -> Option<Node> {
         if number == ROOT {
@@ -166,6 +177,9 @@ mod tests {
         assert_ne!(inodes.remember(Path::new("a"), 1), number);
         inodes.became((Path::new("b"), 2), (Path::new("b"), 3), true);
         assert_eq!(inodes.remember(Path::new("b"), 3), number);
+        let below = inodes.remember(Path::new("b/c"), 1);
+        inodes.moved(Path::new("b"), Path::new("d/e"));
+        assert_eq!(*inodes.get(below).unwrap().path, *Path::new("d/e/c"));
         inodes.forget(number, 2);
         assert_ne!(inodes.remember(Path::new("b"), 3), number);
     }

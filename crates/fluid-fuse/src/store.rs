@@ -88,6 +88,11 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// The permissions of a file that is made there.
+    fn file_mode(&self, _: &Path) -> u16 {
+        0
+    }
+
     /// Begins to write a file. What its path names stays as it is until [`Writer::finish`].
     fn create(&self, _: &Path) -> Result<Box<dyn Writer>, StoreError> {
         Err(StoreError::ReadOnly)
@@ -167,6 +172,8 @@ pub struct Entries {
     pub since: Instant,
     /// All but `.` and `..`.
     pub entries: Vec<Entry>,
+    /// Whether nobody needs to ask for more of what they are than is told here.
+    pub is_all_known: bool,
 }
 
 /// A name in a directory.

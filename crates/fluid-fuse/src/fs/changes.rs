@@ -3,7 +3,7 @@
 //! It decides what may be done beside what: a file that is written is in nobody else's hands, and the kernel keeps
 //! no listing that is older than a change. How a file gets to its store is [`super::writing`]'s matter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -36,6 +36,11 @@ fn joinable(
 ) -> Option<(u64, Arc<Writing>)> {
     let (identity, file) = writing.get(path)?;
     ((file.is_untouched() || !empties) && file.join()).then(|| (*identity, Arc::clone(file)))
+}
+
+/// Whether something is being changed that the path, or a directory above it, names.
+fn is_held(held: &HashSet<PathBuf>, path: &Path) -> bool {
+    !held.is_empty() && path.ancestors().any(|above| held.contains(above))
 }
 
 /// A file that somebody has made and nobody has written yet.
@@ -88,10 +93,17 @@ impl Core {
         loop {
             let writing = lock(&self.writing);
             let mut held = lock(&self.held);
-            let changed = |path: &&Path| writing.get(*path).filter(|(_, file)| file.is_changed());
-            let written: Vec<_> = paths.iter().filter_map(changed).collect();
-            let is_open = written.iter().any(|(_, file)| !file.is_closing(since));
-            if is_open || paths.iter().any(|path| held.contains(*path)) {
+            let concerns = |file: &Path| paths.iter().any(|path| file.starts_with(path));
+            let written: Vec<_> = writing
+                .iter()
+                .filter(|(path, (_, file))| file.is_changed() && concerns(path))
+                .map(|(_, (_, file))| file)
+                .collect();
+            let is_open = written.iter().any(|file| !file.is_closing(since));
+            if is_open
+                || held.iter().any(|path| concerns(path))
+                || paths.iter().any(|path| is_held(&held, path))
+            {
                 return Err(Errno::EBUSY);
             }
             if written.is_empty() {
@@ -114,7 +126,7 @@ impl Core {
         if file.is_changed() {
             return Ok(());
         }
-        if lock(&self.held).contains(path) {
+        if is_held(&lock(&self.held), path) {
             return Err(Errno::EBUSY);
         }
         match self.store.known(path) {
@@ -127,11 +139,15 @@ impl Core {
         }
     }
 
-    /// The path names another file than the one that is open for writing, or none.
+    /// The path, and what is below, names another file than the one that is open for writing, or none.
     fn detach(&self, path: &Path) {
-        if let Some((_, file)) = lock(&self.writing).remove(path) {
-            file.detach();
-        }
+        lock(&self.writing).retain(|at, (_, file)| {
+            let stays = !at.starts_with(path);
+            if !stays {
+                file.detach();
+            }
+            stays
+        });
     }
 
     /// Opens a file for writing: anew, or behind the end of `old`, which is there. Nothing is changed by that but that
@@ -151,7 +167,7 @@ impl Core {
         loop {
             let is_ready = {
                 let mut writing = lock(&self.writing);
-                if lock(&self.held).contains(path) {
+                if is_held(&lock(&self.held), path) {
                     return Err(Errno::EBUSY);
                 }
                 if let Some((identity, file)) = joinable(&writing, path, empties) {
@@ -260,7 +276,7 @@ impl Core {
             kind: Kind::File,
             size: 0,
             modified: SystemTime::now(),
-            mode: directory.mode & 0o666,
+            mode: self.store.file_mode(path),
             links: 1,
             ..directory
         })
@@ -406,6 +422,9 @@ impl Core {
             self.detach(path);
         }
         self.inodes.became((from, old.identity), (to, new.identity), false);
+        if old.kind == Kind::Directory {
+            self.inodes.moved(from, to);
+        }
         self.changed();
         Ok(())
     }

@@ -209,9 +209,10 @@ impl Core {
         self.checked(ino, self.store.stat(&self.path(ino)?)?)
     }
 
-    /// The attributes of a file that somebody reads, whatever its path names by now.
+    /// The attributes of a file that somebody reads although its path names another one by now, or none.
     fn opened_stat(&self, ino: INodeNo) -> Option<Stat> {
-        lock(&self.modes).get(&ino.0)?.stat
+        let stat = lock(&self.modes).get(&ino.0)?.stat?;
+        Some(Stat { links: 0, ..stat })
     }
 
     fn open(&self, ino: INodeNo) -> Result<Box<dyn Object>, StoreError> {
@@ -787,6 +788,9 @@ impl Filesystem for View {
                     let (stat, ttl) = match core.being_written(&line.path) {
                         Some((identity, file)) if identity == line.stat.identity => {
                             (file.stat(), Duration::ZERO)
+                        }
+                        _ if !listing.is_all_known && core.store.known(&line.path).is_none() => {
+                            (line.stat, Duration::ZERO)
                         }
                         // What the listing says was true when it was taken.
                         _ => (line.stat, core.ttl.saturating_sub(listing.taken.elapsed())),
