@@ -111,8 +111,11 @@ struct Names {
     /// Answers for names of directories that are too large to list for one, and what was changed here.
     singles: Mutex<HashMap<String, Single>>,
     /// Times of change that are kept with the objects, which no listing tells, by key; each with its version.
-    times: Mutex<HashMap<String, (Arc<Version>, Option<SystemTime>)>>,
+    times: Mutex<HashMap<String, KeptTime>>,
 }
+
+/// The time of change that is kept with a version, if one is.
+type KeptTime = (Arc<Version>, Option<SystemTime>);
 
 /// What a name stands for, if for anything, and since when that is known.
 #[derive(Clone)]
@@ -393,14 +396,29 @@ impl ObjectStore {
         for marker in tree.directories.iter().filter(|(_, has_marker)| **has_marker).map(|(key, _)| key) {
             self.insist(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
         }
-        let missing: Vec<_> =
-            tree.files.iter().filter(|entry| !is_same(*entry)).map(|(key, _)| key.as_str()).collect();
-        self.all_at_once(&missing, |key| self.bucket.copy(&format!("{old}{key}"), &format!("{new}{key}")))?;
+        let files: Vec<_> = tree.files.iter().collect();
+        self.all_at_once(&files, |file| match is_same(*file) {
+            true => Ok(()),
+            false => {
+                self.insist(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
+            }
+        })?;
+        // Nothing is deleted that is not there.
+        let taken = Instant::now();
+        let copies = self.tree(&new)?.files;
+        let is_missing = |(key, version): &(&String, &Version)| {
+            copies.get(*key).is_none_or(|copy| copy.size != version.size)
+        };
+        if let Some((key, _)) = tree.files.iter().find(is_missing) {
+            return Err(StoreError::Failed(format!(
+                "{new}{key} is no copy of {old}{key}, so nothing is deleted"
+            )));
+        }
         let delete = |key: &str| match self.bucket.delete(&format!("{old}{key}")) {
             Err(StoreError::NotFound) => Ok(()),
             deleted => deleted,
         };
-        self.all_at_once(&tree.files.keys().map(String::as_str).collect::<Vec<_>>(), delete)?;
+        self.all_at_once(&files, |(key, _)| self.insist(|| delete(key)))?;
         // The innermost first, where they are more than markers.
         for directory in tree.directories.keys().rev() {
             self.insist(|| delete(directory))?;
@@ -409,25 +427,34 @@ impl ObjectStore {
         lock(&self.names.directories).retain(|key, _| !key.starts_with(&old) && !key.starts_with(&new));
         lock(&self.names.singles).retain(|key, _| !key.starts_with(&old) && !key.starts_with(&new));
         self.names.note(from, Instant::now(), None);
-        self.names.note(to, Instant::now(), Some(Child::Directory));
+        for directory in tree.directories.keys() {
+            let key = format!("{new}{directory}");
+            self.names.note(key.trim_end_matches('/'), Instant::now(), Some(Child::Directory));
+        }
+        for (key, version) in &tree.files {
+            if let Some(copy) = copies.get(key) {
+                let time = self.names.time_of(version).flatten();
+                self.names.note_file(&copy.key, taken, copy, time);
+            }
+        }
         Ok(self.names.directory_stat())
     }
 
-    /// Does the same for all keys, some at a time; the first failure ends it.
-    fn all_at_once(
+    /// Does the same with all, some at a time; the first failure ends it.
+    fn all_at_once<T: Sync>(
         &self,
-        keys: &[&str],
-        what: impl Fn(&str) -> Result<(), StoreError> + Sync,
+        all: &[T],
+        what: impl Fn(&T) -> Result<(), StoreError> + Sync,
     ) -> Result<(), StoreError> {
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         thread::scope(|scope| {
-            for _ in 0..MOVING.min(keys.len()) {
+            for _ in 0..MOVING.min(all.len()) {
                 scope.spawn(|| {
-                    while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if lock(&failed).is_some() {
                             return;
                         }
-                        if let Err(error) = self.insist(|| what(key)) {
+                        if let Err(error) = what(one) {
                             lock(&failed).get_or_insert(error);
                         }
                     }

@@ -325,7 +325,7 @@ impl Core {
     /// Sets the size of a file: of one that nobody has open for writing, all of it or nothing.
     pub(super) fn truncate(self: &Arc<Self>, ino: INodeNo, size: u64, is_open: bool) -> Result<Stat, Errno> {
         if let Some(file) = self.open_for_writing(ino) {
-            self.resume(&*self.path(ino).map_err(errno)?, &file)?;
+            self.resume(&self.path(ino).map_err(errno)?, &file)?;
             let is_there = file.continues();
             file.truncate(size)?;
             if !is_open && is_there {
@@ -356,7 +356,7 @@ impl Core {
         self.awaited(ino);
         if let Some(file) = self.open_for_writing(ino) {
             let is_there = !file.is_changed();
-            self.resume(&*self.path(ino).map_err(errno)?, &file)?;
+            self.resume(&self.path(ino).map_err(errno)?, &file)?;
             if file.set_time(time) {
                 // Who writes nothing else closes it without finishing it.
                 if is_there {

@@ -475,7 +475,7 @@ mod tests {
         const TIB: u64 = 1 << 40;
         for size in [0, 1, PART, 512 << 20, 3 << 30, 70 << 30, TIB, 48 * TIB] {
             let part = continued_part_size(size);
-            assert!(part % PART == 0 && size.div_ceil(part) <= KNOWN_PARTS, "{size}: {part}");
+            assert!(part.is_multiple_of(PART) && size.div_ceil(part) <= KNOWN_PARTS, "{size}: {part}");
             assert!(part <= LARGEST_CONTINUED || size > LARGEST_CONTINUED * KNOWN_PARTS);
         }
         assert_eq!([continued_part_size(512 << 20), continued_part_size(1 << 30)], [PART, 2 * PART]);
