@@ -158,7 +158,7 @@ fn tail_of_a_log_goes_on() {
 }
 
 #[test]
-fn huggingface_hub_1692_who_opens_does_not_write_yet() {
+fn a_lock_file_is_opened_by_several() {
     let Some(mounted) = Mounted::writable() else { return };
     let path = mounted.path("lock");
     let open = || File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
