@@ -119,24 +119,20 @@ impl Core {
     /// Lets a file be changed again that its store has all of: nobody may have taken its name meanwhile.
     pub(super) fn resume(&self, path: &Path, file: &Arc<Writing>) -> Result<(), Errno> {
         let writing = lock(&self.writing);
-        let Some((identity, _)) = writing.get(path).filter(|(_, known)| Arc::ptr_eq(known, file)) else {
-            // It says itself what became of it.
-            return Ok(());
-        };
-        if file.is_changed() {
+        // One that is there no more says itself what became of it.
+        let is_there = writing.get(path).is_some_and(|(_, known)| Arc::ptr_eq(known, file));
+        if !is_there || file.is_changed() {
             return Ok(());
         }
         if is_held(&lock(&self.held), path) {
             return Err(Errno::EBUSY);
         }
-        match self.store.known(path) {
-            Some(Ok(stat)) if stat.identity != *identity => Err(Errno::ESTALE),
-            Some(Err(StoreError::NotFound)) => Err(Errno::ESTALE),
-            _ => {
-                file.resume();
-                Ok(())
-            }
+        // Whether it is still the same is found out when it is uploaded: not every listing tells all of its identity.
+        if let Some(Err(StoreError::NotFound)) = self.store.known(path) {
+            return Err(Errno::ESTALE);
         }
+        file.resume();
+        Ok(())
     }
 
     /// The path, and what is below, names another file than the one that is open for writing, or none.
@@ -306,6 +302,10 @@ impl Core {
         flags: i32,
         pid: u32,
     ) -> Result<(FileHandle, u64, Stat), Errno> {
+        let since = Instant::now();
+        while self.being_written(path).is_some_and(|(_, file)| file.is_closing(since)) {
+            thread::sleep(LOOK);
+        }
         // One that is only beginning is in no store yet.
         let stat = self.being_written(path).map(|(identity, file)| Stat { identity, ..file.stat() });
         match stat.map_or_else(|| self.store.stat(path), Ok) {

@@ -602,7 +602,7 @@ pub(super) fn path(key: &str) -> Result<&str, StoreError> {
 }
 
 /// Whether what is known of two versions is the same.
-fn same(one: &Version, other: &Version) -> bool {
+pub(super) fn same(one: &Version, other: &Version) -> bool {
     let etags = one.etag.as_ref().zip(other.etag.as_ref());
     let dates = one.date().zip(other.date());
     one.size == other.size

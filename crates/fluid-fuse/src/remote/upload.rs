@@ -24,7 +24,7 @@ use opendal::raw::{OpReader, OpWrite, Timestamp};
 use opendal::{Buffer, BytesRange};
 
 use super::answer::{is_etag, quoted};
-use super::bucket::{Session, Sessions, path};
+use super::bucket::{Session, Sessions, path, same};
 use super::transport::block_on;
 use super::{LARGEST_REWRITE, Upload, Version};
 use crate::store::StoreError;
@@ -78,6 +78,8 @@ pub(super) struct ObjectUpload {
     begun_with: Option<SystemTime>,
     /// Whether there is anything to upload.
     changed: bool,
+    /// The base is still what is there.
+    is_checked: bool,
     /// The writer was closed, and the new version is not known yet.
     closed: bool,
     /// The ETag that the store told of it.
@@ -109,6 +111,7 @@ impl ObjectUpload {
             full: None,
             time: None,
             begun_with: None,
+            is_checked: false,
             closed: false,
             etag: None,
             foreign: false,
@@ -187,6 +190,16 @@ impl ObjectUpload {
         }
         let Some(base) = self.base.clone() else { return Ok(()) };
         let rest = base.size % self.part_size;
+        // What is copied or read again has the condition that it is the same; what was kept has none.
+        if !self.is_checked && base.size == rest && self.missing.is_empty() {
+            let now = self.sessions.ask(|session| session.head(&self.key));
+            match now {
+                Ok(now) if same(&now, &base) => {}
+                Ok(_) | Err(StoreError::NotFound) => return Err(StoreError::Stale),
+                Err(error) => return Err(error),
+            }
+        }
+        self.is_checked = true;
         while self.sent < base.size - rest {
             let range = self.sent..self.sent + self.part_size;
             match self.copies() {
@@ -348,7 +361,7 @@ impl Upload for ObjectUpload {
             let others =
                 self.etag.as_ref().zip(version.etag.as_ref()).is_some_and(|(one, other)| one != other);
             self.foreign = version.size != self.sent || others;
-            (self.writer, self.full, self.closed) = (None, None, false);
+            (self.writer, self.full, self.closed, self.is_checked) = (None, None, false, false);
             (self.sent, self.parts, self.changed, self.missing) = (0, 0, false, 0..0);
             self.base = Some(version.clone());
             if self.foreign || self.time.is_none() || self.time == self.begun_with {

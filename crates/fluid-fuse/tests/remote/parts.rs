@@ -220,15 +220,15 @@ fn an_object_goes_on_whether_parts_can_be_copied_or_not() {
 
 #[test]
 fn an_object_that_others_have_replaced_does_not_go_on() {
-    for copies in [true, false] {
+    for (copies, size) in [(true, 20 * MIB), (false, 20 * MIB), (true, 1000), (true, 2 * MIB)] {
         let (store, bucket) = strict(copies);
         let mut upload = bucket.put("file").unwrap();
-        write(&mut *upload, &bytes(20 * MIB));
+        write(&mut *upload, &bytes(size));
         upload.finish().unwrap();
-        let theirs = vec![7; 20 * MIB];
+        let theirs = vec![7; size];
         store.lock().unwrap().replace(theirs.clone(), None);
         let written = upload.write(b"more").and_then(|()| upload.finish().map(|_| ()));
-        assert!(matches!(written, Err(StoreError::Stale)), "{copies} {written:?}");
+        assert!(matches!(written, Err(StoreError::Stale)), "{copies} {size} {written:?}");
         assert!(store.lock().unwrap().object == theirs);
     }
 }
