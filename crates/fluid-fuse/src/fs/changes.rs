@@ -1,7 +1,8 @@
-//! What a mount changes: files that are written anew, and names that come, go and move.
+//! What a mount changes: files that are written, and names that come, go and move.
 //!
-//! It decides what may be done beside what: a file that is written is in nobody else's hands, and the kernel keeps
-//! no listing that is older than a change. How a file gets to its store is [`super::writing`]'s matter.
+//! It decides what may be done beside what: a file that has changes which its store does not have keeps its name, nobody
+//! empties a file that others read or write, several may add to one, and the kernel keeps no listing that is older than a
+//! change. How a file gets to its store is [`super::writing`]'s matter.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! The file system that the kernel sees: a [`Store`] behind inode numbers and handles.
 //!
 //! It decides how long the kernel may trust an answer, which error number an error becomes, who waits where,
-//! and what of writing there is: a file is written as a whole, by one at a time, while nobody reads it, and the
-//! kernel keeps no pages of what is written. Where a store is read-only, each operation that changes something
+//! and what of writing there is: a file is written from its beginning while nobody reads it, or on from its end, and
+//! the kernel keeps no pages of what is written. Where a store is read-only, each operation that changes something
 //! says so. The threads that take the kernel's requests never wait for a store that is far away: what
 //! it must be asked for is done by threads of their own. It knows neither where the bytes come from nor where
 //! it is mounted.

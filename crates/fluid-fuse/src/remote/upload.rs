@@ -38,15 +38,12 @@ const LARGEST_CONTINUED: u64 = 32 << 20;
 /// An object that is continued has about as many parts, so that it is not copied in too many requests.
 const CONTINUED_PARTS: u64 = 64;
 
-/// Equal parts of an object whose size is not known before: 47 GiB. Later ones double every [`GROWTH`] parts, so that
-/// 2 TiB fit into the 10,000 parts that stores take.
+/// Equal parts: 47 GiB of an object whose size is not known before, all of one whose size is. Later ones double every
+/// [`GROWTH`] parts, so that 2 TiB fit into the 10,000 parts that stores take.
 const EQUAL_PARTS: usize = 6000;
 
 /// Parts of one size after the equal ones.
 const GROWTH: usize = 500;
-
-/// Parts of an object whose size is known: fewer than the 10,000 that stores take, as more may follow.
-const KNOWN_PARTS: u64 = 9000;
 
 /// Bytes that one write may bring beyond a part.
 const SPARE: usize = 2 << 20;
@@ -324,7 +321,7 @@ impl ObjectUpload {
 impl Upload for ObjectUpload {
     fn expect(&mut self, size: u64) {
         if self.writer.is_none() && self.base.is_none() {
-            self.part_size = PART * size.div_ceil(PART * KNOWN_PARTS).max(1);
+            self.part_size = PART * size.div_ceil(PART * EQUAL_PARTS as u64).max(1);
         }
     }
 
@@ -387,7 +384,7 @@ fn writer(writer: &mut Option<oio::Writer>) -> Result<&mut oio::Writer, StoreErr
 /// The size of the parts of an object that goes on.
 fn continued_part_size(size: u64) -> u64 {
     let few = size.div_ceil(PART * CONTINUED_PARTS).next_power_of_two() * PART;
-    few.min(LARGEST_CONTINUED).max(PART * size.div_ceil(PART * KNOWN_PARTS))
+    few.min(LARGEST_CONTINUED).max(PART * size.div_ceil(PART * EQUAL_PARTS as u64))
 }
 
 /// Reads until the room is full or the body ends; how much.
@@ -488,8 +485,8 @@ mod tests {
         const TIB: u64 = 1 << 40;
         for size in [0, 1, PART, 512 << 20, 3 << 30, 70 << 30, TIB, 48 * TIB] {
             let part = continued_part_size(size);
-            assert!(part.is_multiple_of(PART) && size.div_ceil(part) <= KNOWN_PARTS, "{size}: {part}");
-            assert!(part <= LARGEST_CONTINUED || size > LARGEST_CONTINUED * KNOWN_PARTS);
+            assert!(part.is_multiple_of(PART) && size.div_ceil(part) <= EQUAL_PARTS as u64, "{size}: {part}");
+            assert!(part <= LARGEST_CONTINUED || size > LARGEST_CONTINUED * EQUAL_PARTS as u64);
         }
         assert_eq!([continued_part_size(512 << 20), continued_part_size(1 << 30)], [PART, 2 * PART]);
     }
