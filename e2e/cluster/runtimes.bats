@@ -10,7 +10,8 @@ setup_file() {
     alluxio: "runtime-client:1", cache: "runtime-client:1", jindo: "runtime-client:1", juicefs: "runtime-client:1"}}')"
   webhook_register kubernetes "$(policy_for borrowers '{destination: "kubernetes", injectIncompleteReferences: true}')"
   webhook_register kubernetes "$(policy_for followers '{destination: "kubernetes", injectIncompleteReferences: true,
-    sidecarFrom: "fluid-fuse", sidecarImages: {thin: "fluid-fuse:scratch"}}')"
+    sidecarFrom: "fluid-fuse", sidecarImages: {thin: "fluid-fuse:scratch"},
+    sidecars: {thin: {env: {FLUID_FUSE_ALLOW_DIRECTORIES: "/srv"}}}}')"
 }
 
 # The cases name their namespaces.

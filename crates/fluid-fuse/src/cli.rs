@@ -54,8 +54,8 @@ Examples:
   {FLUID_FUSE} bench --source s3://one/a --{mountpoint} DIR
 
 As the image of a Fluid ThinRuntime, `{FLUID_FUSE} {mount}` needs no options: the mount point comes from
-{mount_point} and the source from {CONFIG_FILE}. Of {mount_options}, uid= and gid= count,
-and ro, which wins over all that makes a mount writable.
+{mount_point} and the source from {CONFIG_FILE}. Of {mount_options}, uid=, gid=, file_mode= and
+dir_mode= count, and ro, which wins over all that makes a mount writable.
 
 Environment: each option names its variable; a flag wins over its variable, and both over Fluid's own.
 {log} (or RUST_LOG) sets the level of the log on stderr: error, warn, info, debug."
@@ -211,6 +211,27 @@ pub struct MountOptions {
     /// Group of what has none in its source [default: the group of this process]
     #[arg(long, value_name = "GID", env = env::GID)]
     pub gid: Option<u32>,
+
+    /// Permissions of files of object stores, in octal; without write bits where nothing can be written [default: 644]
+    #[arg(long, value_name = "MODE", env = env::FILE_MODE, value_parser = mode)]
+    pub file_mode: Option<u16>,
+
+    /// Permissions of directories of object stores, in octal; without write bits where nothing can be written
+    /// [default: 755]
+    #[arg(long, value_name = "MODE", env = env::DIR_MODE, value_parser = mode)]
+    pub dir_mode: Option<u16>,
+
+    /// Whether the time of change that programs have set, which is kept with an object (`mtime`, as rclone and s3fs have
+    /// it), is also shown of files that others wrote: one request for each whose attributes are looked at
+    #[arg(long, value_name = "BOOL", env = env::KEPT_TIMES, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub kept_times: bool,
+
+    /// Objects below a directory that is renamed at most, as each is copied; of more, or of any with 0, rename(2) is
+    /// EXDEV, and `mv` copies
+    #[arg(long, value_name = "N", env = env::RENAME_DIR_LIMIT, default_value = "1000")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub rename_dir_limit: u32,
 
     /// Whether the directory below the mount stays out of sight until the Pod ends
     #[arg(help = format!(
@@ -441,6 +462,14 @@ fn size(text: &str) -> Result<u64, String> {
     factor
         .and_then(|factor: u64| digits.trim().parse::<u64>().ok()?.checked_mul(factor))
         .ok_or_else(|| "must be a size such as 128MiB, 2Gi or 500M".to_string())
+}
+
+/// Permissions of a file, in octal.
+pub(crate) fn mode(text: &str) -> Result<u16, String> {
+    match u16::from_str_radix(text.trim_start_matches("0o"), 8) {
+        Ok(mode @ 0..=0o777) => Ok(mode),
+        _ => Err("must be permissions in octal, such as 644 or 755".to_string()),
+    }
 }
 
 /// A directory in which those of a Dataset may be, or the word for none.

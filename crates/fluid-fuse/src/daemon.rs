@@ -305,10 +305,18 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
                 })
             }
             None => {
-                let (directory_mode, file_mode) =
-                    if mount.read_only { (0o555, 0o444) } else { (0o755, 0o644) };
-                let ttl = settings.metadata_ttl;
-                let show = Presentation { uid, gid, directory_mode, file_mode, ttl };
+                let (file_mode, directory_mode) = settings.modes;
+                let (ttl, read_only) = (settings.metadata_ttl, mount.read_only);
+                let show = Presentation {
+                    uid,
+                    gid,
+                    directory_mode,
+                    file_mode,
+                    read_only,
+                    kept_times: settings.kept_times,
+                    rename_limit: settings.rename_limit,
+                    ttl,
+                };
                 let terms = remote::Terms {
                     ttl,
                     io_timeout: settings.io_timeout,

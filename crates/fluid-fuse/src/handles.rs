@@ -48,6 +48,8 @@ impl<T> Handles<T> {
 pub(crate) struct Listing {
     /// The moment, or a little before it.
     pub(crate) taken: Instant,
+    /// Whether nobody needs to ask for more of what it held.
+    pub(crate) is_all_known: bool,
     /// What it held, from `.` and `..` on.
     pub(crate) lines: Vec<Line>,
 }
@@ -71,8 +73,8 @@ impl Listing {
             lines.push(Line { name: name.into(), path: path.into(), stat: store.stat(path)? });
         }
         let line = |Entry { name, stat }| Line { path: directory.join(&name), name, stat };
-        let Entries { since, entries } = store.list(directory)?;
+        let Entries { since, entries, is_all_known } = store.list(directory)?;
         lines.extend(entries.into_iter().map(line));
-        Ok(Listing { taken: since, lines })
+        Ok(Listing { taken: since, is_all_known, lines })
     }
 }

@@ -17,7 +17,22 @@ pub const ROOT: u64 = 1;
 /// What the kernel remembers.
 #[derive(Debug, Default)]
 pub struct Inodes {
-    nodes: Mutex<HashMap<u64, Node>>,
+    nodes: Mutex<Nodes>,
+}
+
+#[derive(Debug, Default)]
+struct Nodes {
+    by_number: HashMap<u64, Node>,
+    /// The numbers of files that were continued, by the numbers that they would get now.
+    kept: HashMap<u64, u64>,
+}
+
+impl Nodes {
+    /// The number to begin with for a path and an identity.
+    fn number(&self, path: &Path, identity: u64) -> u64 {
+        let number = Inodes::number(path, identity);
+        self.kept.get(&number).copied().unwrap_or(number)
+    }
 }
 
 /// A path that has a number.
@@ -45,9 +60,9 @@ impl Inodes {
     /// The number of a path that the kernel remembers from now on, or once more.
     pub fn remember(&self, path: &Path, identity: u64) -> u64 {
         let mut nodes = lock(&self.nodes);
-        let mut number = Self::number(path, identity);
+        let mut number = nodes.number(path, identity);
         loop {
-            match nodes.entry(number) {
+            match nodes.by_number.entry(number) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(Node { path: path.into(), identity, lookups: 1, opened: false });
                     return number;
@@ -63,27 +78,61 @@ impl Inodes {
 
     /// Takes back a count of look-ups.
     pub fn forget(&self, number: u64, lookups: u64) {
-        if let Entry::Occupied(mut node) = lock(&self.nodes).entry(number) {
+        let mut nodes = lock(&self.nodes);
+        if let Entry::Occupied(mut node) = nodes.by_number.entry(number) {
             node.get_mut().lookups = node.get().lookups.saturating_sub(lookups);
             if node.get().lookups == 0 {
                 node.remove();
+                nodes.kept.retain(|_, kept| *kept != number);
             }
         }
+    }
+
+    /// The number that a path has, or would get.
+    pub fn number_of(&self, path: &Path, identity: u64) -> u64 {
+        lock(&self.nodes).number(path, identity)
     }
 
     /// Notes that a file is opened; whether it was before. So long as the number lives the kernel may have its pages.
     pub fn opened(&self, number: u64) -> bool {
         let mut nodes = lock(&self.nodes);
-        nodes.get_mut(&number).is_some_and(|node| std::mem::replace(&mut node.opened, true))
+        nodes.by_number.get_mut(&number).is_some_and(|node| std::mem::replace(&mut node.opened, true))
     }
 
-    /// The file of a path is another one from now on, or has another path: its numbers stay.
-    pub fn became(&self, (path, identity): (&Path, u64), (new_path, new_identity): (&Path, u64)) {
-        for node in lock(&self.nodes).values_mut() {
+    /// The file of a path is another one from now on, or has another path: its numbers stay. One that was `continued`
+    /// is also found by its number: it has all the bytes that it had.
+    pub fn became(
+        &self,
+        (path, identity): (&Path, u64),
+        (new_path, new_identity): (&Path, u64),
+        continued: bool,
+    ) {
+        if (path, identity) == (new_path, new_identity) {
+            return;
+        }
+        let mut nodes = lock(&self.nodes);
+        let Nodes { by_number, kept } = &mut *nodes;
+        for (number, node) in by_number.iter_mut() {
             if node.identity == identity && *node.path == *path {
                 node.path = new_path.into();
                 node.identity = new_identity;
                 node.opened &= identity == new_identity;
+                let new = Self::number(new_path, new_identity);
+                kept.retain(|_, kept| kept != number);
+                if continued && new != *number {
+                    kept.insert(new, *number);
+                }
+            }
+        }
+    }
+
+    /// What is below a directory is below another one from now on.
+    pub fn moved(&self, from: &Path, to: &Path) {
+        for node in lock(&self.nodes).by_number.values_mut() {
+            if let Ok(below) = node.path.strip_prefix(from)
+                && !below.as_os_str().is_empty()
+            {
+                node.path = to.join(below).into();
             }
         }
     }
@@ -93,7 +142,7 @@ impl Inodes {
         if number == ROOT {
             return Some(Node { path: Path::new("").into(), identity: 0, lookups: 1, opened: false });
         }
-        lock(&self.nodes).get(&number).cloned()
+        lock(&self.nodes).by_number.get(&number).cloned()
     }
 }
 
@@ -122,10 +171,17 @@ mod tests {
         inodes.forget(ROOT, 9);
         assert_eq!(*inodes.get(ROOT).unwrap().path, *Path::new(""));
         let number = inodes.remember(Path::new("a"), 1);
-        inodes.became((Path::new("a"), 1), (Path::new("b"), 2));
+        inodes.became((Path::new("a"), 1), (Path::new("b"), 2), false);
         let node = inodes.get(number).unwrap();
         assert_eq!((&*node.path, node.identity), (Path::new("b"), 2));
         assert_ne!(inodes.remember(Path::new("a"), 1), number);
+        inodes.became((Path::new("b"), 2), (Path::new("b"), 3), true);
+        assert_eq!(inodes.remember(Path::new("b"), 3), number);
+        let below = inodes.remember(Path::new("b/c"), 1);
+        inodes.moved(Path::new("b"), Path::new("d/e"));
+        assert_eq!(*inodes.get(below).unwrap().path, *Path::new("d/e/c"));
+        inodes.forget(number, 2);
+        assert_ne!(inodes.remember(Path::new("b"), 3), number);
     }
 
     #[test]
@@ -133,7 +189,7 @@ mod tests {
         let inodes = Inodes::default();
         let taken = Inodes::number(Path::new("a"), 1);
         let other = Node { path: Path::new("b").into(), identity: 1, lookups: 1, opened: false };
-        lock(&inodes.nodes).insert(taken, other);
+        lock(&inodes.nodes).by_number.insert(taken, other);
         assert_eq!(inodes.remember(Path::new("a"), 1), taken + 1);
         assert_eq!(inodes.remember(Path::new("a"), 1), taken + 1);
     }

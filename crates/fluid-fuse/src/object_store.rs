@@ -7,14 +7,15 @@
 //! What is changed here is seen here at once: it is remembered name by name, and of a name and a listing the
 //! later one is right. It knows neither inode numbers nor how bytes are fetched.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, warn};
@@ -32,11 +33,23 @@ const LARGEST: u64 = i64::MAX.cast_unsigned();
 /// Answers for single names that are kept.
 const SINGLES: usize = 10_000;
 
+/// Files whose kept times of change are known.
+const TIMES: usize = 100_000;
+
 /// Opens in the order of the listing that make it likely that the next names follow.
 const WALKING: usize = 2;
 
 /// How far behind the furthest an open may be and still belong to the walk: several readers share one.
 const ABREAST: usize = 16;
+
+/// Objects of a directory that is renamed that are copied or deleted at a time.
+const MOVING: usize = 8;
+
+/// Directories of which it is known that they were renamed not to the end.
+const HALF_MOVED: usize = 100;
+
+/// How long that is known.
+const HALF_MOVED_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// Files fetched ahead of a walk at most.
 const STRIDE: usize = 32;
@@ -50,8 +63,14 @@ pub struct Presentation {
     pub gid: u32,
     /// Permission bits of directories.
     pub directory_mode: u16,
-    /// Permission bits of files. Nothing is written if nobody may.
+    /// Permission bits of files.
     pub file_mode: u16,
+    /// Whether nothing is written; nobody is shown that he may.
+    pub read_only: bool,
+    /// Whether times of change that are kept with objects are asked for.
+    pub kept_times: bool,
+    /// Objects below a directory that is renamed, at most.
+    pub rename_limit: usize,
     /// How long names and attributes are trusted.
     pub ttl: Duration,
 }
@@ -66,6 +85,16 @@ pub struct ObjectStore {
     /// Who lists which directory, so that nobody lists it twice at a time; why it could not be listed, for
     /// those who have waited for it.
     listing: Mutex<HashMap<String, Arc<Mutex<Option<StoreError>>>>>,
+    /// Directories that were renamed not to the end, by their old keys.
+    half_moved: Mutex<HashMap<String, (String, Instant)>>,
+}
+
+/// What is below a directory, by what follows its prefix.
+#[derive(Default)]
+struct Tree {
+    files: BTreeMap<String, Version>,
+    /// Whether each, the directory itself being `""`, has an object of its own.
+    directories: BTreeMap<String, bool>,
 }
 
 /// Fetches files of directories that are opened in the order of their names before they are opened.
@@ -81,7 +110,12 @@ struct Names {
     directories: Mutex<HashMap<String, Arc<Directory>>>,
     /// Answers for names of directories that are too large to list for one, and what was changed here.
     singles: Mutex<HashMap<String, Single>>,
+    /// Times of change that are kept with the objects, which no listing tells, by key; each with its version.
+    times: Mutex<HashMap<String, KeptTime>>,
 }
+
+/// The time of change that is kept with a version, if one is.
+type KeptTime = (Arc<Version>, Option<SystemTime>);
 
 /// What a name stands for, if for anything, and since when that is known.
 #[derive(Clone)]
@@ -136,6 +170,7 @@ impl ObjectStore {
             mounted: SystemTime::now(),
             directories: Mutex::default(),
             singles: Mutex::default(),
+            times: Mutex::default(),
         });
         ObjectStore {
             availability: fetcher.availability(),
@@ -144,6 +179,7 @@ impl ObjectStore {
             shared,
             names,
             listing: Mutex::default(),
+            half_moved: Mutex::default(),
         }
     }
 
@@ -171,9 +207,11 @@ impl ObjectStore {
             return Ok(single.child);
         }
         let taken = Instant::now();
-        let head = || self.insist(|| self.bucket.head(key));
+        let head = || self.insist(|| self.bucket.head_with_time(key));
         let child = match reachable(key).then(head) {
-            Some(Ok(version)) => (version.size <= LARGEST).then(|| Child::File(Arc::new(version))),
+            Some(Ok((version, time))) => {
+                (version.size <= LARGEST).then(|| self.names.note_file(key, taken, &version, time))
+            }
             Some(Err(StoreError::NotFound)) | None => None,
             Some(Err(error)) => return Err(error),
         };
@@ -283,10 +321,173 @@ impl ObjectStore {
         .ok_or(StoreError::NotFound)
     }
 
+    /// What is below a prefix, as long as it can be renamed.
+    fn tree(&self, prefix: &str) -> Result<Tree, StoreError> {
+        let limit = self.names.show.rename_limit;
+        let (mut tree, mut prefixes) = (Tree::default(), vec![prefix.to_string()]);
+        // A key that is not shown cannot be asked for either.
+        let below = |key: &str| {
+            let rest = key.strip_prefix(prefix)?;
+            (reachable(rest) && !rest.starts_with('/') && !rest.contains("//")).then(|| rest.to_string())
+        };
+        while let Some(at) = prefixes.pop() {
+            let mut items = Vec::new();
+            self.insist(|| {
+                items.clear();
+                self.bucket.list(&at, &mut |page| {
+                    items.extend(page);
+                    let is_too_much = tree.files.len() + items.len() > limit;
+                    if is_too_much { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })
+            })?;
+            // Where directories are no objects, an empty one has nothing to be seen by.
+            let mut has_marker = items.is_empty();
+            for item in items {
+                match item {
+                    Item::Object(marker) if marker.key == at => has_marker = true,
+                    Item::Object(version) if version.size <= LARGEST_COPY => {
+                        tree.files.insert(below(&version.key).ok_or(StoreError::NotMovable)?, version);
+                    }
+                    Item::Prefix(deeper) if deeper.len() > at.len() && deeper.starts_with(&at) => {
+                        prefixes.push(deeper);
+                    }
+                    _ => return Err(StoreError::NotMovable),
+                }
+            }
+            tree.directories.insert(below(&at).ok_or(StoreError::NotMovable)?, has_marker);
+            if tree.files.len().max(tree.directories.len()) > limit {
+                return Err(StoreError::NotMovable);
+            }
+        }
+        Ok(tree)
+    }
+
+    /// Copies all that is below, and then deletes it. What ends before goes on when it is asked for again: what is there
+    /// already is the same.
+    fn rename_directory(&self, from: &str, to: &str) -> Result<Stat, StoreError> {
+        if self.names.show.rename_limit == 0 {
+            return Err(StoreError::NotMovable);
+        }
+        let _waiting = self.availability.wait("rename", from);
+        let (old, new) = (format!("{from}/"), format!("{to}/"));
+        let (tree, there) = (self.tree(&old)?, self.tree(&new)?.files);
+        let is_same = |(key, version): (&String, &Version)| {
+            let found = there.get(key);
+            found.is_some_and(|found| {
+                found.size == version.size && found.etag.is_some() && found.etag == version.etag
+            })
+        };
+        // The copies are not complete, or all are there and not all is deleted.
+        let is_copied = there.keys().all(|key| tree.files.contains_key(key))
+            && tree.files.iter().filter(|(key, _)| there.contains_key(*key)).all(is_same);
+        let is_half_moved = lock(&self.half_moved)
+            .get(from)
+            .is_some_and(|(target, since)| target == to && since.elapsed() < HALF_MOVED_FOR);
+        if !is_copied && !is_half_moved && !tree.files.iter().all(is_same) {
+            return Err(StoreError::NotEmpty);
+        }
+        {
+            let mut half_moved = lock(&self.half_moved);
+            if half_moved.len() >= HALF_MOVED {
+                half_moved.clear();
+            }
+            half_moved.insert(from.to_string(), (to.to_string(), Instant::now()));
+        }
+        for marker in tree.directories.iter().filter(|(_, has_marker)| **has_marker).map(|(key, _)| key) {
+            self.insist(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
+        }
+        let files: Vec<_> = tree.files.iter().collect();
+        self.all_at_once(&files, |file| match is_same(*file) {
+            true => Ok(()),
+            false => {
+                self.insist(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
+            }
+        })?;
+        // Nothing is deleted that is not there.
+        let taken = Instant::now();
+        let copies = self.tree(&new)?.files;
+        let is_missing = |(key, version): &(&String, &Version)| {
+            copies.get(*key).is_none_or(|copy| copy.size != version.size)
+        };
+        if let Some((key, _)) = tree.files.iter().find(is_missing) {
+            return Err(StoreError::Failed(format!(
+                "{new}{key} is no copy of {old}{key}, so nothing is deleted"
+            )));
+        }
+        let delete = |key: &str| match self.bucket.delete(&format!("{old}{key}")) {
+            Err(StoreError::NotFound) => Ok(()),
+            deleted => deleted,
+        };
+        self.all_at_once(&files, |(key, _)| self.insist(|| delete(key)))?;
+        // The innermost first, where they are more than markers.
+        for directory in tree.directories.keys().rev() {
+            self.insist(|| delete(directory))?;
+        }
+        lock(&self.half_moved).remove(from);
+        lock(&self.names.directories).retain(|key, _| !key.starts_with(&old) && !key.starts_with(&new));
+        lock(&self.names.singles).retain(|key, _| !key.starts_with(&old) && !key.starts_with(&new));
+        self.names.note(from, Instant::now(), None);
+        for directory in tree.directories.keys() {
+            let key = format!("{new}{directory}");
+            self.names.note(key.trim_end_matches('/'), Instant::now(), Some(Child::Directory));
+        }
+        for (key, version) in &tree.files {
+            if let Some(copy) = copies.get(key) {
+                let time = self.names.time_of(version).flatten();
+                self.names.note_file(&copy.key, taken, copy, time);
+            }
+        }
+        Ok(self.names.directory_stat())
+    }
+
+    /// Does the same with all, some at a time; the first failure ends it.
+    fn all_at_once<T: Sync>(
+        &self,
+        all: &[T],
+        what: impl Fn(&T) -> Result<(), StoreError> + Sync,
+    ) -> Result<(), StoreError> {
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        thread::scope(|scope| {
+            for _ in 0..MOVING.min(all.len()) {
+                scope.spawn(|| {
+                    while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if lock(&failed).is_some() {
+                            return;
+                        }
+                        if let Err(error) = what(one) {
+                            lock(&failed).get_or_insert(error);
+                        }
+                    }
+                });
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// The present version of a file, asked for anew.
+    fn latest(&self, operation: &'static str, key: &str) -> Result<(Version, Stat), StoreError> {
+        let _waiting = self.availability.wait(operation, key);
+        let taken = Instant::now();
+        let (version, time) = self.insist(|| self.bucket.head_with_time(key))?;
+        let child = self.names.note_file(key, taken, &version, time);
+        Ok((version, self.names.stat_of(&child)))
+    }
+
+    fn writer(&self, key: &str, upload: Box<dyn Upload>) -> ObjectWriter {
+        ObjectWriter {
+            upload,
+            key: key.to_string(),
+            time: None,
+            names: Arc::clone(&self.names),
+            shared: Arc::clone(&self.shared),
+            availability: Arc::clone(&self.availability),
+        }
+    }
+
     fn may_write(&self) -> Result<(), StoreError> {
-        match self.names.show.file_mode & 0o222 {
-            0 => Err(StoreError::ReadOnly),
-            _ => Ok(()),
+        match self.names.show.read_only {
+            true => Err(StoreError::ReadOnly),
+            false => Ok(()),
         }
     }
 }
@@ -333,8 +534,12 @@ impl Walker {
 }
 
 impl Names {
+    fn mode(&self, mode: u16) -> u16 {
+        if self.show.read_only { mode & !0o222 } else { mode }
+    }
+
     fn directory_stat(&self) -> Stat {
-        Stat::directory(self.show.directory_mode, (self.show.uid, self.show.gid), self.mounted)
+        Stat::directory(self.mode(self.show.directory_mode), (self.show.uid, self.show.gid), self.mounted)
     }
 
     fn stat_of(&self, child: &Child) -> Stat {
@@ -349,13 +554,54 @@ impl Names {
                     identity: identity.finish(),
                     kind: Kind::File,
                     size: version.size,
-                    modified: version.modified,
-                    mode: self.show.file_mode,
+                    modified: self.time_of(version).flatten().unwrap_or(version.modified),
+                    mode: self.mode(self.show.file_mode),
                     links: 1,
                     ..self.directory_stat()
                 }
             }
         }
+    }
+
+    /// The time of change that is kept with the version, if one is, and if that is known.
+    fn time_of(&self, version: &Version) -> Option<Option<SystemTime>> {
+        let times = lock(&self.times);
+        let (of, time) = times.get(&version.key)?;
+        let is_same = match (&of.etag, &version.etag) {
+            (Some(one), Some(other)) => one == other,
+            _ => of.modified == version.modified,
+        };
+        (is_same && of.size == version.size).then_some(*time)
+    }
+
+    /// Whether its time of change needs not be asked for.
+    fn tells(&self, version: &Version) -> bool {
+        !self.show.kept_times || self.time_of(version).is_some()
+    }
+
+    fn is_whole(&self, single: &Single) -> bool {
+        match &single.child {
+            Some(Child::File(version)) => self.tells(version),
+            _ => true,
+        }
+    }
+
+    /// Remembers a file that was just asked about or written, and the time of change that is kept with it.
+    fn note_file(&self, key: &str, taken: Instant, version: &Version, time: Option<SystemTime>) -> Child {
+        let version = Arc::new(version.clone());
+        let mut times = lock(&self.times);
+        if times.len() >= TIMES {
+            times.clear();
+        }
+        // Only who asks for all of them wants to know of none.
+        match time.is_some() || self.show.kept_times {
+            true => drop(times.insert(key.to_string(), (Arc::clone(&version), time))),
+            false => drop(times.remove(key)),
+        }
+        drop(times);
+        let child = Child::File(version);
+        self.note(key, taken, Some(child.clone()));
+        child
     }
 
     /// The listing of a directory (`""`, or ending with `/`), if there is one that can be trusted.
@@ -481,16 +727,23 @@ impl Store for ObjectStore {
     fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
         match key(path)? {
             "" => Ok(self.names.directory_stat()),
-            key => self.child("stat", key).map(|child| self.names.stat_of(&child)),
+            key => match self.child("stat", key)? {
+                Child::File(version) if !self.names.tells(&version) => {
+                    self.latest("stat", key).map(|(_, stat)| stat)
+                }
+                child => Ok(self.names.stat_of(&child)),
+            },
         }
     }
 
     fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         match key(path) {
             Ok("") => Some(Ok(self.names.directory_stat())),
-            Ok(key) => self.names.remembered(key).map(|single| {
-                single.child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)
-            }),
+            Ok(key) => {
+                self.names.remembered(key).filter(|single| self.names.is_whole(single)).map(|single| {
+                    single.child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)
+                })
+            }
             Err(error) => Some(Err(error)),
         }
     }
@@ -523,7 +776,8 @@ impl Store for ObjectStore {
         let listed = listing.children.iter().map(|(name, child)| (&**name, child));
         let unchanged = listed.filter(|(name, _)| !changes.contains_key(*name));
         let changed = changes.iter().filter_map(|(name, child)| Some((&**name, child.as_ref()?)));
-        Ok(Entries { since: listing.taken, entries: unchanged.chain(changed).map(entry).collect() })
+        let entries = unchanged.chain(changed).map(entry).collect();
+        Ok(Entries { since: listing.taken, entries, is_all_known: !self.names.show.kept_times })
     }
 
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
@@ -571,19 +825,33 @@ impl Store for ObjectStore {
         self.may_write().is_ok()
     }
 
+    fn file_mode(&self, _: &Path) -> u16 {
+        self.names.mode(self.names.show.file_mode)
+    }
+
     fn create(&self, path: &Path) -> Result<Box<dyn Writer>, StoreError> {
         self.may_write()?;
         let key = new_key(path)?;
-        Ok(Box::new(ObjectWriter {
-            upload: {
-                let _waiting = self.availability.wait("create", key);
-                self.shared.insist_on_write(&self.availability, || self.bucket.put(key))?
-            },
-            key: key.to_string(),
-            names: Arc::clone(&self.names),
-            shared: Arc::clone(&self.shared),
-            availability: Arc::clone(&self.availability),
-        }))
+        Ok(Box::new(self.writer(key, self.bucket.put(key)?)))
+    }
+
+    fn append(&self, path: &Path) -> Result<(Box<dyn Writer>, Stat), StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let (version, stat) = self.latest("append", key)?;
+        Ok((Box::new(self.writer(key, self.bucket.resume(&version)?)), stat))
+    }
+
+    fn set_time(&self, path: &Path, time: SystemTime) -> Result<Stat, StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let (version, stat) = self.latest("utimens", key)?;
+        if stat.modified == time {
+            return Ok(stat);
+        }
+        let mut writer = self.writer(key, self.bucket.resume(&version)?);
+        writer.set_time(time);
+        writer.finish()
     }
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
@@ -626,19 +894,22 @@ impl Store for ObjectStore {
         let (from, to) = (key(from)?, new_key(to)?);
         let version = match self.child("rename", from)? {
             Child::File(version) if version.size <= LARGEST_COPY => version,
-            _ => return Err(StoreError::NotMovable),
+            Child::File(_) => return Err(StoreError::NotMovable),
+            Child::Directory => return self.rename_directory(from, to),
         };
         let _waiting = self.availability.wait("rename", from);
         self.insist(|| self.bucket.copy(from, to))?;
-        let copied = match self.insist(|| self.bucket.head(to)) {
+        let taken = Instant::now();
+        let (copied, time) = match self.insist(|| self.bucket.head_with_time(to)) {
             // It is there, whoever may not ask for it yet or at all.
             Err(StoreError::NotFound | StoreError::Denied(_)) => {
-                Version { key: to.to_string(), modified: SystemTime::now(), ..Version::clone(&version) }
+                let copied =
+                    Version { key: to.to_string(), modified: SystemTime::now(), ..Version::clone(&version) };
+                (copied, self.names.time_of(&version).flatten())
             }
             copied => copied?,
         };
-        let child = Child::File(Arc::new(copied));
-        self.names.note(to, Instant::now(), Some(child.clone()));
+        let child = self.names.note_file(to, taken, &copied, time);
         self.insist(|| self.bucket.delete(from))?;
         self.names.note(from, Instant::now(), None);
         Ok(self.names.stat_of(&child))
@@ -665,23 +936,42 @@ fn gone(error: StoreError) -> StoreError {
 struct ObjectWriter {
     upload: Box<dyn Upload>,
     key: String,
+    /// The time of change that was set.
+    time: Option<SystemTime>,
     names: Arc<Names>,
     shared: Arc<Shared>,
     availability: Arc<Availability>,
 }
 
 impl Writer for ObjectWriter {
+    fn expect(&mut self, size: u64) {
+        self.upload.expect(size);
+    }
+
     fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        if !bytes.is_empty() {
+            self.time = None;
+        }
         let _waiting = self.availability.wait("write", &self.key);
         let write = || self.upload.write(std::mem::take(&mut bytes));
         self.shared.insist_on_write(&self.availability, write).map_err(gone)
     }
 
+    fn set_time(&mut self, time: SystemTime) {
+        self.time = Some(time);
+        self.upload.set_time(time);
+    }
+
+    fn restart(&mut self) -> Result<(), StoreError> {
+        self.time = None;
+        self.upload.restart()
+    }
+
     fn finish(&mut self) -> Result<Stat, StoreError> {
         let _waiting = self.availability.wait("close", &self.key);
         let finished = self.shared.insist(&self.availability, || self.upload.finish());
-        let child = Child::File(Arc::new(finished.map_err(gone)?));
-        self.names.note(&self.key, Instant::now(), Some(child.clone()));
+        let version = finished.map_err(gone)?;
+        let child = self.names.note_file(&self.key, Instant::now(), &version, self.time);
         Ok(self.names.stat_of(&child))
     }
 }

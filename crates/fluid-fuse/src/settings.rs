@@ -17,7 +17,7 @@ use fluid_sidecar_layout::contract::env::{self, MOUNT_OPTIONS, MOUNT_POINT};
 use fluid_sidecar_layout::contract::option::MOUNTPOINT;
 use rustix::process::{getgid, getuid};
 
-use crate::cli::{BenchOptions, MountOptions, SourceOptions, Target};
+use crate::cli::{BenchOptions, MountOptions, SourceOptions, Target, mode};
 use crate::config::{FluidConfig, MountSpec, Options, below};
 use crate::descriptor::FuseFd;
 use crate::remote::Host;
@@ -58,6 +58,12 @@ pub struct Settings {
     pub metadata_ttl: Duration,
     /// User and group that own what has no owner.
     pub owner: (u32, u32),
+    /// Permissions of files and directories that have none.
+    pub modes: (u16, u16),
+    /// Whether times of change that are kept with objects are asked for.
+    pub kept_times: bool,
+    /// Objects below a directory that is renamed, at most.
+    pub rename_limit: usize,
     /// Where the metrics are.
     pub metrics: Option<Address>,
     /// Reads that take longer are logged.
@@ -178,6 +184,12 @@ impl MountOptions {
                 self.uid.or(fluid.uid).unwrap_or_else(|| getuid().as_raw()),
                 self.gid.or(fluid.gid).unwrap_or_else(|| getgid().as_raw()),
             ),
+            modes: (
+                self.file_mode.or(fluid.file_mode).unwrap_or(0o644),
+                self.dir_mode.or(fluid.dir_mode).unwrap_or(0o755),
+            ),
+            kept_times: self.kept_times,
+            rename_limit: self.rename_dir_limit as usize,
             metrics: self.metrics,
             slow_read: self.slow_read,
             dataset: namespace.zip(name).map(|(namespace, name)| format!("{namespace}/{name}")),
@@ -193,6 +205,8 @@ struct MountWords {
     read_only: bool,
     uid: Option<u32>,
     gid: Option<u32>,
+    file_mode: Option<u16>,
+    dir_mode: Option<u16>,
     /// Names only: a value may be a secret.
     unused: Vec<String>,
 }
@@ -204,11 +218,14 @@ impl MountWords {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let number =
                 || value.parse().with_context(|| format!("{MOUNT_OPTIONS}: {name} must be a number"));
+            let bits = || mode(value).map_err(|error| anyhow::anyhow!("{MOUNT_OPTIONS}: {name} {error}"));
             match name {
                 // Their order says nothing. What may be written to is said by the access modes, never by `rw`.
                 "ro" => words.read_only = true,
                 "uid" => words.uid = Some(number()?),
                 "gid" => words.gid = Some(number()?),
+                "file_mode" => words.file_mode = Some(bits()?),
+                "dir_mode" => words.dir_mode = Some(bits()?),
                 // So it is in any case.
                 "allow_other" | "default_permissions" | "nosuid" | "nodev" | "kernel_cache" => {}
                 _ => words.unused.push(name.to_string()),

@@ -88,8 +88,23 @@ pub trait Store: Send + Sync {
         false
     }
 
+    /// The permissions of a file that is made there.
+    fn file_mode(&self, _: &Path) -> u16 {
+        0
+    }
+
     /// Begins to write a file. What its path names stays as it is until [`Writer::finish`].
     fn create(&self, _: &Path) -> Result<Box<dyn Writer>, StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+
+    /// Begins to write behind the end of a file that is there; its attributes, asked for anew.
+    fn append(&self, _: &Path) -> Result<(Box<dyn Writer>, Stat), StoreError> {
+        Err(StoreError::ReadOnly)
+    }
+
+    /// Sets a file's time of change; its attributes.
+    fn set_time(&self, _: &Path, _: SystemTime) -> Result<Stat, StoreError> {
         Err(StoreError::ReadOnly)
     }
 
@@ -117,8 +132,17 @@ pub trait Store: Send + Sync {
 /// A file that is being written from its beginning to its end. Dropped before it is finished, it leaves nothing
 /// behind.
 pub trait Writer: Send {
-    /// The next bytes.
+    /// How many bytes it will have at least, as far as is known.
+    fn expect(&mut self, size: u64);
+
+    /// The next bytes, also after the file was finished: it goes on with them.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// The time of change that it will have, unless more is written.
+    fn set_time(&mut self, time: SystemTime);
+
+    /// Begins anew, with an empty file.
+    fn restart(&mut self) -> Result<(), StoreError>;
 
     /// Makes the path name what was written; its attributes.
     fn finish(&mut self) -> Result<Stat, StoreError>;
@@ -148,6 +172,8 @@ pub struct Entries {
     pub since: Instant,
     /// All but `.` and `..`.
     pub entries: Vec<Entry>,
+    /// Whether nobody needs to ask for more of what they are than is told here.
+    pub is_all_known: bool,
 }
 
 /// A name in a directory.

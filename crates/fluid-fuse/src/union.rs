@@ -106,7 +106,7 @@ impl Store for Union {
     }
 
     fn list(&self, directory: &Path) -> Result<Entries, StoreError> {
-        let nothing = Entries { since: Instant::now(), entries: Vec::new() };
+        let nothing = Entries { since: Instant::now(), entries: Vec::new(), is_all_known: true };
         let mut listed = match self.find(directory) {
             Some((store, rest)) => match store.list(rest) {
                 Err(StoreError::NotFound) if self.is_made_up(directory) => nothing,
@@ -155,9 +155,23 @@ impl Store for Union {
         self.find(path).is_some_and(|(store, rest)| store.is_writable(rest))
     }
 
+    fn file_mode(&self, path: &Path) -> u16 {
+        self.find(path).map_or(0, |(store, rest)| store.file_mode(rest))
+    }
+
     fn create(&self, path: &Path) -> Result<Box<dyn Writer>, StoreError> {
         let (store, rest) = self.inside(path)?;
         store.create(rest)
+    }
+
+    fn append(&self, path: &Path) -> Result<(Box<dyn Writer>, Stat), StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.append(rest)
+    }
+
+    fn set_time(&self, path: &Path, time: SystemTime) -> Result<Stat, StoreError> {
+        let (store, rest) = self.inside(path)?;
+        store.set_time(rest, time)
     }
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {

@@ -205,7 +205,16 @@ fn fill_cache(options: &WarmOptions, paths: &[PathBuf], progress: &Progress) -> 
         slow: Duration::MAX,
     };
     let shared = Shared::new(budget, Some(disk))?;
-    let show = Presentation { uid: 0, gid: 0, directory_mode: 0o755, file_mode: 0o644, ttl: LISTED };
+    let show = Presentation {
+        uid: 0,
+        gid: 0,
+        directory_mode: 0o755,
+        file_mode: 0o644,
+        read_only: true,
+        kept_times: false,
+        rename_limit: 0,
+        ttl: LISTED,
+    };
     let mut stores = Vec::new();
     for mount in options.source.mounts()? {
         match local_directory(&mount.url)? {

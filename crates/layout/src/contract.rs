@@ -94,6 +94,14 @@ pub mod env {
     pub const UID: &str = "FLUID_FUSE_UID";
     /// The group of files.
     pub const GID: &str = "FLUID_FUSE_GID";
+    /// The permissions of files.
+    pub const FILE_MODE: &str = "FLUID_FUSE_FILE_MODE";
+    /// The permissions of directories.
+    pub const DIR_MODE: &str = "FLUID_FUSE_DIR_MODE";
+    /// Whether times of change that are kept with the objects are asked for.
+    pub const KEPT_TIMES: &str = "FLUID_FUSE_KEPT_TIMES";
+    /// How much a directory may hold that is renamed.
+    pub const RENAME_DIR_LIMIT: &str = "FLUID_FUSE_RENAME_DIR_LIMIT";
     /// Whether the directory below the mount stays out of sight until the Pod has ended.
     pub const GUARD: &str = "FLUID_FUSE_GUARD";
     /// The directory of this Pod, among those of other Pods.

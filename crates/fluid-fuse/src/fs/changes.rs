@@ -1,20 +1,22 @@
-//! What a mount changes: files that are written anew, and names that come, go and move.
+//! What a mount changes: files that are written, and names that come, go and move.
 //!
-//! It decides what may be done beside what: a file that is written is in nobody else's hands, and the kernel keeps
-//! no listing that is older than a change. How a file gets to its store is [`super::writing`]'s matter.
+//! It decides what may be done beside what: a file that has changes which its store does not have keeps its name, nobody
+//! empties a file that others read or write, several may add to one, and the kernel keeps no listing that is older than a
+//! change. How a file gets to its store is [`super::writing`]'s matter.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{Errno, FileHandle, INodeNo, RenameFlags, ReplyEmpty};
 use rustix::fs::OFlags;
 
-use super::writing::{CLOSING, Done, Writing};
-use super::{Core, OpenFile, done, errno, is_set};
-use crate::inodes::{Inodes, lock};
-use crate::store::{Kind, Stat, StoreError};
+use super::writing::{CLOSING, Done, Opened, Writing};
+use super::{Core, Mode, OpenFile, done, errno, is_set};
+use crate::inodes::lock;
+use crate::store::{Answer, Kind, Object, Stat, StoreError, Writer};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(2);
@@ -24,6 +26,35 @@ const LOOK: Duration = Duration::from_millis(2);
 struct Held<'a> {
     core: &'a Core,
     paths: Vec<PathBuf>,
+}
+
+/// The file of a path if it is open for writing, once more from now on, and can be opened so: one that is empty so far,
+/// or one that is not to be emptied.
+fn joinable(
+    writing: &HashMap<PathBuf, (u64, Arc<Writing>)>,
+    path: &Path,
+    empties: bool,
+) -> Option<(u64, Arc<Writing>)> {
+    let (identity, file) = writing.get(path)?;
+    ((file.is_untouched() || !empties) && file.join()).then(|| (*identity, Arc::clone(file)))
+}
+
+/// Whether something is being changed that the path, or a directory above it, names.
+fn is_held(held: &HashSet<PathBuf>, path: &Path) -> bool {
+    !held.is_empty() && path.ancestors().any(|above| held.contains(above))
+}
+
+/// A file that somebody has made and nobody has written yet.
+struct Empty(Stat);
+
+impl Object for Empty {
+    fn stat(&self) -> Result<Stat, StoreError> {
+        Ok(self.0)
+    }
+
+    fn read(&self, _: u64, _: u32, answer: Answer) {
+        answer(Ok(&[]));
+    }
 }
 
 impl Drop for Held<'_> {
@@ -36,18 +67,24 @@ impl Drop for Held<'_> {
 }
 
 impl Core {
-    /// The file that the path names while it is being written.
+    /// The file that the path names, if it was changed and its store does not have all of it.
     pub(super) fn being_written(&self, path: &Path) -> Option<(u64, Arc<Writing>)> {
-        lock(&self.writing).get(path).cloned()
+        lock(&self.writing).get(path).filter(|(_, file)| file.is_changed()).cloned()
     }
 
     pub(super) fn writing_of(&self, ino: INodeNo) -> Option<Arc<Writing>> {
-        if lock(&self.writing).is_empty() {
+        self.open_for_writing(ino).filter(|file| file.is_changed())
+    }
+
+    /// The file if somebody has it open for writing, changed or not.
+    pub(super) fn open_for_writing(&self, ino: INodeNo) -> Option<Arc<Writing>> {
+        let writing = lock(&self.writing);
+        if writing.is_empty() {
             return None;
         }
         let node = self.inodes.get(ino.0)?;
-        let (identity, file) = self.being_written(&node.path)?;
-        (identity == node.identity).then_some(file)
+        let (identity, file) = writing.get(&*node.path)?;
+        (*identity == node.identity).then(|| Arc::clone(file))
     }
 
     /// Holds the paths until the end of a change, if nobody writes or changes them. The end of what is closed, or
@@ -57,9 +94,17 @@ impl Core {
         loop {
             let writing = lock(&self.writing);
             let mut held = lock(&self.held);
-            let written: Vec<_> = paths.iter().filter_map(|path| writing.get(*path)).collect();
-            let is_open = written.iter().any(|(_, file)| !file.is_closing(since));
-            if is_open || paths.iter().any(|path| held.contains(*path)) {
+            let concerns = |file: &Path| paths.iter().any(|path| file.starts_with(path));
+            let written: Vec<_> = writing
+                .iter()
+                .filter(|(path, (_, file))| file.is_changed() && concerns(path))
+                .map(|(_, (_, file))| file)
+                .collect();
+            let is_open = written.iter().any(|file| !file.is_closing(since));
+            if is_open
+                || held.iter().any(|path| concerns(path))
+                || paths.iter().any(|path| is_held(&held, path))
+            {
                 return Err(Errno::EBUSY);
             }
             if written.is_empty() {
@@ -72,61 +117,153 @@ impl Core {
         }
     }
 
-    /// Begins to write a file anew, `old` being the one that is there.
+    /// Lets a file be changed again that its store has all of: nobody may have taken its name meanwhile.
+    pub(super) fn resume(&self, path: &Path, file: &Arc<Writing>) -> Result<(), Errno> {
+        let writing = lock(&self.writing);
+        // One that is there no more says itself what became of it.
+        let is_there = writing.get(path).is_some_and(|(_, known)| Arc::ptr_eq(known, file));
+        if !is_there || file.is_changed() {
+            return Ok(());
+        }
+        if is_held(&lock(&self.held), path) {
+            return Err(Errno::EBUSY);
+        }
+        // Whether it is still the same is found out when it is uploaded: not every listing tells all of its identity.
+        if let Some(Err(StoreError::NotFound)) = self.store.known(path) {
+            return Err(Errno::ESTALE);
+        }
+        file.resume();
+        Ok(())
+    }
+
+    /// The path, and what is below, names another file than the one that is open for writing, or none.
+    fn detach(&self, path: &Path) {
+        lock(&self.writing).retain(|at, (_, file)| {
+            let stays = !at.starts_with(path);
+            if !stays {
+                file.detach();
+            }
+            stays
+        });
+    }
+
+    /// Opens a file for writing: anew, or behind the end of `old`, which is there. Nothing is changed by that but that
+    /// a file comes to be, or becomes empty; several may have the same file open.
     fn begin_writing(
         self: &Arc<Self>,
         path: &Path,
         ino: Option<INodeNo>,
         old: Option<Stat>,
+        flags: i32,
         pid: u32,
     ) -> Result<(FileHandle, u64, Stat), Errno> {
-        let writer = self.store.create(path).map_err(errno)?;
-        let stat = match old {
-            Some(stat) => Stat { size: 0, ..stat },
-            None => Stat { identity: fastrand::u64(..), ..self.new_file(path)? },
-        };
-        let (core, place) = (Arc::downgrade(self), path.to_path_buf());
-        let finished = move |new: Stat| {
-            let Some(core) = core.upgrade() else { return };
-            core.inodes.became((&place, stat.identity), (&place, new.identity));
-            lock(&core.writing).remove(&place);
-            core.changed();
-        };
+        let empties = old.is_none_or(|old| old.size > 0 && is_set(flags, OFlags::TRUNC));
+        let replaces = empties && old.is_some_and(|old| old.size > 0);
         let since = Instant::now();
+        let mut prepared = None;
         loop {
-            let mut writing = lock(&self.writing);
-            if lock(&self.held).contains(path) {
-                return Err(Errno::EBUSY);
-            }
-            // It got another name since it was asked for: the kernel looks the old one up again.
-            let node = ino.and_then(|ino| self.inodes.get(ino.0));
-            if node.is_some_and(|node| *node.path != *path) {
-                return Err(Errno::ESTALE);
-            }
-            // Nor is it what was to be written anew, if it was replaced or removed meanwhile.
-            let known = old.and_then(|old| Some((old, self.store.known(path)?)));
-            if known.is_some_and(|(old, now)| now.map_or(true, |now| now.identity != old.identity)) {
-                return Err(Errno::ESTALE);
-            }
-            let written = writing.get(path).map(|(_, file)| file.is_closing(since));
-            let is_read = ino.is_some_and(|ino| lock(&self.modes).contains_key(&ino.0));
-            match written {
-                // If it is closed its end comes, however long the store takes.
-                Some(true) => {}
-                // The kernel tells of a close a little later.
-                None if is_read && since.elapsed() < CLOSING => {}
-                None if !is_read => {
-                    let file = Writing::begin(&self.writes, writer, stat, pid, finished)?;
-                    writing.insert(path.to_path_buf(), (stat.identity, Arc::clone(&file)));
-                    drop(writing);
-                    let open = OpenFile::Write { path: path.to_path_buf(), file };
-                    return Ok((self.files.add(open), stat.identity, stat));
+            let is_ready = {
+                let mut writing = lock(&self.writing);
+                if is_held(&lock(&self.held), path) {
+                    return Err(Errno::EBUSY);
                 }
-                _ => return Err(Errno::EBUSY),
+                if let Some((identity, file)) = joinable(&writing, path, empties) {
+                    drop(writing);
+                    let stat = file.stat();
+                    return Ok((self.opened_to_write(path, file, flags, pid), identity, stat));
+                }
+                let changed = writing.get(path).filter(|(_, file)| file.is_changed());
+                let is_closing = changed.map(|(_, file)| file.is_closing(since));
+                let is_in_the_way = |mode: &Mode| replaces || mode.past_us.is_some();
+                let is_read = ino.is_some_and(|ino| lock(&self.modes).get(&ino.0).is_some_and(is_in_the_way));
+                match (is_closing, prepared.take()) {
+                    // If it is closed its end comes, however long the store takes.
+                    (Some(true), _) => false,
+                    // The kernel tells of a close a little later.
+                    (None, _) if is_read && since.elapsed() < CLOSING => false,
+                    (None, None) if !is_read => true,
+                    (None, Some((writer, stat))) if !is_read => {
+                        self.is_still(path, ino, old.map(|_| stat))?;
+                        if let Some(old) = old {
+                            self.inodes.became((path, old.identity), (path, stat.identity), false);
+                        }
+                        let file = Writing::begin(&self.writes, writer, stat, !empties, self.finished(path))?;
+                        let entry = (stat.identity, Arc::clone(&file));
+                        if let Some((_, other)) = writing.insert(path.to_path_buf(), entry) {
+                            other.detach();
+                        }
+                        drop(writing);
+                        return Ok((self.opened_to_write(path, file, flags, pid), stat.identity, stat));
+                    }
+                    _ => return Err(Errno::EBUSY),
+                }
+            };
+            match is_ready {
+                true => prepared = Some(self.prepare(path, old, empties)?),
+                false => thread::sleep(LOOK),
             }
-            drop(writing);
-            thread::sleep(LOOK);
         }
+    }
+
+    /// What writes the file, and its attributes: behind the end of `old`, or anew.
+    fn prepare(
+        &self,
+        path: &Path,
+        old: Option<Stat>,
+        empties: bool,
+    ) -> Result<(Box<dyn Writer>, Stat), Errno> {
+        match old {
+            Some(Stat { size: 1.., .. }) if !empties => self.store.append(path).map_err(errno),
+            old => {
+                let stat = match old {
+                    Some(old) => Stat { size: 0, ..old },
+                    None => Stat { identity: fastrand::u64(..), ..self.new_file(path)? },
+                };
+                Ok((self.store.create(path).map_err(errno)?, stat))
+            }
+        }
+    }
+
+    /// Makes sure that what was asked about is still there, and there.
+    fn is_still(&self, path: &Path, ino: Option<INodeNo>, old: Option<Stat>) -> Result<(), Errno> {
+        // It got another name since it was asked for: the kernel looks the old one up again.
+        let node = ino.and_then(|ino| self.inodes.get(ino.0));
+        if node.is_some_and(|node| *node.path != *path) {
+            return Err(Errno::ESTALE);
+        }
+        // Nor is it what was to be written, if it was replaced or removed meanwhile.
+        let known = old.and_then(|old| Some((old, self.store.known(path)?)));
+        match known.is_some_and(|(old, now)| now.map_or(true, |now| now.identity != old.identity)) {
+            true => Err(Errno::ESTALE),
+            false => Ok(()),
+        }
+    }
+
+    fn opened_to_write(&self, path: &Path, file: Arc<Writing>, flags: i32, pid: u32) -> FileHandle {
+        let open = Opened::new(file, pid, is_set(flags, OFlags::APPEND));
+        self.files.add(OpenFile::Write { path: path.to_path_buf(), open })
+    }
+
+    /// What is to be done each time that a file was finished.
+    fn finished(self: &Arc<Self>, path: &Path) -> impl Fn(Stat) + Send + 'static {
+        let (core, path) = (Arc::downgrade(self), path.to_path_buf());
+        move |new: Stat| {
+            let Some(core) = core.upgrade() else { return };
+            if let Some((identity, _)) = lock(&core.writing).get_mut(&path) {
+                core.inodes.became((&path, *identity), (&path, new.identity), true);
+                *identity = new.identity;
+            }
+            core.changed();
+        }
+    }
+
+    /// Finishes what was written of a file until now.
+    fn finish(&self, file: &Writing) -> Result<(), Errno> {
+        let (sender, finished) = mpsc::channel();
+        file.finish(Box::new(move |result| {
+            let _ = sender.send(result);
+        }));
+        finished.recv().unwrap_or(Err(Errno::EIO))
     }
 
     /// A file that is not there yet belongs to whom its directory belongs to.
@@ -136,13 +273,14 @@ impl Core {
             kind: Kind::File,
             size: 0,
             modified: SystemTime::now(),
-            mode: directory.mode & 0o666,
+            mode: self.store.file_mode(path),
             links: 1,
             ..directory
         })
     }
 
-    /// Opens a file that is there to be written anew.
+    /// Opens a file that is there for writing. What can be read, too, would be read from a store that does not have it
+    /// yet, so whoever wants both gets it only where there is nothing to read.
     pub(super) fn overwrite(
         self: &Arc<Self>,
         path: &Path,
@@ -151,11 +289,10 @@ impl Core {
         flags: i32,
         pid: u32,
     ) -> Result<(FileHandle, u64, Stat), Errno> {
+        let reads = is_set(flags, OFlags::RDWR) && !is_set(flags, OFlags::APPEND);
         match stat.kind {
-            Kind::File if is_set(flags, OFlags::TRUNC) || stat.size == 0 => {
-                self.begin_writing(path, ino, Some(stat), pid)
-            }
-            Kind::File => Err(Errno::EOPNOTSUPP),
+            Kind::File if reads && stat.size > 0 && !is_set(flags, OFlags::TRUNC) => Err(Errno::EOPNOTSUPP),
+            Kind::File => self.begin_writing(path, ino, Some(stat), flags, pid),
             _ => Err(Errno::EISDIR),
         }
     }
@@ -166,22 +303,37 @@ impl Core {
         flags: i32,
         pid: u32,
     ) -> Result<(FileHandle, u64, Stat), Errno> {
-        match self.store.stat(path) {
+        let since = Instant::now();
+        while self.being_written(path).is_some_and(|(_, file)| file.is_closing(since)) {
+            thread::sleep(LOOK);
+        }
+        // One that is only beginning is in no store yet.
+        let stat = self.being_written(path).map(|(identity, file)| Stat { identity, ..file.stat() });
+        match stat.map_or_else(|| self.store.stat(path), Ok) {
             Ok(_) if is_set(flags, OFlags::EXCL) => Err(Errno::EEXIST),
             Ok(stat) => {
                 // A number that went along with another name is not this file's.
-                let number = Inodes::number(path, stat.identity);
+                let number = self.inodes.number_of(path, stat.identity);
                 let is_ours = self.inodes.get(number).is_none_or(|node| *node.path == *path);
                 let ino = is_ours.then_some(INodeNo(number));
                 self.overwrite(path, ino, stat, flags, pid)
             }
-            Err(StoreError::NotFound) => self.begin_writing(path, None, None, pid),
+            Err(StoreError::NotFound) => self.begin_writing(path, None, None, flags, pid),
             Err(error) => Err(errno(error)),
         }
     }
 
-    /// Sets the size of a file that nobody is writing: all of it or nothing.
-    pub(super) fn truncate(self: &Arc<Self>, ino: INodeNo, size: u64) -> Result<Stat, Errno> {
+    /// Sets the size of a file: of one that nobody has open for writing, all of it or nothing.
+    pub(super) fn truncate(self: &Arc<Self>, ino: INodeNo, size: u64, is_open: bool) -> Result<Stat, Errno> {
+        if let Some(file) = self.open_for_writing(ino) {
+            self.resume(&self.path(ino).map_err(errno)?, &file)?;
+            let is_there = file.continues();
+            file.truncate(size)?;
+            if !is_open && is_there {
+                self.finish(&file)?;
+            }
+            return Ok(file.stat());
+        }
         let (path, stat) = (self.path(ino).map_err(errno)?, self.stat(ino).map_err(errno)?);
         if size == stat.size {
             return Ok(stat);
@@ -195,21 +347,56 @@ impl Core {
         }
         let mut writer = self.store.create(&path).map_err(errno)?;
         let new = writer.finish().map_err(errno)?;
-        self.inodes.became((&path, stat.identity), (&path, new.identity));
+        self.inodes.became((&path, stat.identity), (&path, new.identity), false);
+        self.changed();
+        Ok(new)
+    }
+
+    /// Sets the time of change, where the store can keep it.
+    pub(super) fn set_time(self: &Arc<Self>, ino: INodeNo, time: SystemTime) -> Result<Stat, Errno> {
+        self.awaited(ino);
+        if let Some(file) = self.open_for_writing(ino) {
+            let is_there = !file.is_changed();
+            self.resume(&self.path(ino).map_err(errno)?, &file)?;
+            if file.set_time(time) {
+                // Who writes nothing else closes it without finishing it.
+                if is_there {
+                    self.finish(&file)?;
+                }
+                return Ok(file.stat());
+            }
+        }
+        let (path, stat) = (self.path(ino).map_err(errno)?, self.stat(ino).map_err(errno)?);
+        if stat.kind != Kind::File || stat.modified == time {
+            return Ok(stat);
+        }
+        let _held = self.hold(&[&path])?;
+        let new = match self.store.set_time(&path, time) {
+            Err(StoreError::Unsupported(_)) => return Ok(stat),
+            new => new.map_err(errno)?,
+        };
+        self.inodes.became((&path, stat.identity), (&path, new.identity), true);
         self.changed();
         Ok(new)
     }
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), Errno> {
+        // What is empty and was not written yet is not in the way of its end.
+        let is_new = self.being_written(path).is_some_and(|(_, file)| file.discard());
         let _held = self.hold(&[path])?;
-        self.store.remove(path).map_err(errno)?;
+        match self.store.remove(path) {
+            Err(StoreError::NotFound) if is_new => {}
+            removed => removed.map_err(errno)?,
+        }
+        self.detach(path);
         self.changed();
         Ok(())
     }
 
     pub(super) fn remove_directory(&self, path: &Path) -> Result<(), Errno> {
         let writing = lock(&self.writing);
-        if writing.keys().chain(&*lock(&self.held)).any(|file| file.starts_with(path)) {
+        let changed = writing.iter().filter(|(_, (_, file))| file.is_changed()).map(|(path, _)| path);
+        if changed.chain(&*lock(&self.held)).any(|file| file.starts_with(path)) {
             return Err(Errno::ENOTEMPTY);
         }
         drop(writing);
@@ -222,15 +409,40 @@ impl Core {
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return Err(Errno::EINVAL);
         }
+        // What is empty and was not written yet has its place first.
+        if let Some((_, file)) = self.being_written(from).filter(|(_, file)| file.is_untouched()) {
+            self.finish(&file)?;
+        }
         let _held = self.hold(&[from, to])?;
         if flags.contains(RenameFlags::RENAME_NOREPLACE) && self.store.stat(to).is_ok() {
             return Err(Errno::EEXIST);
         }
         let old = self.store.stat(from).map_err(errno)?;
         let new = self.store.rename(from, to).map_err(errno)?;
-        self.inodes.became((from, old.identity), (to, new.identity));
+        for path in [from, to] {
+            self.detach(path);
+        }
+        self.inodes.became((from, old.identity), (to, new.identity), false);
+        if old.kind == Kind::Directory {
+            self.inodes.moved(from, to);
+        }
         self.changed();
         Ok(())
+    }
+
+    /// Opens a file to read it: what was added to it is finished first, what is only beginning is refused.
+    pub(super) fn open_to_read(&self, ino: INodeNo) -> Result<Box<dyn Object>, Errno> {
+        self.awaited(ino);
+        if let Some(file) = self.writing_of(ino) {
+            if file.is_untouched() {
+                return Ok(Box::new(Empty(file.stat())));
+            }
+            if !file.continues() {
+                return Err(Errno::EBUSY);
+            }
+            self.finish(&file)?;
+        }
+        self.open(ino).map_err(errno)
     }
 
     /// Waits for the end of a file that was written and closed, or may have been.

@@ -1,13 +1,14 @@
 //! The file system that the kernel sees: a [`Store`] behind inode numbers and handles.
 //!
 //! It decides how long the kernel may trust an answer, which error number an error becomes, who waits where,
-//! and what of writing there is: a file is written as a whole, by one at a time, while nobody reads it, and the
-//! kernel keeps no pages of what is written. Where a store is read-only, each operation that changes something
+//! and what of writing there is: a file is written from its beginning while nobody reads it, or on from its end, and
+//! the kernel keeps no pages of what is written. Where a store is read-only, each operation that changes something
 //! says so. The threads that take the kernel's requests never wait for a store that is far away: what
 //! it must be asked for is done by threads of their own. It knows neither where the bytes come from nor where
 //! it is mounted.
 
 mod changes;
+mod killed;
 mod writing;
 
 use std::collections::{HashMap, HashSet};
@@ -29,8 +30,9 @@ use fuser::{
 use log::{debug, error, info, warn};
 use rustix::fs::OFlags;
 
+use self::killed::{Reply, Waiting};
 pub use self::writing::Writes;
-use self::writing::{Done, Writing};
+use self::writing::{Done, Opened, Writing};
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
 use crate::limits::Until;
@@ -87,6 +89,8 @@ struct Core {
     /// When a name was last changed here: no listing from before is kept.
     last_change: Mutex<Option<Instant>>,
     asking: Arc<Queue>,
+    /// Those that wait for what is asked.
+    waiting: Arc<Waiting>,
     answers: Arc<Answers>,
     writes: Arc<Writes>,
     /// The files that are being written, with the identities that they have meanwhile.
@@ -97,12 +101,13 @@ struct Core {
 
 enum OpenFile {
     Read { object: Box<dyn Object>, ino: u64 },
-    Write { path: PathBuf, file: Arc<Writing> },
+    Write { path: PathBuf, open: Opened },
 }
 
 /// An inode is read through us or past us, never both at a time: the kernel insists.
 struct Mode {
     handles: usize,
+    stat: Option<Stat>,
     past_us: Option<Arc<BackingId>>,
 }
 
@@ -123,6 +128,7 @@ impl View {
             listed: Mutex::default(),
             last_change: Mutex::default(),
             asking: Queue::with_spare(ASKING, ASKING_SPARE),
+            waiting: Arc::default(),
             answers: Arc::default(),
             writes,
             writing: Mutex::default(),
@@ -135,17 +141,31 @@ impl View {
         Arc::clone(&self.0.answers)
     }
 
-    /// Does what may have to wait for a store that is far away, unless `known` says that it need not.
-    fn ask(&self, known: impl FnOnce(&Core) -> bool, work: impl FnOnce(&Core) + Send + 'static) {
+    /// Asks what may have to be waited for, as the store is far away, unless `known` says that it need not, and then
+    /// answers, unless whoever waits was killed.
+    fn ask<R: Reply, T>(
+        &self,
+        request: &Request,
+        reply: R,
+        known: impl FnOnce(&Core) -> bool,
+        question: impl FnOnce(&Core) -> T + Send + 'static,
+        answer: impl FnOnce(&Core, T, R) + Send + 'static,
+    ) {
         if !self.0.store.is_far() || known(&self.0) {
-            return calmly(|| work(&self.0));
+            return calmly(|| answer(&self.0, question(&self.0), reply));
         }
         let core = Arc::clone(&self.0);
-        // Whoever asks can be killed only once there is an answer: fuser tells the kernel that it knows no interrupts.
+        let waiter = core.waiting.add(request.pid(), reply);
         let until = Instant::now() + core.writes.patience();
         self.0.asking.urgent(Box::new(move || {
+            if !waiter.waits() {
+                return;
+            }
             let _until = Until::set(until);
-            work(&core);
+            let found = question(&core);
+            if let Some(reply) = waiter.answered() {
+                answer(&core, found, reply);
+            }
         }));
     }
 
@@ -208,6 +228,12 @@ impl Core {
         self.checked(ino, self.store.stat(&self.path(ino)?)?)
     }
 
+    /// The attributes of a file that somebody reads although its path names another one by now, or none.
+    fn opened_stat(&self, ino: INodeNo) -> Option<Stat> {
+        let stat = lock(&self.modes).get(&ino.0)?.stat?;
+        Some(Stat { links: 0, ..stat })
+    }
+
     fn open(&self, ino: INodeNo) -> Result<Box<dyn Object>, StoreError> {
         let object = self.store.open(&self.path(ino)?, self.inodes.opened(ino.0))?;
         self.checked(ino, object.stat()?)?;
@@ -217,12 +243,15 @@ impl Core {
     /// Makes the kernel read the file past us if it can.
     fn opened(&self, ino: INodeNo, object: Box<dyn Object>, reply: ReplyOpen) {
         let writing = lock(&self.writing);
-        if !writing.is_empty() && self.path(ino).is_ok_and(|path| writing.contains_key(&*path)) {
+        let path = self.path(ino).unwrap_or_else(|_| Path::new("").into());
+        let written = writing.get(&*path).map(|(_, file)| file);
+        if written.is_some_and(|file| file.is_changed() && !file.continues() && !file.is_untouched()) {
             return reply.error(Errno::EBUSY);
         }
         let mut modes = lock(&self.modes);
-        let mode = modes.entry(ino.0).or_insert_with(|| Mode { handles: 0, past_us: None });
-        if mode.handles == 0 && self.passthrough.load(Ordering::Relaxed) {
+        let mode = modes.entry(ino.0).or_insert_with(|| Mode { handles: 0, stat: None, past_us: None });
+        mode.stat = object.stat().ok().or(mode.stat);
+        if mode.handles == 0 && written.is_none() && self.passthrough.load(Ordering::Relaxed) {
             mode.past_us = object.backing().and_then(|file| match reply.open_backing(file) {
                 Ok(backing) => Some(Arc::new(backing)),
                 Err(error) => {
@@ -260,7 +289,7 @@ impl Core {
                     }
                 }
             }
-            OpenFile::Write { path, file } => {
+            OpenFile::Write { path, open: Opened { file, .. } } => {
                 let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
                 file.release(Box::new(move |result| {
                     if result.is_err() {
@@ -284,41 +313,69 @@ impl Core {
         lock(&self.listed).get(&ino.0).is_some_and(|taken| taken.elapsed() < self.ttl)
     }
 
-    /// Hands the lines from the offset on to `add`, with the offset of the next, until it has had enough.
-    /// The directory is listed anew only at the start.
-    fn read_directory(
-        &self,
-        ino: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        mut add: impl FnMut(&Listing, &Line, u64) -> bool,
-    ) -> Result<(), Errno> {
-        let directory = self.directories.get(handle).ok_or(Errno::EBADF)?;
-        let known = lock(&directory).clone().filter(|_| offset > 0);
-        let listing = match known {
-            Some(listing) => listing,
-            None => {
-                let path = self.path(ino).map_err(errno)?;
-                let fresh = Arc::new(Listing::take(self.store.as_ref(), &path).map_err(errno)?);
-                *lock(&directory) = Some(Arc::clone(&fresh));
-                let mut listed = lock(&self.listed);
-                if listed.len() >= LISTED {
-                    listed.clear();
-                }
-                if lock(&self.last_change).is_none_or(|changed| changed < fresh.taken) {
-                    listed.insert(ino.0, fresh.taken);
-                }
-                fresh
-            }
+    /// Adds a line with its attributes; whether there was no room for it.
+    fn add_line(&self, listing: &Listing, line: &Line, next: u64, reply: &mut ReplyDirectoryPlus) -> bool {
+        let counted = next > DOTS;
+        let number = match counted {
+            true => self.inodes.remember(&line.path, line.stat.identity),
+            false => Inodes::number(&line.path, line.stat.identity),
         };
-        let mut next = offset;
-        for line in listing.lines.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-            next += 1;
-            if add(&listing, line, next) {
-                break;
+        let (stat, ttl) = match self.being_written(&line.path) {
+            Some((identity, file)) if identity == line.stat.identity => (file.stat(), Duration::ZERO),
+            _ if !listing.is_all_known && self.store.known(&line.path).is_none() => {
+                (line.stat, Duration::ZERO)
             }
+            // What the listing says was true when it was taken.
+            _ => (line.stat, self.ttl.saturating_sub(listing.taken.elapsed())),
+        };
+        let attributes = attributes(INodeNo(number), &stat);
+        let full = reply.add(attributes.ino, next, &line.name, &ttl, &attributes, GENERATION);
+        if full && counted {
+            self.inodes.forget(number, 1);
         }
-        Ok(())
+        full
+    }
+
+    /// A directory as it was when it was read from its beginning, which is asked for anew.
+    fn listing(&self, ino: INodeNo, handle: FileHandle, offset: u64) -> Result<Arc<Listing>, Errno> {
+        let directory = self.directories.get(handle).ok_or(Errno::EBADF)?;
+        if let Some(known) = lock(&directory).clone().filter(|_| offset > 0) {
+            return Ok(known);
+        }
+        let path = self.path(ino).map_err(errno)?;
+        let fresh = Arc::new(Listing::take(self.store.as_ref(), &path).map_err(errno)?);
+        *lock(&directory) = Some(Arc::clone(&fresh));
+        let mut listed = lock(&self.listed);
+        if listed.len() >= LISTED {
+            listed.clear();
+        }
+        if lock(&self.last_change).is_none_or(|changed| changed < fresh.taken) {
+            listed.insert(ino.0, fresh.taken);
+        }
+        Ok(fresh)
+    }
+}
+
+/// Hands the lines from the offset on to `add`, with the offset of the next, until it has had enough.
+fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, u64) -> bool) {
+    let rest = listing.lines.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
+    for (line, next) in rest.zip(offset + 1..) {
+        if add(line, next) {
+            break;
+        }
+    }
+}
+
+/// Why a look-up finds nothing.
+enum Missing {
+    /// There is nothing, which is true for so long.
+    Known(Duration),
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Missing {
+    fn from(error: StoreError) -> Self {
+        Missing::Failed(error)
     }
 }
 
@@ -419,32 +476,38 @@ impl Filesystem for View {
     }
 
     fn destroy(&mut self) {
-        for (path, (_, file)) in lock(&self.0.writing).drain().filter(|(_, (_, file))| !file.is_closed()) {
+        let unfinished =
+            |(_, (_, file)): &(PathBuf, (u64, Arc<Writing>))| file.is_changed() && !file.is_closed();
+        for (path, (_, file)) in lock(&self.0.writing).drain().filter(unfinished) {
             error!("{}: the mount ended before the file was closed, so it stays as it was", path.display());
             file.abandon();
         }
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let path = self.0.below(parent, name);
         let known = path.clone().ok();
         self.ask(
+            request,
+            reply,
             |core| known.is_none_or(|path| core.store.known(&path).is_some()),
             move |core| {
-                let path = match path {
-                    Ok(path) => path,
-                    Err(error) => return reply.error(errno(error)),
-                };
-                let (stat, ttl) = match core.being_written(&path) {
-                    Some((_, file)) => (Ok(file.stat()), Duration::ZERO),
-                    None => (core.store.stat(&path), core.trusted(&path)),
-                };
-                let number = |stat: &Stat| INodeNo(core.inodes.remember(&path, stat.identity));
-                match stat {
-                    Ok(stat) => reply.entry(&ttl, &attributes(number(&stat), &stat), GENERATION),
-                    Err(StoreError::NotFound) => reply.entry(&ttl, &nothing(), GENERATION),
-                    Err(error) => reply.error(errno(error)),
+                let path = path?;
+                Ok(match core.being_written(&path) {
+                    Some((identity, file)) => (Stat { identity, ..file.stat() }, Duration::ZERO, path),
+                    None => match core.store.stat(&path) {
+                        Err(StoreError::NotFound) => return Err(Missing::Known(core.trusted(&path))),
+                        stat => (stat?, core.trusted(&path), path),
+                    },
+                })
+            },
+            |core, found, reply| match found {
+                Ok((stat, ttl, path)) => {
+                    let number = INodeNo(core.inodes.remember(&path, stat.identity));
+                    reply.entry(&ttl, &attributes(number, &stat), GENERATION);
                 }
+                Err(Missing::Known(ttl)) => reply.entry(&ttl, &nothing(), GENERATION),
+                Err(Missing::Failed(error)) => reply.error(errno(error)),
             },
         );
     }
@@ -453,19 +516,21 @@ impl Filesystem for View {
         self.0.inodes.forget(ino.0, lookups);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         if let Some(file) = self.0.writing_of(ino) {
             return reply.attr(&Duration::ZERO, &attributes(ino, &file.stat()));
         }
         let file = handle.and_then(|handle| self.0.files.get(handle));
         let is_open = file.is_some();
         self.ask(
+            request,
+            reply,
             |core| is_open || core.knows(ino),
-            move |core| {
-                let stat = match file.as_deref() {
-                    Some(OpenFile::Read { object, .. }) => object.stat(),
-                    _ => core.stat(ino),
-                };
+            move |core| match file.as_deref() {
+                Some(OpenFile::Read { object, .. }) => object.stat(),
+                _ => core.stat(ino).or_else(|error| core.opened_stat(ino).ok_or(error)),
+            },
+            move |core, stat, reply| {
                 let ttl = match (is_open, core.path(ino)) {
                     (false, Ok(path)) => core.trusted(&path),
                     // What is open does not change.
@@ -489,13 +554,13 @@ impl Filesystem for View {
                 return reply.error(Errno::EINVAL);
             }
             return self.ask(
+                request,
+                reply,
                 |core| core.knows(ino) && core.writing_of(ino).is_none(),
-                move |core| {
-                    core.awaited(ino);
-                    if core.writing_of(ino).is_some() {
-                        return reply.error(Errno::EBUSY);
-                    }
-                    answer!(reply, core.open(ino), object => core.opened(ino, object, reply));
+                move |core| core.open_to_read(ino),
+                move |core, object, reply| match object {
+                    Ok(object) => core.opened(ino, object, reply),
+                    Err(error) => reply.error(error),
                 },
             );
         }
@@ -503,9 +568,6 @@ impl Filesystem for View {
         self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
             let opened = path.and_then(|path| {
                 core.awaited(ino);
-                if core.writing_of(ino).is_some() {
-                    return Err(Errno::EBUSY);
-                }
                 let stat = core.stat(ino).map_err(errno)?;
                 core.overwrite(&path, Some(ino), stat, flags.0, pid)
             });
@@ -553,9 +615,12 @@ impl Filesystem for View {
         reply: ReplyWrite,
     ) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { file, .. }) => {
+            Some(OpenFile::Write { path, open }) => {
+                if let Err(error) = self.0.resume(path, &open.file) {
+                    return reply.error(error);
+                }
                 let length = data.len() as u32;
-                file.write(
+                open.write(
                     offset,
                     data,
                     owner,
@@ -571,8 +636,8 @@ impl Filesystem for View {
 
     fn flush(&self, request: &Request, _: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, file }) => {
-                file.flush(request.pid(), owner, self.0.answer_end(path, file, reply));
+            Some(OpenFile::Write { path, open }) => {
+                open.flush(request.pid(), owner, self.0.answer_end(path, &open.file, reply));
             }
             _ => reply.ok(),
         });
@@ -580,7 +645,9 @@ impl Filesystem for View {
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, file }) => file.finish(self.0.answer_end(path, file, reply)),
+            Some(OpenFile::Write { path, open: Opened { file, .. } }) => {
+                file.finish(self.0.answer_end(path, file, reply));
+            }
             _ => reply.ok(),
         });
     }
@@ -598,7 +665,7 @@ impl Filesystem for View {
         _: Option<u32>,
         size: Option<u64>,
         _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
         _: Option<SystemTime>,
         handle: Option<FileHandle>,
         _: Option<SystemTime>,
@@ -612,11 +679,12 @@ impl Filesystem for View {
             if size.is_some() && handle.is_none() {
                 core.awaited(ino);
             }
-            let changed = path.and_then(|_| match (core.writing_of(ino), size) {
-                (Some(file), Some(size)) => file.truncate(size).map(|()| file.stat()),
-                (None, Some(size)) => core.truncate(ino, size),
-                // Owner, permissions and times are the store's matter.
-                (_, None) => core.stat(ino).map_err(errno),
+            // Owner and permissions are the mount's matter.
+            let changed = path.and_then(|_| match (size, modified) {
+                (Some(size), _) => core.truncate(ino, size, handle.is_some()),
+                (None, Some(TimeOrNow::SpecificTime(time))) => core.set_time(ino, time),
+                (None, Some(TimeOrNow::Now)) => core.set_time(ino, SystemTime::now()),
+                (None, None) => core.stat(ino).map_err(errno),
             });
             match changed {
                 Ok(stat) => reply.attr(&Duration::ZERO, &attributes(ino, &stat)),
@@ -704,6 +772,8 @@ impl Filesystem for View {
                     }
                 }),
             ),
+            // There is nothing to read.
+            Some(OpenFile::Write { open, .. }) if open.file.stat().size == 0 => reply.data(&[]),
             _ => reply.error(Errno::EBADF),
         });
     }
@@ -722,11 +792,14 @@ impl Filesystem for View {
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         self.ask(
+            request,
+            reply,
             |core| core.knows(ino),
-            move |core| {
-                answer!(reply, core.stat(ino), _ => {
+            move |core| core.stat(ino),
+            move |core, stat, reply| {
+                answer!(reply, stat, _ => {
                     let flags = match core.store.is_far() {
                         true if core.is_listed(ino) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
                         true => FopenFlags::FOPEN_CACHE_DIR,
@@ -738,57 +811,51 @@ impl Filesystem for View {
         );
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
         self.ask(
+            request,
+            reply,
             |_| offset > 0,
-            move |core| {
-                let read = core.read_directory(ino, handle, offset, |_, line, next| {
-                    let number = INodeNo(Inodes::number(&line.path, line.stat.identity));
-                    reply.add(number, next, kind(line.stat.kind), &line.name)
-                });
-                match read {
-                    Ok(()) => reply.ok(),
-                    Err(error) => reply.error(error),
+            move |core| core.listing(ino, handle, offset),
+            move |_, listing, mut reply| match listing {
+                Ok(listing) => {
+                    add_lines(&listing, offset, |line, next| {
+                        let number = INodeNo(Inodes::number(&line.path, line.stat.identity));
+                        reply.add(number, next, kind(line.stat.kind), &line.name)
+                    });
+                    reply.ok();
                 }
+                Err(error) => reply.error(error),
             },
         );
     }
 
     fn readdirplus(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         self.ask(
+            request,
+            reply,
             |_| offset > 0,
-            move |core| {
-                let read = core.read_directory(ino, handle, offset, |listing, line, next| {
-                    let counted = next > DOTS;
-                    let number = match counted {
-                        true => core.inodes.remember(&line.path, line.stat.identity),
-                        false => Inodes::number(&line.path, line.stat.identity),
-                    };
-                    let (stat, ttl) = match core.being_written(&line.path) {
-                        Some((identity, file)) if identity == line.stat.identity => {
-                            (file.stat(), Duration::ZERO)
-                        }
-                        // What the listing says was true when it was taken.
-                        _ => (line.stat, core.ttl.saturating_sub(listing.taken.elapsed())),
-                    };
-                    let attributes = attributes(INodeNo(number), &stat);
-                    let full = reply.add(attributes.ino, next, &line.name, &ttl, &attributes, GENERATION);
-                    if full && counted {
-                        core.inodes.forget(number, 1);
-                    }
-                    full
-                });
-                match read {
-                    Ok(()) => reply.ok(),
-                    Err(error) => reply.error(error),
+            move |core| core.listing(ino, handle, offset),
+            move |core, listing, mut reply| match listing {
+                Ok(listing) => {
+                    add_lines(&listing, offset, |line, next| core.add_line(&listing, line, next, &mut reply));
+                    reply.ok();
                 }
+                Err(error) => reply.error(error),
             },
         );
     }
@@ -808,11 +875,17 @@ impl Filesystem for View {
         });
     }
 
-    fn access(&self, _: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let writable = self.0.path(ino).is_ok_and(|path| self.0.store.is_writable(&path));
         if mask.contains(AccessFlags::W_OK) && !writable {
             return reply.error(Errno::EROFS);
         }
-        self.ask(|core| core.knows(ino), move |core| answer!(reply, core.stat(ino), _ => reply.ok()));
+        self.ask(
+            request,
+            reply,
+            |core| core.knows(ino),
+            move |core| core.stat(ino),
+            |_, stat, reply| answer!(reply, stat, _ => reply.ok()),
+        );
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! Each has a thread of its own, which alone waits for the store. What is written is taken ahead of it up to
 //! `AHEAD` bytes; further writes are answered when there is room again. A file is written from its beginning
-//! to its end: what is skipped is zeros, and nothing that was written can be written again. The first failure
+//! to its end: what is skipped is zeros, and nothing that was written can be written again. Finished, it can go on. It may
+//! be open several times: whoever writes at its end adds to it. The first failure
 //! is every later answer. It knows neither paths nor how a store keeps a file; it decides how much memory
 //! writing takes: up to `SMALL` bytes each file has as it needs them, for more it needs one of the [`Writes`]'
 //! few places, and waits until there is one.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{Errno, LockOwner};
 use log::warn;
@@ -26,9 +28,9 @@ const AHEAD: usize = 2 << 20;
 /// Bytes of a file for which no place is needed.
 const SMALL: u64 = 1 << 20;
 
-/// What a large file takes: a part on its way and one being filled, each with the least that may follow, and what
-/// is taken ahead.
-const LARGE: u64 = (26 << 20) + AHEAD as u64;
+/// What a large file takes: a part on its way and one being filled, each with room for a write, and what is taken
+/// ahead.
+const LARGE: u64 = (20 << 20) + AHEAD as u64;
 
 /// How long after a close a file may be open only because the kernel has not told of its end yet.
 pub(super) const CLOSING: Duration = Duration::from_secs(1);
@@ -50,6 +52,7 @@ pub struct Writes {
 #[derive(Default)]
 struct Taken {
     files: usize,
+    changed: usize,
     places: usize,
 }
 
@@ -60,11 +63,11 @@ impl Writes {
         Arc::new(Writes { places, patience, taken: Mutex::default(), given_back: Condvar::new() })
     }
 
-    /// Waits until no file is being written, or the time is up: how many still are.
+    /// Waits until no file has anything that its store does not have, or the time is up: how many still do.
     pub fn wait(&self, time: Duration) -> usize {
         let taken = lock(&self.taken);
-        let waited = self.given_back.wait_timeout_while(taken, time, |taken| taken.files > 0);
-        waited.unwrap_or_else(PoisonError::into_inner).0.files
+        let waited = self.given_back.wait_timeout_while(taken, time, |taken| taken.changed > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.changed
     }
 
     /// How long anybody waits for a store.
@@ -72,7 +75,7 @@ impl Writes {
         self.patience
     }
 
-    fn place(self: &Arc<Self>) -> Result<Place, StoreError> {
+    fn place(self: &Arc<Self>) -> Result<Counted, StoreError> {
         let full = |taken: &mut Taken| taken.places >= self.places;
         let waited = self.given_back.wait_timeout_while(lock(&self.taken), self.patience, full);
         let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -83,96 +86,186 @@ impl Writes {
             )));
         }
         taken.places += 1;
-        Ok(Place(Arc::clone(self)))
+        Ok(Counted { writes: Arc::clone(self), as_what: |taken| &mut taken.places })
+    }
+
+    fn count(self: &Arc<Self>, as_what: fn(&mut Taken) -> &mut usize) -> Counted {
+        *as_what(&mut lock(&self.taken)) += 1;
+        Counted { writes: Arc::clone(self), as_what }
     }
 }
 
-/// Being one of the files.
-struct Counted(Arc<Writes>);
+/// Being one of the files, of those that have changed, or of the large ones.
+struct Counted {
+    writes: Arc<Writes>,
+    as_what: fn(&mut Taken) -> &mut usize,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        lock(&self.0.taken).files -= 1;
-        self.0.given_back.notify_all();
-    }
-}
-
-/// Being one of the large files.
-struct Place(Arc<Writes>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        lock(&self.0.taken).places -= 1;
-        self.0.given_back.notify_all();
+        *(self.as_what)(&mut lock(&self.writes.taken)) -= 1;
+        self.writes.given_back.notify_all();
     }
 }
 
 /// A file that is open for writing.
 pub(crate) struct Writing {
+    writes: Arc<Writes>,
     /// Its attributes when it was opened.
     stat: Stat,
-    opener: Process,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Nothing after the file was finished or closed.
+    /// Nothing after the file was closed for the last time.
     jobs: Option<Sender<Job>>,
+    /// How many have it open.
+    open: usize,
     /// Where the next byte comes.
     end: u64,
     /// The size that was asked for, zeros beyond the end.
     size: u64,
+    modified: SystemTime,
     /// Bytes that the store does not have yet.
     ahead: usize,
+    /// Changes, how many of them the store has, and what counts it while these are not the same.
+    changes: u64,
+    finished: u64,
+    changed: Option<Counted>,
+    /// How often it is going to be finished as things are.
+    finishing: usize,
+    /// Something was written.
+    written: bool,
+    /// The store has a version that it goes on from.
+    continues: bool,
     writer: LockOwner,
     /// When a process closed what others may have open still, unless it was written since.
     passed_on: Option<Instant>,
     failed: Option<Errno>,
-    finished: bool,
+    /// Its path names another file, or none.
+    gone: bool,
+}
+
+/// One open of a file for writing.
+pub(crate) struct Opened {
+    pub(crate) file: Arc<Writing>,
+    opener: Process,
+    appends: bool,
+    has_written: AtomicBool,
 }
 
 enum Job {
-    Write { gap: u64, bytes: Vec<u8>, done: Option<Done> },
-    Finish { gap: u64, done: Done },
+    Write { gap: u64, bytes: Vec<u8>, expected: u64, done: Option<Done> },
+    Restart,
+    Time(SystemTime),
+    Finish { gap: u64, changes: u64, done: Done },
+}
+
+impl Opened {
+    /// An open by the process, of which each write goes to the end or where it says.
+    pub(crate) fn new(file: Arc<Writing>, pid: u32, appends: bool) -> Self {
+        Opened { file, opener: Process::of(pid), appends, has_written: AtomicBool::new(false) }
+    }
+
+    /// Takes bytes.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8], owner: Option<LockOwner>, done: Done) {
+        let mut state = lock(&self.file.state);
+        let offset = if self.appends { state.size } else { offset };
+        let refused = match state.failed {
+            Some(errno) => Some(errno),
+            None if state.gone => Some(Errno::ESTALE),
+            // Whoever has written nothing loses nothing, and is not in the way of who has.
+            None if offset < state.end && !self.has_written.load(Ordering::Relaxed) => {
+                Some(if state.written { Errno::EBUSY } else { Errno::EINVAL })
+            }
+            None if offset < state.end => Some(state.fail(Errno::EINVAL)),
+            None => None,
+        };
+        if let Some(errno) = refused {
+            drop(state);
+            return done(Err(errno));
+        }
+        self.has_written.store(true, Ordering::Relaxed);
+        let gap = offset - state.end;
+        state.end = offset + bytes.len() as u64;
+        state.size = state.size.max(state.end);
+        state.ahead += bytes.len();
+        state.writer = owner.unwrap_or(state.writer);
+        state.written = true;
+        self.file.change(&mut state);
+        let (now, later) = if state.ahead <= AHEAD { (Some(done), None) } else { (None, Some(done)) };
+        let expected = state.size;
+        state.send(Job::Write { gap, bytes: bytes.to_vec(), expected, done: later });
+        drop(state);
+        if let Some(done) = now {
+            done(Ok(()));
+        }
+    }
+
+    /// A process closes it. The file is finished if that is the one that opened it, or, where processes cannot be
+    /// told apart, the one that wrote last. What closes it with nothing written does so to pass it on.
+    pub(crate) fn flush(&self, pid: u32, owner: LockOwner, done: Done) {
+        let closer = Process::of(pid);
+        let mut state = lock(&self.file.state);
+        let ours = match (closer, self.opener) {
+            (Process::Unknown, _) | (_, Process::Unknown) => state.writer == owner,
+            (closer, opener) => closer == opener,
+        };
+        if state.failed.is_none() && (!state.written || !ours) {
+            state.passed_on = Some(Instant::now());
+            drop(state);
+            return done(Ok(()));
+        }
+        drop(state);
+        self.file.finish(done);
+    }
 }
 
 impl Writing {
-    /// Begins; `finished` is told the new attributes before anybody else is.
+    /// Begins, with an empty file, or behind the end of one that the store has; `finished` is told the new attributes
+    /// before anybody else is, each time.
     pub(crate) fn begin(
         writes: &Arc<Writes>,
         writer: Box<dyn Writer>,
         stat: Stat,
-        pid: u32,
-        finished: impl FnOnce(Stat) + Send + 'static,
+        continues: bool,
+        finished: impl Fn(Stat) + Send + 'static,
     ) -> Result<Arc<Self>, Errno> {
-        {
-            let mut taken = lock(&writes.taken);
-            if taken.files >= MOST {
-                warn!("{MOST} files are open for writing, and no more can be");
-                return Err(Errno::ENFILE);
-            }
-            taken.files += 1;
+        let counted = writes.count(|taken| &mut taken.files);
+        if lock(&writes.taken).files > MOST {
+            warn!("{MOST} files are open for writing, and no more can be");
+            return Err(Errno::ENFILE);
         }
-        let counted = Counted(Arc::clone(writes));
         let (jobs, todo) = mpsc::channel();
         let state = State {
             jobs: Some(jobs),
-            end: 0,
-            size: 0,
+            open: 1,
+            end: stat.size,
+            size: stat.size,
+            modified: stat.modified,
             ahead: 0,
+            changes: 0,
+            finished: 0,
+            changed: None,
+            finishing: 0,
+            written: false,
+            continues,
             writer: LockOwner(0),
             passed_on: None,
             failed: None,
-            finished: false,
+            gone: false,
         };
-        let file = Arc::new(Writing { stat, opener: Process::of(pid), state: Mutex::new(state) });
+        let file = Arc::new(Writing { writes: Arc::clone(writes), stat, state: Mutex::new(state) });
+        if !continues {
+            file.change(&mut lock(&file.state));
+        }
         let worker = Worker {
             file: Arc::clone(&file),
             writer,
-            counted,
+            _counted: counted,
             place: None,
             sent: 0,
-            finished: Some(Box::new(finished)),
+            finished: Box::new(finished),
         };
         thread::Builder::new().name("write".into()).spawn(move || worker.work(&todo)).map_err(|error| {
             warn!("cannot start a thread: {error}");
@@ -183,7 +276,24 @@ impl Writing {
 
     /// Its attributes at this moment.
     pub(crate) fn stat(&self) -> Stat {
-        Stat { size: lock(&self.state).size, ..self.stat }
+        let state = lock(&self.state);
+        Stat { size: state.size, modified: state.modified, ..self.stat }
+    }
+
+    /// Whether the store does not have all of it.
+    pub(crate) fn is_changed(&self) -> bool {
+        !lock(&self.state).is_finished()
+    }
+
+    /// Whether nothing was ever written, and nothing is there that could be added to.
+    pub(crate) fn is_untouched(&self) -> bool {
+        let state = lock(&self.state);
+        !state.written && state.size == 0
+    }
+
+    /// Whether the store has a version that it goes on from.
+    pub(crate) fn continues(&self) -> bool {
+        lock(&self.state).continues
     }
 
     /// Whether it is closed, and only its end is waited for.
@@ -198,88 +308,105 @@ impl Writing {
         state.jobs.is_none() || state.passed_on.is_some_and(may_be)
     }
 
-    /// Takes bytes.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8], owner: Option<LockOwner>, done: Done) {
+    /// Has it open once more, unless it is closed or has failed.
+    pub(crate) fn join(&self) -> bool {
         let mut state = lock(&self.state);
-        let refused = match state.failed {
-            Some(errno) => Some(errno),
-            None if state.finished => Some(Errno::EBADF),
-            None if offset < state.end => Some(state.fail(Errno::EINVAL)),
-            None => None,
-        };
-        if let Some(errno) = refused {
-            drop(state);
-            return done(Err(errno));
-        }
-        let gap = offset - state.end;
-        state.end = offset + bytes.len() as u64;
-        state.size = state.size.max(state.end);
-        state.ahead += bytes.len();
-        state.writer = owner.unwrap_or(state.writer);
+        let can = state.jobs.is_some() && state.failed.is_none() && !state.gone;
+        state.open += usize::from(can);
+        can
+    }
+
+    /// What was told of it is not all that there is any more.
+    fn change(&self, state: &mut State) {
+        state.changes += 1;
+        state.modified = SystemTime::now();
         state.passed_on = None;
-        let (now, later) = if state.ahead <= AHEAD { (Some(done), None) } else { (None, Some(done)) };
-        state.send(Job::Write { gap, bytes: bytes.to_vec(), done: later });
-        drop(state);
-        if let Some(done) = now {
-            done(Ok(()));
+        state.changed.get_or_insert_with(|| self.writes.count(|taken| &mut taken.changed));
+    }
+
+    /// It is going to be changed: nobody may take its name until it is finished.
+    pub(crate) fn resume(&self) {
+        let mut state = lock(&self.state);
+        if state.jobs.is_some() {
+            self.change(&mut state);
         }
     }
 
-    /// Makes it longer.
+    /// Makes it longer, or empty.
     pub(crate) fn truncate(&self, size: u64) -> Result<(), Errno> {
         let mut state = lock(&self.state);
         match state.failed {
-            Some(errno) => Err(errno),
-            None if size == state.size => Ok(()),
-            None if state.finished => Err(Errno::EBADF),
-            None if size < state.end => Err(state.fail(Errno::EOPNOTSUPP)),
-            None => {
-                state.size = size;
-                Ok(())
+            Some(errno) => return Err(errno),
+            None if state.gone || state.jobs.is_none() => return Err(Errno::ESTALE),
+            None if size == state.size => return Ok(()),
+            None if size >= state.end => state.size = size,
+            None if size == 0 => {
+                (state.end, state.size, state.written) = (0, 0, true);
+                state.continues = false;
+                state.send(Job::Restart);
             }
+            None => return Err(state.fail(Errno::EOPNOTSUPP)),
         }
+        self.change(&mut state);
+        Ok(())
     }
 
-    /// A process closes it. It is finished if that is the one that opened it, or, where processes cannot be
-    /// told apart, the one that wrote last. What closes it with nothing written does so to pass it on.
-    pub(crate) fn flush(&self, pid: u32, owner: LockOwner, done: Done) {
-        let ours = match (Process::of(pid), self.opener) {
-            (Process::Unknown, _) | (_, Process::Unknown) => lock(&self.state).writer == owner,
-            (closer, opener) => closer == opener,
-        };
+    /// Sets its time of change, until more is written; not of a file that is closed.
+    pub(crate) fn set_time(&self, time: SystemTime) -> bool {
         let mut state = lock(&self.state);
-        if state.failed.is_none() && (state.size == 0 || !ours) {
-            state.passed_on = Some(Instant::now());
-            drop(state);
-            return done(Ok(()));
+        if state.jobs.is_none() || state.gone {
+            return false;
         }
-        drop(state);
-        self.finish(done);
+        let passed_on = state.passed_on;
+        self.change(&mut state);
+        (state.modified, state.passed_on) = (time, passed_on);
+        state.send(Job::Time(time));
+        true
     }
 
-    /// Finishes it: nothing can be written any more.
+    /// Finishes what was written until now.
     pub(crate) fn finish(&self, done: Done) {
         let mut state = lock(&self.state);
         let result = state.failed.map_or(Ok(()), Err);
-        if result.is_err() || state.jobs.is_none() {
+        if result.is_err() || state.jobs.is_none() || state.is_finished() {
             drop(state);
             return done(result);
         }
         let gap = state.size - state.end;
         state.end = state.size;
-        // Once is enough; whoever asks again waits for the same end.
-        state.finished = true;
-        state.send(Job::Finish { gap, done });
+        let changes = state.changes;
+        state.finishing += 1;
+        state.send(Job::Finish { gap, changes, done });
     }
 
-    /// Nobody has it open any more: what nobody finished is finished, what failed is left.
+    /// One who has it open does not any more. When nobody does, what nobody finished is finished, what failed is left,
+    /// and `done` is called.
     pub(crate) fn release(&self, done: Done) {
-        let finished = lock(&self.state).finished;
-        match finished {
-            true => done(Ok(())),
-            false => self.finish(done),
+        {
+            let mut state = lock(&self.state);
+            state.open = state.open.saturating_sub(1);
+            if state.open > 0 {
+                return;
+            }
         }
+        self.finish(done);
         self.abandon();
+    }
+
+    /// It is not what its path names any more: what is written has nowhere to go.
+    pub(crate) fn detach(&self) {
+        lock(&self.state).detach();
+    }
+
+    /// The same, if it is new, and neither written nor on its way to the store yet.
+    pub(crate) fn discard(&self) -> bool {
+        let mut state = lock(&self.state);
+        let is_idle = state.jobs.is_some() && state.finishing == 0;
+        let can = is_idle && !state.continues && !state.written && state.size == 0;
+        if can {
+            state.detach();
+        }
+        can
     }
 
     /// Leaves it as far as it is.
@@ -289,6 +416,16 @@ impl Writing {
 }
 
 impl State {
+    fn is_finished(&self) -> bool {
+        self.changes == self.finished
+    }
+
+    fn detach(&mut self) {
+        self.gone = true;
+        self.finished = self.changes;
+        self.changed = None;
+    }
+
     /// The first failure is what everybody is told from now on: half a file must not take the place of a whole.
     fn fail(&mut self, errno: Errno) -> Errno {
         *self.failed.get_or_insert(errno)
@@ -299,7 +436,7 @@ impl State {
             && let Err(mpsc::SendError(job)) = jobs.send(job)
         {
             match job {
-                Job::Write { done: None, .. } => {}
+                Job::Write { done: None, .. } | Job::Restart | Job::Time(_) => {}
                 Job::Write { done: Some(done), .. } | Job::Finish { done, .. } => done(Err(Errno::EIO)),
             }
         }
@@ -309,26 +446,36 @@ impl State {
 struct Worker {
     file: Arc<Writing>,
     writer: Box<dyn Writer>,
-    counted: Counted,
-    place: Option<Place>,
+    _counted: Counted,
+    place: Option<Counted>,
+    /// Bytes since it was finished.
     sent: u64,
-    finished: Option<Box<dyn FnOnce(Stat) + Send>>,
+    finished: Box<dyn Fn(Stat) + Send>,
 }
 
 impl Worker {
     fn work(mut self, todo: &Receiver<Job>) {
         for job in todo {
             let failed = lock(&self.file.state).failed;
+            let finishes = matches!(job, Job::Finish { .. });
             let (length, result, done) = match job {
-                Job::Write { gap, bytes, done } => {
-                    let result = failed.map_or_else(|| self.write(gap, &bytes), Err);
+                Job::Write { gap, bytes, expected, done } => {
+                    let result = failed.map_or_else(|| self.write(gap, &bytes, expected), Err);
                     (bytes.len(), result, done)
                 }
-                Job::Finish { gap, done } => (0, failed.map_or_else(|| self.finish(gap), Err), Some(done)),
+                Job::Restart => (0, failed.map_or_else(|| self.writer.restart().map_err(errno), Err), None),
+                Job::Time(time) => {
+                    self.writer.set_time(time);
+                    (0, Ok(()), None)
+                }
+                Job::Finish { gap, changes, done } => {
+                    (0, failed.map_or_else(|| self.finish(gap, changes), Err), Some(done))
+                }
             };
             {
                 let mut state = lock(&self.file.state);
                 state.ahead -= length;
+                state.finishing -= usize::from(finishes);
                 if let Err(errno) = result {
                     state.fail(errno);
                 }
@@ -337,39 +484,59 @@ impl Worker {
                 done(result);
             }
         }
+        lock(&self.file.state).changed = None;
     }
 
-    fn write(&mut self, gap: u64, bytes: &[u8]) -> Result<(), Errno> {
+    fn write(&mut self, gap: u64, bytes: &[u8], expected: u64) -> Result<(), Errno> {
         static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        self.writer.expect(expected);
         let mut gap = gap;
         while gap > 0 {
             let zeros = gap.min(ZEROS.len() as u64);
             self.send(&ZEROS[..zeros as usize])?;
             gap -= zeros;
         }
-        self.send(bytes)
+        if bytes.is_empty() { Ok(()) } else { self.send(bytes) }
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         self.sent += bytes.len() as u64;
-        if self.place.is_none() && self.sent > SMALL {
-            let Counted(writes) = &self.counted;
-            self.place = Some(writes.place().map_err(errno)?);
+        if self.sent > SMALL {
+            self.take_place()?;
         }
         self.writer.write(bytes).map_err(errno)
     }
 
-    fn finish(&mut self, gap: u64) -> Result<(), Errno> {
+    fn take_place(&mut self) -> Result<(), Errno> {
+        if self.place.is_none() {
+            self.place = Some(self.file.writes.place().map_err(errno)?);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, gap: u64, changes: u64) -> Result<(), Errno> {
         // Nothing to do for whoever comes second.
-        if self.finished.is_none() {
+        if lock(&self.file.state).finished >= changes {
             return Ok(());
         }
-        self.write(gap, &[])?;
-        let stat = self.writer.finish().map_err(errno)?;
-        if let Some(finished) = self.finished.take() {
-            finished(stat);
+        let size = lock(&self.file.state).size;
+        self.write(gap, &[], size)?;
+        if size > SMALL {
+            self.take_place()?;
         }
-        self.file.abandon();
+        let stat = self.writer.finish().map_err(errno)?;
+        if !lock(&self.file.state).gone {
+            (self.finished)(stat);
+        }
+        // What it has kept for what follows is small.
+        (self.sent, self.place) = (0, None);
+        let mut state = lock(&self.file.state);
+        state.finished = changes;
+        state.continues = true;
+        if state.is_finished() {
+            state.changed = None;
+            state.modified = stat.modified;
+        }
         Ok(())
     }
 }

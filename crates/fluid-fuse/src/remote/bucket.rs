@@ -21,14 +21,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use bytes::Bytes;
 use fluid_sidecar_layout::source::Scheme;
 use futures_core::Stream;
 use http::Method;
 use http::header::{HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, InvalidHeaderValue};
 use log::{debug, info, warn};
-use memmap2::MmapMut;
-use opendal::options::{ListOptions, ReaderOptions, StatOptions, WriteOptions};
+use opendal::options::{ListOptions, ReaderOptions, StatOptions};
 use opendal::raw::{Timestamp, percent_encode_path};
 use opendal::{
     Buffer, BufferStream, BytesRange, Configurator, EntryMode, ErrorKind, Metadata, OperationContext,
@@ -44,6 +42,7 @@ use super::oss::OssSigner;
 use super::proxy;
 use super::tls::Verification;
 use super::transport::{self, block_on, block_on_listing};
+use super::upload::{ObjectUpload, mtime};
 use super::web;
 use super::wire::{Miss, Signed, Wire};
 use super::{Bucket, Item, Terms, Upload, Version};
@@ -71,7 +70,7 @@ const ETAG_QUESTIONS: usize = 8;
 const TIME_ROUNDING: Duration = Duration::from_secs(1);
 
 /// By how much a store's clock may differ from ours.
-const CLOCK: Duration = Duration::from_secs(60);
+pub(super) const CLOCK: Duration = Duration::from_secs(60);
 
 /// Between two looks at the files that credentials came from.
 const LOOK: Duration = Duration::from_secs(1);
@@ -79,17 +78,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Between two times that credentials are loaded again because the store refuses.
 const RELOAD: Duration = Duration::from_secs(10);
 
-/// The first parts of an upload; every 1,000 parts they double, so that 10,000 parts are enough for any object.
-const PART: usize = 8 * 1024 * 1024;
-
-/// Bytes that one write may bring beyond a part.
-const SPARE: usize = 2 * 1024 * 1024;
-
 /// A bucket whose credentials change.
 pub(super) struct Remote(Arc<Sessions>);
 
 /// What was asked to find a bucket, and the session that is used.
-struct Sessions {
+pub(super) struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
     terms: Terms,
@@ -100,7 +93,9 @@ struct Sessions {
 /// A bucket with the credentials of one moment.
 pub(super) struct Session {
     place: Place,
-    operator: Operator,
+    pub(super) operator: Operator,
+    /// The same for uploads that copy parts, which have no checksums.
+    pub(super) copier: Operator,
     /// The same for listings, where the store knows no tokens.
     lister_by_markers: OnceLock<Operator>,
     /// What signs in opendal's stead.
@@ -110,7 +105,7 @@ pub(super) struct Session {
     wire: Arc<Wire>,
     /// Whether reads may take the fast path.
     is_fast: bool,
-    learned: Arc<Learned>,
+    pub(super) learned: Arc<Learned>,
     index: Option<Index>,
     whole: web::Whole,
     io_timeout: Duration,
@@ -144,7 +139,10 @@ impl Remote {
 impl Sessions {
     /// Asks with the present credentials, once more where the bucket turns out to be in another region, and once more with
     /// new credentials where the store refuses.
-    fn ask<T>(&self, question: impl Fn(&Arc<Session>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn ask<T>(
+        &self,
+        question: impl Fn(&Arc<Session>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         self.insist(|session| question(session).map_err(|error| (error, true)))
     }
 
@@ -193,7 +191,7 @@ impl Sessions {
         Some(held.0.clone())
     }
 
-    fn session(&self) -> Arc<Session> {
+    pub(super) fn session(&self) -> Arc<Session> {
         let mut held = self.held();
         if held.1.elapsed() >= LOOK {
             held.1 = Instant::now();
@@ -246,6 +244,10 @@ impl Bucket for Remote {
         self.0.ask(|session| session.head(key))
     }
 
+    fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
+        self.0.ask(|session| session.head_with_time(key))
+    }
+
     fn list(
         &self,
         prefix: &str,
@@ -266,8 +268,12 @@ impl Bucket for Remote {
     }
 
     fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
-        let begun = self.0.ask(|session| session.put(key, &self.0))?;
-        Ok(Box::new(begun))
+        Ok(Box::new(ObjectUpload::new(&self.0, key, None)?))
+    }
+
+    fn resume(&self, version: &Version) -> Result<Box<dyn Upload>, StoreError> {
+        let base = Some(version.clone());
+        Ok(Box::new(ObjectUpload::new(&self.0, &version.key, base)?))
     }
 
     fn make_directory(&self, key: &str) -> Result<(), StoreError> {
@@ -307,13 +313,16 @@ impl Session {
         };
         transport::install(terms.clone());
         let signer = OssSigner::new(&place, &terms);
-        let mut settings = place.settings.clone();
-        if signer.is_some() {
-            settings.insert("skip_signature".to_string(), "true".to_string());
-        }
-        let operator = operator(place.scheme, settings)
-            .with_context(|| format!("{}: the options cannot be used", place.url))?
-            .with_context(transport::context(terms, signer.clone()));
+        let context = transport::context(terms, signer.clone());
+        let operator = |settings| {
+            operator(place.scheme, settings, signer.is_some())
+                .with_context(|| format!("{}: the options cannot be used", place.url))
+                .map(|operator| operator.with_context(context.clone()))
+        };
+        let mut without_checksums = place.settings.clone();
+        without_checksums.remove("checksum_algorithm");
+        let copier = operator(without_checksums)?;
+        let operator = operator(place.settings.clone())?;
         let capability = operator.info().capability();
         let is_fast = match place.scheme {
             Scheme::Http => true,
@@ -327,6 +336,7 @@ impl Session {
         Ok(Self {
             wire: Wire::new(place.scheme, place.verification, place.timeouts),
             operator,
+            copier,
             lister_by_markers: OnceLock::new(),
             signer,
             opened: Instant::now(),
@@ -363,7 +373,7 @@ impl Session {
     }
 
     /// What is asked of an object, for errors.
-    fn asked(&self, key: &str) -> String {
+    pub(super) fn asked(&self, key: &str) -> String {
         format!("{}/{key}", self.place.url.trim_end_matches('/'))
     }
 
@@ -376,16 +386,22 @@ impl Session {
     }
 
     pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
+        self.head_with_time(key).map(|(version, _)| version)
+    }
+
+    /// The object's version, and the time of change that who wrote it has kept with it.
+    fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
         if self.place.scheme == Scheme::Http {
             let found = self.file(key)?.ask(key)?;
             let varies = self.learned.etags_vary.load(Ordering::Relaxed);
-            return Ok(Version { etag: found.etag.filter(|_| !varies), ..found });
+            return Ok((Version { etag: found.etag.filter(|_| !varies), ..found }, None));
         }
         let found = self.run(key, |path| self.operator.stat_options(path, StatOptions::default()))?;
-        Ok(self.version(key.to_string(), &found))
+        let time = found.user_metadata().and_then(|kept| mtime::from_text(kept.get(mtime::NAME)?));
+        Ok((self.version(key.to_string(), &found), time))
     }
 
-    fn version(&self, key: String, found: &Metadata) -> Version {
+    pub(super) fn version(&self, key: String, found: &Metadata) -> Version {
         let etag = match self.place.scheme {
             // The generation: ETags differ between its APIs.
             Scheme::Gcs => found.version().filter(|it| it.parse::<u64>().is_ok()).map(str::to_string),
@@ -471,10 +487,10 @@ impl Session {
         if let Some(lister) = self.lister_by_markers.get() {
             return Ok(lister);
         }
-        let mut place = self.place.settings.clone();
-        place.insert("disable_list_objects_v2".to_string(), "true".to_string());
-        let lister =
-            operator(self.place.scheme, place).map_err(|error| StoreError::Failed(error.to_string()))?;
+        let mut settings = self.place.settings.clone();
+        settings.insert("disable_list_objects_v2".to_string(), "true".to_string());
+        let lister = operator(self.place.scheme, settings, self.signer.is_some())
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(self.lister_by_markers.get_or_init(|| lister.with_context(self.context().clone())))
     }
 
@@ -505,7 +521,11 @@ impl Session {
         self.place.scheme != Scheme::Webhdfs
     }
 
-    fn get(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+    pub(super) fn get(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
         let agreed = self.learned.agreed(version);
         let asked = agreed.as_ref().unwrap_or(version);
         // Another read may find out at the same time.
@@ -558,7 +578,7 @@ impl Session {
     /// An object of another size or time is another one. Beyond that, ETags are compared with their like: that of a
     /// listing with that of the listing now, since a store may have others for its reads, and that of one answer with
     /// that of the next, since a farm of servers may have one each.
-    fn agree(&self, version: &Version, asked: &Version) -> Result<Version, StoreError> {
+    pub(super) fn agree(&self, version: &Version, asked: &Version) -> Result<Version, StoreError> {
         if matches!(self.place.scheme, Scheme::Gcs | Scheme::Webhdfs) {
             return Err(StoreError::Stale);
         }
@@ -616,7 +636,7 @@ impl Session {
 
     /// Whether the same object has another ETag when it is asked about again, although it did not change: the ETag of
     /// before comes back, or the time of change is long ago, or no two ETags are the same.
-    fn has_other_etag(&self, version: &Version, now: &Version) -> Result<bool, StoreError> {
+    pub(super) fn has_other_etag(&self, version: &Version, now: &Version) -> Result<bool, StoreError> {
         if self.learned.etags_vary.load(Ordering::Relaxed) {
             return Ok(true);
         }
@@ -645,7 +665,7 @@ impl Session {
     }
 
     /// Whether a read of a version has a condition in its request.
-    fn asks_conditionally(&self, version: &Version) -> bool {
+    pub(super) fn asks_conditionally(&self, version: &Version) -> bool {
         !version.is_weak()
             && (version.etag.is_some() || version.date().is_some())
             && !self.learned.ignores_conditions.load(Ordering::Relaxed)
@@ -881,153 +901,6 @@ impl Session {
             false => Err(StoreError::Stale),
         }
     }
-
-    fn put(self: &Arc<Self>, key: &str, sessions: &Arc<Sessions>) -> Result<Writing, StoreError> {
-        let options = WriteOptions::default();
-        let writer = self.run(key, |path| self.operator.writer_options(path, options))?;
-        Ok(Writing {
-            sessions: sessions.clone(),
-            session: self.clone(),
-            key: key.to_string(),
-            writer,
-            least: self.operator.info().capability().write_multi_min_size.unwrap_or_default(),
-            part: Part::default(),
-            full: None,
-            parts: 0,
-            written: 0,
-            begun: SystemTime::now(),
-            told: None,
-        })
-    }
-}
-
-/// An object that is being written.
-struct Writing {
-    sessions: Arc<Sessions>,
-    /// The session that it was begun in, as what writes belongs to it.
-    session: Arc<Session>,
-    key: String,
-    writer: opendal::Writer,
-    /// Opendal holds back what is less, and loses it when it closes and the part before fails: nothing less is
-    /// given to it after a part.
-    least: usize,
-    /// The part that is being filled.
-    part: Part,
-    /// The part before, until it is sent.
-    full: Option<Buffer>,
-    parts: usize,
-    /// Bytes in all.
-    written: u64,
-    begun: SystemTime,
-    /// What the store called the object when it had all of it.
-    told: Option<Version>,
-}
-
-impl Writing {
-    fn part_size(&self) -> usize {
-        PART << (self.parts / 1000).min(8)
-    }
-
-    /// Sends what is full.
-    fn send(&mut self) -> Result<(), StoreError> {
-        loop {
-            if let Some(full) = &self.full {
-                // Of a part that fails it keeps the one before: the same can be written again.
-                block_on(|| self.session.asked(&self.key), self.writer.write(full.clone()))?;
-                self.parts += 1;
-                self.full = None;
-            }
-            let size = self.part_size();
-            if self.part.filled < size + self.least {
-                return Ok(());
-            }
-            let mut rest = Part::default();
-            rest.add(&self.part.bytes()[size..], size + self.least)?;
-            self.full = Some(std::mem::replace(&mut self.part, rest).first(size));
-        }
-    }
-}
-
-/// Memory of the kernel's own: an allocator would keep what it is given back in pieces of this size.
-#[derive(Default)]
-struct Part {
-    memory: Option<MmapMut>,
-    filled: usize,
-}
-
-impl Part {
-    fn bytes(&self) -> &[u8] {
-        self.memory.as_ref().map_or(&[], |memory| &memory[..self.filled])
-    }
-
-    /// Adds bytes, with room for as many as are expected in all: what is not used costs nothing.
-    fn add(&mut self, bytes: &[u8], expected: usize) -> Result<(), StoreError> {
-        let end = self.filled + bytes.len();
-        if self.memory.as_ref().is_none_or(|memory| memory.len() < end) {
-            let mut memory = MmapMut::map_anon(end.max(expected) + SPARE)
-                .map_err(|error| StoreError::Failed(format!("no memory for a part: {error}")))?;
-            memory[..self.filled].copy_from_slice(self.bytes());
-            self.memory = Some(memory);
-        }
-        if let Some(memory) = &mut self.memory {
-            memory[self.filled..end].copy_from_slice(bytes);
-            self.filled = end;
-        }
-        Ok(())
-    }
-
-    fn first(self, size: usize) -> Buffer {
-        let bytes = self.memory.map(Bytes::from_owner).unwrap_or_default();
-        Buffer::from(bytes.slice(..size))
-    }
-}
-
-impl Upload for Writing {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.part.add(bytes, self.part_size() + self.least)?;
-        self.written += bytes.len() as u64;
-        self.send()
-    }
-
-    fn finish(&mut self) -> Result<Version, StoreError> {
-        self.send()?;
-        if self.part.filled > 0 {
-            let part = std::mem::take(&mut self.part);
-            let filled = part.filled;
-            self.full = Some(part.first(filled));
-            self.send()?;
-        }
-        let told = match &self.told {
-            Some(told) => told.clone(),
-            None => {
-                let told = block_on(|| self.session.asked(&self.key), self.writer.close())?;
-                let told = self.session.version(self.key.clone(), &told);
-                let told = Version { size: self.written, modified: SystemTime::now(), ..told };
-                self.told.insert(told).clone()
-            }
-        };
-        // It may have taken longer than the credentials that it was begun with. What the store says now is better, as it
-        // has the store's time; whoever may not ask, or gets an answer from before, has written all the same.
-        let now = self.sessions.ask(|session| session.head(&self.key));
-        Ok(now.ok().filter(|now| is_of_upload(now, &told, self.begun)).unwrap_or(told))
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        if self.told.is_none()
-            && let Err(error) = block_on(|| self.session.asked(&self.key), self.writer.abort())
-        {
-            warn!("{}: an unfinished upload stays behind: {error}", self.session.asked(&self.key));
-        }
-    }
-}
-
-/// Whether what the store says of an object can be what was just written there, and not what was there before.
-fn is_of_upload(now: &Version, told: &Version, begun: SystemTime) -> bool {
-    let is_named_so = now.etag.is_some() && now.etag == told.etag;
-    let is_old = now.date().is_some_and(|date| date + CLOCK < begun);
-    now.size == told.size && (is_named_so || !is_old)
 }
 
 /// A read that opendal does.
@@ -1060,7 +933,7 @@ impl Read for Pieces {
 }
 
 /// opendal's name for a key, which must be the key: others are other objects to it.
-fn path(key: &str) -> Result<&str, StoreError> {
+pub(super) fn path(key: &str) -> Result<&str, StoreError> {
     let odd = key.trim() != key || key.starts_with('/') || key.contains("//") || key.is_empty();
     match odd {
         true => Err(StoreError::Unsupported("a name with an empty part, or with blanks at its ends,")),
@@ -1069,7 +942,7 @@ fn path(key: &str) -> Result<&str, StoreError> {
 }
 
 /// Whether what is known of two versions is the same.
-fn same(one: &Version, other: &Version) -> bool {
+pub(super) fn same(one: &Version, other: &Version) -> bool {
     let etags = one.etag.as_ref().zip(other.etag.as_ref());
     let dates = one.date().zip(other.date());
     one.size == other.size
@@ -1086,10 +959,17 @@ fn http_date(time: SystemTime) -> String {
     Timestamp::try_from(time).map(Timestamp::format_http_date).unwrap_or_default()
 }
 
-/// opendal's operator.
-fn operator(scheme: Scheme, settings: BTreeMap<String, String>) -> opendal::Result<Operator> {
+/// opendal's operator; `unsigned`: somebody else signs.
+fn operator(
+    scheme: Scheme,
+    mut settings: BTreeMap<String, String>,
+    unsigned: bool,
+) -> opendal::Result<Operator> {
     fn of<C: Configurator>(settings: BTreeMap<String, String>) -> opendal::Result<Operator> {
         Operator::from_config(C::from_iter(settings)?)
+    }
+    if unsigned {
+        settings.insert("skip_signature".to_string(), "true".to_string());
     }
     match scheme {
         Scheme::S3 => of::<services::S3Config>(settings),

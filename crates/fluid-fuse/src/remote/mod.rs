@@ -15,6 +15,7 @@ mod oss;
 mod proxy;
 mod tls;
 mod transport;
+mod upload;
 mod web;
 mod wire;
 
@@ -36,6 +37,9 @@ const IO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The largest object that may be copied, in bytes: S3 copies no larger one in one request.
 pub const LARGEST_COPY: u64 = 5 << 30;
+
+/// The largest object that goes on where the store does not copy parts, in bytes: all of it comes here and goes back.
+pub const LARGEST_REWRITE: u64 = 1 << 30;
 
 /// What a bucket is opened with, beside its own options.
 #[derive(Clone, Debug)]
@@ -168,8 +172,19 @@ pub trait Bucket: Send + Sync {
     /// connection does: who reads it must count.
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError>;
 
+    /// The same, and the time of change that whoever wrote it has kept with it.
+    fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
+        self.head(key).map(|version| (version, None))
+    }
+
     /// Begins to replace an object. Nothing is seen of it before [`Upload::finish`].
     fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Begins to replace an object by itself and what is written: [`StoreError::Stale`] later, if it is another by
+    /// then.
+    fn resume(&self, _: &Version) -> Result<Box<dyn Upload>, StoreError> {
+        Err(StoreError::Unsupported("continuing an object"))
+    }
 
     /// Makes a directory of a key that ends with `/`, as an empty object where the store has no other.
     fn make_directory(&self, key: &str) -> Result<(), StoreError>;
@@ -184,9 +199,18 @@ pub trait Bucket: Send + Sync {
 /// An object that is being written from its beginning to its end. Dropped before it is finished, it leaves
 /// nothing behind.
 pub trait Upload: Send {
+    /// How many bytes it will have at least, as far as is known: so large are its parts.
+    fn expect(&mut self, size: u64);
+
     /// The next bytes. They are taken in any case: after [`StoreError::Unavailable`], writing no further ones
-    /// tries again.
+    /// tries again. After [`Upload::finish`], the object goes on with them.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// The time of change to keep with the object, where the store can; further bytes make it be forgotten.
+    fn set_time(&mut self, time: SystemTime);
+
+    /// Begins anew: the object will have nothing of what it has.
+    fn restart(&mut self) -> Result<(), StoreError>;
 
     /// Makes the object what was written, checked by the store; its new version. It may be tried again.
     fn finish(&mut self) -> Result<Version, StoreError>;

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::Mounted;
 use crate::support::content::Content;
-use crate::support::s3::S3;
+use crate::support::place::eventually;
+use crate::support::s3::{Fault, S3};
 
 /// Whether there is such a file, told by a process that does not wait for ever.
 fn exists(path: &Path) -> bool {
@@ -66,4 +67,23 @@ fn the_kernel_trusts_a_name_no_longer_than_its_listing() {
         }
     }
     panic!("this machine is too slow to tell");
+}
+
+#[test]
+fn goofys_153_who_waits_for_a_name_can_be_killed() {
+    let s3 = S3::start();
+    let programs = [("ls", "one"), ("stat", "another/name")];
+    s3.put("one/file", Content::new(1, 10));
+    s3.put("another/file", Content::new(2, 10));
+    let Some(mounted) = Mounted::with(s3, &["--io-timeout=1h"]) else {
+        return;
+    };
+    mounted.s3.behave(|_| Fault::Hang);
+    for (program, path) in programs {
+        let before = mounted.s3.requests();
+        let mut waits = Command::new(program).arg(mounted.path(path)).spawn().unwrap();
+        eventually(|| (mounted.s3.requests() > before).then_some(()));
+        waits.kill().unwrap();
+        eventually(|| waits.try_wait().unwrap());
+    }
 }

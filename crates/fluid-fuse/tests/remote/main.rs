@@ -7,6 +7,7 @@ mod faults;
 #[path = "../support/head.rs"]
 mod head;
 mod oss;
+mod parts;
 mod proxy;
 mod s3;
 #[path = "../support/s3s.rs"]

@@ -2,6 +2,9 @@
 //! each test says that it was skipped.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod attributes;
+mod continued;
+mod directories;
 mod faults;
 mod files;
 #[path = "../mount/place.rs"]
@@ -34,12 +37,23 @@ impl Mounted {
     fn by(mut program: Command, arguments: &[&str]) -> Option<Self> {
         let mut mounted = Mounted { place: place::place()?, server: Server::start() };
         std::fs::write(mounted.stored("old"), "old content").unwrap();
-        program.arg("mount").env(env::MOUNTPOINT, mounted.place.mountpoint());
+        mounted.spawn(&mut program, arguments);
+        Some(mounted)
+    }
+
+    fn spawn(&mut self, program: &mut Command, arguments: &[&str]) {
+        program.arg("mount").env(env::MOUNTPOINT, self.place.mountpoint());
         program.args(["--source", "s3://data"]).env("AWS_ACCESS_KEY_ID", s3s_server::KEY);
         program.env("AWS_SECRET_ACCESS_KEY", s3s_server::SECRET).args(["-o", "region=us-east-1"]);
-        program.args(["-o", &format!("endpoint={}", mounted.server.endpoint())]).args(arguments);
-        mounted.place.spawn(&mut program);
-        Some(mounted)
+        program.args(["-o", &format!("endpoint={}", self.server.endpoint())]).args(arguments);
+        self.place.spawn(program);
+    }
+
+    /// Ends the mount, and mounts anew.
+    fn again(&mut self, arguments: &[&str]) {
+        self.place.signal(rustix::process::Signal::TERM);
+        assert!(self.place.ended().success());
+        self.spawn(&mut Command::new(env!("CARGO_BIN_EXE_fluid-fuse")), arguments);
     }
 
     fn writable() -> Option<Self> {
