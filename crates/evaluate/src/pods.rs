@@ -1,7 +1,7 @@
 //! The Pods of an object that is neither a Pod nor a built-in workload.
 //!
 //! Most custom resources hold Pod templates, or PodSpecs alone: a walk finds them wherever they stand. Some put a Pod
-//! together of fields of their own; [`COMPOSED`] says how. Only the manifest is known here: containers, labels and names
+//! together of fields of their own; `COMPOSED` says how. Only the manifest is known here: containers, labels and names
 //! that a controller adds, and fields that it patches (Argo's `podSpecPatch`), are not in these Pods.
 
 use anyhow::{Result, ensure};
