@@ -19,7 +19,7 @@ target=wasm32-wasip1
 rustflags="--remap-path-prefix=$PWD=/src --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 # LLVM's own measure of what to inline (225) makes the module a fifth larger than its budget and saves a tenth of the
 # instructions; optimising for size instead of this costs a quarter more of them (bench/review.md).
-rustflags+=" -C llvm-args=-inline-threshold=70"
+rustflags+=" -C llvm-args=-inline-threshold=85"
 
 has_std() { [ -d "$(rustc --print target-libdir --target "$target" 2>/dev/null)" ]; }
 

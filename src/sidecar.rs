@@ -100,16 +100,20 @@ impl Sidecar {
     /// Mounts a volume of this name where the container mounts something else, or nothing.
     fn mount_instead(&mut self, name: &str, path: &str, read_only: bool) -> Result<()> {
         let mounts = list_field(&mut self.container, "volumeMounts")?;
+        let before = mounts.len();
         mounts.retain(|mount| text(mount, "mountPath").map(|path| path.trim_end_matches('/')) != Some(path));
+        let replaces = mounts.len() < before;
         mounts.push(json(VolumeMount {
             name: name.to_string(),
             mount_path: path.to_string(),
             read_only: read_only.then_some(true),
             ..VolumeMount::default()
         })?);
-        // What was mounted there before may be mounted no longer.
-        let used = volume_names(&mut self.container);
-        self.volumes.retain(|volume| used.iter().any(|name| volume.get("name") == Some(name)));
+        if replaces {
+            // What was mounted there before may be mounted no longer.
+            let used = volume_names(&mut self.container);
+            self.volumes.retain(|volume| used.iter().any(|name| volume.get("name") == Some(name)));
+        }
         Ok(())
     }
 
@@ -193,24 +197,25 @@ impl Sidecar {
     /// What the container names and has not, so that it could not start, or would get what is somebody else's: a volume
     /// beside its own and `shared`, a port, the resources of another container.
     pub fn dangling(&mut self, shared: Option<&str>) -> Option<String> {
-        let own_name = self.container.get("name").cloned().unwrap_or_default();
-        let own: Vec<_> = self.volumes.iter().filter_map(name_of).map(str::to_string).collect();
-        let ports: Vec<_> = elements(self.container.get("ports"))
-            .iter()
-            .filter_map(|port| port.get("name").cloned())
-            .collect();
-        let is_own = |name: &str| shared == Some(name) || own.iter().any(|own| own == name);
-        let missing =
-            volume_names(&mut self.container).into_iter().find(|name| !name.as_str().is_some_and(is_own));
-        if let Some(volume) = missing {
+        let Sidecar { container, volumes, .. } = self;
+        let own_name = container.get("name").cloned().unwrap_or_default();
+        let is_own = |name: &Value| {
+            name.as_str().is_some_and(|name| {
+                shared == Some(name) || volumes.iter().any(|volume| name_of(volume) == Some(name))
+            })
+        };
+        if let Some(volume) = volume_names(container).into_iter().find(|name| !is_own(name)) {
             return Some(format!("volume {volume}"));
         }
-        if let Some(port) = named_ports(&mut self.container).into_iter().find(|port| !ports.contains(port)) {
+        let named: Vec<Value> = named_ports(container).into_iter().map(|port| port.clone()).collect();
+        let ports = elements(container.get("ports"));
+        let has = |port: &Value| ports.iter().any(|known| known.get("name") == Some(port));
+        if let Some(port) = named.iter().find(|port| !has(port)) {
             return Some(format!("port {port}"));
         }
-        let shown = shown_containers(self.container.get_mut("env"));
-        let shown = shown.into_iter().chain(self.volumes.iter_mut().flat_map(shown_by));
-        shown.into_iter().find(|name| **name != own_name).map(|name| format!("container {name}"))
+        let shown = shown_containers(container.get_mut("env")).into_iter();
+        let mut shown = shown.chain(volumes.iter_mut().flat_map(shown_by));
+        shown.find(|name| **name != own_name).map(|name| format!("container {name}"))
     }
 }
 
@@ -886,8 +891,9 @@ pub(crate) fn set_env<'e>(
 ) -> Result<()> {
     let env = list_field(container, "env")?;
     for (name, value) in variables {
-        let entry =
-            json(EnvVar { name: name.to_string(), value: Some(value.to_string()), value_from: None })?;
+        // Two texts, and every sidecar has a handful of them: to serialise the type costs more than all the rest here.
+        let entry = [("name", name), ("value", value)].map(|(key, text)| (key.to_string(), text.into()));
+        let entry = Value::Object(Map::from_iter(entry));
         match env.iter_mut().find(|known| name_of(known) == Some(name)) {
             Some(known) => *known = entry,
             None => env.push(entry),
