@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 
 use evaluate::yaml;
 use fluid_sidecar_layout::{Named as _, Runtime};
+use fluid_sidecar_policy::destination::{Destination, Order};
 use fluid_sidecar_policy::settings::form::Kind;
-use fluid_sidecar_policy::settings::text::{EXPLAINED, TextForm};
+use fluid_sidecar_policy::settings::text::{EXPLAINED, LIMIT, TextForm};
 use fluid_sidecar_policy::settings::{self, Group, Note, Section as _, Settings, rules};
 use serde_json::{Map, Value, json};
 use support::expect::expect;
@@ -440,6 +441,11 @@ fn documents_for_the_schema() {
             documents.push(document);
         }
     }
+    // A schema knows no units: what is below the smallest one is told by the parser alone.
+    documents.retain(|document| {
+        let problems = problems(document);
+        problems.is_empty() || problems.iter().any(|it| !it.contains("is less than the smallest amount"))
+    });
     let documents: Vec<Value> = documents
         .into_iter()
         .map(|document| json!({"accepted": problems(&document).is_empty(), "document": document}))
@@ -744,7 +750,8 @@ fn text_schema(form: &TextForm) -> Value {
     if !pattern.is_empty() {
         schema["pattern"] = json!(pattern);
         if form.may_be_number {
-            schema["minimum"] = json!(0);
+            let least = if form.name == LIMIT.name { "exclusiveMinimum" } else { "minimum" };
+            schema[least] = json!(0);
         }
     } else if !form.may_be_empty {
         schema["minLength"] = json!(1);
@@ -778,8 +785,8 @@ fn field_schema(table: &[Field], field: &Field, name: &str) -> Value {
         "selectors" => Some((&mut schema["items"], rules::selector_schema())),
         "sidecars.<runtime>" => Some((&mut schema, rules::overrides_schema())),
         "destinations.<destination>" => {
-            let is_native = field.default_for(name).is_some_and(|it| it["order"] == "nativeSidecar");
-            Some((&mut schema, rules::strategy_schema(is_native)))
+            let usual = Destination::from_name(name).map(|it| it.facts().strategy.order);
+            Some((&mut schema, rules::strategy_schema(usual == Some(Order::NativeSidecar))))
         }
         _ => None,
     };
