@@ -3,8 +3,7 @@
 //! With `datasetsFrom: cluster` the answer is found by Fluid's own rules, in a fixed order of reads, at most
 //! four for a claim: PersistentVolumeClaim, Dataset, PersistentVolume and the fuse DaemonSet or, where `fluid-fuse`
 //! serves a Dataset that refers to another one, that Dataset; and one for each claim that the client mounts itself. An
-//! ordinary claim costs one. With
-//! `datasetsFrom: settings` nothing is read.
+//! ordinary claim costs one. With `datasetsFrom: settings` nothing is read.
 //!
 //! This module finds; what becomes of the findings in the Pod is decided in [`crate::sidecar`] and
 //! [`crate::injection`]. Of the Pod it knows the volumes that are claims.
@@ -368,11 +367,7 @@ fn from_cluster(
             if let Some(refused) = refused {
                 return Err(refused);
             }
-            let server = daemonset(&name, namespace, named, cluster)?;
-            if let Server::DaemonSet { name: daemonset, pod_spec } = &server {
-                check_claims(daemonset, pod_spec, namespace, cluster)?;
-            }
-            (runtime.unwrap_or(named), server)
+            (runtime.unwrap_or(named), daemonset(&name, namespace, named, cluster)?)
         }
         None => {
             let image = settings.image(Runtime::Thin).unwrap_or_default().to_string();
@@ -458,12 +453,18 @@ fn daemonset(dataset: &str, namespace: &str, runtime: Runtime, cluster: &impl Cl
         !elements(pod_spec.get("containers")).is_empty(),
         "{object} has no container in spec.template.spec.containers"
     );
+    check_claims(&object, &pod_spec, namespace, cluster)?;
     Ok(Server::DaemonSet { name: object.to_string(), pod_spec })
 }
 
 /// Checks the claims that the client mounts itself. One that its Dataset wraps (`pvc://`) is mounted as it is; one of another
 /// Dataset would need a sidecar for the sidecar.
-fn check_claims(daemonset: &str, pod_spec: &Value, namespace: &str, cluster: &impl Cluster) -> Result<()> {
+fn check_claims(
+    daemonset: &ObjectRef<'_>,
+    pod_spec: &Value,
+    namespace: &str,
+    cluster: &impl Cluster,
+) -> Result<()> {
     let container = at(pod_spec, &["containers"]).get(0);
     let mounted: Vec<_> = ["volumeMounts", "volumeDevices"]
         .iter()

@@ -17,7 +17,10 @@ use serde_json::{Map, Value};
 
 use crate::dataset::{Dataset, Shown, Use};
 use crate::destination::{Destination, Device, EXIT_PRIORITY, Exit, LAUNCH_PRIORITY, Order};
-use crate::json::{Places, at, elements, json, list_field, map_field, name_of, places, places_of};
+use crate::json::{
+    CONTAINER_LISTS, Places, at, elements, json, list_field, map_field, mounts_any, name_of, places,
+    places_of,
+};
 use crate::pod::{Requests, Restarts};
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries};
@@ -28,9 +31,6 @@ use crate::{asked, lifecycle, limits, order, pod};
 
 /// The longest name of a container or a volume (a DNS-1123 label).
 const NAME_MAX: usize = 63;
-
-/// The lists of containers, in the order in which kubelet starts them.
-const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// Injects the sidecars of `uses`, in that order: they start in the order of the Pod's volumes. `resource_limits` are
 /// what the Pod asks for them, `request_uid` names its directories on nodes that Pods share, and `status` is that of a
@@ -47,12 +47,7 @@ pub fn inject(
     let mut strategy = settings.strategy(destination);
     let volumes = uses.iter().flat_map(|one| &one.volumes).map(|shown| shown.volume.name.as_str());
     let volumes = places(volumes);
-    let place = order::place(pod, strategy, |container| {
-        elements(container.get("volumeMounts"))
-            .iter()
-            .filter_map(name_of)
-            .any(|name| volumes.contains_key(name))
-    })?;
+    let place = order::place(pod, strategy, |container| mounts_any(container, &volumes))?;
     let without_data = asked::WithoutData::of(pod, settings);
     let spec = pod.get_mut("spec").and_then(Value::as_object_mut);
     let spec = spec.context("spec: must be a map").because(Code::Malformed)?;
@@ -74,7 +69,7 @@ pub fn inject(
     let mut container_names = Names::default();
     let mut volume_names = Names::default();
     volume_names.take_all(spec, "volumes").because(Code::Malformed)?;
-    for list in LISTS {
+    for list in CONTAINER_LISTS {
         container_names.take_all(spec, list).because(Code::Malformed)?;
         // Also what a container names and nobody has declared: it must not get what the injection brings.
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
@@ -178,8 +173,8 @@ pub fn inject(
         Reason::new(Code::InitWithoutData, text)
     }));
 
-    let index = place.index;
-    let containers = LISTS.iter().map(|list| elements(spec.get(*list)).len()).sum::<usize>() + sidecars.len();
+    let containers =
+        CONTAINER_LISTS.iter().map(|list| elements(spec.get(*list)).len()).sum::<usize>() + sidecars.len();
     let mut added = Vec::new();
     let all_volumes = list_field(spec, "volumes").because(Code::Malformed)?;
     for sidecar in sidecars {
@@ -189,8 +184,8 @@ pub fn inject(
     limits::check(destination, containers, all_volumes.len())?;
     let list = list_field(spec, strategy.order.list()).because(Code::Malformed)?;
     // Before a sidecar took its place.
-    let first = list.get(index).and_then(name_of).map(str::to_string);
-    list.splice(index..index, added);
+    let first = list.get(place.index).and_then(name_of).map(str::to_string);
+    list.splice(place.index..place.index, added);
     if strategy.device == Device::Privileged {
         status.evictable = let_autoscalers_evict(pod, &status).because(Code::Malformed)?;
     }
@@ -327,7 +322,7 @@ fn follow_volumes(
         see_empty: vec![false; uses.len()],
         without_data: Vec::new(),
     };
-    for list in LISTS {
+    for list in CONTAINER_LISTS {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut);
         for (index, container) in containers.into_iter().flatten().enumerate() {
             let container_name = name_of(container).unwrap_or_default().to_string();
@@ -344,6 +339,7 @@ fn follow_volumes(
             }
             let too_early = list == "initContainers" && order == Order::FirstContainer;
             let sees_empty = too_early && without_data.has(container);
+            let mut saw_empty = false;
             let mounts = container.get_mut("volumeMounts").and_then(Value::as_array_mut);
             for mount in mounts.into_iter().flatten() {
                 let Some((name, claim)) = name_of(mount).and_then(|name| Some((name, *by_volume.get(name)?)))
@@ -371,6 +367,7 @@ fn follow_volumes(
                 status.claims[claim].mounts.extend(Mount::of(&container_name, mount));
                 if sees_empty {
                     readers.see_empty[dataset] = true;
+                    saw_empty = true;
                     // Nobody writes into the directory below.
                     if let Some(mount) = mount.as_object_mut() {
                         mount.insert("readOnly".into(), true.into());
@@ -379,7 +376,7 @@ fn follow_volumes(
                 }
                 follow(mount, shown.volume.read_only, &shown.sub_path);
             }
-            if sees_empty && readers.see_empty.contains(&true) {
+            if saw_empty {
                 readers.without_data.push(container_name);
             }
         }

@@ -179,6 +179,15 @@ pub(crate) fn name_of(element: &Value) -> Option<&str> {
     text(element, "name")
 }
 
+/// The lists of a Pod's containers, in the order in which kubelet starts them.
+pub(crate) const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Whether a container mounts one of the volumes.
+pub(crate) fn mounts_any(container: &Value, volumes: &Places) -> bool {
+    let mut mounts = elements(container.get("volumeMounts")).iter().filter_map(name_of);
+    mounts.any(|name| volumes.contains_key(name))
+}
+
 /// A field that is a text.
 pub(crate) fn text<'v>(map: &'v Value, key: &str) -> Option<&'v str> {
     map.get(key)?.as_str()

@@ -48,10 +48,6 @@ impl Gate {
     /// The postStart hook, if that is the gate, blocks until mounted; the preStop hook of our sidecar tells it that the Pod
     /// ends.
     pub fn lifecycle(&self, kind: GateKind, timeout_seconds: u32) -> Lifecycle {
-        let run = |command| LifecycleHandler {
-            exec: Some(ExecAction { command: Some(command) }),
-            ..LifecycleHandler::default()
-        };
         let release = |program| run(vec![program, command::RELEASE.to_string()]);
         Lifecycle {
             post_start: (kind == GateKind::Hook).then(|| run(self.wait(timeout_seconds, true))),
@@ -105,15 +101,19 @@ impl Gate {
     }
 }
 
-/// The preStop hook of a client of others: it is told to end as long before its container is killed.
+/// A hook that runs a command.
+fn run(command: Vec<String>) -> LifecycleHandler {
+    LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
+}
+
+/// Seconds of the grace period that are left to a sidecar to end, once it serves no more.
 pub const LEFT_AT_THE_END: i64 = 5;
 
 /// How long an ordinary container serves when kubelet ends all of the Pod at once: nearly as long as it may. POSIX sh and
 /// `sleep`; `$1` is seconds.
 pub fn serve_on(seconds: i64) -> LifecycleHandler {
     let command = ["sh", "-c", r#"sleep "$1""#, "serve-on"].map(str::to_string);
-    let command = command.into_iter().chain([seconds.to_string()]).collect();
-    LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }
+    run(command.into_iter().chain([seconds.to_string()]).collect())
 }
 
 /// An option as it is written in a command.

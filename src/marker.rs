@@ -163,8 +163,9 @@ impl<'p> Subject<'p> {
     }
 }
 
-fn matches(patterns: &[&str], name: &str) -> bool {
-    patterns.iter().any(|pattern| WildMatch::new(pattern).matches(name))
+/// Whether a text matches one of the patterns.
+pub(crate) fn matches(patterns: &[impl AsRef<str>], text: &str) -> bool {
+    patterns.iter().any(|pattern| WildMatch::new(pattern.as_ref()).matches(text))
 }
 
 /// The values that the expressions of a node selector term, labels or fields, want of a key by an operator.

@@ -2,10 +2,10 @@
 
 use fluid_sidecar_layout::{Named as _, Runtime};
 use serde_json::{Map, Value};
-use wildmatch::WildMatch;
 
 use crate::destination::Device;
-use crate::json::{at, elements, text};
+use crate::json::{CONTAINER_LISTS, at, elements, text};
+use crate::marker::matches;
 use crate::reason::{Because as _, Code, Reason};
 use crate::settings::{PodResource, Settings};
 use crate::sidecar::Sidecar;
@@ -22,7 +22,7 @@ pub fn check_isolation(spec: &Map<String, Value>, device: Device, settings: &Set
     let runtime_class = text_of(spec, "runtimeClassName").unwrap_or_default();
     if device == Device::Privileged
         && !runtime_class.is_empty()
-        && settings.sandboxed_runtime_classes.iter().any(|class| WildMatch::new(class).matches(runtime_class))
+        && matches(&settings.sandboxed_runtime_classes, runtime_class)
     {
         let text = format!(
             "spec.runtimeClassName: {runtime_class}: its sandbox does not let what a sidecar mounts reach the other containers; \
@@ -79,8 +79,7 @@ pub struct Requests {
 impl Requests {
     /// Looks at all containers.
     pub fn of(spec: &Map<String, Value>) -> Requests {
-        let containers =
-            || ["initContainers", "containers"].iter().flat_map(|list| elements(spec.get(*list)));
+        let containers = || CONTAINER_LISTS[..2].iter().flat_map(|list| elements(spec.get(*list)));
         fn amount<'c>(container: &'c Value, kind: &str, resource: &PodResource) -> &'c Value {
             at(container, &["resources", kind, resource.name()])
         }

@@ -184,14 +184,11 @@ fn decide(payload: &[u8], cluster: &impl Cluster, log: &mut Log) -> Result<Optio
         };
     }
 
-    // Is it of a size that one can look at?
-    let size = limits::check_glance(payload.size(), claims.len());
-
-    // What changes in it?
+    // Is it of a size that one can look at, and what changes in it?
     let whole = || payload.whole_object().because(Code::Malformed);
-    let inject =
-        || inject(&payload, &pod, claims, whole, destination, payload.uid(), &settings, cluster, log);
-    let changed = size.and_then(|()| inject());
+    let changed = limits::check_glance(payload.size(), claims.len()).and_then(|()| {
+        inject(&payload, &pod, claims, whole, destination, payload.uid(), &settings, cluster, log)
+    });
     changed.or_else(|reason| log.unresolved(&settings, reason))
 }
 

@@ -891,7 +891,7 @@ pub(crate) fn set_env<'e>(
 ) -> Result<()> {
     let env = list_field(container, "env")?;
     for (name, value) in variables {
-        // Two texts, and every sidecar has a handful of them: to serialise the type costs more than all the rest here.
+        // Two texts, of which every sidecar has a handful: the type would only be serialised.
         let entry = [("name", name), ("value", value)].map(|(key, text)| (key.to_string(), text.into()));
         let entry = Value::Object(Map::from_iter(entry));
         match env.iter_mut().find(|known| name_of(known) == Some(name)) {

@@ -1,6 +1,6 @@
 //! What was done to a Pod, written on the Pod: for people, and to undo it.
 //!
-//! The annotation never decides what is injected. It names objects and holds no values of secrets. [`uninject`] gives
+//! Of an injection the annotation decides one thing: what came with a sidecar is not served again. It names objects and holds no values of secrets. [`uninject`] gives
 //! back the Pod as it was before; [`crate::verify`] does that, too, and injects it anew to compare.
 
 use anyhow::{Context as _, Result};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::destination::Destination;
-use crate::json::{Places, elements, name_of, places, text};
+use crate::json::{CONTAINER_LISTS, Places, elements, name_of, places, text};
 use crate::limits;
 use crate::request::Texts;
 
@@ -149,7 +149,7 @@ impl Status {
             sidecar.volumes.iter().map(|volume| (volume.clone(), place)).collect::<Vec<_>>()
         };
         let mut own: Places = self.sidecars.iter().enumerate().flat_map(of).collect();
-        for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for list in CONTAINER_LISTS {
             for container in elements(pod.get("spec").and_then(|spec| spec.get(list))) {
                 for uses in ["volumeMounts", "volumeDevices"] {
                     for volume in elements(container.get(uses)).iter().filter_map(name_of) {

@@ -11,7 +11,7 @@ use fluid_sidecar_layout::contract::env;
 use serde_json::{Map, Value};
 
 use crate::destination::{Destination, Order};
-use crate::json::{Places, at, elements, name_of, places_of, text};
+use crate::json::{Places, at, elements, mounts_any, name_of, places_of, text};
 use crate::reason::{Because as _, Code, Reason};
 use crate::settings::Settings;
 use crate::settings::text::quantity;
@@ -81,11 +81,7 @@ pub fn compare(
 fn too_late(pod: &Value, status: &Status, order: Order) -> Option<String> {
     let list = elements(pod.get("spec").and_then(|spec| spec.get(order.list())));
     let claims = status.claims_by_volume();
-    let reads = |container: &Value| {
-        let mut mounts = elements(container.get("volumeMounts")).iter().filter_map(name_of);
-        mounts.any(|name| claims.contains_key(name))
-    };
-    let first_reader = list.iter().position(reads)?;
+    let first_reader = list.iter().position(|container| mounts_any(container, &claims))?;
     let places = places_of(list);
     let is_late = |container: &&str| places.get(*container).is_some_and(|place| first_reader < *place);
     let late = status.sidecars.iter().map(|sidecar| sidecar.container.as_str()).find(is_late)?;

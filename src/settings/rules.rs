@@ -13,11 +13,7 @@ pub(super) fn check_settings(fields: &mut Fields<'_>, settings: &Settings) {
     for (field, amounts) in
         [("podOverrides", &settings.pod_overrides), ("defaultRequests", &settings.default_requests)]
     {
-        let amounts = amounts.iter();
-        check_units(
-            fields,
-            amounts.map(|(name, amount)| (format!("{field}.{name}"), name.name(), amount.as_str())),
-        );
+        check_units(fields, field, amounts.iter().map(|(name, amount)| (name.name(), amount)));
     }
     let fluid_fuse = settings.sidecar_from == SidecarFrom::FluidFuse;
     if settings.datasets_from == DatasetsFrom::Cluster {
@@ -108,14 +104,11 @@ pub fn selector_schema() -> Value {
 /// A size limit limits a cache.
 pub(super) fn check_overrides(fields: &mut Fields<'_>, overrides: &SidecarOverrides) {
     for (field, amounts) in [("limits", &overrides.limits), ("requests", &overrides.requests)] {
-        let amounts = amounts.iter();
-        check_units(
-            fields,
-            amounts.map(|(name, amount)| (format!("{field}.{name}"), name.as_str(), amount.as_str())),
-        );
+        check_units(fields, field, amounts.iter().map(|(name, amount)| (name.as_str(), amount)));
     }
-    let size = overrides.cache_size_limit.iter();
-    check_units(fields, size.map(|amount| ("cacheSizeLimit".to_string(), "a volume", amount.as_str())));
+    if let Some(Err(error)) = overrides.cache_size_limit.as_ref().map(|size| check_unit("a volume", size)) {
+        fields.problem("cacheSizeLimit", error);
+    }
     if fields.has("cacheSizeLimit") && !fields.has("cacheDirectory") {
         fields.problem("cacheSizeLimit", "only used with cacheDirectory; set that or remove this");
     }
@@ -140,11 +133,15 @@ pub fn strategy_schema(is_native: bool) -> Value {
     json!({"if": probe, "then": then})
 }
 
-/// Whether each amount is one that its resource can have.
-fn check_units<'a>(fields: &mut Fields<'_>, amounts: impl Iterator<Item = (String, &'a str, &'a str)>) {
-    for (field, resource, amount) in amounts {
+/// Whether each amount, by its resource, is one that the resource can have.
+fn check_units<'a>(
+    fields: &mut Fields<'_>,
+    field: &str,
+    amounts: impl Iterator<Item = (&'a str, &'a String)>,
+) {
+    for (resource, amount) in amounts {
         if let Err(error) = check_unit(resource, amount) {
-            fields.problem(&field, error);
+            fields.problem(&format!("{field}.{resource}"), error);
         }
     }
 }

@@ -32,7 +32,7 @@ impl Request {
         Request { admission, found_at: None }
     }
 
-    /// What to call the Pod where there are several: its name, or the place of its template in an object.
+    /// The headline of the Pod: its name, or the place of its template in an object.
     pub fn title(&self) -> String {
         match &self.found_at {
             Some(place) => format!("Pod of {place}"),
@@ -61,7 +61,7 @@ impl Request {
     }
 }
 
-/// What the documents of a file ask of the policy.
+/// The requests that are made of the documents of a file.
 #[derive(Debug, Default)]
 pub struct Requests {
     /// One for each Pod, in the order of the file; an error for each document that cannot be read.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 /// More Pods in one object are an error: no object that people write has as many, and each is a copy of what is shared.
 const MAX_PODS: usize = 100;
 
-/// What stands deeper is not searched. Pod templates stand less deep, even in an object inside of another one.
+/// How deep an object is searched. No Pod template is as deep, even in an object within another one.
 const MAX_DEPTH: usize = 64;
 
 /// A Pod in an object.
@@ -42,7 +42,7 @@ const MAKE_NO_PODS: [(&str, &str); 11] = [
 struct Composed {
     group: &'static str,
     kinds: &'static [&'static str],
-    /// What all its Pods share: fields of a PodSpec, volumes where they are mounted, `templateDefaults`.
+    /// The maps whose fields all its Pods get: those of a PodSpec, volumes where they are mounted, `templateDefaults`.
     shared: &'static [&'static str],
     /// In what is shared: labels and annotations of all its Pods.
     shared_metadata: Option<&'static str>,
@@ -391,7 +391,8 @@ fn children<'a>(value: &'a Value, path: &str) -> Vec<(String, &'a str, &'a Value
     }
 }
 
-/// What a pattern as in [`Composed`] finds below a value, with the paths; the value itself when it is empty.
+/// The values that a pattern of [`Composed`] matches below a value, each with its path. An empty pattern matches the
+/// value itself.
 fn select<'a>(value: &'a Value, path: &str, pattern: &str) -> Vec<(String, &'a Value)> {
     let mut found = vec![(path.to_string(), value)];
     for step in pattern.split('.').filter(|step| !step.is_empty()) {

@@ -102,7 +102,7 @@ mod tests {
         }
         let pods = parse("{kind: PodList, apiVersion: v1, items: [{metadata: {name: p}}]}").unwrap();
         assert_eq!(pods, [json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}})]);
-        // Who is no list keeps its items.
+        // Of what is no list the items stay.
         let no_list = json!({"kind": "Shop", "items": [1]});
         assert_eq!(parse(&no_list.to_string()).unwrap(), [no_list]);
     }

@@ -26,7 +26,7 @@ pub struct MountSpec {
     pub options: Options,
     /// Nothing may be written.
     pub read_only: bool,
-    /// Who chose the source and its options.
+    /// Whether the administrator or a Dataset chose the source and its options.
     pub trust: Trust,
 }
 

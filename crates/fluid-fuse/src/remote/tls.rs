@@ -63,31 +63,40 @@ fn trusted() -> Vec<CertificateDer<'static>> {
 /// The configuration of clients, which keeps the sessions that can be resumed.
 pub(super) fn client(verification: Verification) -> Result<Arc<ClientConfig>, Error> {
     static FULL: LazyLock<Result<Arc<ClientConfig>, Error>> =
-        LazyLock::new(|| configured(Arc::new(Trust::new(trusted())?)));
-    static NONE: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| configured(Arc::new(Anybody)));
+        LazyLock::new(|| configured(Trust::Checked(Checked::new(trusted())?)));
+    static NONE: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| configured(Trust::Anybody));
     match verification {
         Verification::Full => FULL.clone(),
         Verification::None => NONE.clone(),
     }
 }
 
-fn configured(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, Error> {
+fn configured(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
     let client = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::new(trust))
         .with_no_client_auth();
     Ok(Arc::new(client))
 }
 
-/// Trusts what authorities have signed, and certificates that are trusted themselves.
+/// Who may be a server.
 #[derive(Debug)]
-struct Trust {
+enum Trust {
+    /// Whoever has a certificate that is checked.
+    Checked(Checked),
+    /// Whoever has the key of its certificate.
+    Anybody,
+}
+
+/// What authorities have signed is trusted, and certificates that are trusted themselves.
+#[derive(Debug)]
+struct Checked {
     authorities: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
 }
 
-impl Trust {
+impl Checked {
     fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates.iter().cloned());
@@ -97,7 +106,7 @@ impl Trust {
         let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), PROVIDER.clone())
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Trust { authorities, certificates })
+        Ok(Checked { authorities, certificates })
     }
 }
 
@@ -136,52 +145,16 @@ impl ServerCertVerifier for Trust {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(error) if may_sign_others(&error) && self.certificates.contains(certificate) => {
+        let Trust::Checked(Checked { authorities, certificates }) = self else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            Err(error) if may_sign_others(&error) && certificates.contains(certificate) => {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
             verified => verified,
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
-    }
-}
-
-/// Takes any certificate whose key the server has.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -230,15 +230,15 @@ impl ObjectUpload {
             (self.sent, self.parts) = (0, 0);
             return Err(error);
         }
-        while !self.missing.is_empty() {
+        if !self.missing.is_empty() {
             let from = begins + self.missing.start as u64..begins + self.missing.end as u64;
             let mut body = self.sessions.ask(|session| session.get(&base, &from))?;
             self.part.reserve(self.missing.end, self.part_size())?;
             let room = self.part.bytes_mut().get_mut(self.missing.clone()).unwrap_or_default();
-            let read = read_all(&mut body, room);
-            self.missing.start += read;
+            // What was read is kept, should the rest have to be asked for again.
+            self.missing.start += read_all(&mut body, room);
             if !self.missing.is_empty() {
-                return Err(StoreError::Unavailable(format!("GET {}: it ends early", self.asked())));
+                return Err(self.ends_early());
             }
         }
         self.missing = 0..0;
@@ -308,14 +308,16 @@ impl ObjectUpload {
         let mut part = Part::default();
         let length = usize::try_from(range.end - range.start).unwrap_or_default();
         part.reserve(length, length)?;
-        let mut filled = 0;
         let mut body = self.sessions.ask(|session| session.get(base, range))?;
-        filled += read_all(&mut body, part.bytes_mut());
-        if filled < length {
-            return Err(StoreError::Unavailable(format!("GET {}: it ends early", self.asked())));
+        if read_all(&mut body, part.bytes_mut()) < length {
+            return Err(self.ends_early());
         }
         let asked = self.asked();
         block_on(|| asked, writer(&mut self.writer)?.write(part.first(length)))
+    }
+
+    fn ends_early(&self) -> StoreError {
+        StoreError::Unavailable(format!("GET {}: it ends early", self.asked()))
     }
 
     /// Leaves the upload that is under way, if there is one.
