@@ -13,23 +13,31 @@ use crate::size::MIB;
 /// The bucket.
 pub(super) const BUCKET: &str = "bench";
 /// Files that are read whole.
-pub(super) const SMALL: Group = Group { directory: "small", count: 1000, size: 128 << 10 };
+pub(super) const SMALL: Group = Group { directory: "small", count: 1000, size: 128 << 10, in_each: None };
 /// Files that are listed.
-pub(super) const MANY: Group = Group { directory: "dir10k", count: 10_000, size: 64 };
+pub(super) const MANY: Group = Group { directory: "dir10k", count: 10_000, size: 64, in_each: None };
 /// Files that are read at the same time.
-pub(super) const PARALLEL: Group = Group { directory: "par", count: 4, size: 256 * MIB };
+pub(super) const PARALLEL: Group = Group { directory: "par", count: 4, size: 256 * MIB, in_each: None };
+
+/// Files in many directories, which are found.
+pub(super) const TREE: Group = Group { directory: "tree", count: 10_000, size: 64, in_each: Some(10) };
 
 /// Files of one size.
 pub(super) struct Group {
     pub(super) directory: &'static str,
     pub(super) count: u64,
     pub(super) size: u64,
+    /// Files in each directory below, if they are not all in one.
+    pub(super) in_each: Option<u64>,
 }
 
 impl Group {
     /// The path of one of them below the bucket.
     pub(super) fn file(&self, number: u64) -> String {
-        format!("{}/{number:05}.bin", self.directory)
+        match self.in_each {
+            Some(files) => format!("{}/{:05}/{:05}.bin", self.directory, number / files, number % files),
+            None => format!("{}/{number:05}.bin", self.directory),
+        }
     }
 }
 
@@ -46,11 +54,8 @@ impl Data {
     pub(super) fn prepare(directory: &Path) -> anyhow::Result<Self> {
         let root = directory.join("data");
         let bucket = root.join(BUCKET);
-        let groups = [&SMALL, &MANY, &PARALLEL];
-        for group in groups {
-            fs::create_dir_all(bucket.join(group.directory))
-                .with_context(|| format!("cannot make {}", bucket.display()))?;
-        }
+        let groups = [&SMALL, &MANY, &PARALLEL, &TREE];
+        fs::create_dir_all(&bucket).with_context(|| format!("cannot make {}", bucket.display()))?;
         let files =
             groups.iter().flat_map(|group| (0..group.count).map(|number| (group.file(number), group.size)));
         let mut random = Random(1);
@@ -61,6 +66,7 @@ impl Data {
                 io::copy(&mut File::open(&path)?, &mut io::sink())?;
             } else {
                 let mut random = Random(random.0);
+                path.parent().map_or(Ok(()), fs::create_dir_all)?;
                 let mut file = BufWriter::with_capacity(1 << 20, File::create(&path)?);
                 for _ in 0..size / 8 {
                     file.write_all(&random.next().to_le_bytes())?;

@@ -28,7 +28,7 @@ use fluid_sidecar_layout::{Named as _, clap_parser};
 
 use crate::direct::{self, Connection};
 use crate::size::MIB;
-use data::{BUCKET, Data, MANY, PARALLEL, SMALL};
+use data::{BUCKET, Data, MANY, PARALLEL, SMALL, TREE};
 use mounted::{Mounted, Place};
 use peers::{Mounting, Peer};
 use report::{Report, Results};
@@ -55,7 +55,7 @@ const MEMORY: u64 = 128;
 #[derive(Debug, Args)]
 pub struct Options {
     /// Rows of the table; all by default
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=15))]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=16))]
     rows: Vec<u8>,
     /// How often; the figures are medians
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
@@ -246,6 +246,7 @@ const TASKS: &[Task] = {
         Task::new("files, 8 readers, B", &[FilesEight], Bench::files_eight),
         Task::new("files, 1 reader, B", &[FilesOne], Bench::files_one),
         Task::new("listing, A", &[ListCold, ListAgain], Bench::list),
+        Task::new("find, B", &[Find], Bench::find),
         Task::new("start, A", &[Start], Bench::start),
         Task { once: true, ..Task::new("memory", &[Idle, Peak32, Peak64, Peak128], Bench::memory) },
         Task { once: true, ..Task::new("binary", &[Binary], Bench::binary) },
@@ -534,6 +535,12 @@ impl Bench {
             Contender::Peer(peer) => self.cold(peer, &self.a, |mounted| twice(mounted.root())),
             _ => Ok(vec![]),
         }
+    }
+
+    fn find(&self, contender: Contender) -> Figures {
+        let Contender::Peer(peer) = contender else { return Ok(vec![]) };
+        let time = self.cold(peer, &self.b, |mounted| work::find(mounted.root(), &TREE))?;
+        Ok(vec![(Metric::Find, time.as_secs_f64() * 1e3)])
     }
 
     fn start(&self, contender: Contender) -> Figures {

@@ -24,7 +24,7 @@ named! {
         Rclone = "rclone",
         /// rclone with a disk cache, read-ahead and 16 streams.
         RcloneTuned = "rclone-tuned",
-        /// mountpoint-s3.
+        /// mountpoint-s3 as it is: `bench/mount-s3`.
         MountS3 = "mount-s3",
     }
 }
@@ -119,14 +119,9 @@ impl Peer {
                 }
             }
             Peer::MountS3 => {
-                command.arg(BUCKET).arg(mountpoint).args([
-                    "--foreground",
-                    "--read-only",
-                    "--force-path-style",
-                ]);
-                command.args(["--endpoint-url", &url]);
+                command.arg(BUCKET).arg(mountpoint).args(["--read-only", "--endpoint-url", &url]);
                 if mounting.cached {
-                    command.arg("--cache").arg(cache).args(["--metadata-ttl", "indefinite"]);
+                    command.arg("--cache").arg(cache);
                 }
             }
         }

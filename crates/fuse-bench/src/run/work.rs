@@ -236,3 +236,23 @@ pub(super) fn list(mount: &Path, group: &Group) -> anyhow::Result<Duration> {
     }
     Ok(start.elapsed())
 }
+
+/// Walks through all directories of a group, as `find` does.
+pub(super) fn find(mount: &Path, group: &Group) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let mut directories = vec![mount.join(group.directory)];
+    let mut count = 0;
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => directories.push(entry.path()),
+                false => count += 1,
+            }
+        }
+    }
+    if count != group.count {
+        bail!("{} has {count} files, not {}", group.directory, group.count);
+    }
+    Ok(start.elapsed())
+}
