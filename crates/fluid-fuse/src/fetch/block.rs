@@ -16,7 +16,8 @@ use crate::store::StoreError;
 /// Bytes of a block: 128 KiB, the largest read that the kernel makes by default.
 pub(crate) const BLOCK_SIZE: u64 = 128 * 1024;
 
-/// How long a thread waits for an empty pool before it evicts again: 20 ms, for blocks that others gave no notice of.
+/// How long a thread waits for an empty pool before it evicts again: 20 ms. A block that returns to the pool wakes the
+/// thread at once; other blocks may have become evictable since.
 const EVICTION_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The numbers of the blocks that have bytes of the range.

@@ -9,7 +9,7 @@ use super::block_map::{Evict, Outcome, PendingRead};
 use super::file_state::{FileState, ReadState, SMALL_FILE};
 use super::request::{MAX_REQUEST_SIZE, Purpose, RangeRequest, request_ranges};
 use super::shared::Shared;
-use super::transfer::Position;
+use super::transfer::{FileRequest, Position};
 use super::window::PrefetchLimits;
 use crate::inodes::lock;
 use crate::remote::Version;
@@ -58,13 +58,13 @@ impl RemoteFile {
         self.state.disk().is_some()
     }
 
-    /// Brings a range of the file to the disk cache. The range starts and ends at multiples of [`MAX_REQUEST_SIZE`], or
-    /// at the file's end. Once all ranges were brought, [`RemoteFile::is_whole`] tells whether the disk cache has them.
+    /// Brings a range of the file to the disk cache. The range starts and ends at multiples of 128 KiB, or at the
+    /// file's end. Once all ranges were brought, [`RemoteFile::is_whole`] tells whether the disk cache has them.
     pub fn keep(&self, range: Range<u64>) -> Result<(), StoreError> {
         let mut position = Position::at(range.start);
-        let request = RangeRequest::new(range, Purpose::FillDisk);
+        let request = Arc::new(RangeRequest::new(range, Purpose::FillDisk));
         request.await_from_now();
-        self.shared.runner.run_with_retries(&self.state, &request, &mut position)
+        self.shared.runner.run_with_retries(&self.of(request), &mut position)
     }
 
     /// Whether the disk cache has all bytes of the file, and they have reached the disk.
@@ -123,10 +123,10 @@ impl RemoteFile {
             (outcome, advice.is_random)
         };
         for request in requests {
-            self.shared.runner.start(&self.state, request);
+            self.shared.runner.start(self.of(request));
         }
         match outcome {
-            Outcome::MustStart(request) if is_random => self.shared.runner.run_inline(&self.state, request),
+            Outcome::MustStart(request) if is_random => self.shared.runner.run_inline(self.of(request)),
             outcome => self.shared.runner.settle(&self.state, outcome),
         }
     }
@@ -138,6 +138,10 @@ impl RemoteFile {
             request: self.state.origin.shortest_request()..=MAX_REQUEST_SIZE,
             concurrency: self.shared.runner.concurrency() as u64,
         }
+    }
+
+    fn of(&self, request: Arc<RangeRequest>) -> FileRequest {
+        FileRequest { file: Arc::clone(&self.state), request }
     }
 
     fn whole_range(&self) -> Range<u64> {
@@ -165,7 +169,7 @@ impl RemoteFile {
             }
             state.blocks.request(self.whole_range(), purpose, None)
         };
-        self.shared.runner.start(&self.state, request);
+        self.shared.runner.start(self.of(request));
     }
 
     /// Requests the gaps of a range ahead of its reads, as far as the quota allows.

@@ -48,23 +48,32 @@ impl PrefetchQuota {
     }
 }
 
+/// How much of a file is prefetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of it: a small file.
+    Whole,
+    /// A window that moves through it, for which the file needs a share of the quota.
+    Window,
+}
+
 /// The part of the quota that one file uses. Dropping it returns the part.
 #[derive(Debug)]
 pub(super) struct QuotaShare {
     quota: Arc<PrefetchQuota>,
     blocks: usize,
-    counts_as_window: bool,
+    extent: Extent,
 }
 
 impl QuotaShare {
-    /// Nothing yet. A small file is prefetched whole: it has no window that grows, and `counts_as_window` is false.
-    pub(super) fn new(quota: Arc<PrefetchQuota>, counts_as_window: bool) -> Self {
-        QuotaShare { quota, blocks: 0, counts_as_window }
+    /// Nothing yet.
+    pub(super) fn new(quota: Arc<PrefetchQuota>, extent: Extent) -> Self {
+        QuotaShare { quota, blocks: 0, extent }
     }
 
     /// Takes this many blocks more. The caller has asked [`PrefetchQuota::has_room`].
     pub(super) fn take(&mut self, blocks: usize) {
-        if self.blocks == 0 && self.counts_as_window {
+        if self.blocks == 0 && self.extent == Extent::Window {
             self.quota.windows.fetch_add(1, Ordering::Relaxed);
         }
         self.blocks += blocks;
@@ -77,7 +86,7 @@ impl QuotaShare {
             return;
         }
         self.blocks -= blocks;
-        if self.blocks == 0 && self.counts_as_window {
+        if self.blocks == 0 && self.extent == Extent::Window {
             self.quota.windows.fetch_sub(1, Ordering::Relaxed);
         }
         self.quota.used.fetch_sub(blocks, Ordering::Relaxed);

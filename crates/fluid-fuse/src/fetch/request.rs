@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Bytes of the largest request: 8 MiB. Larger ones gained nothing at any latency.
+/// Bytes of the largest request: 8 MiB. At 90 MB/s it takes 93 ms, of which a latency of 15 ms is the smaller part.
 pub(crate) const MAX_REQUEST_SIZE: u64 = 8 * 1024 * 1024;
 
 /// The ranges of the requests that a whole file of this size takes.

@@ -10,7 +10,7 @@ use crate::limits::Until;
 use crate::outage::Availability;
 use crate::store::StoreError;
 
-/// The pause before the first retry: 50 ms, the time in which a connection that broke is made again.
+/// The pause before the first retry: 50 ms, so that a single failure is hardly felt.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest pause, so that reads go on within seconds of the end of an outage.
@@ -96,6 +96,11 @@ impl Retry {
                 }
             }
         }
+    }
+
+    /// Whether the deadline comes before the end of a pause, for an operation that began at that moment.
+    pub(super) fn is_over(&self, since: Instant, pause: Duration) -> bool {
+        since.elapsed() + pause >= self.deadline
     }
 
     /// Sleeps before a retry: between half of the pause and all of it, so that requests that failed together do not

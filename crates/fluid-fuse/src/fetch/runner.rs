@@ -9,10 +9,9 @@ use log::warn;
 
 use super::block_map::{Outcome, PendingRead, Readers};
 use super::file_state::{End, FileState};
-use super::metrics::Metrics;
-use super::request::{Purpose, RangeRequest};
+use super::request::Purpose;
 use super::retry::{Backoff, FIRST_PAUSE, Retry};
-use super::transfer::{Position, Transfer};
+use super::transfer::{FileRequest, Position, Transfer};
 use crate::queue::Queue;
 use crate::store::{Slow, StoreError};
 
@@ -23,8 +22,6 @@ const DISK_THREADS: usize = 4;
 pub(super) struct RequestRunner {
     transfer: Transfer,
     retry: Arc<Retry>,
-    metrics: Arc<Metrics>,
-    queue: Arc<Queue>,
     /// For bytes of the disk cache, which need not wait for an object store that hangs.
     disk_queue: Arc<Queue>,
     /// Held by the thread that takes the kernel's requests while it runs a request itself.
@@ -35,144 +32,125 @@ pub(super) struct RequestRunner {
 
 impl RequestRunner {
     pub(super) fn new(transfer: Transfer, retry: Arc<Retry>, slow: Duration) -> Arc<Self> {
-        let (metrics, queue) = (Arc::clone(&transfer.metrics), Arc::clone(&transfer.queue));
-        let disk_queue = Queue::new(DISK_THREADS);
-        Arc::new(RequestRunner {
-            transfer,
-            retry,
-            metrics,
-            queue,
-            disk_queue,
-            inline: Mutex::default(),
-            slow,
-        })
+        let (disk_queue, inline) = (Queue::new(DISK_THREADS), Mutex::default());
+        Arc::new(RequestRunner { transfer, retry, disk_queue, inline, slow })
     }
 
     /// Requests that should be in flight.
     pub(super) fn concurrency(&self) -> usize {
-        self.queue.requests()
+        self.transfer.queue.requests()
     }
 
     /// Runs a job when the concurrency limit allows it.
     pub(super) fn start_later(&self, job: impl FnOnce() + Send + 'static) {
-        self.queue.ahead(Box::new(job));
+        self.transfer.queue.ahead(Box::new(job));
     }
 
     /// Starts a request in another thread: at once if reads need it, else when the concurrency limit allows it.
-    pub(super) fn start(self: &Arc<Self>, file: &Arc<FileState>, request: Arc<RangeRequest>) {
-        if request.purpose == Purpose::Read {
-            return self.start_now(file, request);
+    pub(super) fn start(self: &Arc<Self>, of: FileRequest) {
+        if of.request.purpose == Purpose::Read {
+            return self.start_now(of);
         }
-        let (runner, file) = (Arc::clone(self), Arc::clone(file));
-        self.start_later(move || runner.run(&file, &request));
+        let runner = Arc::clone(self);
+        self.start_later(move || runner.run(&of));
     }
 
-    fn start_now(self: &Arc<Self>, file: &Arc<FileState>, request: Arc<RangeRequest>) {
-        let is_on_disk = file.disk().is_some_and(|disk| disk.gap(&request.range).is_none());
-        let queue = if is_on_disk { &self.disk_queue } else { &self.queue };
-        let (runner, file) = (Arc::clone(self), Arc::clone(file));
-        queue.urgent(Box::new(move || runner.run(&file, &request)));
+    fn start_now(self: &Arc<Self>, of: FileRequest) {
+        let is_on_disk = of.file.disk().is_some_and(|disk| disk.gap(&of.request.range).is_none());
+        let queue = if is_on_disk { &self.disk_queue } else { &self.transfer.queue };
+        let runner = Arc::clone(self);
+        queue.urgent(Box::new(move || runner.run(&of)));
     }
 
     /// Runs a short request in the thread of its read, which saves two changes of threads. One thread at a time may do
     /// so, and may try once: the kernel's other requests wait for this thread.
-    pub(super) fn run_inline(self: &Arc<Self>, file: &Arc<FileState>, request: Arc<RangeRequest>) {
-        let Ok(_turn) = self.inline.try_lock() else { return self.start_now(file, request) };
-        if !request.claim() {
+    pub(super) fn run_inline(self: &Arc<Self>, of: FileRequest) {
+        let Ok(_turn) = self.inline.try_lock() else { return self.start_now(of) };
+        if !of.request.claim() {
             return;
         }
-        let mut position = Position::at(request.range.start);
-        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.run_once(file, &request, &mut position)));
+        let mut position = Position::at(of.request.range.start);
+        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.run_once(&of, &mut position)));
         match tried.unwrap_or_else(|_| Err(fault())) {
             Ok(()) => {}
             Err(StoreError::Unavailable(_)) => {
-                let (runner, file) = (Arc::clone(self), Arc::clone(file));
-                self.queue.urgent(Box::new(move || runner.run_from(&file, &request, position)));
+                let runner = Arc::clone(self);
+                self.transfer.queue.urgent(Box::new(move || runner.run_from(&of, position)));
             }
-            Err(error) => self.fail(file, &request, position.offset, &error),
+            Err(error) => self.fail(&of, position.offset, &error),
         }
     }
 
     /// Runs a request, unless another thread has claimed it.
-    fn run(self: &Arc<Self>, file: &Arc<FileState>, request: &RangeRequest) {
+    fn run(self: &Arc<Self>, of: &FileRequest) {
+        let FileRequest { file, request } = of;
         if !request.claim() {
             return;
         }
         let start = request.range.start;
-        let Some(since) = request.awaited_since() else {
-            if request.purpose != Purpose::Read && file.usage.readers() == Readers::Gone {
+        match request.awaited_since() {
+            None if request.purpose != Purpose::Read && file.usage.readers() == Readers::Gone => {
                 let error = StoreError::Unavailable("nobody reads the file".into());
-                return self.end(file, request, start, &error, End::Cancelled);
+                self.end(of, start, &error, End::Cancelled);
             }
-            return self.run_from(file, request, Position::at(start));
-        };
-        // Requests before it used up its time, in vain.
-        let is_late = since.elapsed() + FIRST_PAUSE >= self.retry.deadline;
-        if is_late && file.origin.failed_since(since) {
-            let error = StoreError::Unavailable("earlier requests to the store failed".into());
-            return self.fail(file, request, start, &error);
+            // Requests before it used up its time, in vain.
+            Some(since) if self.retry.is_over(since, FIRST_PAUSE) && file.origin.failed_since(since) => {
+                let error = StoreError::Unavailable("earlier requests to the store failed".into());
+                self.fail(of, start, &error);
+            }
+            _ => self.run_from(of, Position::at(start)),
         }
-        self.run_from(file, request, Position::at(start));
     }
 
     /// Runs the rest of a request. A panic fails the reads that wait for it, too.
-    fn run_from(self: &Arc<Self>, file: &Arc<FileState>, request: &RangeRequest, mut position: Position) {
-        let run = AssertUnwindSafe(|| drop(self.run_with_retries(file, request, &mut position)));
+    fn run_from(self: &Arc<Self>, of: &FileRequest, mut position: Position) {
+        let run = AssertUnwindSafe(|| drop(self.run_with_retries(of, &mut position)));
         if panic::catch_unwind(run).is_err() {
-            self.fail(file, request, position.offset, &fault());
+            self.fail(of, position.offset, &fault());
         }
     }
 
-    /// Runs the rest of a request in this thread, with retries. Reads that wait for it learn of its failure by
-    /// themselves.
+    /// Runs the rest of a request in this thread, with retries. If it fails, so do the reads that wait for it.
     pub(super) fn run_with_retries(
         self: &Arc<Self>,
-        file: &Arc<FileState>,
-        request: &RangeRequest,
+        of: &FileRequest,
         position: &mut Position,
     ) -> Result<(), StoreError> {
         let mut backoff = Backoff::new();
         loop {
             let start = position.offset;
-            let Err(error) = self.run_once(file, request, position) else { return Ok(()) };
-            let reached = *position;
-            if reached.offset > start {
+            let Err(error) = self.run_once(of, position) else { return Ok(()) };
+            if position.offset > start {
                 backoff.reset();
             }
             let StoreError::Unavailable(_) = &error else {
-                self.fail(file, request, reached.offset, &error);
+                self.fail(of, position.offset, &error);
                 return Err(error);
             };
-            self.queue.ended(false);
-            file.origin.note_failure();
-            let awaited_since = request.awaited_since();
-            if awaited_since.is_none() && reached.offset == start {
+            self.transfer.queue.ended(false);
+            of.file.origin.note_failure();
+            let awaited_since = of.request.awaited_since();
+            if awaited_since.is_none() && position.offset == start {
                 // The next read of these bytes requests them again.
-                self.metrics.failures.fetch_add(1, Ordering::Relaxed);
-                self.end(file, request, reached.offset, &error, End::Cancelled);
+                self.transfer.metrics.failures.fetch_add(1, Ordering::Relaxed);
+                self.end(of, position.offset, &error, End::Cancelled);
                 return Err(error);
             }
             // Reads that wait for its first byte may have waited since before it started.
-            let is_first = reached.offset == request.range.start;
-            let since = awaited_since.filter(|since| is_first && *since < reached.reached_at);
-            let spent = since.unwrap_or(reached.reached_at).elapsed();
-            if spent + backoff.next() >= self.retry.deadline {
-                self.fail(file, request, reached.offset, &error);
+            let is_first = position.offset == of.request.range.start;
+            let since = awaited_since.filter(|since| is_first && *since < position.reached_at);
+            if self.retry.is_over(since.unwrap_or(position.reached_at), backoff.next()) {
+                self.fail(of, position.offset, &error);
                 return Err(error);
             }
             self.retry.pause(&mut backoff);
         }
     }
 
-    fn run_once(
-        self: &Arc<Self>,
-        file: &Arc<FileState>,
-        request: &RangeRequest,
-        position: &mut Position,
-    ) -> Result<(), StoreError> {
-        self.transfer.run(file, request, position, &|block, range, bytes| {
-            for outcome in file.arrived(block, range, bytes) {
-                self.settle(file, outcome);
+    fn run_once(self: &Arc<Self>, of: &FileRequest, position: &mut Position) -> Result<(), StoreError> {
+        self.transfer.run(of, position, &|block, range, bytes| {
+            for outcome in of.file.arrived(block, range, bytes) {
+                self.settle(&of.file, outcome);
             }
         })
     }
@@ -180,7 +158,7 @@ impl RequestRunner {
     /// Answers a read that is complete, or starts the request that it waits for.
     pub(super) fn settle(self: &Arc<Self>, file: &Arc<FileState>, outcome: Outcome) {
         match outcome {
-            Outcome::MustStart(request) => self.start_now(file, request),
+            Outcome::MustStart(request) => self.start_now(FileRequest { file: Arc::clone(file), request }),
             Outcome::Waits => {}
             Outcome::Complete(read, pieces) => match pieces.as_slice() {
                 [(bytes, range)] => self.answer(file, read, Ok(&bytes[range.clone()])),
@@ -198,41 +176,29 @@ impl RequestRunner {
 
     fn answer(&self, file: &FileState, read: PendingRead, bytes: Result<&[u8], StoreError>) {
         let waited = read.waited();
-        self.metrics.waits.add(waited);
+        self.transfer.metrics.waits.add(waited);
         Slow(self.slow).tell(waited, &file.version.key, read.range.start, read.length(), &bytes);
         (read.answer)(bytes);
     }
 
     /// Fails a request from an offset on.
-    fn fail(
-        self: &Arc<Self>,
-        file: &Arc<FileState>,
-        request: &RangeRequest,
-        offset: u64,
-        error: &StoreError,
-    ) {
-        if request.awaited_since().is_some() {
-            warn!("cannot fetch path={:?} offset={offset} error={:?}", file.version.key, error.to_string());
+    fn fail(self: &Arc<Self>, of: &FileRequest, offset: u64, error: &StoreError) {
+        if of.request.awaited_since().is_some() {
+            let key = &of.file.version.key;
+            warn!("cannot fetch path={key:?} offset={offset} error={:?}", error.to_string());
         }
-        self.metrics.failures.fetch_add(1, Ordering::Relaxed);
-        self.end(file, request, offset, error, End::Failed);
+        self.transfer.metrics.failures.fetch_add(1, Ordering::Relaxed);
+        self.end(of, offset, error, End::Failed);
     }
 
-    /// Ends a request at an offset: tells the reads that wait for it, or starts requests for them.
-    fn end(
-        self: &Arc<Self>,
-        file: &Arc<FileState>,
-        request: &RangeRequest,
-        offset: u64,
-        error: &StoreError,
-        end: End,
-    ) {
-        let released = file.take_back(request, offset, error, end);
+    /// Ends a request at an offset: the reads that wait for it get the error, or requests of their own.
+    fn end(self: &Arc<Self>, of: &FileRequest, offset: u64, error: &StoreError, end: End) {
+        let released = of.file.take_back(&of.request, offset, error, end);
         for outcome in released.retried {
-            self.settle(file, outcome);
+            self.settle(&of.file, outcome);
         }
         for read in released.failed {
-            self.answer(file, read, Err(error.clone()));
+            self.answer(&of.file, read, Err(error.clone()));
         }
     }
 }

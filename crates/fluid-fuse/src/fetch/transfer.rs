@@ -29,6 +29,13 @@ impl Position {
     }
 }
 
+/// A request of a file.
+#[derive(Clone)]
+pub(super) struct FileRequest {
+    pub(super) file: Arc<FileState>,
+    pub(super) request: Arc<RangeRequest>,
+}
+
 /// Called with each block that comes: its number, which bytes of it came, and the block.
 pub(super) type Deliver<'a> = &'a dyn Fn(u64, Range<u64>, Arc<Block>);
 
@@ -47,26 +54,26 @@ impl Transfer {
     /// Moves the rest of a request, from the position on.
     pub(super) fn run(
         &self,
-        file: &FileState,
-        request: &RangeRequest,
+        of: &FileRequest,
         position: &mut Position,
         deliver: Deliver<'_>,
     ) -> Result<(), StoreError> {
-        let disk = file.disk();
-        while position.offset < request.range.end {
-            let rest = position.offset..request.range.end;
+        let disk = of.file.disk();
+        let end = of.request.range.end;
+        while position.offset < end {
+            let rest = position.offset..end;
             let Some(disk) = &disk else {
-                self.download(file, request, None, rest, position, deliver)?;
+                self.download(of, None, rest, position, deliver)?;
                 continue;
             };
             match disk.gap(&rest) {
                 Some(gap) if gap.start == rest.start => {
-                    self.download(file, request, Some(disk), gap, position, deliver)?;
+                    self.download(of, Some(disk), gap, position, deliver)?;
                 }
-                gap if request.purpose == Purpose::FillDisk => {
+                gap if of.request.purpose == Purpose::FillDisk => {
                     *position = Position::at(gap.map_or(rest.end, |gap| gap.start));
                 }
-                _ => self.load(file, request, disk, position, deliver)?,
+                _ => self.load(of, disk, position, deliver)?,
             }
         }
         Ok(())
@@ -75,18 +82,17 @@ impl Transfer {
     /// Moves the next block from the disk cache. Moves nothing if the block turns out to be damaged.
     fn load(
         &self,
-        file: &FileState,
-        request: &RangeRequest,
+        of: &FileRequest,
         disk: &CachedFile,
         position: &mut Position,
         deliver: Deliver<'_>,
     ) -> Result<(), StoreError> {
         let block = position.offset / BLOCK_SIZE;
-        let whole = within(block, &(0..file.version.size));
-        let mut bytes = self.empty_block(request)?;
+        let whole = within(block, &(0..of.file.version.size));
+        let mut bytes = self.empty_block(&of.request)?;
         if disk.load(block, &mut bytes[..whole.end as usize]) {
             self.metrics.disk_bytes.fetch_add(whole.end, Ordering::Relaxed);
-            *position = Position::at((block * BLOCK_SIZE + whole.end).min(request.range.end));
+            *position = Position::at((block * BLOCK_SIZE + whole.end).min(of.request.range.end));
             deliver(block, whole, Arc::new(bytes));
         }
         Ok(())
@@ -95,19 +101,19 @@ impl Transfer {
     /// Moves a range from the object store, by one request, and puts whole blocks into the disk cache.
     fn download(
         &self,
-        file: &FileState,
-        request: &RangeRequest,
+        of: &FileRequest,
         disk: Option<&Arc<CachedFile>>,
         range: Range<u64>,
         position: &mut Position,
         deliver: Deliver<'_>,
     ) -> Result<(), StoreError> {
+        let file = &of.file;
         self.metrics.requests.fetch_add(1, Ordering::Relaxed);
         let mut body = file.origin.get(&file.version, range.clone())?;
         while position.offset < range.end {
             let block = position.offset / BLOCK_SIZE;
             let piece = within(block, &(position.offset..range.end));
-            let mut bytes = self.empty_block(request)?;
+            let mut bytes = self.empty_block(&of.request)?;
             let room = &mut bytes[piece.start as usize..piece.end as usize];
             fill(&mut body, room, position.reached_at + self.io_timeout)
                 .inspect_err(|error| file.origin.interrupted(&file.version, error))?;

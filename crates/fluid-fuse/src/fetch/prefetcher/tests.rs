@@ -189,7 +189,7 @@ fn share(wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
 fn share_once(seed: u64, wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
     let mut reader = WaitingReader::new();
     let mut chance = fastrand::Rng::with_seed(seed);
-    // The window by which each granule was asked for.
+    // The window by which each block was requested.
     let mut asked = Vec::new();
     let mut looks = 0;
     let mut luck = 0.0;
