@@ -12,7 +12,7 @@ use super::tuning::Tuning;
 use crate::remote::{Bucket, Item, Upload, Version};
 use crate::store::StoreError;
 
-/// Bytes that tell their place, from a store that fails so many of ten requests, in every way it may.
+/// A store whose bytes follow from their offset. Of ten requests, `fails` fail, in all ways in which stores do.
 struct Numbers {
     fails: u8,
 }
@@ -64,7 +64,7 @@ fn read(file: &Arc<RemoteFile>, at: u64, length: u32) -> Vec<u8> {
     answer.recv_timeout(Duration::from_secs(30)).expect("an answer").unwrap()
 }
 
-/// One reader's way through a file: in sequence, at random, backwards or at a stride.
+/// Reads a file in sequence, at random, backwards or at a stride.
 fn read_somehow(file: &Arc<RemoteFile>, seed: u64) {
     let size = file.version().size;
     let mut random = fastrand::Rng::with_seed(seed);
@@ -94,7 +94,7 @@ fn budget() -> Budget {
     Budget { memory: 8 << 20, requests: 16, deadline: Duration::from_secs(60), slow: Duration::MAX }
 }
 
-/// What is under way ends by itself.
+/// Waits until a condition holds: requests in flight end by themselves.
 fn settles(mut settled: impl FnMut() -> bool) -> bool {
     (0..1000).any(|_| {
         thread::sleep(Duration::from_millis(10));
@@ -115,7 +115,7 @@ fn reads_that_wait_for_their_turn_fail_with_those_before_them() {
     }
     drop(sender);
     assert!(answers.iter().all(|failed| failed));
-    // Not each for as long as the first.
+    // The later ones are not each tried for as long as the first.
     let requests = shared.metrics().requests.load(Ordering::Relaxed);
     assert!(requests < 200, "{requests}");
 }
@@ -136,7 +136,7 @@ fn only_an_answer_of_the_store_ends_an_outage() {
     assert!(!read_once(&down) && read_once(&up));
     let trouble = || shared.trouble().unwrap_or_default();
     assert!(trouble().starts_with("s3://down is unavailable (") && !trouble().contains("s3://up"));
-    // Bytes that are written stay in memory first.
+    // A write that succeeds proves nothing: the bytes may be in memory.
     let source = down.availability();
     shared.retry.write(&source, || Ok(())).unwrap();
     assert!(!trouble().is_empty());
@@ -161,7 +161,7 @@ fn the_quota_of_unread_blocks_is_returned() {
     let shared = Shared::new(budget(), None).unwrap();
     let fetcher = Fetcher::new("s3://flaky", Arc::new(Numbers { fails: 2 }), Arc::clone(&shared));
     let reserved = || shared.files.quota.in_use();
-    // Closed while requests are under way.
+    // A file that is closed while requests are in flight.
     let file = fetcher.file(&version(30 << 20, "large"));
     for _ in 0..50 {
         file.open();
@@ -169,7 +169,7 @@ fn the_quota_of_unread_blocks_is_returned() {
         file.close();
     }
     assert!(settles(|| reserved() == (0, 0)), "{:?}", reserved());
-    // Expected, and forgotten.
+    // Files that were expected and never opened.
     let small: Vec<_> = (0..20).map(|number| version(1000, &number.to_string())).collect();
     fetcher.expect(&small);
     drop((file, fetcher));
@@ -185,8 +185,7 @@ fn a_file_that_fits_is_fetched_whole_after_some_random_reads() {
         file.open();
         let blocks = size / BLOCK_SIZE;
         for number in 1..=count {
-            // Not from the start, which is read ahead of; hardly ever two that follow each other, nor at one
-            // distance.
+            // The start would be prefetched for, and so would neighbours and equal distances.
             let block = number * number * 7 % blocks;
             read(&file, block * BLOCK_SIZE, 4096);
         }
@@ -195,9 +194,9 @@ fn a_file_that_fits_is_fetched_whole_after_some_random_reads() {
     let bytes = || shared.metrics().bytes.load(Ordering::Relaxed);
     let fits = 23 * BLOCK_SIZE;
     let _file = read_at_random(fits, u64::from(Tuning::default().max_random_waits) + 4);
-    // But for the rest of what was being read then.
+    // All but the block that was read at that time.
     assert!(settles(|| bytes() >= fits - BLOCK_SIZE), "{} of {fits}", bytes());
-    // One that does not fit is not.
+    // A file that does not fit is not fetched whole.
     let before = bytes();
     let _file = read_at_random(1009 * BLOCK_SIZE, 40);
     thread::sleep(Duration::from_millis(100));

@@ -67,7 +67,7 @@ fn damage_is_found() {
     assert_eq!(cache.bytes().0, BLOCK_SIZE);
     assert_eq!(bytes(&file, 0, BLOCK_SIZE as usize), None);
     assert!(!file.has(0) && file.whole().is_none());
-    // What it took is free, and is not counted twice when it is fetched anew.
+    // Its room is free, and is not counted twice when the block is fetched again.
     assert_eq!(cache.bytes().0, 0);
     file.store(0, &vec![7; BLOCK_SIZE as usize]);
     assert!(file.whole().is_some());
@@ -97,7 +97,7 @@ fn a_scan_evicts_files_that_were_used_once() {
     assert_eq!(cache.bytes().0, 4 * BLOCK_SIZE);
     assert!(cache.file("s", &version("hot", BLOCK_SIZE)).unwrap().has(0));
     assert!(!cache.file("s", &version("1", BLOCK_SIZE)).unwrap().has(0));
-    // What is open stays, and what does not fit is not kept.
+    // Open files stay, and files that do not fit are not kept.
     assert!(cache.file("s", &version("large", 5 * BLOCK_SIZE)).is_none());
     let open: Vec<_> =
         ["6", "7", "8", "9"].map(|key| cache.file("s", &version(key, BLOCK_SIZE)).unwrap()).into();
@@ -107,7 +107,7 @@ fn a_scan_evicts_files_that_were_used_once() {
     assert!(open.iter().all(|file| file.has(0)) && !keep("10"));
 }
 
-/// What is in a directory, sorted.
+/// The names in a directory, sorted.
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .unwrap()
@@ -171,7 +171,7 @@ fn an_index_without_its_data_is_dropped() {
         |data| File::options().write(true).open(data).unwrap().set_len(4 * BLOCK_SIZE).unwrap(),
     ];
     for damage in damages {
-        // In the next life, and in this one.
+        // In the next process, and in this one.
         for again in [true, false] {
             let place = tempfile::tempdir().unwrap();
             let mut cache = DiskCache::open(place.path(), 1 << 30).unwrap();
@@ -188,7 +188,7 @@ fn an_index_without_its_data_is_dropped() {
             let file = cache.file("s", &version).unwrap();
             assert!(!file.has(1));
             assert_eq!(cache.bytes().0, 0);
-            // Nor does it after a crash, with data that have their size by now.
+            // The index is gone: after a crash, it would be believed again, as the data has its size by now.
             assert!(data.metadata().unwrap().len() == version.size && !map.exists());
         }
     }
@@ -217,7 +217,7 @@ fn a_file_that_was_modified_after_it_was_sealed_is_verified() {
         assert!(file.whole().is_none() && file.is_unsealed());
         file.seal();
         assert!(file.whole().is_some() && !file.is_unsealed());
-        // But not if it is damaged.
+        // A damaged file is not sealed.
         data.write_all_at(b"x", 99).unwrap();
         data.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
         file.seal();
@@ -284,7 +284,7 @@ fn a_file_that_is_closed_and_opened_at_once_loses_no_block() {
                 drop(file);
             });
             barrier.wait();
-            // Sooner or later than the other begins to write the map.
+            // Before or after the other thread begins to write the index.
             (0..block * 100).for_each(|_| std::hint::spin_loop());
             cache.file("s", &version).unwrap()
         });
@@ -340,7 +340,7 @@ fn an_index_of_another_format_is_dropped() {
         file.store(0, &vec![7; BLOCK_SIZE as usize]);
         let index = path(&cache, &file, FileKind::Index);
         drop((file, cache));
-        // As sound as the index of this format, but for the format's number.
+        // Only the format's number differs.
         let bytes = fs::read(&index).unwrap();
         let body = bytes[..bytes.len() - 4].to_vec();
         let start = body.windows(11).position(|bytes| bytes == b"\"format\":2,").unwrap();

@@ -83,7 +83,7 @@ fn several_streams_of_one_file_are_prefetched_for() {
         let last = advices.iter().skip(index).step_by(4).rfind(|advice| !advice.prefetch.is_empty());
         assert!(last.unwrap().prefetch.end >= (begin + 100) * BLOCK_SIZE + OPENING / 2);
     }
-    // Random reads between them do not drive them out.
+    // Random reads between them do not replace the streams.
     for at in 0..50 {
         prefetcher.read(
             (100 + 7 * at * at) * 31 * MIB..(100 + 7 * at * at) * 31 * MIB + 4096,
@@ -97,7 +97,7 @@ fn several_streams_of_one_file_are_prefetched_for() {
 #[test]
 fn streams_share_the_window() {
     let mut reader = WaitingReader::new();
-    // How far ahead is asked for.
+    // Returns how far ahead of the read bytes are requested.
     let mut read = |at: u64| {
         let ahead = reader.read(at, &LIMITS).prefetch.end.saturating_sub((at + 1) * BLOCK_SIZE);
         reader.comes(4.0 * speed_at_latency(ahead.max(OPENING)));
@@ -124,7 +124,7 @@ fn disorder_does_not_end_a_stream() {
 #[test]
 fn streams_that_end_early_delay_the_next_prefetch() {
     let mut prefetcher = Prefetcher::new(1 << 40);
-    // Records of 1 MiB at random places: each is read ahead of, for nothing.
+    // Records of 1 MiB at random places: bytes are prefetched for each, in vain.
     let record = |prefetcher: &mut Prefetcher, at: u64| {
         let advices = sequence(prefetcher, (0..8).map(|read| at * 8 + read));
         advices.iter().map(|advice| advice.prefetch.end - advice.prefetch.start).sum::<u64>()
@@ -165,7 +165,7 @@ fn no_stream_is_prefetched_for_into_the_bytes_of_another() {
     let advices = sequence(&mut prefetcher, 0..1000);
     let most = advices.iter().map(|advice| advice.prefetch.end.max(advice.demand_end)).max();
     assert_eq!(most, Some(1000 * BLOCK_SIZE));
-    // It may go on all the same.
+    // The other stream may go on.
     let ahead = sequence(&mut prefetcher, 1000..1008).iter().map(|advice| advice.prefetch.end).max();
     assert!(ahead > Some(1020 * BLOCK_SIZE));
 }
@@ -180,8 +180,8 @@ fn a_stream_that_used_its_bytes_delays_no_other() {
     assert_eq!(prefetcher.min_sequential, prefetcher.tuning.min_sequential);
 }
 
-/// In how many of a hundred looks at 2 GiB being read the window was at least so wide, if the store brings
-/// them at this speed, given how much is under way, and given chance, between 0 and 1: the mean of ten such.
+/// In how many of a hundred samples the window was at least this wide, while 2 GiB were read: the mean of ten runs. The
+/// speed of the store follows from the bytes in flight and from luck, between 0 and 1.
 fn share(wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
     (0..10).map(|seed| share_once(seed, wide, &speed)).sum::<usize>() / 10
 }
@@ -191,7 +191,7 @@ fn share_once(seed: u64, wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
     let mut chance = fastrand::Rng::with_seed(seed);
     // The window by which each block was requested.
     let mut asked = Vec::new();
-    let mut looks = 0;
+    let mut samples = 0;
     let mut luck = 0.0;
     for at in 0..16384 {
         reader.read(at, &LIMITS);
@@ -201,18 +201,18 @@ fn share_once(seed: u64, wide: u64, speed: impl Fn(u64, f64) -> f64) -> usize {
             luck = chance.f64();
         }
         reader.comes(speed(asked[at as usize], luck));
-        looks += usize::from(at % 164 == 0 && window >= wide);
+        samples += usize::from(at % 164 == 0 && window >= wide);
     }
-    looks
+    samples
 }
 
 #[test]
 fn a_window_is_as_wide_as_makes_reads_faster() {
     assert!(share(LIMITS.window, |window, _| speed_at_latency(window)) > 90);
     assert!(share(16 * MIB, |window, _| speed_at_latency(window.min(16 * MIB))) > 90);
-    // As fast as it is, whatever is under way.
+    // A store whose speed does not depend on the bytes in flight.
     assert!(share(4 * OPENING, |_, _| 2e9) < 25);
-    // The same where nothing is certain.
+    // The same with noise.
     for noise in [0.25, 0.5, 1.0] {
         assert!(
             share(LIMITS.window, |window, luck| speed_at_latency(window) * (0.3 + noise * luck)) > 80,
@@ -224,15 +224,15 @@ fn a_window_is_as_wide_as_makes_reads_faster() {
 
 #[test]
 fn at_high_latency_a_window_ramps_up() {
-    let (mut reader, mut looks) = (WaitingReader::new(), Vec::new());
+    let (mut reader, mut samples) = (WaitingReader::new(), Vec::new());
     for at in 0..(64 * MIB / BLOCK_SIZE) {
         reader.read(at, &LIMITS);
         reader.comes(160e6);
-        looks.push(reader.window());
+        samples.push(reader.window());
     }
     // Never by more than a few requests at once.
-    assert!(looks.windows(2).all(|pair| pair[1] - pair[0] <= 3 * OPENING), "{looks:?}");
-    assert_eq!(looks[(17 * MIB / BLOCK_SIZE) as usize], RAMP_WINDOW);
+    assert!(samples.windows(2).all(|pair| pair[1] - pair[0] <= 3 * OPENING), "{samples:?}");
+    assert_eq!(samples[(17 * MIB / BLOCK_SIZE) as usize], RAMP_WINDOW);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn a_low_latency_that_is_learned_late_narrows_the_window() {
         reads.map(ahead).max()
     };
     assert_eq!(most_ahead(0..8, &LIMITS), Some(OPENING));
-    // What was asked for already comes all the same.
+    // Bytes that were requested before still come.
     most_ahead(8..40, &near);
     assert_eq!(most_ahead(40..200, &near), Some(Tuning::default().opening_requests * 2 * BLOCK_SIZE));
 }
