@@ -17,7 +17,7 @@ use anyhow::{Context, ensure};
 use rustix::fs::{Advice, fadvise};
 
 use crate::cli::BenchOptions;
-use crate::fetch::PART;
+use crate::fetch::request_ranges;
 use crate::inodes::lock;
 use crate::remote::{self, Bucket, Version};
 use crate::store::local_directory;
@@ -71,8 +71,7 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
     let mut table = Table(vec![]);
     let (through, first) = sequential(&mountpoint.join(&large), end)?;
     let direct_first = timed(|| fetch(&file, 0..RANDOM_BYTES.min(size)))?;
-    let parts = (0..end.div_ceil(PART)).map(|part| part * PART..((part + 1) * PART).min(end));
-    let took = timed(|| at_once(options.requests.into(), parts, |range| fetch(&file, range)))?;
+    let took = timed(|| at_once(options.requests.into(), request_ranges(end), |range| fetch(&file, range)))?;
     let [mounted, straight] = [through, took].map(|time| end as f64 / 1e6 / time.as_secs_f64());
     let sequential = table.more(&format!("sequential, {} MB", end / 1_000_000), "MB/s", mounted, straight);
     let [mounted, straight] = [first, direct_first].map(milliseconds);

@@ -7,9 +7,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::stable_hash::StableHash;
 
 /// The root's number, by definition of the protocol.
 pub const ROOT: u64 = 1;
@@ -52,9 +54,8 @@ impl Inodes {
         if path.as_os_str().is_empty() {
             return ROOT;
         }
-        let mut hasher = DefaultHasher::new();
-        (path, identity).hash(&mut hasher);
-        (hasher.finish() >> 1).max(ROOT + 1)
+        let hash = StableHash::default().bytes(path.as_os_str().as_bytes()).number(identity);
+        (hash.finish() >> 1).max(ROOT + 1)
     }
 
     /// The number of a path that the kernel remembers from now on, or once more.

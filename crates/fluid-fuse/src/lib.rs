@@ -38,6 +38,7 @@ pub mod probe;
 mod queue;
 pub mod remote;
 pub mod settings;
+mod stable_hash;
 pub mod store;
 pub mod trust;
 pub mod union;

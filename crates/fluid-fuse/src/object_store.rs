@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -25,6 +24,7 @@ use crate::inodes::lock;
 use crate::limits::{self, SKIPPED};
 use crate::outage::Availability;
 use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
+use crate::stable_hash::StableHash;
 use crate::store::{Answer, Entries, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
 
 /// The largest file that Linux has, in bytes.
@@ -193,7 +193,7 @@ impl ObjectStore {
 
     /// Makes a request again and again until it is answered or the time is up.
     fn insist<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
-        self.shared.insist(&self.availability, request)
+        self.shared.retry.request(&self.availability, request)
     }
 
     /// Asks about a key: the start of its directory's listing tells of all its neighbours, too; only where
@@ -546,10 +546,12 @@ impl Names {
         match child {
             Child::Directory => self.directory_stat(),
             Child::File(version) => {
-                let mut identity = DefaultHasher::new();
+                let identity = StableHash::default().number(version.size).optional(version.etag.as_deref());
                 // Not every store tells the time with the same precision everywhere.
-                let time = version.etag.is_none().then_some(version.modified);
-                (version.size, &version.etag, time).hash(&mut identity);
+                let identity = match version.etag {
+                    Some(_) => identity,
+                    None => identity.time(version.modified),
+                };
                 Stat {
                     identity: identity.finish(),
                     kind: Kind::File,
@@ -954,7 +956,7 @@ impl Writer for ObjectWriter {
         }
         let _waiting = self.availability.wait("write", &self.key);
         let write = || self.upload.write(std::mem::take(&mut bytes));
-        self.shared.insist_on_write(&self.availability, write).map_err(gone)
+        self.shared.retry.write(&self.availability, write).map_err(gone)
     }
 
     fn set_time(&mut self, time: SystemTime) {
@@ -969,7 +971,7 @@ impl Writer for ObjectWriter {
 
     fn finish(&mut self) -> Result<Stat, StoreError> {
         let _waiting = self.availability.wait("close", &self.key);
-        let finished = self.shared.insist(&self.availability, || self.upload.finish());
+        let finished = self.shared.retry.request(&self.availability, || self.upload.finish());
         let version = finished.map_err(gone)?;
         let child = self.names.note_file(&self.key, Instant::now(), &version, self.time);
         Ok(self.names.stat_of(&child))

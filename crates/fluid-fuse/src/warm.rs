@@ -24,7 +24,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use log::{info, warn};
 
 use crate::cli::WarmOptions;
-use crate::fetch::{Budget, DiskCache, PART, RemoteFile, Shared};
+use crate::fetch::{Budget, DiskCache, MAX_REQUEST_SIZE, RemoteFile, Shared};
 use crate::inodes::lock;
 use crate::mount::mounted_at;
 use crate::object_store::{ObjectStore, Presentation};
@@ -241,15 +241,15 @@ fn fill_cache(options: &WarmOptions, paths: &[PathBuf], progress: &Progress) -> 
     }
     let all = (items.len() as u64, bytes);
     let parts = items.into_iter().map(Arc::new).flat_map(|item| {
-        let ranges = (0..item.size.div_ceil(PART).max(1)).map(|part| part * PART);
+        let ranges = (0..item.size.div_ceil(MAX_REQUEST_SIZE).max(1)).map(|part| part * MAX_REQUEST_SIZE);
         ranges.map(move |from| {
             let item = Arc::clone(&item);
-            move || item.part(from..(from + PART).min(item.size), progress)
+            move || item.part(from..(from + MAX_REQUEST_SIZE).min(item.size), progress)
         })
     });
     progress.work(options.workers, all, parts);
     shared.flush();
-    Ok(shared.counts().bytes.load(Ordering::Relaxed))
+    Ok(shared.metrics().bytes.load(Ordering::Relaxed))
 }
 
 /// The files at and below a path, over all mounts.
@@ -273,7 +273,7 @@ fn list<'a>(
                 _ => Ok((stat, Vec::new())),
             });
             let mut file = |path: PathBuf, size: u64| {
-                let left = AtomicU64::new(size.div_ceil(PART).max(1));
+                let left = AtomicU64::new(size.div_ceil(MAX_REQUEST_SIZE).max(1));
                 let shown = at.join(&path);
                 let (file, failed) = (OnceLock::new(), OnceLock::new());
                 items.push(Item { store, path, shown, size, left, file, failed });

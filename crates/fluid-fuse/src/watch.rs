@@ -123,13 +123,13 @@ pub fn render(mounted: &Mounted, answers: &Answers, shared: &Shared) -> String {
         ];
         text.sample("mount_info", &labels, 1_u64);
     }
-    let counts = shared.counts();
+    let metrics = shared.metrics();
     for (name, help, value) in [
-        ("fetched_bytes_total", "Bytes that came from the sources.", get(&counts.bytes)),
-        ("disk_read_bytes_total", "Bytes that came from the disk cache.", get(&counts.disk_bytes)),
-        ("requests_total", "Requests to the sources for bytes.", get(&counts.requests)),
-        ("retries_total", "Requests that were made again.", get(&counts.retries)),
-        ("failures_total", "Requests that were given up.", get(&counts.failures)),
+        ("fetched_bytes_total", "Bytes that came from the sources.", get(&metrics.bytes)),
+        ("disk_read_bytes_total", "Bytes that came from the disk cache.", get(&metrics.disk_bytes)),
+        ("requests_total", "Requests to the sources for bytes.", get(&metrics.requests)),
+        ("retries_total", "Requests that were made again.", get(&metrics.retries)),
+        ("failures_total", "Requests that were given up.", get(&metrics.failures)),
         (
             "hidden_entries_total",
             "Entries of listings that cannot be files, or what they say.",
@@ -161,7 +161,7 @@ pub fn render(mounted: &Mounted, answers: &Answers, shared: &Shared) -> String {
     text.family(name, "histogram", "How long reads of far sources waited; le=\"0\": the bytes were here.");
     let limits = MILLISECONDS.map(|limit| (limit as f64 / 1000.0).to_string());
     let mut count = 0;
-    let (buckets, sum) = counts.waits.read();
+    let (buckets, sum) = metrics.waits.read();
     for (bucket, limit) in buckets.into_iter().zip(limits.iter().map(String::as_str).chain(["+Inf"])) {
         count += bucket;
         text.sample("read_wait_seconds_bucket", &[("le", limit)], count);
@@ -326,7 +326,7 @@ mod tests {
         let budget = Budget { memory: 8 << 20, requests: 4, deadline: Duration::ZERO, slow: Duration::MAX };
         let shared = Shared::new(budget, None).unwrap();
         for milliseconds in [0, 0, 5, 6, 60_000] {
-            shared.counts().waits.add(Duration::from_millis(milliseconds));
+            shared.metrics().waits.add(Duration::from_millis(milliseconds));
         }
         let answers = Answers::default();
         answers.opened();

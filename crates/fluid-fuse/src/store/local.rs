@@ -8,7 +8,6 @@
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,6 +20,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Answer, Entries, Entry, Kind, Object, Slow, Space, Stat, Store, StoreError};
+use crate::stable_hash::StableHash;
 
 /// How often an open is tried again that a concurrent rename or mount disturbed.
 const DISTURBED: usize = 16;
@@ -195,10 +195,8 @@ fn shown(stat: &rustix::fs::Stat) -> Option<Stat> {
         FileType::Symlink => Kind::Symlink,
         _ => return None,
     };
-    let mut identity = DefaultHasher::new();
-    (stat.st_dev, stat.st_ino).hash(&mut identity);
     Some(Stat {
-        identity: identity.finish(),
+        identity: StableHash::default().number(stat.st_dev).number(stat.st_ino).finish(),
         kind,
         size: u64::try_from(stat.st_size).unwrap_or(0),
         modified: time(stat.st_mtime, stat.st_mtime_nsec),

@@ -1,10 +1,10 @@
 //! Links that others have planted where the program mounts, looks or keeps what it fetched.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::{Duration, UNIX_EPOCH};
 
+use fluid_fuse::fetch::DiskCache;
 use fluid_fuse::mount::mounted_at;
 use fluid_fuse::remote::Version;
 use fluid_sidecar_layout::contract::env;
@@ -104,9 +104,7 @@ fn f6_nothing_is_kept_through_a_link() {
     // Names of files are made of what everybody knows.
     let modified = UNIX_EPOCH + Duration::from_secs(1_706_933_106);
     let version = Version { key: "file".to_string(), size: 10, etag: Some("\"a\"".to_string()), modified };
-    let mut hasher = DefaultHasher::new();
-    ("s3://data", &version).hash(&mut hasher);
-    let name = format!("{:016x}", hasher.finish());
+    let name = DiskCache::stem("s3://data", &version);
     let victim = |kind: &str| place.root.path().join(format!("victim-{kind}"));
     for (kind, is_hard) in [("data", false), ("map", true), ("new", false)] {
         fs::write(victim(kind), "precious").unwrap();

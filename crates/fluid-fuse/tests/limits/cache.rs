@@ -134,11 +134,11 @@ fn damage_in_the_cache_is_not_read() {
     }
 }
 
-/// The granules that a map tells of: one line, eight bytes for each granule, and a checksum.
+/// The blocks that an index file names: one line, eight bytes for each block, and a checksum.
 fn kept(map: &Path) -> usize {
     let Ok(bytes) = fs::read(map) else { return 0 };
     let Some(line) = bytes.iter().position(|byte| *byte == b'\n') else { return 0 };
-    bytes[line + 1..].as_chunks::<8>().0.iter().filter(|granule| **granule != [0; 8]).count()
+    bytes[line + 1..].as_chunks::<8>().0.iter().filter(|block| **block != [0; 8]).count()
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn a_life_after_being_killed() {
             let mut buffer = vec![0; (content.size - before) as usize];
             file.read_exact_at(&mut buffer, before).map(|()| buffer)
         });
-        let granules = end.div_ceil(128 * KIB) as usize;
-        let map = eventually(|| files(&directory, "map").into_iter().find(|map| kept(map) == granules));
+        let blocks = end.div_ceil(128 * KIB) as usize;
+        let map = eventually(|| files(&directory, "map").into_iter().find(|map| kept(map) == blocks));
         if end == content.size {
             assert_eq!(content.difference(before, &rest.join().unwrap().unwrap()), None);
             mounted.place.signal(Signal::KILL);

@@ -18,7 +18,7 @@ use crate::support::s3::S3;
 
 const FILES: usize = 4;
 
-/// Around everything that is a boundary: a read, a granule, a small file, a part.
+/// Around everything that is a boundary: a read, a block, a small file, a request.
 fn size() -> impl Strategy<Value = u64> {
     let boundary = prop::sample::select(vec![4_u64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 8 << 20]);
     prop_oneof![

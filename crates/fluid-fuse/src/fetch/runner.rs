@@ -1,0 +1,209 @@
+//! Runs range requests: in which thread, how often, and what happens with the reads that wait for them.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use log::warn;
+
+use super::block_map::{Outcome, PendingRead, Readers};
+use super::file_state::{End, FileState};
+use super::request::Purpose;
+use super::retry::{Backoff, FIRST_PAUSE, Retry};
+use super::transfer::{FileRequest, Position, Transfer};
+use crate::queue::Queue;
+use crate::store::{Slow, StoreError};
+
+/// Threads that read from the disk cache for reads that wait: enough for a disk that answers several at a time.
+const DISK_THREADS: usize = 4;
+
+/// Runs the range requests of a process.
+pub(super) struct RequestRunner {
+    transfer: Transfer,
+    retry: Arc<Retry>,
+    /// For bytes of the disk cache, which need not wait for an object store that hangs.
+    disk_queue: Arc<Queue>,
+    /// Held by the thread that takes the kernel's requests while it runs a request itself.
+    inline: Mutex<()>,
+    /// Reads that take longer are logged.
+    slow: Duration,
+}
+
+impl RequestRunner {
+    pub(super) fn new(transfer: Transfer, retry: Arc<Retry>, slow: Duration) -> Arc<Self> {
+        let (disk_queue, inline) = (Queue::new(DISK_THREADS), Mutex::default());
+        Arc::new(RequestRunner { transfer, retry, disk_queue, inline, slow })
+    }
+
+    /// Requests that should be in flight.
+    pub(super) fn concurrency(&self) -> usize {
+        self.transfer.queue.requests()
+    }
+
+    /// Runs a job when the concurrency limit allows it.
+    pub(super) fn start_later(&self, job: impl FnOnce() + Send + 'static) {
+        self.transfer.queue.ahead(Box::new(job));
+    }
+
+    /// Starts a request in another thread: at once if reads need it, else when the concurrency limit allows it.
+    pub(super) fn start(self: &Arc<Self>, of: FileRequest) {
+        if of.request.purpose == Purpose::Read {
+            return self.start_now(of);
+        }
+        let runner = Arc::clone(self);
+        self.start_later(move || runner.run(&of));
+    }
+
+    fn start_now(self: &Arc<Self>, of: FileRequest) {
+        let is_on_disk = of.file.disk().is_some_and(|disk| disk.gap(&of.request.range).is_none());
+        let queue = if is_on_disk { &self.disk_queue } else { &self.transfer.queue };
+        let runner = Arc::clone(self);
+        queue.urgent(Box::new(move || runner.run(&of)));
+    }
+
+    /// Runs a short request in the thread of its read, which saves two changes of threads. One thread at a time may do
+    /// so, and may try once: the kernel's other requests wait for this thread.
+    pub(super) fn run_inline(self: &Arc<Self>, of: FileRequest) {
+        let Ok(_turn) = self.inline.try_lock() else { return self.start_now(of) };
+        if !of.request.claim() {
+            return;
+        }
+        let mut position = Position::at(of.request.range.start);
+        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.run_once(&of, &mut position)));
+        match tried.unwrap_or_else(|_| Err(fault())) {
+            Ok(()) => {}
+            Err(StoreError::Unavailable(_)) => {
+                let runner = Arc::clone(self);
+                self.transfer.queue.urgent(Box::new(move || runner.run_from(&of, position)));
+            }
+            Err(error) => self.fail(&of, position.offset, &error),
+        }
+    }
+
+    /// Runs a request, unless another thread has claimed it.
+    fn run(self: &Arc<Self>, of: &FileRequest) {
+        let FileRequest { file, request } = of;
+        if !request.claim() {
+            return;
+        }
+        let start = request.range.start;
+        match request.awaited_since() {
+            None if request.purpose != Purpose::Read && file.usage.readers() == Readers::Gone => {
+                let error = StoreError::Unavailable("nobody reads the file".into());
+                self.end(of, start, &error, End::Cancelled);
+            }
+            // Requests before it used up its time, in vain.
+            Some(since) if self.retry.is_over(since, FIRST_PAUSE) && file.origin.failed_since(since) => {
+                let error = StoreError::Unavailable("earlier requests to the store failed".into());
+                self.fail(of, start, &error);
+            }
+            _ => self.run_from(of, Position::at(start)),
+        }
+    }
+
+    /// Runs the rest of a request. A panic fails the reads that wait for it, too.
+    fn run_from(self: &Arc<Self>, of: &FileRequest, mut position: Position) {
+        let run = AssertUnwindSafe(|| drop(self.run_with_retries(of, &mut position)));
+        if panic::catch_unwind(run).is_err() {
+            self.fail(of, position.offset, &fault());
+        }
+    }
+
+    /// Runs the rest of a request in this thread, with retries. If it fails, so do the reads that wait for it.
+    pub(super) fn run_with_retries(
+        self: &Arc<Self>,
+        of: &FileRequest,
+        position: &mut Position,
+    ) -> Result<(), StoreError> {
+        let mut backoff = Backoff::new();
+        loop {
+            let start = position.offset;
+            let Err(error) = self.run_once(of, position) else { return Ok(()) };
+            if position.offset > start {
+                backoff.reset();
+            }
+            let StoreError::Unavailable(_) = &error else {
+                self.fail(of, position.offset, &error);
+                return Err(error);
+            };
+            self.transfer.queue.ended(false);
+            of.file.origin.note_failure();
+            let awaited_since = of.request.awaited_since();
+            if awaited_since.is_none() && position.offset == start {
+                // The next read of these bytes requests them again.
+                self.transfer.metrics.failures.fetch_add(1, Ordering::Relaxed);
+                self.end(of, position.offset, &error, End::Cancelled);
+                return Err(error);
+            }
+            // Reads that wait for its first byte may have waited since before it started.
+            let is_first = position.offset == of.request.range.start;
+            let since = awaited_since.filter(|since| is_first && *since < position.reached_at);
+            if self.retry.is_over(since.unwrap_or(position.reached_at), backoff.next()) {
+                self.fail(of, position.offset, &error);
+                return Err(error);
+            }
+            self.retry.pause(&mut backoff);
+        }
+    }
+
+    fn run_once(self: &Arc<Self>, of: &FileRequest, position: &mut Position) -> Result<(), StoreError> {
+        self.transfer.run(of, position, &|block, range, bytes| {
+            for outcome in of.file.arrived(block, range, bytes) {
+                self.settle(&of.file, outcome);
+            }
+        })
+    }
+
+    /// Answers a read that is complete, or starts the request that it waits for.
+    pub(super) fn settle(self: &Arc<Self>, file: &Arc<FileState>, outcome: Outcome) {
+        match outcome {
+            Outcome::MustStart(request) => self.start_now(FileRequest { file: Arc::clone(file), request }),
+            Outcome::Waits => {}
+            Outcome::Complete(read, pieces) => match pieces.as_slice() {
+                [(bytes, range)] => self.answer(file, read, Ok(&bytes[range.clone()])),
+                pieces => {
+                    let length = pieces.iter().map(|(_, range)| range.len()).sum();
+                    let mut whole = Vec::with_capacity(length);
+                    for (bytes, range) in pieces {
+                        whole.extend_from_slice(&bytes[range.clone()]);
+                    }
+                    self.answer(file, read, Ok(&whole));
+                }
+            },
+        }
+    }
+
+    fn answer(&self, file: &FileState, read: PendingRead, bytes: Result<&[u8], StoreError>) {
+        let waited = read.waited();
+        self.transfer.metrics.waits.add(waited);
+        Slow(self.slow).tell(waited, &file.version.key, read.range.start, read.length(), &bytes);
+        (read.answer)(bytes);
+    }
+
+    /// Fails a request from an offset on.
+    fn fail(self: &Arc<Self>, of: &FileRequest, offset: u64, error: &StoreError) {
+        if of.request.awaited_since().is_some() {
+            let key = &of.file.version.key;
+            warn!("cannot fetch path={key:?} offset={offset} error={:?}", error.to_string());
+        }
+        self.transfer.metrics.failures.fetch_add(1, Ordering::Relaxed);
+        self.end(of, offset, error, End::Failed);
+    }
+
+    /// Ends a request at an offset: the reads that wait for it get the error, or requests of their own.
+    fn end(self: &Arc<Self>, of: &FileRequest, offset: u64, error: &StoreError, end: End) {
+        let released = of.file.take_back(&of.request, offset, error, end);
+        for outcome in released.retried {
+            self.settle(&of.file, outcome);
+        }
+        for read in released.failed {
+            self.answer(&of.file, read, Err(error.clone()));
+        }
+    }
+}
+
+/// The error of reads that wait for a request in which this program or a library panicked.
+fn fault() -> StoreError {
+    StoreError::Failed("a fault of the program, told before".into())
+}
