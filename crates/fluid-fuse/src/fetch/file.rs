@@ -84,6 +84,8 @@ pub(crate) struct Run {
     pub(crate) begun: AtomicBool,
     /// Since when somebody waits for some of it.
     pub(crate) awaited: OnceLock<Instant>,
+    /// When some of it came, by the [`Shared`] clock.
+    came: AtomicU64,
 }
 
 struct Read {
@@ -196,7 +198,7 @@ impl RemoteFile {
     fn run(self: &Arc<Self>, range: Range<u64>, ahead: bool, fill: bool, awaited: bool) -> Run {
         let file = Arc::clone(self);
         let awaited = if awaited { Instant::now().into() } else { OnceLock::new() };
-        Run { file, range, ahead, fill, begun: AtomicBool::new(false), awaited }
+        Run { file, range, ahead, fill, begun: AtomicBool::new(false), awaited, came: AtomicU64::new(0) }
     }
 
     fn find_on_disk(&self) {
@@ -206,7 +208,7 @@ impl RemoteFile {
                 self.shared.disk.as_ref().and_then(|cache| cache.file(&self.origin.source, &self.version));
             if let Some(file) = disk.as_ref().filter(|file| file.is_unsealed()) {
                 let file = Arc::clone(file);
-                self.shared.queue.ahead(Box::new(move || file.seal()));
+                self.shared.queue.ahead(self.origin.lane, Box::new(move || file.seal()));
             }
         }
     }
@@ -293,19 +295,23 @@ impl RemoteFile {
         }
     }
 
-    /// A line for each read that has waited for that long and has none yet. Only here are reads that wait looked
-    /// for, so that those that do not cost nothing more.
-    pub(crate) fn overdue(&self, slow: Duration, lines: &mut Vec<String>) {
+    /// A line for each read that has waited for that long and has none yet; how many reads wait, and since when the first
+    /// of them does. Only here are reads that wait looked for, so that those that do not cost nothing more.
+    pub(crate) fn overdue(&self, slow: Duration, lines: &mut Vec<String>) -> (usize, Option<Instant>) {
         let availability = &self.origin.availability;
-        let mut reason = None;
+        let (mut reason, mut count, mut first) = (None, 0, None);
         for slot in lock(&self.state).slots.values_mut() {
             let Content::Coming { waiting, .. } = &mut slot.content else { continue };
-            for read in waiting.iter_mut().filter(|read| !read.is_reported) {
+            for read in waiting {
+                count += 1;
+                first = first.into_iter().chain(read.parked).min();
                 let Some(waited) = read.parked.map(|since| since.elapsed()).filter(|waited| *waited >= slow)
                 else {
                     continue;
                 };
-                read.is_reported = true;
+                if std::mem::replace(&mut read.is_reported, true) {
+                    continue;
+                }
                 let (offset, length) = (read.offset, read.length);
                 let what =
                     format!("operation=read path={:?} offset={offset} length={length}", self.version.key);
@@ -313,6 +319,41 @@ impl RemoteFile {
                 lines.push(availability.line(&what, waited, reason));
             }
         }
+        (count, first)
+    }
+
+    /// Answers the reads whose time is over while nothing came of the request that they wait for: how many. The request
+    /// may have no thread yet, or one that hangs.
+    pub(crate) fn expire(&self, deadline: Duration) -> usize {
+        let mut late = Vec::new();
+        {
+            let now = self.shared.now();
+            let deadline_ms = deadline.as_millis() as u64;
+            for slot in lock(&self.state).slots.values_mut() {
+                let Content::Coming { run, waiting } = &mut slot.content else { continue };
+                let came = run.came.load(Ordering::Relaxed);
+                if came > 0 && now < came.saturating_add(deadline_ms) {
+                    continue;
+                }
+                let is_late = |read: &mut Read| read.parked.is_some_and(|since| since.elapsed() >= deadline);
+                late.extend(waiting.extract_if(.., is_late));
+            }
+        }
+        let count = late.len();
+        for read in late {
+            self.answer(read, Err(StoreError::Unavailable("no answer in time".into())));
+        }
+        count
+    }
+
+    /// Whether anybody waits for some of a request.
+    pub(crate) fn has_readers(&self, run: &Run) -> bool {
+        let state = lock(&self.state);
+        let mut slots = granules(&run.range).filter_map(|granule| state.slots.get(&granule));
+        slots.any(|slot| match &slot.content {
+            Content::Coming { run: other, waiting } => std::ptr::eq(&**other, run) && !waiting.is_empty(),
+            Content::Here(_) => false,
+        })
     }
 
     fn touch(&self) {
@@ -507,6 +548,9 @@ impl RemoteFile {
             let state = &mut *state;
             let Some(slot) = state.slots.get_mut(&granule) else { return };
             let before = std::mem::replace(&mut slot.content, Content::Here(bytes));
+            if let Content::Coming { run, .. } = &before {
+                run.came.store(self.shared.now(), Ordering::Relaxed);
+            }
             slot.range = range;
             let ahead = slot.ahead;
             state.order.push_back(granule);

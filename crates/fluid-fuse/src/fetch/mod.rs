@@ -52,11 +52,18 @@ const RECENT: usize = 256;
 /// Threads that read from the disk what somebody waits for.
 const LOADING: usize = 4;
 
+/// The lane of the disk, which has its threads for itself.
+const LOCAL: usize = 0;
+
 /// A file that was not read for so long does not need what was read ahead for it.
 const FORSAKEN: Duration = Duration::from_secs(2);
 
 /// Milliseconds between two looks for files that were forsaken.
 const RECLAIM: u64 = 100;
+
+/// How long after its deadline a read is answered although its request still waits or hangs. Who asks the store ends by
+/// itself, and knows the reason.
+const GRACE: Duration = Duration::from_millis(300);
 
 /// Lines at a time about operations that wait.
 const MAX_LINES: usize = 20;
@@ -125,7 +132,7 @@ impl Shared {
             memory: Memory::new(granules),
             // A request needs a granule at a time, and what it brings needs to go somewhere.
             queue: Queue::new(budget.requests.min(granules / 8).max(1)),
-            local: Queue::new(LOADING),
+            local: Queue::with_spare(LOADING, 0, LOCAL + 1),
             disk,
             here: Mutex::default(),
             started: Instant::now(),
@@ -183,15 +190,26 @@ impl Shared {
         (!sentences.is_empty()).then(|| sentences.join("; "))
     }
 
-    /// Logs each operation, once, that still waits although it is slow.
+    /// Logs each operation, once, that still waits although it is slow, and each source that lets operations wait. Answers
+    /// the reads whose time is over.
     fn report_overdue(&self) {
         let mut lines = Vec::new();
-        for source in lock(&self.sources).clone() {
-            source.overdue(self.budget.slow, &mut lines);
-        }
         let files: Vec<_> = lock(&self.files).iter().filter_map(Weak::upgrade).collect();
-        for file in files {
-            file.overdue(self.budget.slow, &mut lines);
+        for source in lock(&self.sources).clone() {
+            let (mut reads, mut first_read, mut late) = (0, None, 0);
+            for file in files.iter().filter(|file| Arc::ptr_eq(&file.origin.availability, &source)) {
+                let (count, first) = file.overdue(self.budget.slow, &mut lines);
+                reads += count;
+                first_read = first_read.into_iter().chain(first).min();
+                late += file.expire(self.budget.deadline + GRACE);
+            }
+            source.overdue(self.budget.slow, &mut lines);
+            if let Some(line) = source.silence(reads, first_read, Instant::now()) {
+                warn!("{line}");
+            }
+            if late > 0 {
+                warn!("no answer in time errno=EIO reads={late}: --io-timeout is over");
+            }
         }
         for line in lines.iter().take(MAX_LINES) {
             warn!("{line}");
@@ -231,6 +249,7 @@ impl Shared {
                 "others have waited for the store for all of the time".into(),
             ));
         }
+        let _asking = source.asking();
         loop {
             match request() {
                 Err(error) => {
@@ -266,7 +285,7 @@ impl Shared {
         let least = least.clamp(*SHORT_PARTS.start(), *SHORT_PARTS.end());
         let active = self.active.load(Ordering::Relaxed).max(1);
         let window = (self.most_ahead() / active) as u64 * GRANULE;
-        Limits { window, part: least..=PART, requests: self.queue.requests() as u64 }
+        Limits { window, part: least..=PART, requests: self.queue.requests(origin.lane) as u64 }
     }
 
     fn may_read_ahead(&self, granules: usize) -> bool {
@@ -329,14 +348,14 @@ impl Shared {
             return self.begin_urgent(run);
         }
         let shared = Arc::clone(self);
-        self.queue.ahead(Box::new(move || shared.carry_out(&run)));
+        self.queue.ahead(run.file.origin.lane, Box::new(move || shared.carry_out(&run)));
     }
 
     fn begin_urgent(self: &Arc<Self>, run: Arc<Run>) {
         let shared = Arc::clone(self);
         let is_here = run.file.disk().is_some_and(|disk| disk.gap(&run.range).is_none());
-        let queue = if is_here { &self.local } else { &self.queue };
-        queue.urgent(Box::new(move || shared.carry_out(&run)));
+        let (queue, lane) = if is_here { (&self.local, LOCAL) } else { (&self.queue, run.file.origin.lane) };
+        queue.urgent(lane, Box::new(move || shared.carry_out(&run)));
     }
 
     /// Begins a short run in the thread of the one who waits, which saves two changes of threads. Only one may
@@ -352,7 +371,8 @@ impl Shared {
             Ok(()) => {}
             Err(StoreError::Unavailable(_)) => {
                 let shared = Arc::clone(self);
-                self.queue.urgent(Box::new(move || shared.persist_calmly(&run, progress)));
+                let lane = run.file.origin.lane;
+                self.queue.urgent(lane, Box::new(move || shared.persist_calmly(&run, progress)));
             }
             Err(error) => self.give_up(&run, progress.done, &error, false),
         }
@@ -366,6 +386,11 @@ impl Shared {
         let awaited = run.awaited.get();
         if run.ahead && awaited.is_none() && run.file.is_left() {
             let error = StoreError::Unavailable("nobody reads it".into());
+            return run.file.failed(run, run.range.start, &error, true);
+        }
+        // Those who waited for it were told that their time is over.
+        if !run.ahead && awaited.is_some() && !run.fill && !run.file.has_readers(run) {
+            let error = StoreError::Unavailable("nobody waits for it any more".into());
             return run.file.failed(run, run.range.start, &error, true);
         }
         // Its time was spent on others, and in vain.
@@ -403,7 +428,7 @@ impl Shared {
                 self.give_up(run, done, &error, false);
                 return Err(error);
             };
-            self.queue.ended(false);
+            self.queue.ended(run.file.origin.lane, false);
             *lock(&run.file.origin.failed) = Some(Instant::now());
             // What nobody waits for is asked for again by who will.
             let awaited = run.awaited.get();
@@ -497,7 +522,7 @@ impl Shared {
                 disk.store(granule, &bytes[..whole.end as usize]);
             }
         }
-        self.queue.ended(true);
+        self.queue.ended(file.origin.lane, true);
         *lock(&file.origin.failed) = None;
         file.origin.availability.answered();
         Ok(())
@@ -551,6 +576,8 @@ pub(crate) struct Origin {
     /// When a request ended badly, unless one ended well since.
     failed: Mutex<Option<Instant>>,
     availability: Arc<Availability>,
+    /// Whose share of the threads its requests have.
+    lane: usize,
 }
 
 impl Origin {
@@ -563,6 +590,7 @@ impl Origin {
 
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
         let asked = Instant::now();
+        let _asking = self.availability.asking();
         let body = self.bucket.get(version, range).inspect_err(|error| self.availability.failed(error))?;
         let latency = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.latency.fetch_min(latency, Ordering::Relaxed);
@@ -590,8 +618,15 @@ impl Fetcher {
             Arc::new(Availability::new(source, bucket.endpoint().as_deref(), shared.budget.deadline));
         lock(&shared.sources).push(Arc::clone(&availability));
         let latency = AtomicU64::new(u64::MAX);
-        let origin =
-            Origin { source: source.to_string(), bucket, latency, failed: Mutex::default(), availability };
+        let lane = shared.queue.add_lane();
+        let origin = Origin {
+            source: source.to_string(),
+            bucket,
+            latency,
+            failed: Mutex::default(),
+            availability,
+            lane,
+        };
         Fetcher { origin: Arc::new(origin), shared, files: Mutex::default() }
     }
 
