@@ -14,6 +14,7 @@ mod writing;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -58,6 +59,12 @@ const BACKGROUND: u16 = 64;
 /// How many file systems a file that the kernel reads past us may lie on top of.
 const STACKED: u32 = 2;
 
+/// How soon the kernel asks again for what its read-ahead was refused: at once.
+const ASKED_AGAIN: Duration = Duration::from_millis(100);
+
+/// Reads of an open file that are remembered for that, at most.
+const FAILED_READS: usize = 256;
+
 /// Directories whose listing the kernel is known to have.
 const LISTED: usize = 4096;
 
@@ -101,8 +108,14 @@ struct Core {
 }
 
 enum OpenFile {
-    Read { object: Box<dyn Object>, ino: u64 },
+    Read { object: Box<dyn Object>, ino: u64, failed: Arc<Mutex<Vec<FailedRead>>> },
     Write { path: PathBuf, open: Opened },
+}
+
+/// A read that was answered with `EIO`.
+struct FailedRead {
+    at: Instant,
+    bytes: Range<u64>,
 }
 
 /// An inode is read through us or past us, never both at a time: the kernel insists.
@@ -335,7 +348,7 @@ impl Core {
         drop(modes);
         drop(writing);
         self.answers.opened();
-        let handle = self.files.add(OpenFile::Read { object, ino: ino.0 });
+        let handle = self.files.add(OpenFile::Read { object, ino: ino.0, failed: Arc::default() });
         match past_us {
             Some(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
             None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
@@ -429,6 +442,23 @@ fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, u64) -> 
         if add(line, next) {
             break;
         }
+    }
+}
+
+/// Whether the kernel asks again for bytes that it was just refused. When the request of its read-ahead fails, it asks
+/// once more, for one page, and whoever reads would wait for the store twice.
+fn is_asked_again(failed: &Mutex<Vec<FailedRead>>, offset: u64) -> bool {
+    let mut failed = lock(failed);
+    failed.retain(|failed| failed.at.elapsed() < ASKED_AGAIN);
+    let again = failed.iter().position(|failed| failed.bytes.contains(&offset));
+    again.map(|index| failed.swap_remove(index)).is_some()
+}
+
+fn note_failed(failed: &Mutex<Vec<FailedRead>>, bytes: Range<u64>) {
+    let mut failed = lock(failed);
+    failed.retain(|failed| failed.at.elapsed() < ASKED_AGAIN);
+    if failed.len() < FAILED_READS {
+        failed.push(FailedRead { at: Instant::now(), bytes });
     }
 }
 
@@ -845,18 +875,31 @@ impl Filesystem for View {
     ) {
         let answers = self.answers();
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Read { object, .. }) => object.read(
-                offset,
-                size,
-                Box::new(move |read| {
-                    let read = read.map_err(errno);
-                    answers.read(read.as_ref().map(|bytes| bytes.len()).map_err(|errno| errno.code()));
-                    match read {
-                        Ok(bytes) => reply.data(bytes),
-                        Err(errno) => reply.error(errno),
-                    }
-                }),
-            ),
+            Some(OpenFile::Read { failed, .. }) if is_asked_again(failed, offset) => {
+                answers.read(Err(Errno::EIO.code()));
+                reply.error(Errno::EIO);
+            }
+            Some(OpenFile::Read { object, failed, .. }) => {
+                let failed = Arc::clone(failed);
+                let bytes = offset..offset.saturating_add(u64::from(size));
+                object.read(
+                    offset,
+                    size,
+                    Box::new(move |read| {
+                        let read = read.map_err(errno);
+                        answers.read(read.as_ref().map(|bytes| bytes.len()).map_err(|errno| errno.code()));
+                        match read {
+                            Ok(bytes) => reply.data(bytes),
+                            Err(errno) => {
+                                if errno.code() == Errno::EIO.code() {
+                                    note_failed(&failed, bytes);
+                                }
+                                reply.error(errno);
+                            }
+                        }
+                    }),
+                );
+            }
             // There is nothing to read.
             Some(OpenFile::Write { open, .. }) if open.file.stat().size == 0 => reply.data(&[]),
             _ => reply.error(Errno::EBADF),

@@ -12,8 +12,6 @@ use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use humantime::format_duration;
-
 use crate::inodes::lock;
 use crate::outage::{InPhase, Phase};
 
@@ -81,9 +79,9 @@ impl Names {
                 Some(Known::Asked) => {
                     let left = time.saturating_sub(begun.elapsed());
                     if left.is_zero() {
-                        let time = format_duration(Duration::from_millis(time.as_millis() as u64));
                         return Err(io::Error::other(format!(
-                            "the name {host:?} could not be resolved in {time} (check the DNS of the Pod)"
+                            "the name {host:?} could not be resolved in {:.1} s (check the DNS of the Pod)",
+                            time.as_secs_f64()
                         )));
                     }
                     known = self.changed.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -168,7 +166,7 @@ mod tests {
             let all: Vec<_> = (0..8).map(|_| scope.spawn(waited)).collect();
             for one in all {
                 let error = one.join().unwrap();
-                assert!(error.starts_with("the name \"silent\" could not be resolved in 100ms"), "{error}");
+                assert!(error.starts_with("the name \"silent\" could not be resolved in 0.1 s"), "{error}");
             }
         });
         assert_eq!(count(), 1);
