@@ -380,6 +380,17 @@ impl Core {
         }
     }
 
+    /// Whoever opened a file for writing was answered before, and not with the handle.
+    fn withdrawn(self: &Arc<Self>, handle: FileHandle) {
+        if let Some(open) = self.files.get(handle)
+            && let OpenFile::Write { path, open: Opened { file, .. } } = &*open
+        {
+            let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
+            file.withdraw(Box::new(move |_| core.left(&path, &ours)));
+        }
+        self.files.remove(handle);
+    }
+
     /// Names were changed: the listings that the kernel has are not true any more.
     fn changed(&self) {
         let mut listed = lock(&self.listed);
@@ -683,7 +694,7 @@ impl Filesystem for View {
             },
             |core, (handle, ..), reply| match reply {
                 Some(reply) => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO),
-                None => core.closed(handle),
+                None => core.withdrawn(handle),
             },
         );
     }
@@ -704,7 +715,7 @@ impl Filesystem for View {
             reply,
             move |core, path| Ok((core.create(&path, flags, pid)?, path)),
             |core, ((handle, identity, stat), path), reply| {
-                let Some(reply) = reply else { return core.closed(handle) };
+                let Some(reply) = reply else { return core.withdrawn(handle) };
                 let ino = INodeNo(core.inodes.remember(&path, identity));
                 let attributes = attributes(ino, &stat);
                 let flags = FopenFlags::FOPEN_DIRECT_IO;

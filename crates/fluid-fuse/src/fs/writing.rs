@@ -428,6 +428,19 @@ impl Writing {
         self.abandon();
     }
 
+    /// One who was told that he does not have it open does not: what he asked for is not done if nobody has written, nor
+    /// has it open.
+    pub(crate) fn withdraw(&self, done: Done) {
+        let is_unused = {
+            let state = lock(&self.state);
+            state.open == 1 && !state.written
+        };
+        if is_unused {
+            self.detach();
+        }
+        self.release(done);
+    }
+
     /// It is not what its path names any more: what is written has nowhere to go.
     pub(crate) fn detach(&self) {
         lock(&self.state).detach();

@@ -53,8 +53,15 @@ fn errno<T>(result: io::Result<T>) -> Option<Errno> {
     result.err()?.raw_os_error().map(Errno::from_raw_os_error)
 }
 
+/// What somebody does, and the error number that it ends with.
+type Operation = (String, Box<dyn FnOnce() -> Option<Errno> + Send>);
+
+fn operation(name: &str, what: impl FnOnce() -> Option<Errno> + Send + 'static) -> Operation {
+    (name.to_string(), Box::new(what))
+}
+
 /// Does all of it at a time; each ends with `EIO` when its time is over, and no sooner.
-fn all_end_in_time(operations: Vec<(String, Box<dyn FnOnce() -> Option<Errno> + Send>)>) {
+fn all_end_in_time(operations: Vec<Operation>) {
     let wrong = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for (name, operation) in operations {
@@ -83,9 +90,9 @@ fn a_hundred_listings_of_a_store_that_hangs_end_in_time() {
     // Their names are known, what is in them is not.
     directories.iter().for_each(|path| assert!(path.metadata().unwrap().is_dir()));
     mounted.s3.behave(|_| Fault::Hang);
-    let list = |path: PathBuf| -> (String, Box<dyn FnOnce() -> Option<Errno> + Send>) {
+    let list = |path: PathBuf| {
         let name = path.display().to_string();
-        (name, Box::new(move || errno(fs::read_dir(path).and_then(|mut entries| entries.next().transpose()))))
+        operation(&name, || errno(fs::read_dir(path).and_then(|mut entries| entries.next().transpose())))
     };
     all_end_in_time(directories.into_iter().map(list).collect());
     // The same once more, all for one directory.
@@ -127,37 +134,36 @@ fn whatever_waits_for_a_store_that_hangs_ends_in_time() {
     written.write_all(b"some").unwrap();
     let read = &*Box::leak(Box::new(read));
     front.hang();
-    type Operation = Box<dyn FnOnce() -> Option<Errno> + Send>;
-    let mut operations: Vec<(String, Operation)> = Vec::new();
-    let mut add = |name: &str, operation: Operation| operations.push((name.to_string(), operation));
+    let mut operations = Vec::new();
     // More reads than there are requests at a time.
     for number in 0..12 {
-        add("read", Box::new(move || errno(read.read_exact_at(&mut [0; 10], (10 + number) << 20))));
+        operations
+            .push(operation("read", move || errno(read.read_exact_at(&mut [0; 10], (10 + number) << 20))));
     }
     let path = |name: &str| mounted.path(name);
     let to_append = path("append");
-    add("append", Box::new(move || errno(File::options().append(true).open(to_append))));
-    add("fsync", Box::new(move || errno(written.sync_all())));
+    operations.push(operation("append", move || errno(File::options().append(true).open(to_append))));
+    operations.push(operation("fsync", move || errno(written.sync_all())));
     let (removed, from, to) = (path("1/remove"), path("2/rename"), path("2/renamed"));
-    add("unlink", Box::new(move || errno(fs::remove_file(removed))));
-    add("rename", Box::new(move || errno(fs::rename(from, to))));
+    operations.push(operation("unlink", move || errno(fs::remove_file(removed))));
+    operations.push(operation("rename", move || errno(fs::rename(from, to))));
     let (made, truncated, timed) = (path("3/made"), path("truncate"), path("time"));
-    add("mkdir", Box::new(move || errno(fs::create_dir(made))));
-    add("truncate", Box::new(move || errno(nix::unistd::truncate(&truncated, 0).map_err(Into::into))));
-    add(
-        "utimens",
-        Box::new(move || {
-            let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
-            errno(File::open(timed).and_then(|file| file.set_times(times)))
-        }),
-    );
+    operations.push(operation("mkdir", move || errno(fs::create_dir(made))));
+    operations
+        .push(operation("truncate", move || errno(nix::unistd::truncate(&truncated, 0).map_err(Into::into))));
+    operations.push(operation("utimens", move || {
+        let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+        errno(File::open(timed).and_then(|file| file.set_times(times)))
+    }));
     for number in 0..50 {
         let path = path(&format!("directory/other {number}"));
-        add("stat", Box::new(move || errno(path.metadata())));
+        operations.push(operation("stat", move || errno(path.metadata())));
     }
     let (created, listed) = (path("4/new"), path("directory"));
-    add("create", Box::new(move || errno(File::create(created))));
-    add("readdir", Box::new(move || errno(fs::read_dir(listed).and_then(|mut it| it.next().transpose()))));
+    operations.push(operation("create", move || errno(File::create(created))));
+    operations.push(operation("readdir", move || {
+        errno(fs::read_dir(listed).and_then(|mut it| it.next().transpose()))
+    }));
     all_end_in_time(operations);
     // Afterwards it is as good as new.
     front.carry();
