@@ -155,7 +155,7 @@ pub struct CacheOptions {
     #[arg(long, value_name = "SIZE", env = env::CACHE_SIZE, default_value = "10GiB", value_parser = size)]
     pub cache_size: u64,
 
-    /// How long a read is tried for before it fails with an input/output error
+    /// How long an operation waits for its source, all attempts included, before it fails with an input/output error
     #[arg(long, value_name = "TIME", env = env::IO_TIMEOUT, default_value = "60s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub io_timeout: Duration,

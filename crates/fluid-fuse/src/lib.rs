@@ -21,6 +21,7 @@ pub mod config;
 pub mod daemon;
 pub mod descriptor;
 pub mod fetch;
+mod flight;
 pub mod fs;
 pub mod guard;
 mod handles;

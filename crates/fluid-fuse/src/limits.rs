@@ -5,9 +5,12 @@
 //! other answers, what counts the memory that they take ([`Held`]), and the moment until which the present thread
 //! may wait for them ([`Until`]). What happens to an answer beyond a limit is decided where it arrives.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::inodes::lock;
 
 /// Bytes of an answer that is not the bytes of a file. A page of 1,000 keys of 1,024 bytes, each byte of them escaped,
 /// has 6 MiB; the index or the manifest of a web server with 200,000 names has 16 MiB.
@@ -91,42 +94,101 @@ impl Drop for Held {
     }
 }
 
+/// The moment at which an operation is answered at the latest. It moves on while the store proves that it gets on.
+#[derive(Debug)]
+pub(crate) struct Deadline(Mutex<Due>);
+
+#[derive(Debug)]
+struct Due {
+    at: Instant,
+    is_put_off: bool,
+    /// That of the request whose answer is waited for.
+    leader: Option<Arc<Deadline>>,
+}
+
+impl Deadline {
+    /// At that moment.
+    pub(crate) fn at(at: Instant) -> Arc<Self> {
+        Arc::new(Deadline(Mutex::new(Due { at, is_put_off: false, leader: None })))
+    }
+
+    /// The moment, as things are.
+    pub(crate) fn moment(&self) -> Instant {
+        let due = lock(&self.0);
+        let leader = due.leader.as_ref().and_then(|leader| {
+            let leader = lock(&leader.0);
+            leader.is_put_off.then_some(leader.at)
+        });
+        leader.map_or(due.at, |leader| leader.max(due.at))
+    }
+
+    /// Whoever waits for the answer to another's request has as much time as that is granted for its progress.
+    pub(crate) fn follow(self: &Arc<Self>, leader: &Arc<Deadline>) {
+        let moment = self.moment();
+        let mut due = lock(&self.0);
+        due.at = moment;
+        due.leader = (!Arc::ptr_eq(self, leader)).then(|| Arc::clone(leader));
+    }
+
+    fn put_off(&self, by: Duration) {
+        let mut due = lock(&self.0);
+        due.at += by;
+        due.is_put_off = true;
+    }
+}
+
 thread_local! {
-    static UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+    static UNTIL: RefCell<Option<Arc<Deadline>>> = const { RefCell::new(None) };
 }
 
 /// The moment until which this thread may wait for a store, as long as this lives. An operation has one, however many
 /// requests it makes.
 #[derive(Debug)]
-pub(crate) struct Until(Option<Instant>);
+pub(crate) struct Until(Option<Arc<Deadline>>);
 
 impl Until {
     /// From now on that moment, or the earlier one that counts already.
     pub(crate) fn set(moment: Instant) -> Self {
-        let before = UNTIL.get();
-        UNTIL.set(Some(before.map_or(moment, |before| before.min(moment))));
-        Until(before)
+        let moment = Self::moment().map_or(moment, |before| before.min(moment));
+        Self::share(&Deadline::at(moment))
+    }
+
+    /// From now on that moment, which others can see.
+    pub(crate) fn share(deadline: &Arc<Deadline>) -> Self {
+        Until(UNTIL.replace(Some(Arc::clone(deadline))))
     }
 
     /// The moment that counts, if there is one.
     pub(crate) fn moment() -> Option<Instant> {
-        UNTIL.get()
+        UNTIL.with_borrow(|until| Some(until.as_ref()?.moment()))
+    }
+
+    /// The same, as it moves on.
+    pub(crate) fn shared() -> Option<Arc<Deadline>> {
+        UNTIL.with_borrow(Clone::clone)
+    }
+
+    /// Whether there is one, and it is over.
+    pub(crate) fn is_over() -> bool {
+        Self::moment().is_some_and(|moment| moment <= Instant::now())
     }
 
     /// What is left of a time that would begin now.
     pub(crate) fn left(time: Duration) -> Duration {
-        UNTIL.get().map_or(time, |until| until.saturating_duration_since(Instant::now()).min(time))
+        Self::moment().map_or(time, |until| until.saturating_duration_since(Instant::now()).min(time))
     }
 
     /// Puts the moment off: the store has proved that it gets on.
     pub(crate) fn put_off(by: Duration) {
-        UNTIL.set(UNTIL.get().map(|until| until + by));
+        if let Some(deadline) = Self::shared() {
+            deadline.put_off(by);
+        }
     }
 }
 
 impl Drop for Until {
     fn drop(&mut self) {
-        UNTIL.set(self.0);
+        UNTIL.set(self.0.take());
     }
 }
 
@@ -156,5 +218,21 @@ mod tests {
         assert!(Until::left(minute) > minute / 2);
         drop(outer);
         assert_eq!(Until::moment(), None);
+    }
+
+    #[test]
+    fn those_who_wait_for_a_request_have_the_time_that_its_progress_earns() {
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        let (leader, follower) = (Deadline::at(now + minute), Deadline::at(now + minute / 2));
+        follower.follow(&leader);
+        assert_eq!(follower.moment(), now + minute / 2);
+        leader.put_off(minute);
+        assert_eq!(follower.moment(), now + 2 * minute);
+        // Whoever follows himself, or a former request, does not wait for ever.
+        follower.follow(&follower);
+        assert_eq!(follower.moment(), now + 2 * minute);
+        let _until = Until::share(&follower);
+        assert!(!Until::is_over());
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{debug, warn};
 
 use crate::fetch::{Fetcher, RemoteFile, Shared};
+use crate::flight::Flights;
 use crate::inodes::lock;
 use crate::limits::{self, SKIPPED};
 use crate::outage::Availability;
@@ -82,9 +83,9 @@ pub struct ObjectStore {
     shared: Arc<Shared>,
     availability: Arc<Availability>,
     names: Arc<Names>,
-    /// Who lists which directory, so that nobody lists it twice at a time; why it could not be listed, for
-    /// those who have waited for it.
-    listing: Mutex<HashMap<String, Arc<Mutex<Option<StoreError>>>>>,
+    /// Listings by their prefixes, which end with `/` or are empty, and questions for single keys, which do not: nobody
+    /// asks the same twice at a time.
+    flights: Flights,
     /// Directories that were renamed not to the end, by their old keys.
     half_moved: Mutex<HashMap<String, (String, Instant)>>,
 }
@@ -174,11 +175,11 @@ impl ObjectStore {
         });
         ObjectStore {
             availability: fetcher.availability(),
+            flights: Flights::new(fetcher.availability()),
             walker: Arc::new(Walker { fetcher, names: Arc::clone(&names) }),
             bucket,
             shared,
             names,
-            listing: Mutex::default(),
             half_moved: Mutex::default(),
         }
     }
@@ -206,6 +207,16 @@ impl ObjectStore {
         if let Some(single) = self.names.remembered(key) {
             return Ok(single.child);
         }
+        let known = || self.names.remembered(key).map(|single| single.child);
+        // Nobody can be told what another was told.
+        if self.names.show.ttl.is_zero() {
+            return self.find_alone(key);
+        }
+        self.flights.ask(key, known, || self.find_alone(key))
+    }
+
+    /// Asks about the key itself.
+    fn find_alone(&self, key: &str) -> Result<Option<Child>, StoreError> {
         let taken = Instant::now();
         let head = || self.insist(|| self.bucket.head_with_time(key));
         let child = match reachable(key).then(head) {
@@ -237,22 +248,10 @@ impl ObjectStore {
 
     /// Lists a directory, or the first page of it, unless somebody just did.
     fn read_listing(&self, prefix: &str, all: bool) -> Result<Arc<Directory>, StoreError> {
-        let turn = Arc::clone(lock(&self.listing).entry(prefix.to_string()).or_default());
-        let mut ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = &*ours {
-            return Err(error.clone());
-        }
         let enough = |directory: &Arc<Directory>| !all || directory.more_after.is_none();
-        let result = match self.names.fresh(prefix).filter(enough) {
-            Some(directory) => Ok(directory),
-            None => {
-                self.insist(|| self.list_now(prefix, all)).map(|directory| self.names.keep(prefix, directory))
-            }
-        };
-        *ours = result.as_ref().err().cloned();
-        drop(ours);
-        lock(&self.listing).remove(prefix);
-        result
+        let list =
+            || self.insist(|| self.list_now(prefix, all)).map(|listed| self.names.keep(prefix, listed));
+        self.flights.ask(prefix, || self.names.fresh(prefix).filter(enough), list)
     }
 
     fn list_now(&self, prefix: &str, all: bool) -> Result<Directory, StoreError> {
@@ -262,6 +261,7 @@ impl ObjectStore {
         let mut last = String::new();
         let mut hidden = 0_usize;
         let complete = self.bucket.list(prefix, &mut |items| {
+            self.availability.answered();
             for item in items {
                 let (key, child) = match item {
                     Item::Object(version) => {

@@ -1,14 +1,17 @@
-//! Whether a store answers: its outages, its refusals, and the operations that wait for it.
+//! Whether a store answers: its outages, its refusals, its silence, and the operations that wait for it.
 //!
 //! An outage begins at the first request that fails and ends at the first that is answered. Both are logged, at most
 //! one such pair each `INTERVAL`, so that a store which fails now and then does not fill the log. A refusal is an
 //! answer. An operation registers itself while it waits for the store, so there are at most as many as there are threads
-//! that wait; names and listings that are in memory register nothing. Reads do not register themselves: they are found
-//! where they wait ([`crate::fetch`]). This module knows neither requests nor retries: callers report how a request ended.
+//! that wait; names and listings that are in memory register nothing. Those that wait for the answer to another's request
+//! ([`crate::flight`]) are counted. Reads do not register themselves: they are found
+//! where they wait ([`crate::fetch`]). A source is silent once an operation has waited for `PATIENCE`; that is logged
+//! then, and in growing intervals as long as operations wait. This module knows neither requests nor retries: callers report how a request ended.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use humantime::format_duration;
@@ -21,8 +24,72 @@ use crate::watch::shown;
 /// Between two outages that are logged, and between two refusals.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long an operation waits until [`Availability::trouble`] mentions it.
+/// How long an operation waits until [`Availability::trouble`] mentions it, and the log its source.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest time between two lines about a silent source: the intervals double until then.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
+thread_local! {
+    /// The counts of the source that this thread asks.
+    static ASKED: RefCell<Option<Arc<Phases>>> = const { RefCell::new(None) };
+}
+
+/// What requests wait for before they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The address of a host.
+    Name,
+    /// A connection.
+    Connection,
+}
+
+/// How many requests are in which phase.
+#[derive(Debug, Default)]
+struct Phases {
+    names: AtomicUsize,
+    connections: AtomicUsize,
+}
+
+impl Phases {
+    fn count(&self, phase: Phase) -> &AtomicUsize {
+        match phase {
+            Phase::Name => &self.names,
+            Phase::Connection => &self.connections,
+        }
+    }
+}
+
+/// A request that is in a phase, until it is dropped.
+pub(crate) struct InPhase(Option<(Arc<Phases>, Phase)>);
+
+impl InPhase {
+    /// The request on this thread, to the source that it asks.
+    pub(crate) fn begin(phase: Phase) -> Self {
+        let phases = ASKED.with_borrow(Clone::clone);
+        if let Some(phases) = &phases {
+            phases.count(phase).fetch_add(1, Ordering::Relaxed);
+        }
+        InPhase(phases.map(|phases| (phases, phase)))
+    }
+}
+
+impl Drop for InPhase {
+    fn drop(&mut self) {
+        if let Some((phases, phase)) = &self.0 {
+            phases.count(*phase).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// This thread asks a source, until this is dropped.
+pub(crate) struct Asking(Option<Arc<Phases>>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        ASKED.set(self.0.take());
+    }
+}
 
 /// Whether one source answers.
 pub(crate) struct Availability {
@@ -34,10 +101,26 @@ pub(crate) struct Availability {
     troubled: AtomicBool,
     state: Mutex<State>,
     operations: Mutex<Operations>,
+    /// Operations that wait for the answer to another's request.
+    parked: AtomicUsize,
+    started: Instant,
+    /// When a request was answered last, in milliseconds since `started`.
+    last_answer: AtomicU64,
+    phases: Arc<Phases>,
+}
+
+/// A source that lets operations wait.
+struct Silence {
+    /// When the first of them was asked for.
+    since: Instant,
+    /// When it is logged again, and the interval before.
+    next: Instant,
+    interval: Duration,
 }
 
 #[derive(Default)]
 struct State {
+    silence: Option<Silence>,
     outages: Outages,
     refusals: Limited,
     /// The last failure, unless a request was answered since.
@@ -84,11 +167,27 @@ impl Availability {
             troubled: AtomicBool::new(false),
             state: Mutex::default(),
             operations: Mutex::default(),
+            parked: AtomicUsize::new(0),
+            started: Instant::now(),
+            last_answer: AtomicU64::new(0),
+            phases: Arc::default(),
         }
     }
 
-    /// A request was answered.
+    /// The present thread asks this source from now on.
+    pub(crate) fn asking(&self) -> Asking {
+        Asking(ASKED.replace(Some(Arc::clone(&self.phases))))
+    }
+
+    /// So many operations more, or fewer, wait for the answer to another's request.
+    pub(crate) fn parked(&self, more: isize) {
+        self.parked.fetch_add(more.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    /// A request was answered, or a part of it.
     pub(crate) fn answered(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_answer.store(now, Ordering::Relaxed);
         if self.troubled.load(Ordering::Acquire) {
             let mut state = lock(&self.state);
             self.end_outage(&mut state);
@@ -145,7 +244,13 @@ impl Availability {
     }
 
     fn end_outage(&self, state: &mut State) {
-        if let Some((lasted, failures)) = state.outages.answered(Instant::now()) {
+        let silence = state.silence.take();
+        let ended = state.outages.answered(Instant::now());
+        if let (Some(silence), None) = (silence, &ended) {
+            let seconds = silence.since.elapsed().as_secs_f64();
+            warn!("answers again source={:?} seconds={seconds:.1}", self.name);
+        }
+        if let Some((lasted, failures)) = ended {
             warn!(
                 "outage ended source={:?} seconds={:.1} failed_requests={failures}",
                 self.name,
@@ -162,6 +267,40 @@ impl Availability {
         let operation = Operation { kind, path: path.to_string(), since: Instant::now(), is_reported: false };
         operations.waiting.insert(number, operation);
         Waiting { availability: self, number }
+    }
+
+    /// A line about the source, if it is silent and that is to be logged now; with the reads that wait, and since when
+    /// the first of them does.
+    pub(crate) fn silence(&self, reads: usize, first_read: Option<Instant>, now: Instant) -> Option<String> {
+        let (operations, first) = {
+            let waiting = &lock(&self.operations).waiting;
+            (waiting.len(), waiting.values().map(|operation| operation.since).min())
+        };
+        let first = first.into_iter().chain(first_read).min()?;
+        // Who asks for much may wait for long while it comes.
+        let answered = self.started + Duration::from_millis(self.last_answer.load(Ordering::Relaxed));
+        let since = first.max(answered);
+        if now.saturating_duration_since(since) < PATIENCE {
+            return None;
+        }
+        let reason = self.awaited();
+        let mut state = lock(&self.state);
+        let silence = match &mut state.silence {
+            Some(silence) if silence.next > now => return None,
+            Some(silence) => {
+                silence.interval = (silence.interval * 2).min(LONGEST_INTERVAL);
+                silence
+            }
+            None => state.silence.insert(Silence { since, next: now, interval: PATIENCE }),
+        };
+        silence.next = now + silence.interval;
+        self.troubled.store(true, Ordering::Release);
+        let waiting = operations + reads + self.parked.load(Ordering::Relaxed);
+        Some(format!(
+            "source does not answer source={:?} seconds={:.1} operations={waiting} waiting_for={reason:?}",
+            self.name,
+            now.saturating_duration_since(silence.since).as_secs_f64(),
+        ))
     }
 
     /// A line for each operation that has waited for that long and has none yet.
@@ -190,6 +329,8 @@ impl Availability {
     pub(crate) fn awaited(&self) -> String {
         match &lock(&self.state).trouble {
             Some(StoreError::Unavailable(reason)) => format!("another attempt after {reason}"),
+            _ if self.phases.names.load(Ordering::Relaxed) > 0 => "the address of its name".to_string(),
+            _ if self.phases.connections.load(Ordering::Relaxed) > 0 => "a connection".to_string(),
             _ => "the store's answer".to_string(),
         }
     }

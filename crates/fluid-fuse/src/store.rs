@@ -83,6 +83,16 @@ pub trait Store: Send + Sync {
     /// thread that others need.
     fn is_far(&self) -> bool;
 
+    /// How many sources there are, each of which can fail alone.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// Which of them is asked about a path.
+    fn lane(&self, _: &Path) -> usize {
+        0
+    }
+
     /// Whether anything at or below the path can be changed.
     fn is_writable(&self, _: &Path) -> bool {
         false

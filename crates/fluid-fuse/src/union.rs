@@ -151,6 +151,16 @@ impl Store for Union {
         self.mounts.values().any(|store| store.is_far())
     }
 
+    fn lanes(&self) -> usize {
+        // One is for the directories that are made up.
+        self.mounts.len() + 1
+    }
+
+    fn lane(&self, path: &Path) -> usize {
+        let at = path.ancestors().find(|above| self.mounts.contains_key(*above));
+        at.and_then(|at| self.mounts.keys().position(|mount| mount == at)).unwrap_or(self.mounts.len())
+    }
+
     fn is_writable(&self, path: &Path) -> bool {
         self.find(path).is_some_and(|(store, rest)| store.is_writable(rest))
     }
@@ -233,6 +243,8 @@ mod tests {
         assert_eq!([names(&apart, ""), names(&apart, "p"), names(&apart, "q")], ["p q", "a b", "two"]);
         assert_eq!(names(&apart, "p/a/x"), "hidden");
         assert_eq!(apart.stat(Path::new("p")).unwrap().uid, 1);
+        let lanes = ["p/a", "p/a/x", "p/b", "q/two", "p"].map(|path| apart.lane(Path::new(path)));
+        assert_eq!((lanes, apart.lanes()), ([0, 0, 1, 2, 3], 4));
         assert!(matches!(apart.stat(Path::new("r")), Err(StoreError::NotFound)));
         assert!(matches!(apart.open(Path::new("p"), false).err(), Some(StoreError::NotFound)));
         let nested = union(&[("", "a"), ("x", "b")]).unwrap();

@@ -43,6 +43,11 @@ impl PendingRead {
         self.waiting_since.map(|since| since.elapsed()).unwrap_or_default()
     }
 
+    /// Since when it waits, if its blocks were not here.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.waiting_since
+    }
+
     /// How long it has waited, if that is at least `slow` and was not reported: from now on it was.
     pub(super) fn report_overdue(&mut self, slow: Duration) -> Option<Duration> {
         let waited = self.waiting_since.filter(|_| !self.is_reported)?.elapsed();
@@ -230,7 +235,8 @@ impl BlockMap {
             let slots = &self.slots;
             self.arrivals.retain(|block| slots.contains_key(block));
         }
-        let Content::Requested { reads, .. } = before else { return Vec::new() };
+        let Content::Requested { request, reads } = before else { return Vec::new() };
+        request.note_arrival();
         if reads.is_empty() && is_prefetched && readers == Readers::Gone {
             self.remove(block);
         }
@@ -286,6 +292,30 @@ impl BlockMap {
             Content::Requested { reads, .. } => reads.as_mut_slice(),
             Content::Here(_) => &mut [],
         })
+    }
+
+    /// Whether a read waits for some block of a request.
+    pub(super) fn is_awaited(&self, request: &RangeRequest) -> bool {
+        blocks(&request.range).filter_map(|block| self.slots.get(&block)).any(|slot| match &slot.content {
+            Content::Requested { request: other, reads } => {
+                std::ptr::eq(&**other, request) && !reads.is_empty()
+            }
+            Content::Here(_) => false,
+        })
+    }
+
+    /// Takes out the reads that have waited for this long, and whose request has brought nothing meanwhile: it may have
+    /// no thread yet, or one that hangs.
+    pub(super) fn expire(&mut self, timeout: Duration) -> Vec<PendingRead> {
+        let mut expired = Vec::new();
+        for slot in self.slots.values_mut() {
+            if let Content::Requested { request, reads } = &mut slot.content
+                && !request.arrived_within(timeout)
+            {
+                expired.extend(reads.extract_if(.., |read| read.waited() >= timeout));
+            }
+        }
+        expired
     }
 
     fn remove(&mut self, block: u64) -> Option<Slot> {

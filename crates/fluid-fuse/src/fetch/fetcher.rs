@@ -36,7 +36,7 @@ struct FilesByVersion {
 impl Fetcher {
     /// A reader of the bucket that the URL names.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>) -> Self {
-        let origin = Arc::new(Origin::new(source, bucket, shared.retry.deadline));
+        let origin = Arc::new(Origin::new(source, bucket, shared.retry.deadline, shared.runner.add_lane()));
         shared.watch(&origin.availability);
         Fetcher { origin, shared, files: Mutex::default() }
     }

@@ -136,7 +136,7 @@ impl RemoteFile {
         PrefetchLimits {
             window: self.shared.files.quota.window(),
             request: self.state.origin.shortest_request()..=MAX_REQUEST_SIZE,
-            concurrency: self.shared.runner.concurrency() as u64,
+            concurrency: self.shared.runner.concurrency(&self.state.origin) as u64,
         }
     }
 
@@ -155,7 +155,7 @@ impl RemoteFile {
             *disk = cache.and_then(|cache| cache.file(&self.state.origin.source, self.version()));
             if let Some(file) = disk.as_ref().filter(|file| file.is_unsealed()) {
                 let file = Arc::clone(file);
-                self.shared.runner.start_later(move || file.seal());
+                self.shared.runner.start_later(&self.state.origin, move || file.seal());
             }
         }
     }

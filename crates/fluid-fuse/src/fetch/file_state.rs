@@ -204,16 +204,19 @@ impl FileState {
         reading.blocks.evict(most, which)
     }
 
-    /// Adds a log line for each read that has waited for at least `slow` and has none yet.
-    pub(super) fn report_overdue(&self, slow: Duration, lines: &mut Vec<String>) {
+    /// Adds a log line for each read that has waited for at least `slow` and has none yet. Returns since when each read
+    /// waits.
+    pub(super) fn report_overdue(&self, slow: Duration, lines: &mut Vec<String>) -> Vec<Instant> {
         let availability = &self.origin.availability;
-        let mut reason = None;
+        let (mut reason, mut waiting_since) = (None, Vec::new());
         for read in lock(&self.reading).blocks.waiting() {
+            waiting_since.extend(read.waiting_since());
             let Some(waited) = read.report_overdue(slow) else { continue };
             let (offset, length) = (read.range.start, read.length());
             let what = format!("operation=read path={:?} offset={offset} length={length}", self.version.key);
             let reason = reason.get_or_insert_with(|| availability.awaited());
             lines.push(availability.line(&what, waited, reason));
         }
+        waiting_since
     }
 }

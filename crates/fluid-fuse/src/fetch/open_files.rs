@@ -97,13 +97,9 @@ impl OpenFiles {
         }
     }
 
-    /// Adds a log line for each read that has waited for at least `slow` and has none yet. Reads that do not wait pay
-    /// nothing for this search.
-    pub(super) fn report_overdue(&self, slow: Duration, lines: &mut Vec<String>) {
-        let files: Vec<_> = lock(&self.files).iter().filter_map(Weak::upgrade).collect();
-        for file in files {
-            file.report_overdue(slow, lines);
-        }
+    /// All files.
+    pub(super) fn all(&self) -> Vec<Arc<FileState>> {
+        lock(&self.files).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The files, the longest unused first.

@@ -28,13 +28,15 @@ pub(super) struct Origin {
     latency: AtomicU64,
     /// When a request failed, unless one succeeded since.
     failed_at: Mutex<Option<Instant>>,
+    /// Its share of the threads ([`crate::queue`]).
+    pub(super) lane: usize,
 }
 
 impl Origin {
-    pub(super) fn new(source: &str, bucket: Arc<dyn Bucket>, io_timeout: Duration) -> Self {
+    pub(super) fn new(source: &str, bucket: Arc<dyn Bucket>, io_timeout: Duration, lane: usize) -> Self {
         let availability = Arc::new(Availability::new(source, bucket.endpoint().as_deref(), io_timeout));
         let (latency, failed_at) = (AtomicU64::new(u64::MAX), Mutex::default());
-        Origin { source: source.to_string(), availability, bucket, latency, failed_at }
+        Origin { source: source.to_string(), availability, bucket, latency, failed_at, lane }
     }
 
     /// Requests a range.
@@ -44,6 +46,7 @@ impl Origin {
         range: Range<u64>,
     ) -> Result<Box<dyn Read + Send>, StoreError> {
         let asked = Instant::now();
+        let _asking = self.availability.asking();
         let body = self.bucket.get(version, range).inspect_err(|error| self.availability.failed(error))?;
         let latency = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.latency.fetch_min(latency, Ordering::Relaxed);

@@ -1,9 +1,11 @@
 //! A range request: which bytes of a file are fetched, and why.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::inodes::lock;
 
 /// Bytes of the largest request: 8 MiB. At 90 MB/s it takes 93 ms, of which a latency of 15 ms is the smaller part.
 pub(crate) const MAX_REQUEST_SIZE: u64 = 8 * 1024 * 1024;
@@ -32,11 +34,19 @@ pub(super) struct RangeRequest {
     pub(super) purpose: Purpose,
     is_claimed: AtomicBool,
     awaited_since: OnceLock<Instant>,
+    /// When a block of it came last.
+    arrived_at: Mutex<Option<Instant>>,
 }
 
 impl RangeRequest {
     pub(super) fn new(range: Range<u64>, purpose: Purpose) -> Self {
-        RangeRequest { range, purpose, is_claimed: AtomicBool::new(false), awaited_since: OnceLock::new() }
+        RangeRequest {
+            range,
+            purpose,
+            is_claimed: AtomicBool::new(false),
+            awaited_since: OnceLock::new(),
+            arrived_at: Mutex::default(),
+        }
     }
 
     /// Claims the request for this thread. A request may be in two queues; only the first claim succeeds.
@@ -52,6 +62,16 @@ impl RangeRequest {
     /// Notes that somebody waits for the request from now on.
     pub(super) fn await_from_now(&self) {
         self.awaited_since.get_or_init(Instant::now);
+    }
+
+    /// Notes that a block of it came.
+    pub(super) fn note_arrival(&self) {
+        *lock(&self.arrived_at) = Some(Instant::now());
+    }
+
+    /// Whether a block of it came within that time.
+    pub(super) fn arrived_within(&self, time: Duration) -> bool {
+        lock(&self.arrived_at).is_some_and(|at| at.elapsed() < time)
     }
 
     /// Since when somebody waits for the request.

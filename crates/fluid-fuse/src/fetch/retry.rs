@@ -77,6 +77,7 @@ impl Retry {
                 "others have waited for the store for all of the time".into(),
             ));
         }
+        let _asking = source.asking();
         loop {
             match request() {
                 Err(error) => {

@@ -9,14 +9,19 @@ use log::warn;
 
 use super::block_map::{Outcome, PendingRead, Readers};
 use super::file_state::{End, FileState};
+use super::origin::Origin;
 use super::request::Purpose;
 use super::retry::{Backoff, FIRST_PAUSE, Retry};
 use super::transfer::{FileRequest, Position, Transfer};
+use crate::inodes::lock;
 use crate::queue::Queue;
 use crate::store::{Slow, StoreError};
 
 /// Threads that read from the disk cache for reads that wait: enough for a disk that answers several at a time.
 const DISK_THREADS: usize = 4;
+
+/// The only lane of their queue.
+const DISK_LANE: usize = 0;
 
 /// Runs the range requests of a process.
 pub(super) struct RequestRunner {
@@ -32,18 +37,23 @@ pub(super) struct RequestRunner {
 
 impl RequestRunner {
     pub(super) fn new(transfer: Transfer, retry: Arc<Retry>, slow: Duration) -> Arc<Self> {
-        let (disk_queue, inline) = (Queue::new(DISK_THREADS), Mutex::default());
+        let (disk_queue, inline) = (Queue::with_spare(DISK_THREADS, 0, DISK_LANE + 1), Mutex::default());
         Arc::new(RequestRunner { transfer, retry, disk_queue, inline, slow })
     }
 
-    /// Requests that should be in flight.
-    pub(super) fn concurrency(&self) -> usize {
-        self.transfer.queue.requests()
+    /// Gives one more source its share of the threads.
+    pub(super) fn add_lane(&self) -> usize {
+        self.transfer.queue.add_lane()
     }
 
-    /// Runs a job when the concurrency limit allows it.
-    pub(super) fn start_later(&self, job: impl FnOnce() + Send + 'static) {
-        self.transfer.queue.ahead(Box::new(job));
+    /// Requests to a source that should be in flight.
+    pub(super) fn concurrency(&self, origin: &Origin) -> usize {
+        self.transfer.queue.requests(origin.lane)
+    }
+
+    /// Runs a job when the concurrency limit of its source allows it.
+    pub(super) fn start_later(&self, origin: &Origin, job: impl FnOnce() + Send + 'static) {
+        self.transfer.queue.ahead(origin.lane, Box::new(job));
     }
 
     /// Starts a request in another thread: at once if reads need it, else when the concurrency limit allows it.
@@ -51,15 +61,18 @@ impl RequestRunner {
         if of.request.purpose == Purpose::Read {
             return self.start_now(of);
         }
-        let runner = Arc::clone(self);
-        self.start_later(move || runner.run(&of));
+        let (runner, origin) = (Arc::clone(self), Arc::clone(&of.file.origin));
+        self.start_later(&origin, move || runner.run(&of));
     }
 
     fn start_now(self: &Arc<Self>, of: FileRequest) {
         let is_on_disk = of.file.disk().is_some_and(|disk| disk.gap(&of.request.range).is_none());
-        let queue = if is_on_disk { &self.disk_queue } else { &self.transfer.queue };
+        let (queue, lane) = match is_on_disk {
+            true => (&self.disk_queue, DISK_LANE),
+            false => (&self.transfer.queue, of.file.origin.lane),
+        };
         let runner = Arc::clone(self);
-        queue.urgent(Box::new(move || runner.run(&of)));
+        queue.urgent(lane, Box::new(move || runner.run(&of)));
     }
 
     /// Runs a short request in the thread of its read, which saves two changes of threads. One thread at a time may do
@@ -74,8 +87,8 @@ impl RequestRunner {
         match tried.unwrap_or_else(|_| Err(fault())) {
             Ok(()) => {}
             Err(StoreError::Unavailable(_)) => {
-                let runner = Arc::clone(self);
-                self.transfer.queue.urgent(Box::new(move || runner.run_from(&of, position)));
+                let (runner, lane) = (Arc::clone(self), of.file.origin.lane);
+                self.transfer.queue.urgent(lane, Box::new(move || runner.run_from(&of, position)));
             }
             Err(error) => self.fail(&of, position.offset, &error),
         }
@@ -91,6 +104,11 @@ impl RequestRunner {
         match request.awaited_since() {
             None if request.purpose != Purpose::Read && file.usage.readers() == Readers::Gone => {
                 let error = StoreError::Unavailable("nobody reads the file".into());
+                self.end(of, start, &error, End::Cancelled);
+            }
+            // The reads that waited for it have expired.
+            Some(_) if request.purpose == Purpose::Read && !lock(&file.reading).blocks.is_awaited(request) => {
+                let error = StoreError::Unavailable("no read waits for it any more".into());
                 self.end(of, start, &error, End::Cancelled);
             }
             // Requests before it used up its time, in vain.
@@ -127,7 +145,7 @@ impl RequestRunner {
                 self.fail(of, position.offset, &error);
                 return Err(error);
             };
-            self.transfer.queue.ended(false);
+            self.transfer.queue.ended(of.file.origin.lane, false);
             of.file.origin.note_failure();
             let awaited_since = of.request.awaited_since();
             if awaited_since.is_none() && position.offset == start {
@@ -172,6 +190,16 @@ impl RequestRunner {
                 }
             },
         }
+    }
+
+    /// Fails the reads of a file that waited for this long in vain. Returns how many.
+    pub(super) fn expire(&self, file: &FileState, timeout: Duration) -> usize {
+        let expired = lock(&file.reading).blocks.expire(timeout);
+        let count = expired.len();
+        for read in expired {
+            self.answer(file, read, Err(StoreError::Unavailable("no answer in time".into())));
+        }
+        count
     }
 
     fn answer(&self, file: &FileState, read: PendingRead, bytes: Result<&[u8], StoreError>) {

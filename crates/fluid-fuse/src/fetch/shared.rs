@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use log::warn;
@@ -26,6 +26,10 @@ const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of the maintenance thread's stack: it calls nothing that needs more.
 const MAINTENANCE_STACK: usize = 256 * 1024;
+
+/// How long after its deadline a read fails although its request still waits or hangs: a request that is carried out fails
+/// its reads itself, and knows the reason.
+const EXPIRY_DELAY: Duration = Duration::from_millis(300);
 
 /// Log lines about reads and other operations that wait, for each run.
 const MAX_OVERDUE_LINES: usize = 20;
@@ -125,13 +129,25 @@ impl Shared {
         lock(&self.sources).push(Arc::clone(source));
     }
 
-    /// Logs each operation, once, that still waits although it is slow.
+    /// Logs each operation, once, that still waits although it is slow, and each source that lets operations wait. Fails
+    /// the reads whose time is over. Reads that do not wait pay nothing for this search.
     fn report_overdue(&self) {
         let mut lines = Vec::new();
+        let files = self.files.all();
         for source in lock(&self.sources).clone() {
+            let (mut reads, mut expired) = (Vec::new(), 0);
+            for file in files.iter().filter(|file| Arc::ptr_eq(&file.origin.availability, &source)) {
+                reads.append(&mut file.report_overdue(self.slow, &mut lines));
+                expired += self.runner.expire(file, self.retry.deadline + EXPIRY_DELAY);
+            }
             source.overdue(self.slow, &mut lines);
+            if let Some(line) = source.silence(reads.len(), reads.into_iter().min(), Instant::now()) {
+                warn!("{line}");
+            }
+            if expired > 0 {
+                warn!("no answer in time errno=EIO reads={expired}: --io-timeout is over");
+            }
         }
-        self.files.report_overdue(self.slow, &mut lines);
         for line in lines.iter().take(MAX_OVERDUE_LINES) {
             warn!("{line}");
         }

@@ -128,7 +128,7 @@ impl Transfer {
                 disk.store(block, &bytes[..whole.end as usize]);
             }
         }
-        self.queue.ended(true);
+        self.queue.ended(file.origin.lane, true);
         file.origin.note_success();
         Ok(())
     }

@@ -16,6 +16,7 @@ use rustix::fs::OFlags;
 use super::writing::{CLOSING, Done, Opened, Writing};
 use super::{Core, Mode, OpenFile, done, errno, is_set};
 use crate::inodes::lock;
+use crate::limits::Until;
 use crate::store::{Answer, Kind, Object, Stat, StoreError, Writer};
 
 /// Between two looks.
@@ -37,6 +38,15 @@ fn joinable(
 ) -> Option<(u64, Arc<Writing>)> {
     let (identity, file) = writing.get(path)?;
     ((file.is_untouched() || !empties) && file.join()).then(|| (*identity, Arc::clone(file)))
+}
+
+/// Waits until the next look, unless the time of the operation is over.
+fn pause() -> Result<(), Errno> {
+    if Until::is_over() {
+        return Err(Errno::EIO);
+    }
+    thread::sleep(LOOK);
+    Ok(())
 }
 
 /// Whether something is being changed that the path, or a directory above it, names.
@@ -113,7 +123,7 @@ impl Core {
                 return Ok(Held { core: self, paths });
             }
             drop((held, writing));
-            thread::sleep(LOOK);
+            pause()?;
         }
     }
 
@@ -187,7 +197,9 @@ impl Core {
                         if let Some(old) = old {
                             self.inodes.became((path, old.identity), (path, stat.identity), false);
                         }
-                        let file = Writing::begin(&self.writes, writer, stat, !empties, self.finished(path))?;
+                        let lane = self.store.lane(path);
+                        let finished = self.finished(path);
+                        let file = Writing::begin(&self.writes, lane, writer, stat, !empties, finished)?;
                         let entry = (stat.identity, Arc::clone(&file));
                         if let Some((_, other)) = writing.insert(path.to_path_buf(), entry) {
                             other.detach();
@@ -200,7 +212,7 @@ impl Core {
             };
             match is_ready {
                 true => prepared = Some(self.prepare(path, old, empties)?),
-                false => thread::sleep(LOOK),
+                false => pause()?,
             }
         }
     }
@@ -305,7 +317,7 @@ impl Core {
     ) -> Result<(FileHandle, u64, Stat), Errno> {
         let since = Instant::now();
         while self.being_written(path).is_some_and(|(_, file)| file.is_closing(since)) {
-            thread::sleep(LOOK);
+            pause()?;
         }
         // One that is only beginning is in no store yet.
         let stat = self.being_written(path).map(|(identity, file)| Stat { identity, ..file.stat() });
@@ -448,9 +460,7 @@ impl Core {
     /// Waits for the end of a file that was written and closed, or may have been.
     pub(super) fn awaited(&self, ino: INodeNo) {
         let since = Instant::now();
-        while self.writing_of(ino).is_some_and(|file| file.is_closing(since)) {
-            thread::sleep(LOOK);
-        }
+        while self.writing_of(ino).is_some_and(|file| file.is_closing(since)) && pause().is_ok() {}
     }
 
     /// The file is not going to be what its path names, or is already.

@@ -1,26 +1,36 @@
-//! Whoever is killed while it waits for a store.
+//! Whoever is killed while it waits for a store, or has waited for all of its time.
 //!
 //! The kernel asks a file system to interrupt a call whose caller gets a signal. fuser 0.18 answers all such requests with
 //! `ENOSYS`, after which the kernel does not ask again and lets even a killed process wait for its answer. So those that wait
 //! for names and attributes are looked at from outside: who has SIGKILL pending is answered at once. It needs the
 //! processes to be visible here (`shareProcessNamespace`); other signals wait for the answer.
+//!
+//! The same looks answer whoever's deadline is over, wherever it waits: for a thread, for the answer to another's request,
+//! or for a call that does not return.
 
 use std::collections::HashMap;
 use std::fs;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fuser::{Errno, ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen};
+use fuser::{
+    Errno, ReplyAttr, ReplyCreate, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+};
 use log::warn;
 
 use crate::inodes::lock;
+use crate::limits::Deadline;
 
 /// Between two looks at those that wait.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Looks at nobody, after which the thread ends.
 const IDLE_LOOKS: usize = 50;
+
+/// How long after its deadline an operation is answered from outside. Who asks the store ends at the deadline by
+/// itself, and knows the reason.
+const GRACE: Duration = Duration::from_millis(300);
 
 /// SIGKILL in the masks of `/proc/PID/status`.
 const KILL: u64 = 1 << 8;
@@ -41,10 +51,10 @@ macro_rules! replies {
     )*};
 }
 
-replies!(ReplyAttr, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen);
+replies!(ReplyAttr, ReplyCreate, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen);
 
-/// Answers one that waits with an error.
-type Refuse = Box<dyn Fn() + Send>;
+/// Answers one that waits with an error, unless it was answered: whether it was not.
+type Refuse = Box<dyn Fn(Errno) -> bool + Send>;
 
 /// Those that wait.
 #[derive(Default)]
@@ -53,8 +63,15 @@ pub(super) struct Waiting(Mutex<Waiters>);
 #[derive(Default)]
 struct Waiters {
     last: u64,
-    by_number: HashMap<u64, (u32, Refuse)>,
+    by_number: HashMap<u64, One>,
     is_watched: bool,
+}
+
+struct One {
+    /// Of another PID namespace, or one that is not to be killed: nothing.
+    thread: u32,
+    deadline: Arc<Deadline>,
+    refuse: Refuse,
 }
 
 /// One that waits, until this is dropped; unanswered, it gets an error then.
@@ -65,27 +82,33 @@ pub(super) struct Waiter<R: Reply> {
 }
 
 impl Waiting {
-    /// The thread begins to wait for the reply.
-    pub(super) fn add<R: Reply>(self: &Arc<Self>, thread: u32, reply: R) -> Waiter<R> {
+    /// The thread, 0 for one that cannot be killed, begins to wait for the reply, until the deadline.
+    pub(super) fn add<R: Reply>(
+        self: &Arc<Self>,
+        thread: u32,
+        deadline: &Arc<Deadline>,
+        reply: R,
+    ) -> Waiter<R> {
         let reply = Arc::new(Mutex::new(Some(reply)));
         let its = Arc::clone(&reply);
-        let refuse = move || {
-            if let Some(reply) = lock(&its).take() {
-                reply.refuse(Errno::EINTR);
+        let refuse = move |errno| {
+            let reply = lock(&its).take();
+            let waited = reply.is_some();
+            if let Some(reply) = reply {
+                reply.refuse(errno);
             }
+            waited
         };
         let mut waiters = lock(&self.0);
         waiters.last += 1;
         let number = waiters.last;
-        // Of another PID namespace, nothing is known.
-        if thread != 0 {
-            waiters.by_number.insert(number, (thread, Box::new(refuse)));
-            if !waiters.is_watched {
-                let all = Arc::clone(self);
-                match thread::Builder::new().name("killed".into()).spawn(move || all.watch()) {
-                    Ok(_) => waiters.is_watched = true,
-                    Err(error) => warn!("cannot start a thread: {error}"),
-                }
+        let one = One { thread, deadline: Arc::clone(deadline), refuse: Box::new(refuse) };
+        waiters.by_number.insert(number, one);
+        if !waiters.is_watched {
+            let all = Arc::clone(self);
+            match thread::Builder::new().name("killed".into()).spawn(move || all.watch()) {
+                Ok(_) => waiters.is_watched = true,
+                Err(error) => warn!("cannot start a thread: {error}"),
             }
         }
         Waiter { reply, number, all: Arc::clone(self) }
@@ -101,10 +124,18 @@ impl Waiting {
                 waiters.is_watched = false;
                 return;
             }
-            for (thread, refuse) in waiters.by_number.values() {
-                if is_killed(*thread) {
-                    refuse();
+            let mut late = 0_usize;
+            let now = Instant::now();
+            for one in waiters.by_number.values() {
+                if now > one.deadline.moment() + GRACE {
+                    late += usize::from((one.refuse)(Errno::EIO));
+                } else if one.thread != 0 && is_killed(one.thread) {
+                    (one.refuse)(Errno::EINTR);
                 }
+            }
+            drop(waiters);
+            if late > 0 {
+                warn!("no answer in time errno=EIO operations={late}: --io-timeout is over");
             }
         }
     }

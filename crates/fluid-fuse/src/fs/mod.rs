@@ -14,6 +14,7 @@ mod writing;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -27,15 +28,16 @@ use fuser::{
     ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
     ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use log::{debug, error, info, warn};
+use log::{Level, debug, error, info, log};
 use rustix::fs::OFlags;
 
-use self::killed::{Reply, Waiting};
+use self::killed::{Reply, Waiter, Waiting};
 pub use self::writing::Writes;
 use self::writing::{Done, Opened, Writing};
+use crate::flight::{self, Flight};
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
-use crate::limits::Until;
+use crate::limits::{Deadline, Until};
 use crate::queue::Queue;
 use crate::store::{Kind, Object, Stat, Store, StoreError};
 use crate::watch::Answers;
@@ -56,6 +58,12 @@ const BACKGROUND: u16 = 64;
 
 /// How many file systems a file that the kernel reads past us may lie on top of.
 const STACKED: u32 = 2;
+
+/// How soon the kernel asks again for what its read-ahead was refused: at once.
+const ASKED_AGAIN: Duration = Duration::from_millis(100);
+
+/// Reads of an open file that are remembered for that, at most.
+const FAILED_READS: usize = 256;
 
 /// Directories whose listing the kernel is known to have.
 const LISTED: usize = 4096;
@@ -100,8 +108,14 @@ struct Core {
 }
 
 enum OpenFile {
-    Read { object: Box<dyn Object>, ino: u64 },
+    Read { object: Box<dyn Object>, ino: u64, failed: Arc<Mutex<Vec<FailedRead>>> },
     Write { path: PathBuf, open: Opened },
+}
+
+/// A read that was answered with `EIO`.
+struct FailedRead {
+    at: Instant,
+    bytes: Range<u64>,
 }
 
 /// An inode is read through us or past us, never both at a time: the kernel insists.
@@ -117,6 +131,7 @@ const DOTS: u64 = 2;
 impl View {
     /// A view of the store.
     pub fn new(store: Box<dyn Store>, writes: Arc<Writes>) -> Self {
+        let lanes = store.lanes();
         View(Arc::new(Core {
             ttl: store.ttl(),
             store,
@@ -127,7 +142,7 @@ impl View {
             directories: Handles::default(),
             listed: Mutex::default(),
             last_change: Mutex::default(),
-            asking: Queue::with_spare(ASKING, ASKING_SPARE),
+            asking: Queue::with_spare(ASKING, ASKING_SPARE, lanes),
             waiting: Arc::default(),
             answers: Arc::default(),
             writes,
@@ -142,48 +157,60 @@ impl View {
     }
 
     /// Asks what may have to be waited for, as the store is far away, unless `known` says that it need not, and then
-    /// answers, unless whoever waits was killed.
-    fn ask<R: Reply, T>(
+    /// answers, unless whoever waits was killed or has waited for all of its time. The question may be asked again.
+    fn ask<R: Reply, T: 'static>(
         &self,
         request: &Request,
         reply: R,
+        lane: impl FnOnce(&Core) -> usize,
         known: impl FnOnce(&Core) -> bool,
-        question: impl FnOnce(&Core) -> T + Send + 'static,
+        question: impl Fn(&Core) -> T + Send + 'static,
         answer: impl FnOnce(&Core, T, R) + Send + 'static,
     ) {
         if !self.0.store.is_far() || known(&self.0) {
             return calmly(|| answer(&self.0, question(&self.0), reply));
         }
         let core = Arc::clone(&self.0);
-        let waiter = core.waiting.add(request.pid(), reply);
-        let until = Instant::now() + core.writes.patience();
-        self.0.asking.urgent(Box::new(move || {
-            if !waiter.waits() {
-                return;
-            }
-            let _until = Until::set(until);
-            let found = question(&core);
-            if let Some(reply) = waiter.answered() {
-                answer(&core, found, reply);
-            }
-        }));
+        let deadline = core.deadline();
+        let waiter = core.waiting.add(request.pid(), &deadline, reply);
+        let lane = lane(&core);
+        Question { core, lane, deadline, waiter, question, answer }.enqueue(None);
     }
 
-    /// Changes something at a path.
-    fn change(
+    /// Changes something at a path, and then answers; `answer` gets no reply if whoever waits has waited for all of its
+    /// time.
+    fn change<R: Reply, T>(
         &self,
         path: Result<PathBuf, StoreError>,
-        work: impl FnOnce(&Arc<Core>, Result<PathBuf, Errno>) + Send + 'static,
+        reply: R,
+        work: impl FnOnce(&Arc<Core>, PathBuf) -> Result<T, Errno> + Send + 'static,
+        answer: impl FnOnce(&Arc<Core>, T, Option<R>) + Send + 'static,
     ) {
-        let path = path.map_err(errno).and_then(|path| match self.0.store.is_writable(&path) {
-            true => Ok(path),
-            false => Err(Errno::EROFS),
-        });
+        let path = match path.map_err(errno) {
+            Ok(path) if self.0.store.is_writable(&path) => path,
+            Ok(_) => return reply.refuse(Errno::EROFS),
+            Err(errno) => return reply.refuse(errno),
+        };
         let core = Arc::clone(&self.0);
-        match path {
-            Ok(path) => self.0.asking.urgent(Box::new(move || work(&core, Ok(path)))),
-            refused => calmly(|| work(&core, refused)),
-        }
+        let deadline = core.deadline();
+        // Nobody could tell what became of a change whose caller was killed.
+        let waiter = core.waiting.add(0, &deadline, reply);
+        self.0.asking.urgent(
+            self.0.store.lane(&path),
+            Box::new(move || {
+                if !waiter.waits() {
+                    return;
+                }
+                let _until = Until::share(&deadline);
+                flight::alone();
+                let made = work(&core, path);
+                match (made, waiter.answered()) {
+                    (Ok(made), reply) => answer(&core, made, reply),
+                    (Err(errno), Some(reply)) => reply.refuse(errno),
+                    (Err(_), None) => {}
+                }
+            }),
+        );
     }
 
     /// What the store does not have, unless it has nothing of the kind.
@@ -193,7 +220,59 @@ impl View {
     }
 }
 
+/// A question to a store that somebody waits for.
+struct Question<R: Reply, Q, A> {
+    core: Arc<Core>,
+    lane: usize,
+    deadline: Arc<Deadline>,
+    waiter: Waiter<R>,
+    question: Q,
+    answer: A,
+}
+
+impl<R, Q, A, T> Question<R, Q, A>
+where
+    R: Reply,
+    T: 'static,
+    Q: Fn(&Core) -> T + Send + 'static,
+    A: FnOnce(&Core, T, R) + Send + 'static,
+{
+    /// To be asked by a thread of the source, after the flight that it has waited for.
+    fn enqueue(self, landed: Option<Arc<Flight>>) {
+        let asking = Arc::clone(&self.core.asking);
+        asking.urgent(self.lane, Box::new(move || self.run(landed)));
+    }
+
+    fn run(self, landed: Option<Arc<Flight>>) {
+        if !self.waiter.waits() {
+            return;
+        }
+        let _until = Until::share(&self.deadline);
+        match flight::run(landed, || (self.question)(&self.core)) {
+            Ok(found) => {
+                if let Some(reply) = self.waiter.answered() {
+                    (self.answer)(&self.core, found, reply);
+                }
+            }
+            Err(flight) => {
+                let deadline = Arc::clone(&self.deadline);
+                flight.then(&deadline, Box::new(move |flight| self.enqueue(Some(flight))));
+            }
+        }
+    }
+}
+
 impl Core {
+    /// When an operation that is asked for now must be answered.
+    fn deadline(&self) -> Arc<Deadline> {
+        Deadline::at(Instant::now() + self.writes.patience())
+    }
+
+    /// The source that the number's path is asked about at.
+    fn lane(&self, ino: INodeNo) -> usize {
+        self.path(ino).map_or(0, |path| self.store.lane(&path))
+    }
+
     fn path(&self, ino: INodeNo) -> Result<Arc<Path>, StoreError> {
         self.inodes.get(ino.0).map(|node| node.path).ok_or(StoreError::Stale)
     }
@@ -269,7 +348,7 @@ impl Core {
         drop(modes);
         drop(writing);
         self.answers.opened();
-        let handle = self.files.add(OpenFile::Read { object, ino: ino.0 });
+        let handle = self.files.add(OpenFile::Read { object, ino: ino.0, failed: Arc::default() });
         match past_us {
             Some(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
             None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
@@ -299,6 +378,17 @@ impl Core {
                 }));
             }
         }
+    }
+
+    /// Whoever opened a file for writing was answered before, and not with the handle.
+    fn withdrawn(self: &Arc<Self>, handle: FileHandle) {
+        if let Some(open) = self.files.get(handle)
+            && let OpenFile::Write { path, open: Opened { file, .. } } = &*open
+        {
+            let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
+            file.withdraw(Box::new(move |_| core.left(&path, &ours)));
+        }
+        self.files.remove(handle);
     }
 
     /// Names were changed: the listings that the kernel has are not true any more.
@@ -366,6 +456,23 @@ fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, u64) -> 
     }
 }
 
+/// Whether the kernel asks again for bytes that it was just refused. When the request of its read-ahead fails, it asks
+/// once more, for one page, and whoever reads would wait for the store twice.
+fn is_asked_again(failed: &Mutex<Vec<FailedRead>>, offset: u64) -> bool {
+    let mut failed = lock(failed);
+    failed.retain(|failed| failed.at.elapsed() < ASKED_AGAIN);
+    let again = failed.iter().position(|failed| failed.bytes.contains(&offset));
+    again.map(|index| failed.swap_remove(index)).is_some()
+}
+
+fn note_failed(failed: &Mutex<Vec<FailedRead>>, bytes: Range<u64>) {
+    let mut failed = lock(failed);
+    failed.retain(|failed| failed.at.elapsed() < ASKED_AGAIN);
+    if failed.len() < FAILED_READS {
+        failed.push(FailedRead { at: Instant::now(), bytes });
+    }
+}
+
 /// Why a look-up finds nothing.
 enum Missing {
     /// There is nothing, which is true for so long.
@@ -398,7 +505,9 @@ fn errno(error: StoreError) -> Errno {
         StoreError::NotMovable => Errno::EXDEV,
         StoreError::Unsupported(_) | StoreError::NotImplemented(_) => Errno::ENOTSUP,
         StoreError::NoParts(_) | StoreError::Unavailable(_) | StoreError::Failed(_) => {
-            warn!("the source failed errno=EIO error={:?}", error.to_string());
+            // Who has asked for the others has logged it for them.
+            let level = if flight::is_repeated() { Level::Debug } else { Level::Warn };
+            log!(level, "the source failed errno=EIO error={:?}", error.to_string());
             Errno::EIO
         }
     }
@@ -448,6 +557,13 @@ fn done(reply: ReplyEmpty) -> Done {
     })
 }
 
+/// Answers a change that tells nothing but that it was made.
+fn changed(_: &Arc<Core>, (): (), reply: Option<ReplyEmpty>) {
+    if let Some(reply) = reply {
+        reply.ok();
+    }
+}
+
 /// Answers the request with the value, or with the error's number.
 macro_rules! answer {
     ($reply:ident, $result:expr, $value:pat => $answer:expr) => {
@@ -486,13 +602,14 @@ impl Filesystem for View {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let path = self.0.below(parent, name);
-        let known = path.clone().ok();
+        let (known, asked) = (path.clone().ok(), path.clone());
         self.ask(
             request,
             reply,
+            |core| asked.map_or(0, |path| core.store.lane(&path)),
             |core| known.is_none_or(|path| core.store.known(&path).is_some()),
             move |core| {
-                let path = path?;
+                let path = path.clone()?;
                 Ok(match core.being_written(&path) {
                     Some((identity, file)) => (Stat { identity, ..file.stat() }, Duration::ZERO, path),
                     None => match core.store.stat(&path) {
@@ -525,6 +642,7 @@ impl Filesystem for View {
         self.ask(
             request,
             reply,
+            |core| core.lane(ino),
             |core| is_open || core.knows(ino),
             move |core| match file.as_deref() {
                 Some(OpenFile::Read { object, .. }) => object.stat(),
@@ -556,6 +674,7 @@ impl Filesystem for View {
             return self.ask(
                 request,
                 reply,
+                |core| core.lane(ino),
                 |core| core.knows(ino) && core.writing_of(ino).is_none(),
                 move |core| core.open_to_read(ino),
                 move |core, object, reply| match object {
@@ -565,17 +684,19 @@ impl Filesystem for View {
             );
         }
         let pid = request.pid();
-        self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
-            let opened = path.and_then(|path| {
+        self.change(
+            self.0.path(ino).map(|path| path.to_path_buf()),
+            reply,
+            move |core, path| {
                 core.awaited(ino);
                 let stat = core.stat(ino).map_err(errno)?;
                 core.overwrite(&path, Some(ino), stat, flags.0, pid)
-            });
-            match opened {
-                Ok((handle, ..)) => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO),
-                Err(error) => reply.error(error),
-            }
-        });
+            },
+            |core, (handle, ..), reply| match reply {
+                Some(reply) => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO),
+                None => core.withdrawn(handle),
+            },
+        );
     }
 
     fn create(
@@ -589,17 +710,18 @@ impl Filesystem for View {
         reply: ReplyCreate,
     ) {
         let pid = request.pid();
-        self.change(self.0.below(parent, name), move |core, path| {
-            match path.and_then(|path| Ok((core.create(&path, flags, pid)?, path))) {
-                Ok(((handle, identity, stat), path)) => {
-                    let ino = INodeNo(core.inodes.remember(&path, identity));
-                    let attributes = attributes(ino, &stat);
-                    let flags = FopenFlags::FOPEN_DIRECT_IO;
-                    reply.created(&Duration::ZERO, &attributes, GENERATION, handle, flags);
-                }
-                Err(error) => reply.error(error),
-            }
-        });
+        self.change(
+            self.0.below(parent, name),
+            reply,
+            move |core, path| Ok((core.create(&path, flags, pid)?, path)),
+            |core, ((handle, identity, stat), path), reply| {
+                let Some(reply) = reply else { return core.withdrawn(handle) };
+                let ino = INodeNo(core.inodes.remember(&path, identity));
+                let attributes = attributes(ino, &stat);
+                let flags = FopenFlags::FOPEN_DIRECT_IO;
+                reply.created(&Duration::ZERO, &attributes, GENERATION, handle, flags);
+            },
+        );
     }
 
     fn write(
@@ -674,49 +796,54 @@ impl Filesystem for View {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
-            // Through a handle it is open, and stays so.
-            if size.is_some() && handle.is_none() {
-                core.awaited(ino);
-            }
-            // Owner and permissions are the mount's matter.
-            let changed = path.and_then(|_| match (size, modified) {
-                (Some(size), _) => core.truncate(ino, size, handle.is_some()),
-                (None, Some(TimeOrNow::SpecificTime(time))) => core.set_time(ino, time),
-                (None, Some(TimeOrNow::Now)) => core.set_time(ino, SystemTime::now()),
-                (None, None) => core.stat(ino).map_err(errno),
-            });
-            match changed {
-                Ok(stat) => reply.attr(&Duration::ZERO, &attributes(ino, &stat)),
-                Err(error) => reply.error(error),
-            }
-        });
+        self.change(
+            self.0.path(ino).map(|path| path.to_path_buf()),
+            reply,
+            move |core, _| {
+                // Through a handle it is open, and stays so.
+                if size.is_some() && handle.is_none() {
+                    core.awaited(ino);
+                }
+                // Owner and permissions are the mount's matter.
+                match (size, modified) {
+                    (Some(size), _) => core.truncate(ino, size, handle.is_some()),
+                    (None, Some(TimeOrNow::SpecificTime(time))) => core.set_time(ino, time),
+                    (None, Some(TimeOrNow::Now)) => core.set_time(ino, SystemTime::now()),
+                    (None, None) => core.stat(ino).map_err(errno),
+                }
+            },
+            move |_, stat, reply| {
+                if let Some(reply) = reply {
+                    reply.attr(&Duration::ZERO, &attributes(ino, &stat));
+                }
+            },
+        );
     }
 
     fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        self.change(self.0.below(parent, name), move |core, path| {
-            let made = path.and_then(|path| Ok((core.store.make_directory(&path).map_err(errno)?, path)));
-            match made {
-                Ok((stat, path)) => {
-                    core.changed();
+        self.change(
+            self.0.below(parent, name),
+            reply,
+            |core, path| {
+                let stat = core.store.make_directory(&path).map_err(errno)?;
+                core.changed();
+                Ok((stat, path))
+            },
+            |core, (stat, path), reply| {
+                if let Some(reply) = reply {
                     let ino = INodeNo(core.inodes.remember(&path, stat.identity));
                     reply.entry(&core.ttl, &attributes(ino, &stat), GENERATION);
                 }
-                Err(error) => reply.error(error),
-            }
-        });
+            },
+        );
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.change(self.0.below(parent, name), |core, path| {
-            done(reply)(path.and_then(|path| core.remove(&path)))
-        });
+        self.change(self.0.below(parent, name), reply, |core, path| core.remove(&path), changed);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.change(self.0.below(parent, name), |core, path| {
-            done(reply)(path.and_then(|path| core.remove_directory(&path)));
-        });
+        self.change(self.0.below(parent, name), reply, |core, path| core.remove_directory(&path), changed);
     }
 
     fn rename(
@@ -730,9 +857,8 @@ impl Filesystem for View {
         reply: ReplyEmpty,
     ) {
         let to = self.0.below(new_parent, new_name).map_err(errno);
-        self.change(self.0.below(parent, name), move |core, from| {
-            done(reply)(from.and_then(|from| core.rename(&from, &to?, flags)));
-        });
+        let from = self.0.below(parent, name);
+        self.change(from, reply, move |core, from| core.rename(&from, &to?, flags), changed);
     }
 
     fn mknod(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
@@ -760,18 +886,31 @@ impl Filesystem for View {
     ) {
         let answers = self.answers();
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Read { object, .. }) => object.read(
-                offset,
-                size,
-                Box::new(move |read| {
-                    let read = read.map_err(errno);
-                    answers.read(read.as_ref().map(|bytes| bytes.len()).map_err(|errno| errno.code()));
-                    match read {
-                        Ok(bytes) => reply.data(bytes),
-                        Err(errno) => reply.error(errno),
-                    }
-                }),
-            ),
+            Some(OpenFile::Read { failed, .. }) if is_asked_again(failed, offset) => {
+                answers.read(Err(Errno::EIO.code()));
+                reply.error(Errno::EIO);
+            }
+            Some(OpenFile::Read { object, failed, .. }) => {
+                let failed = Arc::clone(failed);
+                let bytes = offset..offset.saturating_add(u64::from(size));
+                object.read(
+                    offset,
+                    size,
+                    Box::new(move |read| {
+                        let read = read.map_err(errno);
+                        answers.read(read.as_ref().map(|bytes| bytes.len()).map_err(|errno| errno.code()));
+                        match read {
+                            Ok(bytes) => reply.data(bytes),
+                            Err(errno) => {
+                                if errno.code() == Errno::EIO.code() {
+                                    note_failed(&failed, bytes);
+                                }
+                                reply.error(errno);
+                            }
+                        }
+                    }),
+                );
+            }
             // There is nothing to read.
             Some(OpenFile::Write { open, .. }) if open.file.stat().size == 0 => reply.data(&[]),
             _ => reply.error(Errno::EBADF),
@@ -796,6 +935,7 @@ impl Filesystem for View {
         self.ask(
             request,
             reply,
+            |core| core.lane(ino),
             |core| core.knows(ino),
             move |core| core.stat(ino),
             move |core, stat, reply| {
@@ -822,6 +962,7 @@ impl Filesystem for View {
         self.ask(
             request,
             reply,
+            |core| core.lane(ino),
             |_| offset > 0,
             move |core| core.listing(ino, handle, offset),
             move |_, listing, mut reply| match listing {
@@ -848,6 +989,7 @@ impl Filesystem for View {
         self.ask(
             request,
             reply,
+            |core| core.lane(ino),
             |_| offset > 0,
             move |core| core.listing(ino, handle, offset),
             move |core, listing, mut reply| match listing {
@@ -883,6 +1025,7 @@ impl Filesystem for View {
         self.ask(
             request,
             reply,
+            |core| core.lane(ino),
             |core| core.knows(ino),
             move |core| core.stat(ino),
             |_, stat, reply| answer!(reply, stat, _ => reply.ok()),

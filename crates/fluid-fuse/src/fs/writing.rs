@@ -8,6 +8,8 @@
 //! writing takes: up to `SMALL` bytes each file has as it needs them, for more it needs one of the [`Writes`]'
 //! few places, and waits until there is one.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -20,6 +22,7 @@ use log::warn;
 
 use super::errno;
 use crate::inodes::lock;
+use crate::limits::Until;
 use crate::store::{Stat, StoreError, Writer};
 
 /// Bytes that are taken before the store has them.
@@ -54,6 +57,8 @@ struct Taken {
     files: usize,
     changed: usize,
     places: usize,
+    /// The large files of each source.
+    places_by_lane: HashMap<usize, usize>,
 }
 
 impl Writes {
@@ -75,9 +80,15 @@ impl Writes {
         self.patience
     }
 
-    fn place(self: &Arc<Self>) -> Result<Counted, StoreError> {
-        let full = |taken: &mut Taken| taken.places >= self.places;
-        let waited = self.given_back.wait_timeout_while(lock(&self.taken), self.patience, full);
+    /// A place for a large file of a source. Where others have taken all, a source that has none has one beyond: it must
+    /// not wait for one that does not answer.
+    fn place(self: &Arc<Self>, lane: usize) -> Result<Place, StoreError> {
+        let full = |taken: &mut Taken| {
+            let has_one = taken.places_by_lane.contains_key(&lane);
+            taken.places >= self.places + usize::from(!has_one)
+        };
+        let time = Until::left(self.patience);
+        let waited = self.given_back.wait_timeout_while(lock(&self.taken), time, full);
         let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
             return Err(StoreError::Failed(format!(
@@ -86,7 +97,8 @@ impl Writes {
             )));
         }
         taken.places += 1;
-        Ok(Counted { writes: Arc::clone(self), as_what: |taken| &mut taken.places })
+        *taken.places_by_lane.entry(lane).or_default() += 1;
+        Ok(Place { writes: Arc::clone(self), lane })
     }
 
     fn count(self: &Arc<Self>, as_what: fn(&mut Taken) -> &mut usize) -> Counted {
@@ -95,7 +107,28 @@ impl Writes {
     }
 }
 
-/// Being one of the files, of those that have changed, or of the large ones.
+/// Being one of the large files of a source.
+struct Place {
+    writes: Arc<Writes>,
+    lane: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.writes.taken);
+        taken.places -= 1;
+        if let Entry::Occupied(mut places) = taken.places_by_lane.entry(self.lane) {
+            *places.get_mut() -= 1;
+            if *places.get() == 0 {
+                places.remove();
+            }
+        }
+        drop(taken);
+        self.writes.given_back.notify_all();
+    }
+}
+
+/// Being one of the files, or of those that have changed.
 struct Counted {
     writes: Arc<Writes>,
     as_what: fn(&mut Taken) -> &mut usize,
@@ -226,6 +259,7 @@ impl Writing {
     /// before anybody else is, each time.
     pub(crate) fn begin(
         writes: &Arc<Writes>,
+        lane: usize,
         writer: Box<dyn Writer>,
         stat: Stat,
         continues: bool,
@@ -262,6 +296,7 @@ impl Writing {
         let worker = Worker {
             file: Arc::clone(&file),
             writer,
+            lane,
             _counted: counted,
             place: None,
             sent: 0,
@@ -393,6 +428,19 @@ impl Writing {
         self.abandon();
     }
 
+    /// One who was told that he does not have it open does not: what he asked for is not done if nobody has written, nor
+    /// has it open.
+    pub(crate) fn withdraw(&self, done: Done) {
+        let is_unused = {
+            let state = lock(&self.state);
+            state.open == 1 && !state.written
+        };
+        if is_unused {
+            self.detach();
+        }
+        self.release(done);
+    }
+
     /// It is not what its path names any more: what is written has nowhere to go.
     pub(crate) fn detach(&self) {
         lock(&self.state).detach();
@@ -446,8 +494,10 @@ impl State {
 struct Worker {
     file: Arc<Writing>,
     writer: Box<dyn Writer>,
+    /// The source that it is written to.
+    lane: usize,
     _counted: Counted,
-    place: Option<Counted>,
+    place: Option<Place>,
     /// Bytes since it was finished.
     sent: u64,
     finished: Box<dyn Fn(Stat) + Send>,
@@ -500,6 +550,7 @@ impl Worker {
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        let _until = self.until();
         self.sent += bytes.len() as u64;
         if self.sent > SMALL {
             self.take_place()?;
@@ -507,9 +558,14 @@ impl Worker {
         self.writer.write(bytes).map_err(errno)
     }
 
+    /// Until when the store may take what it is sent next, whatever that waits for: it has taken all before.
+    fn until(&self) -> Until {
+        Until::set(Instant::now() + self.file.writes.patience)
+    }
+
     fn take_place(&mut self) -> Result<(), Errno> {
         if self.place.is_none() {
-            self.place = Some(self.file.writes.place().map_err(errno)?);
+            self.place = Some(self.file.writes.place(self.lane).map_err(errno)?);
         }
         Ok(())
     }
@@ -521,6 +577,7 @@ impl Worker {
         }
         let size = lock(&self.file.state).size;
         self.write(gap, &[], size)?;
+        let _until = self.until();
         if size > SMALL {
             self.take_place()?;
         }

@@ -2,34 +2,49 @@
 //!
 //! Decides that `http` goes through a proxy as a request with a whole URL, and `https` through a tunnel, as curl has it:
 //! most proxies open tunnels to port 443 alone. TLS is configured in one place for this client and the fast one
-//! ([`super::tls`]). Which proxy it is, [`super::proxy`] decides.
+//! ([`super::tls`]). The time to connect begins before the address of a name is known ([`super::names`]). Which proxy it is, [`super::proxy`] decides.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 use ureq::config::Config;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
     TcpConnector, Transport, TransportAdapter,
 };
 use ureq::{Agent, Error};
 
+use super::names;
 use super::proxy;
 use super::tls::{self, Verification};
+use crate::outage::{InPhase, Phase};
+
+/// Addresses of a name that are tried, at most: as many as the library has room for.
+const ADDRESSES: usize = 16;
+
+/// The shortest time to connect to an address.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// A client of our own connections.
 pub(super) fn agent(config: Config, verification: Verification) -> Agent {
     let connector = ().chain(ForwardProxy);
-    let connector = connector.chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
-    Agent::with_parts(config, connector.chain(Tls(verification)), Names::default())
+    let connector = connector.chain(ConnectProxyConnector::default()).chain(Sockets::default());
+    Agent::with_parts(config, connector.chain(Tls(verification)), Names)
+}
+
+thread_local! {
+    /// How long the last lookup of a name took on this thread, which is missing to connect.
+    static LOOKED_UP: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// Looks for addresses, but not of servers that a proxy looks for.
-#[derive(Debug, Default)]
-struct Names(DefaultResolver);
+#[derive(Debug)]
+struct Names;
 
 impl Resolver for Names {
     fn resolve(
@@ -38,10 +53,59 @@ impl Resolver for Names {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        match forward_proxy(uri) {
-            Some(_) => Ok(self.empty()),
-            None => self.0.resolve(uri, config, timeout),
+        LOOKED_UP.set(Duration::ZERO);
+        let mut found = self.empty();
+        if forward_proxy(uri).is_some() {
+            return Ok(found);
         }
+        let begun = Instant::now();
+        let connect = config.timeouts().connect;
+        let time = connect.map_or(*timeout.after, |connect| connect.min(*timeout.after));
+        let host = uri.host().ok_or(Error::HostNotFound)?;
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let addresses = names::addresses(host, port, time)?;
+        LOOKED_UP.set(begun.elapsed());
+        for address in config.ip_family().keep_wanted(addresses.into_iter()).take(ADDRESSES) {
+            found.push(address);
+        }
+        if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+/// Connects to an address in what the lookup of the name has left of the time.
+#[derive(Debug, Default)]
+struct Sockets(TcpConnector);
+
+impl<In: Transport> Connector<In> for Sockets {
+    type Out = <TcpConnector as Connector<In>>::Out;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let _phase = InPhase::begin(Phase::Connection);
+        let mut timeout = details.timeout;
+        if !timeout.after.is_not_happening() {
+            timeout.after = timeout.after.saturating_sub(LOOKED_UP.take()).max(SHORTEST).into();
+        }
+        self.0.connect(&ConnectionDetails { timeout, ..again(details) }, chained)
+    }
+}
+
+/// The details of a connection once more.
+fn again<'a>(details: &ConnectionDetails<'a>) -> ConnectionDetails<'a> {
+    ConnectionDetails {
+        uri: details.uri,
+        addrs: details.addrs.clone(),
+        config: details.config,
+        request_level: details.request_level,
+        resolver: details.resolver,
+        now: details.now,
+        timeout: details.timeout,
+        current_time: details.current_time.clone(),
+        run_connector: details.run_connector.clone(),
+        register_shutdown: details.register_shutdown.clone(),
     }
 }
 
@@ -68,18 +132,8 @@ impl Connector<()> for ForwardProxy {
     fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Self::Out>, Error> {
         let Some(proxy) = forward_proxy(details.uri) else { return Ok(None) };
         let uri = proxy.tunnel.uri();
-        let connection = (details.run_connector)(&ConnectionDetails {
-            uri,
-            addrs: details.resolver.resolve(uri, details.config, details.timeout)?,
-            config: details.config,
-            request_level: details.request_level,
-            resolver: details.resolver,
-            now: details.now,
-            timeout: details.timeout,
-            current_time: details.current_time.clone(),
-            run_connector: details.run_connector.clone(),
-            register_shutdown: details.register_shutdown.clone(),
-        })?;
+        let addrs = details.resolver.resolve(uri, details.config, details.timeout)?;
+        let connection = (details.run_connector)(&ConnectionDetails { uri, addrs, ..again(details) })?;
         let authority = details.uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
         let stream = Forwarded {
             stream: TransportAdapter::new(connection, details.current_time.clone()),

@@ -10,6 +10,7 @@ mod connect;
 mod index;
 mod learned;
 mod listing;
+mod names;
 pub mod options;
 mod oss;
 mod proxy;

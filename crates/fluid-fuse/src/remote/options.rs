@@ -184,7 +184,7 @@ named! {
         SkipTlsVerify = "insecure_skip_tls_verify" => Spellings(&[
             "skip_tls_verify", "no_verify_ssl", "no_check_certificate",
         ]),
-        /// Time to connect [5s].
+        /// Time to find the address of the host, and to connect [5s].
         ConnectTimeout = "connect_timeout" => Spellings(&[]),
         /// Time to the first byte of an answer [20s].
         FirstByteTimeout = "first_byte_timeout" => Spellings(&[]),

@@ -46,6 +46,12 @@ pub(super) const SIGNING: &str = "signing http request";
 /// The head of an answer, as the library keeps it in less than 64 KiB.
 const HEAD: usize = 32 * 1024;
 
+/// Bytes that are sent although the server takes none: what the sockets on the way keep is some MiB at most.
+const BUFFERED: usize = 1 << 20;
+
+/// The shortest time that a request is given, so that it fails by itself.
+const SHORTEST: Duration = Duration::from_millis(10);
+
 /// What is read of the body of an error.
 const ERROR_BODY: u64 = 64 * 1024;
 
@@ -309,7 +315,16 @@ impl Transport {
                 let mut parts = parts.clone();
                 parts.headers.entry(CONTENT_LENGTH).or_insert(body.len().into());
                 let request = Request::from_parts(parts, SendBody::from_owned_reader(body.clone()));
-                agent.run(agent.configure_request(request).proxy(tunnel).build())
+                let request = agent.configure_request(request).proxy(tunnel);
+                // A store that takes much gets on. Little lies in buffers on the way to one that has stopped.
+                if body.len() <= BUFFERED {
+                    let within = |time| Some(Until::left(time).max(SHORTEST));
+                    let Timeouts { connect, first_byte, .. } = self.terms.timeouts;
+                    let request = request.timeout_connect(within(connect));
+                    agent.run(request.timeout_recv_response(within(first_byte)).build())
+                } else {
+                    agent.run(request.build())
+                }
             } else {
                 // Who looks for an address, connects and reads has one time for all of it.
                 let time = (!is_read).then(|| Until::left(self.terms.io_timeout));

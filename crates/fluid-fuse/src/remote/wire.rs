@@ -7,7 +7,7 @@
 //! must answer. It does not know how requests are signed, and retries nothing that reached a server.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -21,7 +21,8 @@ use rustls::{ClientConnection, StreamOwned};
 use super::answer::{self, Headers, Refusal};
 use super::options::Timeouts;
 use super::tls::{self, Verification};
-use super::{Version, proxy};
+use super::{Version, names, proxy};
+use crate::outage::{InPhase, Phase};
 use crate::store::StoreError;
 
 /// Connections that are kept for the next request.
@@ -29,6 +30,9 @@ const IDLE: usize = 64;
 
 /// How long they are: stores close theirs after some 10 to 60 s.
 const IDLE_TIME: Duration = Duration::from_secs(8);
+
+/// The shortest time to connect to an address: none is no time that a socket takes.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// The head of an answer must fit; what comes along with it is the part of the body that is copied once more.
 const HEAD: usize = 8 * 1024;
@@ -248,9 +252,14 @@ impl Wire {
     }
 
     fn connect(&self, server: &Server) -> io::Result<Connection> {
+        let end = Instant::now() + self.timeouts.connect;
+        let addresses = names::addresses(&server.host, server.port, self.timeouts.connect)?;
+        let _phase = InPhase::begin(Phase::Connection);
         let mut failure = io::Error::new(ErrorKind::NotFound, "the host name has no address");
-        for address in (server.host.as_str(), server.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, self.timeouts.connect) {
+        for (address, others) in addresses.iter().zip((0..addresses.len()).rev()) {
+            // Each has the same share of what is left.
+            let share = end.saturating_duration_since(Instant::now()) / (others as u32 + 1);
+            match TcpStream::connect_timeout(address, share.max(SHORTEST)) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
                     socket.set_write_timeout(Some(self.timeouts.stall))?;

@@ -6,3 +6,4 @@ mod support;
 
 mod outage;
 mod table;
+mod waiting;

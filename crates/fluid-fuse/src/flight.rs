@@ -1,0 +1,214 @@
+//! One request for all who ask the same: the first one asks, the others wait for its answer.
+//!
+//! An operation that can be run again ([`run`]) waits without a thread: [`Flights::ask`] tells it which flight to wait for,
+//! and it is run again when that has landed. Others wait where they are, until their time is over. A failure is the
+//! answer to all who have waited for it, and only the first one logs it ([`is_repeated`]). It knows neither what is asked nor
+//! the threads that ask.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::inodes::lock;
+use crate::limits::{Deadline, Until};
+use crate::outage::Availability;
+use crate::store::StoreError;
+
+/// Called when a flight has landed.
+type Continuation = Box<dyn FnOnce(Arc<Flight>) + Send>;
+
+/// The requests of one source that are under way, by what they ask for.
+pub(crate) struct Flights {
+    availability: Arc<Availability>,
+    flights: Mutex<HashMap<String, Arc<Flight>>>,
+}
+
+/// A request that is under way, or has ended.
+pub(crate) struct Flight {
+    key: String,
+    /// Until when the one who asks waits.
+    deadline: Option<Arc<Deadline>>,
+    availability: Arc<Availability>,
+    state: Mutex<State>,
+    landed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    outcome: Option<Result<(), StoreError>>,
+    waiting: Vec<Continuation>,
+}
+
+/// An operation that can be run again.
+#[derive(Default)]
+struct Operation {
+    /// The flight that it has waited for.
+    landed: Option<Arc<Flight>>,
+    /// The flight that it has to wait for now.
+    waits_for: Option<Arc<Flight>>,
+}
+
+thread_local! {
+    /// The operation on this thread, if it can be run again.
+    static OPERATION: RefCell<Option<Operation>> = const { RefCell::new(None) };
+    /// Whether the last failure on this thread was another's.
+    static IS_REPEATED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs an operation that can be run again, after the flight that it has waited for; or the flight that it must wait for
+/// first, and then its result means nothing.
+pub(crate) fn run<T>(landed: Option<Arc<Flight>>, operation: impl FnOnce() -> T) -> Result<T, Arc<Flight>> {
+    /// Ends also with a panic: the thread serves others, too.
+    struct Turn;
+    impl Drop for Turn {
+        fn drop(&mut self) {
+            OPERATION.take();
+        }
+    }
+    IS_REPEATED.set(false);
+    OPERATION.set(Some(Operation { landed, waits_for: None }));
+    let _turn = Turn;
+    let result = operation();
+    match OPERATION.take().and_then(|operation| operation.waits_for) {
+        Some(flight) => Err(flight),
+        None => Ok(result),
+    }
+}
+
+/// An operation that cannot be run again begins on this thread.
+pub(crate) fn alone() {
+    IS_REPEATED.set(false);
+}
+
+/// Whether the failure of the operation on this thread was another's, who has logged it.
+pub(crate) fn is_repeated() -> bool {
+    IS_REPEATED.get()
+}
+
+impl Flights {
+    /// None yet, to a source whose availability counts those that wait.
+    pub(crate) fn new(availability: Arc<Availability>) -> Self {
+        Flights { availability, flights: Mutex::default() }
+    }
+
+    /// What is known, or the answer to a request for it, unless somebody makes the same one already.
+    pub(crate) fn ask<T>(
+        &self,
+        key: &str,
+        known: impl Fn() -> Option<T>,
+        request: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let failed = OPERATION.with_borrow_mut(|operation| {
+            let landed = operation.as_mut()?.landed.take_if(|flight| flight.key == key)?;
+            lock(&landed.state).outcome.clone()?.err()
+        });
+        if let Some(error) = failed {
+            IS_REPEATED.set(true);
+            return Err(error);
+        }
+        loop {
+            let flight = {
+                let mut flights = lock(&self.flights);
+                match flights.get(key) {
+                    Some(flight) => Arc::clone(flight),
+                    None => {
+                        let flight = Arc::new(Flight {
+                            key: key.to_string(),
+                            deadline: Until::shared(),
+                            availability: Arc::clone(&self.availability),
+                            state: Mutex::default(),
+                            landed: Condvar::new(),
+                        });
+                        flights.insert(key.to_string(), Arc::clone(&flight));
+                        drop(flights);
+                        let landing = Landing { flights: self, flight, outcome: None };
+                        return landing.with(known().map_or_else(request, Ok));
+                    }
+                }
+            };
+            let can_leave = OPERATION.with_borrow_mut(|operation| {
+                operation.as_mut().map(|operation| operation.waits_for = Some(Arc::clone(&flight)))
+            });
+            if can_leave.is_some() {
+                return Err(late());
+            }
+            flight.wait()?;
+            if let Some(known) = known() {
+                return Ok(known);
+            }
+        }
+    }
+}
+
+fn late() -> StoreError {
+    StoreError::Unavailable("others have waited for the store for all of the time".into())
+}
+
+impl Flight {
+    /// Calls it when the flight has landed, whoever waits until the deadline.
+    pub(crate) fn then(self: &Arc<Self>, deadline: &Arc<Deadline>, continuation: Continuation) {
+        if let Some(leader) = &self.deadline {
+            deadline.follow(leader);
+        }
+        let mut state = lock(&self.state);
+        if state.outcome.is_none() {
+            self.availability.parked(1);
+            return state.waiting.push(continuation);
+        }
+        drop(state);
+        continuation(Arc::clone(self));
+    }
+
+    /// Waits in this thread.
+    fn wait(&self) -> Result<(), StoreError> {
+        let mut state = lock(&self.state);
+        if let (Some(own), Some(leader)) = (Until::shared(), &self.deadline) {
+            own.follow(leader);
+        }
+        loop {
+            if let Some(outcome) = &state.outcome {
+                IS_REPEATED.set(outcome.is_err());
+                return outcome.clone();
+            }
+            let left = Until::moment().map(|moment| moment.saturating_duration_since(Instant::now()));
+            state = match left {
+                Some(left) if left.is_zero() => return Err(late()),
+                Some(left) => self.landed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.landed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+/// Ends the flight, also with a panic.
+struct Landing<'a> {
+    flights: &'a Flights,
+    flight: Arc<Flight>,
+    outcome: Option<Result<(), StoreError>>,
+}
+
+impl Landing<'_> {
+    fn with<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.outcome = Some(result.as_ref().map(|_| ()).map_err(StoreError::clone));
+        result
+    }
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        lock(&self.flights.flights).remove(&self.flight.key);
+        let outcome = self.outcome.take();
+        let outcome =
+            outcome.unwrap_or_else(|| Err(StoreError::Failed("a fault of the program, told before".into())));
+        let mut state = lock(&self.flight.state);
+        state.outcome = Some(outcome);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.flight.landed.notify_all();
+        self.flight.availability.parked(-(waiting.len() as isize));
+        for continuation in waiting {
+            continuation(Arc::clone(&self.flight));
+        }
+    }
+}
