@@ -298,6 +298,8 @@ impl State {
             .collect();
         if !token.is_empty() {
             from = String::from_utf8(token).unwrap();
+        } else if query.contains_key("start-after") {
+            from = from.max(format!("{}\0", get("start-after")));
         }
         let objects = self.objects.read().unwrap();
         let (mut contents, mut prefixes) = (String::new(), String::new());
@@ -371,6 +373,11 @@ impl Request {
         let signer = signer.split('/').next().unwrap_or_default().to_string();
         let if_match = headers.get("if-match").cloned();
         Request { key, range, number, signer, head: method == "HEAD", query, if_match }
+    }
+
+    /// Whether it lists everything below a prefix.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.key.is_none() && !self.query.contains_key("delimiter")
     }
 
     /// Whether it is for an object's bytes.
