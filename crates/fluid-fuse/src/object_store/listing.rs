@@ -15,6 +15,9 @@ use crate::limits::SKIPPED;
 use crate::remote::{Depth, Item};
 use crate::store::StoreError;
 
+/// Bytes at the end of a key in which neighbours differ: numbers of two digits.
+const NEIGHBOURS: usize = 2;
+
 /// How much of a directory is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -150,7 +153,11 @@ impl ObjectStore {
             Extent::Pages(1) => self.names.beginning(prefix),
             Extent::Pages(_) => None,
         };
-        let result = match known.or_else(|| self.walk(prefix, extent)) {
+        let by_walk = || match extent {
+            Extent::All | Extent::Pages(1) => self.walk(prefix, extent),
+            Extent::Pages(_) => None,
+        };
+        let result = match known.or_else(by_walk) {
             Some(listing) => Ok(listing),
             None => {
                 let changes = self.names.changes();
@@ -189,8 +196,22 @@ impl ObjectStore {
         Ok(collected.finish(taken, None, more_after.as_deref()))
     }
 
-    /// Lists the page of a directory that begins with a key, where the store can.
+    /// Lists the page of a directory that begins with a key, where the store can, unless somebody just did.
     fn read_page(&self, key: &str) -> Result<(), StoreError> {
+        // Whoever asks for a neighbour at the same time waits for the same page.
+        let neighbours = format!("{}\0", key.get(..key.len().saturating_sub(NEIGHBOURS)).unwrap_or(key));
+        let turn = Arc::clone(lock(&self.listing).entry(neighbours.clone()).or_default());
+        let ours = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = match self.names.remembered(key) {
+            Some(_) => Ok(()),
+            None => self.read_page_now(key),
+        };
+        drop(ours);
+        lock(&self.listing).remove(&neighbours);
+        result
+    }
+
+    fn read_page_now(&self, key: &str) -> Result<(), StoreError> {
         let (prefix, _) = split(key);
         let after = before(key);
         let (taken, changes) = (Instant::now(), self.names.changes());

@@ -70,7 +70,7 @@ struct Directories {
 #[derive(Default)]
 struct Known {
     parts: Vec<Arc<Listing>>,
-    /// Requests for what the parts do not tell.
+    /// Requests for what the parts do not tell, since one of them told of several names.
     requests: usize,
     /// How many of these there must be before the directory is listed.
     patience: usize,
@@ -445,6 +445,17 @@ impl Names {
         if !beginning && known.parts.iter().any(fits_page) {
             return Plan::First;
         }
+        if let Some(page) = known.page.take() {
+            match page.upgrade().is_some_and(|page| page.has_paid()) {
+                true => (known.questions_before_page, known.requests) = (0, 0),
+                false => {
+                    let more = 2 * known.questions_before_page;
+                    known.questions_before_page = more.clamp(FEW_QUESTIONS, MANY_QUESTIONS);
+                }
+            }
+        } else if known.questions == 0 && known.questions_before_page == 0 {
+            known.questions_before_page = FEW_QUESTIONS;
+        }
         known.requests += 1;
         known.patience = known.patience.max(MANY_REQUESTS);
         if known.requests >= known.patience {
@@ -455,14 +466,6 @@ impl Names {
             if bytes <= self.largest() {
                 return Plan::Pages(pages);
             }
-        }
-        if let Some(page) = known.page.take() {
-            known.questions_before_page = match page.upgrade().is_some_and(|page| page.has_paid()) {
-                true => 0,
-                false => (2 * known.questions_before_page).clamp(FEW_QUESTIONS, MANY_QUESTIONS),
-            };
-        } else if known.questions == 0 && known.questions_before_page == 0 {
-            known.questions_before_page = FEW_QUESTIONS;
         }
         let is_file = Self::was_file(known, name);
         if is_file && known.questions < known.questions_before_page {
@@ -527,12 +530,6 @@ impl Names {
         self.cap() / 2
     }
 
-    /// Bytes of all listings that are kept.
-    #[cfg(test)]
-    pub(super) fn bytes(&self) -> usize {
-        lock(&self.directories).bytes
-    }
-
     /// Keeps a listing, provided that there was no change since `changes` was asked for that it does not tell of.
     pub(super) fn keep(&self, listing: Listing, changes: u64) -> Arc<Listing> {
         let listing = Arc::new(listing);
@@ -558,11 +555,9 @@ impl Names {
         lock(&self.singles).remove(key);
     }
 
-    /// The listing of a directory is not true any more.
+    /// A directory was removed: its listing tells of what it had.
     pub(super) fn forget_directory(&self, prefix: &str) {
-        let mut directories = lock(&self.directories);
-        directories.changes += 1;
-        directories.remove(prefix);
+        lock(&self.directories).remove(prefix);
     }
 
     /// Nothing that was known below the prefixes is true any more.
@@ -573,5 +568,114 @@ impl Names {
         directories.retain(|part| !is_below(&part.prefix));
         drop(directories);
         lock(&self.singles).retain(|key, _| !is_below(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(ttl: Duration) -> Names {
+        Names::new(Presentation {
+            uid: 0,
+            gid: 0,
+            directory_mode: 0o755,
+            file_mode: 0o644,
+            read_only: false,
+            kept_times: false,
+            rename_limit: 0,
+            ttl,
+            name_bytes: 1 << 20,
+        })
+    }
+
+    fn file(key: &str, size: u64) -> Child {
+        let (key, modified) = (key.to_string(), SystemTime::UNIX_EPOCH);
+        Child::File(Arc::new(Version { key, size, etag: None, modified }))
+    }
+
+    /// A part of a listing with so many files, the last of which it ends with.
+    fn part(prefix: &str, ends: (Option<&str>, Option<&str>), files: std::ops::Range<usize>) -> Listing {
+        let mut table = Table::default();
+        for number in files {
+            let name = format!("{number:05}");
+            table.push(&name, &file(&format!("{prefix}{name}"), 1)).unwrap();
+        }
+        Listing::new(Instant::now(), prefix, ends, table)
+    }
+
+    #[test]
+    fn listings_fit_their_memory_and_those_that_were_used_stay() {
+        let names = names(Duration::from_secs(60));
+        for number in 0..10_000 {
+            names.keep(part(&format!("{number}/"), (None, None), 0..10), names.changes());
+            assert!(names.complete("0/").is_some(), "{number}");
+            assert!(lock(&names.directories).bytes <= names.cap());
+        }
+        assert!(names.complete("9999/").is_some() && names.complete("5000/").is_none());
+        let directories = lock(&names.directories);
+        let bytes: usize = directories.known.values().flat_map(|it| &it.parts).map(|it| it.bytes()).sum();
+        assert_eq!((directories.bytes, bytes > names.cap() / 2), (bytes, true));
+        drop(directories);
+        // One that does not fit is not kept, and drives no other out.
+        names.keep(part("large/", (None, None), 0..50_000), names.changes());
+        assert!(names.complete("large/").is_none() && names.complete("9999/").is_some());
+    }
+
+    #[test]
+    fn the_latest_of_a_name_is_right() {
+        let names = names(Duration::from_secs(60));
+        let size = |key: &str| match names.remembered(key)?.child? {
+            Child::File(version) => Some(version.size),
+            Child::Directory => None,
+        };
+        names.keep(part("d/", (None, None), 0..5), names.changes());
+        names.note("d/00001", Instant::now(), Some(file("d/00001", 7)));
+        names.note("d/00002", Instant::now(), None);
+        assert_eq!((size("d/00000"), size("d/00001"), size("d/00002")), (Some(1), Some(7), None));
+        names.keep(part("d/", (None, None), 0..5), names.changes());
+        assert_eq!((size("d/00001"), size("d/00002")), (Some(1), Some(1)));
+        // What was on its way while a directory was renamed is not kept.
+        let before = names.changes();
+        names.forget_below(&["d/"]);
+        names.keep(part("d/", (None, None), 0..5), before);
+        assert!(names.remembered("d/00001").is_none());
+    }
+
+    #[test]
+    fn parts_tell_what_lies_between_their_ends() {
+        let names = names(Duration::from_secs(60));
+        let is = |key: &str| names.remembered(key).map(|single| single.child.is_some());
+        names.keep(part("d/", (Some("00009~"), Some("00019")), 10..20), names.changes());
+        names.keep(part("d/", (Some("00029~"), Some("00039")), 30..40), names.changes());
+        assert_eq!(
+            ["d/00009", "d/00010", "d/00018", "d/00018x"].map(is),
+            [None, Some(true), Some(true), Some(false)]
+        );
+        // A directory of its name would come behind the last key.
+        assert_eq!(["d/00019", "d/00025", "d/00038"].map(is), [None, None, Some(true)]);
+        assert!(names.beginning("d/").is_none() && names.complete("d/").is_none());
+        for number in 0..2 * PARTS {
+            let (after, last) = (format!("{number:05}"), format!("{number:05}a"));
+            names.keep(part("d/", (Some(&after), Some(&last)), 0..0), names.changes());
+        }
+        assert_eq!(lock(&names.directories).known["d/"].parts.len(), PARTS);
+        names.keep(part("d/", (None, None), 0..50), names.changes());
+        assert_eq!(lock(&names.directories).known["d/"].parts.len(), 1);
+        assert_eq!(is("d/00049"), Some(true));
+    }
+
+    #[test]
+    fn a_large_directory_is_listed_once_single_names_have_cost_as_much() {
+        let names = names(Duration::ZERO);
+        assert_eq!(names.plan("d/00001"), Plan::First);
+        names.keep(part("d/", (None, None), 0..PAGE), names.changes());
+        assert_eq!(names.plan("d/00001"), Plan::First);
+        names.keep(part("d/", (None, None), 0..2 * PAGE), names.changes());
+        // What was a file is asked about as one; what was not is told by a page.
+        assert_eq!(names.plan("d/00001"), Plan::Ask { is_file: true });
+        assert_eq!(names.plan("d/none"), Plan::Page);
+        let plans: Vec<_> = (0..MANY_REQUESTS).map(|_| names.plan("d/00001")).collect();
+        assert!(plans.contains(&Plan::Page) && plans.contains(&Plan::Pages(MANY_REQUESTS)), "{plans:?}");
     }
 }

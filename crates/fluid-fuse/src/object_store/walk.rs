@@ -245,7 +245,8 @@ impl ObjectStore {
             };
             Until::put_off(TIME_PER_ENTRY * u32::try_from(page.items.len()).unwrap_or(u32::MAX));
             let (listing, is_of_use) = self.fill(walk, root, page, taken, prefix)?;
-            if listing.is_some() {
+            // Else it may be older than a change.
+            if listing.is_some() && self.names.changes() == walk.changes {
                 return Ok(listing);
             }
             for_nothing = if is_of_use { 0 } else { for_nothing + 1 };
@@ -254,9 +255,10 @@ impl ObjectStore {
                 for_nothing = 0;
                 walk.begin(root, prefix);
             }
-            // What was enough would have been one page, too.
-            let is_enough = matches!(extent, Extent::Pages(_)) && is_inside;
-            if is_enough || for_nothing >= PAGES_FOR_NOTHING {
+            let is_too_large = is_inside && !walk.leads_to(prefix);
+            // Of which one page is wanted, another way costs one, too.
+            let is_enough = is_inside && matches!(extent, Extent::Pages(_));
+            if is_enough || is_too_large || for_nothing >= PAGES_FOR_NOTHING {
                 return Ok(None);
             }
         }

@@ -436,9 +436,7 @@ impl Session {
             progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
             listed = self.list_pages(prefix, &mut progress, page);
         }
-        if progress.skipped > 0 {
-            warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
-        }
+        warn_of_skipped(prefix, &progress);
         listed
     }
 
@@ -522,6 +520,7 @@ impl Session {
         if progress.is_none() {
             return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", asked())));
         }
+        warn_of_skipped(prefix, &progress);
         let key = |item: &Item| match item {
             Item::Object(version) => version.key.clone(),
             Item::Prefix(key) => key.clone(),
@@ -964,6 +963,12 @@ impl Session {
             true => Ok(()),
             false => Err(StoreError::Stale),
         }
+    }
+}
+
+fn warn_of_skipped(prefix: &str, progress: &Progress) {
+    if progress.skipped > 0 {
+        warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
     }
 }
 
