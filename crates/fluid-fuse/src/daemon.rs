@@ -32,6 +32,7 @@ use signal_hook::iterator::Signals;
 use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::{View, Writes};
 use crate::in_pod::News;
+use crate::limits;
 use crate::mount::{self, Mount};
 use crate::object_store::{ObjectStore, Presentation};
 use crate::place::Place;
@@ -316,6 +317,7 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
                     kept_times: settings.kept_times,
                     rename_limit: settings.rename_limit,
                     ttl,
+                    name_bytes: name_bytes(settings.memory, settings.mounts.len()),
                 };
                 let terms = remote::Terms {
                     ttl,
@@ -335,6 +337,11 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
         }
         _ => Ok(Box::new(Union::new(stores, settings.owner)?)),
     }
+}
+
+/// The memory for the names of each of so many mounts.
+fn name_bytes(memory: u64, mounts: usize) -> usize {
+    usize::try_from(memory / limits::NAMES).unwrap_or(usize::MAX) / mounts.max(1)
 }
 
 /// A mount inside its own source would have to ask itself for its listing.

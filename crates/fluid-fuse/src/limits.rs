@@ -51,8 +51,9 @@ pub(crate) const ETAG: usize = 1024;
 /// Bytes of the longest name that Linux has (`NAME_MAX`).
 pub(crate) const NAME: usize = 255;
 
-/// Bytes of the names whose listings are kept, over all directories: 200,000 of ordinary length.
-pub(crate) const REMEMBERED: usize = 64 << 20;
+/// The part of `--memory` that names may take beside it, over all directories of all mounts. A name takes 30 bytes and its
+/// length ([`crate::object_store`]), so that 32 MiB of the 128 MiB by default have 700,000 names of ordinary length.
+pub(crate) const NAMES: u64 = 4;
 
 /// What an entry adds to the time that a listing may take, which begins with `--io-timeout`: a page of 1,000 may take
 /// two seconds, ten times what stores take.

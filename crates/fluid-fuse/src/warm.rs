@@ -26,6 +26,7 @@ use log::{info, warn};
 use crate::cli::WarmOptions;
 use crate::fetch::{Budget, DiskCache, MAX_REQUEST_SIZE, RemoteFile, Shared};
 use crate::inodes::lock;
+use crate::limits;
 use crate::mount::mounted_at;
 use crate::object_store::{ObjectStore, Presentation};
 use crate::plain::plain;
@@ -214,6 +215,7 @@ fn fill_cache(options: &WarmOptions, paths: &[PathBuf], progress: &Progress) -> 
         kept_times: false,
         rename_limit: 0,
         ttl: LISTED,
+        name_bytes: limits::LISTING,
     };
     let mut stores = Vec::new();
     for mount in options.source.mounts()? {

@@ -1,8 +1,8 @@
 //! A range request: which bytes of a file are fetched, and why.
 
 use std::ops::Range;
-use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::inodes::lock;

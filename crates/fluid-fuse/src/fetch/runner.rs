@@ -107,7 +107,9 @@ impl RequestRunner {
                 self.end(of, start, &error, End::Cancelled);
             }
             // The reads that waited for it have expired.
-            Some(_) if request.purpose == Purpose::Read && !lock(&file.reading).blocks.is_awaited(request) => {
+            Some(_)
+                if request.purpose == Purpose::Read && !lock(&file.reading).blocks.is_awaited(request) =>
+            {
                 let error = StoreError::Unavailable("no read waits for it any more".into());
                 self.end(of, start, &error, End::Cancelled);
             }

@@ -29,7 +29,7 @@ use log::{debug, info, warn};
 use opendal::options::{ListOptions, ReaderOptions, StatOptions};
 use opendal::raw::{Timestamp, percent_encode_path};
 use opendal::{
-    Buffer, BufferStream, BytesRange, Configurator, EntryMode, ErrorKind, Metadata, OperationContext,
+    Buffer, BufferStream, BytesRange, Configurator, Entry, EntryMode, ErrorKind, Metadata, OperationContext,
     Operator, services,
 };
 
@@ -45,7 +45,7 @@ use super::transport::{self, block_on, block_on_listing};
 use super::upload::{ObjectUpload, mtime};
 use super::web;
 use super::wire::{Miss, Signed, Wire};
-use super::{Bucket, Item, Terms, Upload, Version};
+use super::{Bucket, Depth, Item, Page, Terms, Upload, Version};
 use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::StoreError;
@@ -263,6 +263,10 @@ impl Bucket for Remote {
         })
     }
 
+    fn list_page(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<Page, StoreError> {
+        self.0.ask(|session| session.list_page(prefix, after, depth))
+    }
+
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
         self.0.ask(|session| session.get(version, &range))
     }
@@ -432,9 +436,7 @@ impl Session {
             progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
             listed = self.list_pages(prefix, &mut progress, page);
         }
-        if progress.skipped > 0 {
-            warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
-        }
+        warn_of_skipped(prefix, &progress);
         listed
     }
 
@@ -470,13 +472,74 @@ impl Session {
                 return Ok(done);
             }
             let Some(entry) = entry else { return Ok(true) };
-            let (key, found) = (entry.path(), entry.metadata());
-            items.push(match found.mode() {
-                EntryMode::DIR if key != prefix => Item::Prefix(key.to_string()),
-                _ if key == "/" => continue,
-                _ => Item::Object(self.version(key.to_string(), found)),
-            });
+            items.extend(self.item(prefix, &entry));
         }
+    }
+
+    /// What an entry of a listing is, unless it is the bucket itself.
+    fn item(&self, prefix: &str, entry: &Entry) -> Option<Item> {
+        let (key, found) = (entry.path(), entry.metadata());
+        match found.mode() {
+            EntryMode::DIR if key != prefix => Some(Item::Prefix(key.to_string())),
+            _ if key == "/" => None,
+            _ => Some(Item::Object(self.version(key.to_string(), found))),
+        }
+    }
+
+    fn list_page(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<Page, StoreError> {
+        let capability = self.operator.info().capability();
+        // Listings of TOS are not read here first, so nobody knows where their pages end.
+        let is_possible = capability.list_with_start_after
+            && capability.list_with_recursive
+            && !matches!(self.place.scheme, Scheme::Http | Scheme::Webhdfs | Scheme::Tos)
+            && !self.learned.ignores_start.load(Ordering::Relaxed);
+        if !is_possible {
+            return Err(StoreError::Unsupported("a listing from a key on"));
+        }
+        let _until = Until::moment().is_none().then(|| Until::set(Instant::now() + self.io_timeout));
+        let mut progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
+        let path = if prefix.is_empty() { "/" } else { path(prefix)? };
+        let asked = || self.asked(prefix);
+        let recursive = depth == Depth::All;
+        let options =
+            ListOptions { recursive, start_after: after.map(str::to_string), ..ListOptions::default() };
+        let mut entries = block_on(asked, self.lister()?.lister_options(path, options))?;
+        let (mut items, mut taken, mut more) = (Vec::new(), 0, false);
+        while taken == 0 || taken < progress.entries {
+            let pages = progress.pages;
+            let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
+            let entry = match block_on_listing(&mut progress, asked, async { next.await.transpose() }) {
+                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
+                entry => entry?,
+            };
+            let Some(entry) = entry.filter(|_| taken == 0 || progress.pages == pages) else { break };
+            taken += 1;
+            more = progress.is_truncated;
+            items.extend(self.item(prefix, &entry));
+        }
+        if progress.is_none() {
+            return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", asked())));
+        }
+        warn_of_skipped(prefix, &progress);
+        let key = |item: &Item| match item {
+            Item::Object(version) => version.key.clone(),
+            Item::Prefix(key) => key.clone(),
+        };
+        // A key that the store has rolled up may begin before.
+        let is_behind = |item: &Item| match item {
+            Item::Prefix(prefix) if depth == Depth::One => {
+                after.is_none_or(|after| *prefix.as_str() > *after || after.starts_with(prefix))
+            }
+            item => after.is_none_or(|after| key(item).as_str() > after),
+        };
+        if !items.iter().all(is_behind) {
+            if !self.learned.ignores_start.swap(true, Ordering::Relaxed) {
+                info!("{}: listings do not begin where they are asked to", self.place.url);
+            }
+            return Err(StoreError::Unsupported("a listing from a key on"));
+        }
+        let more_after = items.iter().map(key).max().filter(|_| more);
+        Ok(Page { items, more_after })
     }
 
     /// What lists.
@@ -900,6 +963,12 @@ impl Session {
             true => Ok(()),
             false => Err(StoreError::Stale),
         }
+    }
+}
+
+fn warn_of_skipped(prefix: &str, progress: &Progress) {
+    if progress.skipped > 0 {
+        warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Learned {
     pub(super) dates_agree: AtomicBool,
     /// Listings are those of S3's first kind, which go on from a marker.
     pub(super) lists_by_markers: AtomicBool,
+    /// Listings do not begin behind the key that they are asked to.
+    pub(super) ignores_start: AtomicBool,
     /// Parts of an object are not copied within the store.
     pub(super) denies_part_copies: AtomicBool,
     /// The region in which the store says that the bucket is.

@@ -33,7 +33,11 @@ pub(super) struct Progress {
     hasher: RandomState,
     asked: HashSet<u64>,
     seen: HashSet<u64>,
-    pages: usize,
+    pub(super) pages: usize,
+    /// Entries of all pages, but for those that were cut out.
+    pub(super) entries: usize,
+    /// Whether the last page says that there are more.
+    pub(super) is_truncated: bool,
     empty: usize,
     bytes: usize,
     held: Held,
@@ -66,6 +70,8 @@ impl Progress {
             return Err(failed("the listing begins anew: the same page is named twice"));
         }
         self.pages += 1;
+        self.entries += found.keys.len();
+        self.is_truncated = found.is_truncated;
         // So answers who knows ListObjects alone, and takes the request for one: the library would ask again and again.
         let has_tokens = uri.query().is_some_and(|query| query.contains("list-type=2"));
         if found.is_truncated && !found.has_token && has_tokens {
@@ -114,7 +120,7 @@ struct Found {
     /// The keys, each with the bytes that its entry takes.
     keys: Vec<(String, usize)>,
     skipped: usize,
-    /// Whether there are more, and whether it is told where they begin (of S3).
+    /// Whether there are more (of S3, of those like it, and of Google), and whether it is told where they begin (of S3).
     is_truncated: bool,
     has_token: bool,
 }
@@ -371,6 +377,8 @@ struct Google<'a> {
     items: Vec<&'a RawValue>,
     #[serde(borrow, default)]
     prefixes: Vec<&'a RawValue>,
+    #[serde(borrow, default, rename = "nextPageToken")]
+    next: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -411,6 +419,7 @@ fn google(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError>
             (name, bytes)
         }))
     })?);
+    found.is_truncated = listed.next.is_some();
     replace(body, edits);
     Ok(Some(found))
 }

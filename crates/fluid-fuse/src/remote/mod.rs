@@ -149,6 +149,24 @@ pub enum Item {
     Prefix(String),
 }
 
+/// How deep a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// What is right below the prefix.
+    One,
+    /// All keys below it, in order; as a [`Item::Prefix`], markers alone.
+    All,
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// What it has, in no order where the [`Depth`] is one.
+    pub items: Vec<Item>,
+    /// The key up to which all is listed, if there are more.
+    pub more_after: Option<String>,
+}
+
 /// A place with objects.
 pub trait Bucket: Send + Sync {
     /// The URL of the server, if the options name one.
@@ -167,6 +185,12 @@ pub trait Bucket: Send + Sync {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError>;
+
+    /// One page of a listing, which begins behind a key. Where the store cannot begin anywhere, or not list so deep:
+    /// [`StoreError::Unsupported`].
+    fn list_page(&self, _prefix: &str, _after: Option<&str>, _: Depth) -> Result<Page, StoreError> {
+        Err(StoreError::Unsupported("a listing from a key on"))
+    }
 
     /// The bytes of a range of this very version, as they arrive: [`StoreError::Stale`] if the object is
     /// another by now. The range is not empty and within the size. The reader ends early, or fails, when the

@@ -9,6 +9,7 @@ mod cache;
 mod memory;
 mod names;
 mod posix;
+mod walks;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

@@ -1,7 +1,7 @@
 //! A small S3: one bucket `data` in memory that any key fits in, and that misbehaves when it is told to.
 //!
-//! It speaks ListObjectsV2, GET with ranges and conditions, and HEAD; signatures are not checked, but for the
-//! access key in them.
+//! It speaks ListObjectsV2, GET with ranges and conditions, HEAD, DELETE, copies, and PUT of empty objects; signatures are
+//! not checked, but for the access key in them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -36,6 +36,8 @@ pub(crate) struct Request {
     /// The access key that it is signed with.
     pub(crate) signer: String,
     head: bool,
+    method: String,
+    copied: Option<String>,
     query: BTreeMap<String, String>,
     if_match: Option<String>,
 }
@@ -47,6 +49,8 @@ pub(crate) enum Fault {
     Fine,
     /// It comes late.
     Late(Duration),
+    /// It comes late, and tells what was there before.
+    Old(Duration),
     /// A status and the store's word for it.
     Status(u16, &'static str),
     /// Nothing comes.
@@ -210,9 +214,15 @@ impl State {
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
                     (head, None, 0..0)
                 }
-                Some(key) => self.object(request, key, fault),
+                Some(key) => match request.method.as_str() {
+                    "PUT" | "DELETE" => self.change(request, key),
+                    _ => self.object(request, key, fault),
+                },
             },
         };
+        if let Fault::Old(delay) = fault {
+            thread::sleep(delay);
+        }
         let slowly = |bytes: &[u8]| {
             bytes.iter().try_for_each(|byte| {
                 thread::sleep(Duration::from_millis(50));
@@ -251,6 +261,29 @@ impl State {
             }
         }
         Some(())
+    }
+
+    fn change(&self, request: &Request, key: &str) -> (String, Option<Content>, Range<u64>) {
+        let mut objects = self.objects.write().unwrap();
+        let source = match &request.copied {
+            Some(source) => objects.get(source).copied(),
+            None => Some(Content::new(0, 0)),
+        };
+        let Some(content) = source else { return refusal(404, "NoSuchKey") };
+        if request.method == "DELETE" {
+            objects.remove(key);
+            return ("HTTP/1.1 204 No Content\r\n\r\n".to_string(), None, 0..0);
+        }
+        objects.insert(key.to_string(), content);
+        let etag = format!("\"{:x}-{:x}\"", content.seed, content.size);
+        let body = match request.copied {
+            Some(_) => format!(
+                "<CopyObjectResult><ETag>{etag}</ETag><LastModified>{ISO}</LastModified></CopyObjectResult>"
+            ),
+            None => String::new(),
+        };
+        let head = format!("HTTP/1.1 200 OK\r\nETag: {etag}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        (head, None, 0..0)
     }
 
     fn object(&self, request: &Request, key: &str, fault: Fault) -> (String, Option<Content>, Range<u64>) {
@@ -298,6 +331,8 @@ impl State {
             .collect();
         if !token.is_empty() {
             from = String::from_utf8(token).unwrap();
+        } else if query.contains_key("start-after") {
+            from = from.max(format!("{}\0", get("start-after")));
         }
         let objects = self.objects.read().unwrap();
         let (mut contents, mut prefixes) = (String::new(), String::new());
@@ -370,7 +405,16 @@ impl Request {
         let signer = query.get("x-amz-credential").map(String::as_str).or(authorization).unwrap_or_default();
         let signer = signer.split('/').next().unwrap_or_default().to_string();
         let if_match = headers.get("if-match").cloned();
-        Request { key, range, number, signer, head: method == "HEAD", query, if_match }
+        let copied = headers.get("x-amz-copy-source");
+        let copied =
+            copied.map(|source| decoded(source.trim_start_matches('/').strip_prefix("data/").unwrap()));
+        let (head, method) = (method == "HEAD", method.to_string());
+        Request { key, range, number, signer, head, method, copied, query, if_match }
+    }
+
+    /// Whether it lists everything below a prefix.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.key.is_none() && !self.query.contains_key("delimiter")
     }
 
     /// Whether it is for an object's bytes.

@@ -1,0 +1,366 @@
+//! A [`Bucket`] as a [`Store`]: keys become paths, listings become directories.
+//!
+//! It decides which keys can be seen (`name`), how long a listing is trusted, when a directory is listed
+//! instead of asked about name by name, and which files are likely to be opened next. A directory is what
+//! keys have in common up to a `/`, or an object whose key ends with one; where both `a` and `a/…` exist the
+//! directory is seen. Keys that begin or end with a blank cannot be asked for (`reachable`) and are not shown.
+//! What is changed here is seen here at once: it is remembered name by name, and of a name and a listing the
+//! later one is right. It knows neither inode numbers nor how bytes are fetched.
+
+mod listing;
+mod names;
+mod open;
+mod rename;
+mod table;
+mod walk;
+mod writer;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use self::listing::Extent;
+use self::names::{Child, Names};
+use self::open::{OpenObject, Walker};
+use self::walk::Walks;
+use self::writer::ObjectWriter;
+use crate::fetch::{Fetcher, RemoteFile, Shared};
+use crate::flight::Flights;
+use crate::limits;
+use crate::outage::Availability;
+use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
+use crate::store::{Entries, Entry, Object, Space, Stat, Store, StoreError, Writer};
+
+/// The largest file that Linux has, in bytes.
+const LARGEST: u64 = i64::MAX.cast_unsigned();
+
+/// How a mount shows what object stores do not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presentation {
+    /// Owner of everything.
+    pub uid: u32,
+    /// Group of everything.
+    pub gid: u32,
+    /// Permission bits of directories.
+    pub directory_mode: u16,
+    /// Permission bits of files.
+    pub file_mode: u16,
+    /// Whether nothing is written; nobody is shown that he may.
+    pub read_only: bool,
+    /// Whether times of change that are kept with objects are asked for.
+    pub kept_times: bool,
+    /// Objects below a directory that is renamed, at most.
+    pub rename_limit: usize,
+    /// How long names and attributes are trusted.
+    pub ttl: Duration,
+    /// Bytes of memory for names, at most.
+    pub name_bytes: usize,
+}
+
+/// A bucket as directories and files.
+pub struct ObjectStore {
+    bucket: Arc<dyn Bucket>,
+    walker: Arc<Walker>,
+    shared: Arc<Shared>,
+    availability: Arc<Availability>,
+    names: Arc<Names>,
+    /// Listings by their prefixes, which end with `/` or are empty, pages of listings, whose names end with NUL, and
+    /// questions for single keys: nobody asks the same twice at a time.
+    flights: Flights,
+    walks: Walks,
+    /// Directories that were renamed not to the end, by their old keys.
+    half_moved: Mutex<HashMap<String, (String, Instant)>>,
+}
+
+impl ObjectStore {
+    /// A view of the bucket that the URL names; nothing is asked of it yet.
+    pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>, show: Presentation) -> Self {
+        let fetcher = Fetcher::new(source, Arc::clone(&bucket), Arc::clone(&shared));
+        let names = Arc::new(Names::new(show));
+        ObjectStore {
+            availability: fetcher.availability(),
+            flights: Flights::new(fetcher.availability()),
+            walker: Arc::new(Walker { fetcher, names: Arc::clone(&names) }),
+            bucket,
+            shared,
+            names,
+            walks: Walks::default(),
+            half_moved: Mutex::default(),
+        }
+    }
+
+    /// The file at a path, not opened.
+    pub fn file(&self, path: &Path) -> Result<Arc<RemoteFile>, StoreError> {
+        match self.child("open", key(path)?)? {
+            Child::File(version) => Ok(self.walker.fetcher.file(&version)),
+            Child::Directory => Err(StoreError::Failed("a directory".into())),
+        }
+    }
+
+    /// Makes a request again and again until it is answered or the time is up.
+    fn insist<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.shared.retry.request(&self.availability, request)
+    }
+
+    /// What a key stands for, for an operation that waits if it is not known.
+    fn child(&self, operation: &'static str, key: &str) -> Result<Child, StoreError> {
+        match self.names.remembered(key) {
+            Some(single) => single.child,
+            None => {
+                let _waiting = self.availability.wait(operation, key);
+                self.find(key)?
+            }
+        }
+        .ok_or(StoreError::NotFound)
+    }
+
+    /// The present version of a file, asked for anew.
+    fn latest(&self, operation: &'static str, key: &str) -> Result<(Version, Stat), StoreError> {
+        let _waiting = self.availability.wait(operation, key);
+        let taken = Instant::now();
+        let (version, time) = self.insist(|| self.bucket.head_with_time(key))?;
+        let child = self.names.note_file(key, taken, &version, time);
+        Ok((version, self.names.stat_of(&child)))
+    }
+
+    fn writer(&self, key: &str, upload: Box<dyn Upload>) -> ObjectWriter {
+        ObjectWriter {
+            upload,
+            key: key.to_string(),
+            time: None,
+            names: Arc::clone(&self.names),
+            shared: Arc::clone(&self.shared),
+            availability: Arc::clone(&self.availability),
+        }
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        match self.names.show.read_only {
+            true => Err(StoreError::ReadOnly),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Whether what follows a prefix can be the name of a file.
+fn name(rest: &str) -> bool {
+    !matches!(rest, "" | "." | "..") && rest.len() <= limits::NAME && !rest.contains(['/', '\0'])
+}
+
+/// Whether the library can ask for a key: it drops blanks at the ends.
+fn reachable(key: &str) -> bool {
+    key.trim() == key
+}
+
+/// The directory's prefix and the name.
+fn split(key: &str) -> (&str, &str) {
+    key.split_at(key.rfind('/').map_or(0, |slash| slash + 1))
+}
+
+/// The key that a path stands for; no key is anything but UTF-8.
+fn key(path: &Path) -> Result<&str, StoreError> {
+    path.to_str().ok_or(StoreError::NotFound)
+}
+
+impl Store for ObjectStore {
+    fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
+        match key(path)? {
+            "" => Ok(self.names.directory_stat()),
+            key => match self.child("stat", key)? {
+                Child::File(version) if !self.names.tells(&version) => {
+                    self.latest("stat", key).map(|(_, stat)| stat)
+                }
+                child => Ok(self.names.stat_of(&child)),
+            },
+        }
+    }
+
+    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+        match key(path) {
+            Ok("") => Some(Ok(self.names.directory_stat())),
+            Ok(key) => {
+                self.names.remembered(key).filter(|single| self.names.is_whole(single)).map(|single| {
+                    single.child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)
+                })
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn known_since(&self, path: &Path) -> Option<Instant> {
+        match key(path) {
+            Ok(key) if !key.is_empty() => self.names.remembered(key).map(|single| single.taken),
+            _ => Some(Instant::now()),
+        }
+    }
+
+    fn list(&self, directory: &Path) -> Result<Entries, StoreError> {
+        let prefix = match key(directory)? {
+            "" => String::new(),
+            key => format!("{key}/"),
+        };
+        let listing = match self.names.complete(&prefix) {
+            Some(listing) => listing,
+            None => {
+                let _waiting = self.availability.wait("list", &prefix);
+                self.read_listing(&prefix, Extent::All)?
+            }
+        };
+        let changes = self.names.since(&prefix, listing.taken);
+        let entry = |(name, child): (&str, Child)| Entry {
+            name: OsString::from(name),
+            stat: self.names.stat_of(&child),
+        };
+        let unchanged = listing.children().filter(|(name, _)| !changes.contains_key(*name));
+        let changed = changes.iter().filter_map(|(name, child)| Some((&**name, child.clone()?)));
+        let entries = unchanged.chain(changed).map(entry).collect();
+        Ok(Entries { since: listing.taken, entries, is_all_known: !self.names.show.kept_times })
+    }
+
+    fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
+        let key = key(path)?;
+        let Child::File(version) = self.child("open", key)? else { return Err(StoreError::Stale) };
+        let file = self.walker.fetcher.file(&version);
+        if file.is_stale() {
+            self.names.forget(key);
+            return Err(StoreError::Stale);
+        }
+        if again {
+            file.hold();
+        } else {
+            file.open();
+            self.walker.step(key);
+        }
+        Ok(Box::new(OpenObject {
+            stat: self.names.stat_of(&Child::File(version)),
+            whole: file.whole(),
+            file,
+            walker: Arc::clone(&self.walker),
+            resting: AtomicBool::new(again),
+        }))
+    }
+
+    fn read_link(&self, _: &Path) -> Result<OsString, StoreError> {
+        Err(StoreError::Unsupported("a symbolic link"))
+    }
+
+    fn space(&self) -> Result<Space, StoreError> {
+        // Object stores have no end; programs that compute with it should not overflow.
+        let bytes = 1 << 50;
+        Ok(Space { bytes, free_bytes: bytes, files: 1 << 40, free_files: 1 << 40 })
+    }
+
+    fn ttl(&self) -> Duration {
+        self.names.show.ttl
+    }
+
+    fn is_far(&self) -> bool {
+        true
+    }
+
+    fn is_writable(&self, _: &Path) -> bool {
+        self.may_write().is_ok()
+    }
+
+    fn file_mode(&self, _: &Path) -> u16 {
+        self.names.mode(self.names.show.file_mode)
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn Writer>, StoreError> {
+        self.may_write()?;
+        let key = new_key(path)?;
+        Ok(Box::new(self.writer(key, self.bucket.put(key)?)))
+    }
+
+    fn append(&self, path: &Path) -> Result<(Box<dyn Writer>, Stat), StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let (version, stat) = self.latest("append", key)?;
+        Ok((Box::new(self.writer(key, self.bucket.resume(&version)?)), stat))
+    }
+
+    fn set_time(&self, path: &Path, time: SystemTime) -> Result<Stat, StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let (version, stat) = self.latest("utimens", key)?;
+        if stat.modified == time {
+            return Ok(stat);
+        }
+        let mut writer = self.writer(key, self.bucket.resume(&version)?);
+        writer.set_time(time);
+        writer.finish()
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let _waiting = self.availability.wait("remove", key);
+        self.insist(|| self.bucket.delete(key))?;
+        self.names.note(key, Instant::now(), None);
+        Ok(())
+    }
+
+    fn make_directory(&self, path: &Path) -> Result<Stat, StoreError> {
+        self.may_write()?;
+        let key = new_key(path)?;
+        let _waiting = self.availability.wait("mkdir", key);
+        self.insist(|| self.bucket.make_directory(&format!("{key}/")))?;
+        self.names.note(key, Instant::now(), Some(Child::Directory));
+        Ok(self.names.directory_stat())
+    }
+
+    fn remove_directory(&self, path: &Path) -> Result<(), StoreError> {
+        self.may_write()?;
+        let key = key(path)?;
+        let _waiting = self.availability.wait("rmdir", key);
+        let marker = format!("{key}/");
+        if self.lists(&marker, |item| !matches!(item, Item::Object(it) if it.key == marker))? {
+            return Err(StoreError::NotEmpty);
+        }
+        match self.insist(|| self.bucket.delete(&marker)) {
+            Ok(()) | Err(StoreError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        self.names.forget_directory(&marker);
+        self.names.note(key, Instant::now(), None);
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<Stat, StoreError> {
+        self.may_write()?;
+        let (from, to) = (key(from)?, new_key(to)?);
+        let version = match self.child("rename", from)? {
+            Child::File(version) if version.size <= LARGEST_COPY => version,
+            Child::File(_) => return Err(StoreError::NotMovable),
+            Child::Directory => return self.rename_directory(from, to),
+        };
+        let _waiting = self.availability.wait("rename", from);
+        self.insist(|| self.bucket.copy(from, to))?;
+        let taken = Instant::now();
+        let (copied, time) = match self.insist(|| self.bucket.head_with_time(to)) {
+            // It is there, whoever may not ask for it yet or at all.
+            Err(StoreError::NotFound | StoreError::Denied(_)) => {
+                let copied =
+                    Version { key: to.to_string(), modified: SystemTime::now(), ..Version::clone(&version) };
+                (copied, self.names.time_of(&version).flatten())
+            }
+            copied => copied?,
+        };
+        let child = self.names.note_file(to, taken, &copied, time);
+        self.insist(|| self.bucket.delete(from))?;
+        self.names.note(from, Instant::now(), None);
+        Ok(self.names.stat_of(&child))
+    }
+}
+
+/// The key of something new, which must be seen afterwards.
+fn new_key(path: &Path) -> Result<&str, StoreError> {
+    let key = path.to_str().ok_or(StoreError::Unsupported("a name that is not UTF-8"))?;
+    match name(split(key).1) {
+        true => Ok(key),
+        false => Err(StoreError::Unsupported("a name of that length")),
+    }
+}
