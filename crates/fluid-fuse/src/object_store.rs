@@ -23,7 +23,7 @@ use log::{debug, warn};
 use crate::fetch::{Fetcher, RemoteFile, Shared};
 use crate::flight::Flights;
 use crate::inodes::lock;
-use crate::limits::{self, SKIPPED};
+use crate::limits::{self, SKIPPED, Until};
 use crate::outage::Availability;
 use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
 use crate::store::{Answer, Entries, Entry, Kind, Object, Space, Stat, Store, StoreError, Writer};
@@ -197,6 +197,11 @@ impl ObjectStore {
         self.shared.insist(&self.availability, request)
     }
 
+    /// The same for a step of an operation that takes one for each object.
+    fn insist_on_step<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.shared.insist_on_step(&self.availability, request)
+    }
+
     /// Asks about a key: the start of its directory's listing tells of all its neighbours, too; only where
     /// that does not reach, the key itself is asked about.
     fn find(&self, key: &str) -> Result<Option<Child>, StoreError> {
@@ -332,7 +337,7 @@ impl ObjectStore {
         };
         while let Some(at) = prefixes.pop() {
             let mut items = Vec::new();
-            self.insist(|| {
+            self.insist_on_step(|| {
                 items.clear();
                 self.bucket.list(&at, &mut |page| {
                     items.extend(page);
@@ -394,14 +399,14 @@ impl ObjectStore {
             half_moved.insert(from.to_string(), (to.to_string(), Instant::now()));
         }
         for marker in tree.directories.iter().filter(|(_, has_marker)| **has_marker).map(|(key, _)| key) {
-            self.insist(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
+            self.insist_on_step(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
         }
         let files: Vec<_> = tree.files.iter().collect();
         self.all_at_once(&files, |file| match is_same(*file) {
             true => Ok(()),
-            false => {
-                self.insist(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
-            }
+            false => self.insist_on_step(|| {
+                self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0))
+            }),
         })?;
         // Nothing is deleted that is not there.
         let taken = Instant::now();
@@ -418,10 +423,10 @@ impl ObjectStore {
             Err(StoreError::NotFound) => Ok(()),
             deleted => deleted,
         };
-        self.all_at_once(&files, |(key, _)| self.insist(|| delete(key)))?;
+        self.all_at_once(&files, |(key, _)| self.insist_on_step(|| delete(key)))?;
         // The innermost first, where they are more than markers.
         for directory in tree.directories.keys().rev() {
-            self.insist(|| delete(directory))?;
+            self.insist_on_step(|| delete(directory))?;
         }
         lock(&self.half_moved).remove(from);
         lock(&self.names.directories).retain(|key, _| !key.starts_with(&old) && !key.starts_with(&new));
@@ -447,9 +452,11 @@ impl ObjectStore {
         what: impl Fn(&T) -> Result<(), StoreError> + Sync,
     ) -> Result<(), StoreError> {
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let deadline = Until::shared();
         thread::scope(|scope| {
             for _ in 0..MOVING.min(all.len()) {
                 scope.spawn(|| {
+                    let _until = deadline.as_ref().map(Until::share);
                     while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if lock(&failed).is_some() {
                             return;

@@ -232,6 +232,17 @@ impl Shared {
         answer
     }
 
+    /// The same for one of the steps of an operation that takes as many as it needs: it has as much time for the next one.
+    pub(crate) fn insist_on_step<T>(
+        &self,
+        source: &Availability,
+        request: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let answer = self.insist(source, request)?;
+        Until::renew(self.budget.deadline);
+        Ok(answer)
+    }
+
     /// The same for bytes that are written, which may stay in memory: the first success does not prove that the store
     /// answers.
     pub(crate) fn insist_on_write<T>(

@@ -373,6 +373,11 @@ impl Request {
         Request { key, range, number, signer, head: method == "HEAD", query, if_match }
     }
 
+    /// A parameter of the query.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str)
+    }
+
     /// Whether it is for an object's bytes.
     pub(crate) fn is_read(&self) -> bool {
         self.key.is_some() && !self.head
