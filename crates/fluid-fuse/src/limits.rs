@@ -131,9 +131,9 @@ impl Deadline {
         due.leader = (!Arc::ptr_eq(self, leader)).then(|| Arc::clone(leader));
     }
 
-    fn put_off(&self, by: Duration) {
+    fn put_off(&self, to: impl FnOnce(Instant) -> Instant) {
         let mut due = lock(&self.0);
-        due.at += by;
+        due.at = to(due.at).max(due.at);
         due.is_put_off = true;
     }
 }
@@ -179,10 +179,44 @@ impl Until {
         Self::moment().map_or(time, |until| until.saturating_duration_since(Instant::now()).min(time))
     }
 
+    /// From now on, and for no longer than that, the time of the operation is not counted, as long as this lives.
+    pub(crate) fn uncounted(most: Duration) -> Uncounted {
+        let (deadline, begun) = (Self::shared(), Instant::now());
+        if let Some(deadline) = &deadline {
+            deadline.put_off(|at| at + most);
+        }
+        Uncounted { deadline, begun, most }
+    }
+
+    /// Gives the operation so much time from now on, if it has less: a step of it was done.
+    pub(crate) fn renew(time: Duration) {
+        if let Some(deadline) = Self::shared() {
+            deadline.put_off(|_| Instant::now() + time);
+        }
+    }
+
     /// Puts the moment off: the store has proved that it gets on.
     pub(crate) fn put_off(by: Duration) {
         if let Some(deadline) = Self::shared() {
-            deadline.put_off(by);
+            deadline.put_off(|at| at + by);
+        }
+    }
+}
+
+/// Time that is not counted.
+#[derive(Debug)]
+pub(crate) struct Uncounted {
+    deadline: Option<Arc<Deadline>>,
+    begun: Instant,
+    most: Duration,
+}
+
+impl Drop for Uncounted {
+    fn drop(&mut self) {
+        if let Some(deadline) = &self.deadline {
+            let rest = self.most.saturating_sub(self.begun.elapsed());
+            let mut due = lock(&deadline.0);
+            due.at = due.at.checked_sub(rest).unwrap_or(due.at);
         }
     }
 }
@@ -228,12 +262,29 @@ mod tests {
         let (leader, follower) = (Deadline::at(now + minute), Deadline::at(now + minute / 2));
         follower.follow(&leader);
         assert_eq!(follower.moment(), now + minute / 2);
-        leader.put_off(minute);
+        leader.put_off(|at| at + minute);
         assert_eq!(follower.moment(), now + 2 * minute);
         // Whoever follows himself, or a former request, does not wait for ever.
         follower.follow(&follower);
         assert_eq!(follower.moment(), now + 2 * minute);
         let _until = Until::share(&follower);
         assert!(!Until::is_over());
+    }
+
+    #[test]
+    fn time_that_is_not_counted_is_given_back_but_for_what_was_used() {
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        let deadline = Deadline::at(now + minute);
+        let _until = Until::share(&deadline);
+        let uncounted = Until::uncounted(10 * minute);
+        assert_eq!(deadline.moment(), now + 11 * minute);
+        drop(uncounted);
+        let used = deadline.moment() - (now + minute);
+        assert!(used < minute / 2, "{used:?}");
+        Until::renew(2 * minute);
+        assert!(deadline.moment() >= now + 2 * minute);
+        Until::renew(minute);
+        assert!(deadline.moment() >= now + 2 * minute);
     }
 }

@@ -60,6 +60,17 @@ impl Retry {
         answer
     }
 
+    /// The same for a step of an operation that takes as many steps as it needs: the next one has as much time again.
+    pub(crate) fn step<T>(
+        &self,
+        source: &Availability,
+        request: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let answer = self.request(source, request)?;
+        Until::renew(self.deadline);
+        Ok(answer)
+    }
+
     /// The same for bytes that are written. They may stay in memory, so a first success does not prove that the store
     /// answers.
     pub(crate) fn write<T>(

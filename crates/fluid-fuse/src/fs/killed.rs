@@ -167,3 +167,31 @@ fn is_killed(thread: u32) -> bool {
     };
     (pending("SigPnd") | pending("ShdPnd")) & KILL != 0
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Sender};
+
+    use super::*;
+
+    struct Told(Sender<i32>);
+
+    impl Reply for Told {
+        fn refuse(self, errno: Errno) {
+            self.0.send(errno.code()).unwrap();
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_a_thread_is_answered_when_its_time_is_over() {
+        let waiting = Arc::<Waiting>::default();
+        let now = Instant::now();
+        let ((late, told), (patient, silent)) = (mpsc::channel(), mpsc::channel());
+        let late = waiting.add(0, &Deadline::at(now), Told(late));
+        let patient = waiting.add(0, &Deadline::at(now + Duration::from_secs(60)), Told(patient));
+        assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(Errno::EIO.code()));
+        assert!(now.elapsed() >= GRACE && !late.waits() && late.answered().is_none());
+        assert!(patient.waits() && silent.try_recv().is_err());
+        assert!(patient.answered().is_some());
+    }
+}

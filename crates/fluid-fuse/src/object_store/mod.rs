@@ -105,6 +105,11 @@ impl ObjectStore {
         self.shared.retry.request(&self.availability, request)
     }
 
+    /// The same for a step of an operation that takes one for each object.
+    fn insist_on_step<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.shared.retry.step(&self.availability, request)
+    }
+
     /// What a key stands for, for an operation that waits if it is not known.
     fn child(&self, operation: &'static str, key: &str) -> Result<Child, StoreError> {
         match self.names.remembered(key) {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::names::Child;
 use super::{ObjectStore, reachable};
 use crate::inodes::lock;
+use crate::limits::Until;
 use crate::remote::{Item, LARGEST_COPY, Version};
 use crate::store::{Stat, StoreError};
 
@@ -42,7 +43,7 @@ impl ObjectStore {
         };
         while let Some(at) = prefixes.pop() {
             let mut items = Vec::new();
-            self.insist(|| {
+            self.insist_on_step(|| {
                 items.clear();
                 self.bucket.list(&at, &mut |page| {
                     items.extend(page);
@@ -104,13 +105,13 @@ impl ObjectStore {
             half_moved.insert(from.to_string(), (to.to_string(), Instant::now()));
         }
         for marker in tree.directories.iter().filter(|(_, has_marker)| **has_marker).map(|(key, _)| key) {
-            self.insist(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
+            self.insist_on_step(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
         }
         let files: Vec<_> = tree.files.iter().collect();
         self.all_at_once(&files, |file| match is_same(*file) {
             true => Ok(()),
             false => {
-                self.insist(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
+                self.insist_on_step(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
             }
         })?;
         // Nothing is deleted that is not there.
@@ -128,10 +129,10 @@ impl ObjectStore {
             Err(StoreError::NotFound) => Ok(()),
             deleted => deleted,
         };
-        self.all_at_once(&files, |(key, _)| self.insist(|| delete(key)))?;
+        self.all_at_once(&files, |(key, _)| self.insist_on_step(|| delete(key)))?;
         // The innermost first, where they are more than markers.
         for directory in tree.directories.keys().rev() {
-            self.insist(|| delete(directory))?;
+            self.insist_on_step(|| delete(directory))?;
         }
         lock(&self.half_moved).remove(from);
         self.names.forget_below(&[&old, &new]);
@@ -156,9 +157,11 @@ impl ObjectStore {
         what: impl Fn(&T) -> Result<(), StoreError> + Sync,
     ) -> Result<(), StoreError> {
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let deadline = Until::shared();
         thread::scope(|scope| {
             for _ in 0..MOVING.min(all.len()) {
                 scope.spawn(|| {
+                    let _until = deadline.as_ref().map(Until::share);
                     while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if lock(&failed).is_some() {
                             return;

@@ -479,6 +479,7 @@ impl HttpTransport for Transport {
         }
         if !is_read {
             // What was sent may have taken its time.
+            let _uncounted = is_sent.then(|| Until::uncounted(limits::WRITTEN));
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
             let most = if let Some(Extent::Whole(most)) = extent { most } else { limits::ANSWER };
             let text = if head { Answer::default() } else { whole(&asked, body, length, most, until)? };

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::support::content::Content;
 use crate::support::place::{Place, eventually, place};
-use crate::support::s3::{Fault, S3};
+use crate::support::s3::{Fault, Request, S3};
 use crate::support::s3s::{KEY, SECRET, serve};
 use crate::support::{Mounted, check, log, spawn};
 
@@ -119,7 +119,7 @@ fn whatever_waits_for_a_store_that_hangs_ends_in_time() {
         "4/file",
         "directory/file",
     ];
-    let large = vec![1; 40 << 20];
+    let large = vec![1; 24 << 20];
     for name in names {
         let stored = root.path().join("data").join(name);
         fs::create_dir_all(stored.parent().unwrap()).unwrap();
@@ -165,10 +165,10 @@ fn whatever_waits_for_a_store_that_hangs_ends_in_time() {
         errno(fs::read_dir(listed).and_then(|mut it| it.next().transpose()))
     }));
     all_end_in_time(operations);
-    // Afterwards it is as good as new.
+    // Afterwards it is as good as new, on a busy machine after a while.
     front.carry();
-    check_bytes(&mounted.path("open"), &large);
-    fs::write(mounted.path("next"), b"next").unwrap();
+    eventually(|| (fs::read(mounted.path("open")).ok()? == large).then_some(()));
+    eventually(|| fs::write(mounted.path("next"), b"next").ok());
     assert_eq!(fs::read(root.path().join("data/next")).unwrap(), b"next");
 }
 
@@ -325,6 +325,41 @@ fn a_listing_that_fails_for_many_is_logged_once() {
     let told: Vec<_> =
         log.lines().filter(|line| line.contains(" WARN ") && line.contains("errno=EIO")).collect();
     assert!((1..=2).contains(&told.len()), "{told:#?}");
+}
+
+#[test]
+fn those_who_wait_for_one_listing_take_no_threads() {
+    let s3 = S3::start();
+    s3.put("slow/file", Content::new(1, 10));
+    s3.put("other/file", Content::new(1, 10));
+    let Some(mounted) = patient(s3, &["--io-timeout", LONG]) else { return };
+    assert!(mounted.path("slow").exists());
+    let before = mounted.status("Threads");
+    let only_other = |request: &Request| match request.query("prefix") {
+        Some("slow/") => Fault::Hang,
+        _ => Fault::Fine,
+    };
+    mounted.s3.behave(only_other);
+    thread::scope(|scope| {
+        // More than there may be threads.
+        let waiting: Vec<_> = (0..300)
+            .map(|number| mounted.path(&format!("slow/{number}")))
+            .map(|path| scope.spawn(move || errno(path.metadata())))
+            .collect();
+        eventually(|| (mounted.s3.requests() > 0).then_some(()));
+        thread::sleep(Duration::from_millis(1500));
+        let listed = fs::read_dir(mounted.path("other")).unwrap().count();
+        let (threads, requests) = (mounted.status("Threads"), mounted.s3.requests());
+        let ended = waiting.iter().filter(|thread| thread.is_finished()).count();
+        mounted.s3.behave(|_| Fault::Fine);
+        mounted.s3.hang_up();
+        for one in waiting {
+            assert_eq!(one.join().unwrap(), Some(Errno::NOENT));
+        }
+        assert_eq!((listed, ended, requests), (1, 0, 2));
+        assert!(threads <= before + 40, "{threads}, {before} before");
+        assert_eq!(mounted.s3.requests(), 1, "the listing, once more");
+    });
 }
 
 /// A server of which no packet is answered: nobody takes its connections, and there are as many as may wait.

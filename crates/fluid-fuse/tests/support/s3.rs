@@ -417,6 +417,11 @@ impl Request {
         self.key.is_none() && !self.query.contains_key("delimiter")
     }
 
+    /// A parameter of the query.
+    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str)
+    }
+
     /// Whether it is for an object's bytes.
     pub(crate) fn is_read(&self) -> bool {
         self.key.is_some() && !self.head

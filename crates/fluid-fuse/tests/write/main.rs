@@ -57,7 +57,7 @@ impl Mounted {
     }
 
     fn writable() -> Option<Self> {
-        Self::new(&["--read-only=false", "--io-timeout=500ms"])
+        Self::new(&["--read-only=false", "--io-timeout=3s"])
     }
 
     /// A path in the mount.
