@@ -97,10 +97,12 @@ impl ObjectStore {
                 self.read_listing(prefix, Extent::Pages(pages))?;
                 false
             }
-            Plan::First | Plan::Page => {
+            Plan::Page => {
                 self.read_page(key)?;
                 false
             }
+            // It is not trusted for a moment.
+            Plan::First => false,
         };
         if let Some(single) = self.names.remembered(key) {
             return Ok(single.child);

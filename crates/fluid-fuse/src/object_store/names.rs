@@ -34,7 +34,8 @@ const LISTING: usize = size_of::<Listing>() + size_of::<Known>() + 64;
 /// Names of a directory that one page has, so that listing it costs no more than asking for one name.
 const PAGE: usize = 1000;
 
-/// How long a listing tells that nothing is below a file's name, once it is not trusted any more.
+/// For how many times as long as a listing is trusted it tells that nothing is below a file's name, and at most.
+const STALE_TIMES: u32 = 10;
 const STALE_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// Questions for single names of a large directory before a page of its listing is tried, and at most, if such pages
@@ -470,7 +471,7 @@ impl Names {
                 return Plan::Pages(pages);
             }
         }
-        let is_file = Self::was_file(known, name);
+        let is_file = self.was_file(known, name);
         if is_file && known.questions < known.questions_before_page {
             known.questions += 1;
             return Plan::Ask { is_file };
@@ -482,11 +483,12 @@ impl Names {
     /// Whether a listing told, not long ago, that a name is a file with nothing below.
     pub(super) fn is_known_file(&self, key: &str) -> bool {
         let (prefix, name) = split(key);
-        lock(&self.directories).known.get(prefix).is_some_and(|known| Self::was_file(known, name))
+        lock(&self.directories).known.get(prefix).is_some_and(|known| self.was_file(known, name))
     }
 
-    fn was_file(known: &Known, name: &str) -> bool {
-        let recent = |part: &&Arc<Listing>| part.taken.elapsed() < STALE_FOR;
+    fn was_file(&self, known: &Known, name: &str) -> bool {
+        let trusted = STALE_FOR.min(self.show.ttl.saturating_mul(STALE_TIMES));
+        let recent = |part: &&Arc<Listing>| part.taken.elapsed() < trusted;
         let told = known.parts.iter().filter(recent).filter_map(|part| Some((part.taken, part.tells(name)?)));
         told.max_by_key(|(taken, _)| *taken).is_some_and(|(_, child)| matches!(child, Some(Child::File(_))))
     }
@@ -670,11 +672,14 @@ mod tests {
 
     #[test]
     fn a_large_directory_is_listed_once_single_names_have_cost_as_much() {
-        let names = names(Duration::ZERO);
+        let names = names(Duration::from_millis(50));
+        let wait = || std::thread::sleep(names.show.ttl);
         assert_eq!(names.plan("d/00001"), Plan::First);
         names.keep(part("d/", (None, None), 0..PAGE), names.changes());
+        wait();
         assert_eq!(names.plan("d/00001"), Plan::First);
         names.keep(part("d/", (None, None), 0..2 * PAGE), names.changes());
+        wait();
         // What was a file is asked about as one; what was not is told by a page.
         assert_eq!(names.plan("d/00001"), Plan::Ask { is_file: true });
         assert_eq!(names.plan("d/none"), Plan::Page);

@@ -29,8 +29,8 @@ use log::{debug, info, warn};
 use opendal::options::{ListOptions, ReaderOptions, StatOptions};
 use opendal::raw::{Timestamp, percent_encode_path};
 use opendal::{
-    Buffer, BufferStream, BytesRange, Configurator, Entry, EntryMode, ErrorKind, Metadata, OperationContext,
-    Operator, services,
+    Buffer, BufferStream, BytesRange, Configurator, Entry, EntryMode, ErrorKind, Lister, Metadata,
+    OperationContext, Operator, services,
 };
 
 use super::answer::{self, Whereabouts};
@@ -61,6 +61,12 @@ const SIGNATURES: usize = 8192;
 
 /// Entries of a listing that are handed on together: what a page of most stores has.
 const PAGE: usize = 1000;
+
+/// Flat listings that are kept to go on with, where a store cannot begin one at a key: as many as there are walks at a time.
+const PAUSED: usize = 4;
+
+/// Pages of such a listing that are read to get to a key.
+const SKIPPED_PAGES: usize = 5;
 
 /// How often an object is asked about to find out whether its ETag varies: with two ETags at random, the chance that one
 /// is seen each time is 1 in 128.
@@ -107,8 +113,19 @@ pub(super) struct Session {
     is_fast: bool,
     pub(super) learned: Arc<Learned>,
     index: Option<Index>,
+    /// Flat listings that may go on, the last used first.
+    paused: Mutex<Vec<Pages>>,
     whole: web::Whole,
     io_timeout: Duration,
+}
+
+/// A listing that goes on from page to page.
+struct Pages {
+    prefix: String,
+    /// The last key of the last page.
+    at: Option<String>,
+    entries: Lister,
+    progress: Progress,
 }
 
 /// A signed request that is kept.
@@ -348,6 +365,7 @@ impl Session {
             is_fast,
             learned: learned.clone(),
             index,
+            paused: Mutex::default(),
             whole: web::Whole::default(),
             io_timeout,
             place,
@@ -488,31 +506,83 @@ impl Session {
 
     fn list_page(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<Page, StoreError> {
         let capability = self.operator.info().capability();
-        // Listings of TOS are not read here first, so nobody knows where their pages end.
-        let is_possible = capability.list_with_start_after
-            && capability.list_with_recursive
-            && !matches!(self.place.scheme, Scheme::Http | Scheme::Webhdfs | Scheme::Tos)
-            && !self.learned.ignores_start.load(Ordering::Relaxed);
-        if !is_possible {
-            return Err(StoreError::Unsupported("a listing from a key on"));
-        }
+        let is_possible = capability.list_with_recursive
+            && !matches!(self.place.scheme, Scheme::Http | Scheme::Webhdfs)
+            // These listings are not read here first, so nobody knows where their pages end.
+            && self.place.scheme != Scheme::Tos;
+        let begins_anywhere =
+            capability.list_with_start_after && !self.learned.ignores_start.load(Ordering::Relaxed);
         let _until = Until::moment().is_none().then(|| Until::set(Instant::now() + self.io_timeout));
-        let mut progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
+        match depth {
+            _ if is_possible && begins_anywhere => {
+                let mut pages = self.pages(prefix, after, depth)?;
+                let page = self.next_page(&mut pages)?;
+                if page.items.iter().any(|item| !is_behind(item, after, depth)) {
+                    if !self.learned.ignores_start.swap(true, Ordering::Relaxed) {
+                        info!("{}: listings do not begin where they are asked to", self.place.url);
+                    }
+                    return Err(StoreError::Failed("the listing does not begin behind the key".into()));
+                }
+                Ok(page)
+            }
+            Depth::All if is_possible => self.go_on(prefix, after),
+            _ => Err(StoreError::Unsupported("a listing from a key on")),
+        }
+    }
+
+    /// The next page of a flat listing of a store that only goes on from page to page.
+    fn go_on(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
+        let paused = {
+            let mut paused = lock(&self.paused);
+            let index =
+                paused.iter().position(|pages| pages.prefix == prefix && pages.at.as_deref() == after);
+            index.map(|index| paused.remove(index))
+        };
+        let mut pages = match paused {
+            Some(pages) => pages,
+            None => self.pages(prefix, None, Depth::All)?,
+        };
+        for _ in 0..SKIPPED_PAGES {
+            let mut page = self.next_page(&mut pages)?;
+            let is_before =
+                page.more_after.as_deref().is_some_and(|last| after.is_some_and(|after| last <= after));
+            if is_before {
+                continue;
+            }
+            page.items.retain(|item| is_behind(item, after, Depth::All));
+            if page.more_after.is_some() {
+                pages.at.clone_from(&page.more_after);
+                let mut paused = lock(&self.paused);
+                paused.truncate(PAUSED - 1);
+                paused.insert(0, pages);
+            }
+            return Ok(page);
+        }
+        Err(StoreError::Failed("the listing is too far from there".into()))
+    }
+
+    fn pages(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<Pages, StoreError> {
+        let progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
         let path = if prefix.is_empty() { "/" } else { path(prefix)? };
+        let (recursive, start_after) = (depth == Depth::All, after.map(str::to_string));
+        let options = ListOptions { recursive, start_after, ..ListOptions::default() };
+        let entries = block_on(|| self.asked(prefix), self.lister()?.lister_options(path, options))?;
+        Ok(Pages { prefix: prefix.to_string(), at: None, entries, progress })
+    }
+
+    fn next_page(&self, pages: &mut Pages) -> Result<Page, StoreError> {
+        let Pages { prefix, entries, progress, .. } = pages;
         let asked = || self.asked(prefix);
-        let recursive = depth == Depth::All;
-        let options =
-            ListOptions { recursive, start_after: after.map(str::to_string), ..ListOptions::default() };
-        let mut entries = block_on(asked, self.lister()?.lister_options(path, options))?;
+        progress.forget_names();
         let (mut items, mut taken, mut more) = (Vec::new(), 0, false);
         while taken == 0 || taken < progress.entries {
-            let pages = progress.pages;
-            let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
-            let entry = match block_on_listing(&mut progress, asked, async { next.await.transpose() }) {
+            let page = progress.pages;
+            let next = poll_fn(|context| Pin::new(&mut *entries).poll_next(context));
+            let entry = match block_on_listing(progress, asked, async { next.await.transpose() }) {
                 Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
                 entry => entry?,
             };
-            let Some(entry) = entry.filter(|_| taken == 0 || progress.pages == pages) else { break };
+            let Some(entry) = entry.filter(|_| taken == 0 || progress.pages == page) else { break };
             taken += 1;
             more = progress.is_truncated;
             items.extend(self.item(prefix, &entry));
@@ -520,25 +590,8 @@ impl Session {
         if progress.is_none() {
             return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", asked())));
         }
-        warn_of_skipped(prefix, &progress);
-        let key = |item: &Item| match item {
-            Item::Object(version) => version.key.clone(),
-            Item::Prefix(key) => key.clone(),
-        };
-        // A key that the store has rolled up may begin before.
-        let is_behind = |item: &Item| match item {
-            Item::Prefix(prefix) if depth == Depth::One => {
-                after.is_none_or(|after| *prefix.as_str() > *after || after.starts_with(prefix))
-            }
-            item => after.is_none_or(|after| key(item).as_str() > after),
-        };
-        if !items.iter().all(is_behind) {
-            if !self.learned.ignores_start.swap(true, Ordering::Relaxed) {
-                info!("{}: listings do not begin where they are asked to", self.place.url);
-            }
-            return Err(StoreError::Unsupported("a listing from a key on"));
-        }
-        let more_after = items.iter().map(key).max().filter(|_| more);
+        warn_of_skipped(prefix, progress);
+        let more_after = items.iter().map(Item::key).max().filter(|_| more).map(str::to_string);
         Ok(Page { items, more_after })
     }
 
@@ -964,6 +1017,13 @@ impl Session {
             false => Err(StoreError::Stale),
         }
     }
+}
+
+/// Whether an item of a listing that begins behind a key does.
+fn is_behind(item: &Item, after: Option<&str>, depth: Depth) -> bool {
+    let is_rolled_up = depth == Depth::One && matches!(item, Item::Prefix(_));
+    // What has keys before and behind is told again.
+    after.is_none_or(|after| item.key() > after || is_rolled_up && after.starts_with(item.key()))
 }
 
 fn warn_of_skipped(prefix: &str, progress: &Progress) {

@@ -106,6 +106,12 @@ impl Progress {
 }
 
 impl Progress {
+    /// Forgets the names of earlier pages: whoever goes on with the listing does not keep them, and looks at their order.
+    pub(super) fn forget_names(&mut self) {
+        self.seen = HashSet::new();
+        (self.entries, self.bytes, self.skipped, self.held) = (0, 0, 0, Held::default());
+    }
+
     /// Whether nothing that came was a listing, so that it does not mean that there is nothing.
     pub(super) fn is_none(&self) -> bool {
         let is_xml =
@@ -120,7 +126,7 @@ struct Found {
     /// The keys, each with the bytes that its entry takes.
     keys: Vec<(String, usize)>,
     skipped: usize,
-    /// Whether there are more (of S3, of those like it, and of Google), and whether it is told where they begin (of S3).
+    /// Whether there are more, and whether it is told where they begin (of S3).
     is_truncated: bool,
     has_token: bool,
 }
@@ -237,7 +243,9 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
             is_listing |= depth == 1 && matches!(name.as_str(), "ListBucketResult" | "EnumerationResults");
             in_blobs |= depth == 2 && name == "Blobs";
             match &mut reading {
-                None if depth == 2 && matches!(name.as_str(), "IsTruncated" | "NextContinuationToken") => {
+                None if depth == 2
+                    && matches!(name.as_str(), "IsTruncated" | "NextMarker" | "NextContinuationToken") =>
+                {
                     said = Some((name.clone(), String::new()));
                 }
                 None if is_listing && (depth == 2 || depth == 3 && in_blobs) => {
@@ -272,7 +280,8 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
         if closes {
             let end = position(&reader);
             match said.take_if(|_| depth == 2) {
-                Some((name, text)) if name == "IsTruncated" => found.is_truncated = text.trim() == "true",
+                Some((name, text)) if name == "IsTruncated" => found.is_truncated |= text.trim() == "true",
+                Some((name, text)) if name == "NextMarker" => found.is_truncated |= !text.is_empty(),
                 Some((_, text)) => found.has_token = !text.is_empty(),
                 None => {}
             }

@@ -149,6 +149,16 @@ pub enum Item {
     Prefix(String),
 }
 
+impl Item {
+    /// Its key, or what its keys begin with.
+    pub fn key(&self) -> &str {
+        match self {
+            Item::Object(version) => &version.key,
+            Item::Prefix(key) => key,
+        }
+    }
+}
+
 /// How deep a listing goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {

@@ -59,7 +59,7 @@ fn requests(mounted: &Mounted, work: impl FnOnce()) -> usize {
 }
 
 fn names(path: &Path) -> usize {
-    fs::read_dir(path).unwrap().map(|entry| entry.unwrap()).count()
+    fs::read_dir(path).unwrap().collect::<Result<Vec<_>, _>>().unwrap().len()
 }
 
 /// `find` and `du` over a tree.

@@ -93,6 +93,7 @@ fn azurite_is_read_with_the_accounts_key() {
     reads::fill(&azurite);
     let Some(mounted) = Mounted::new(azurite, reads::ARGUMENTS) else { return };
     reads::what_is_there(&mounted);
+    reads::walked(&mounted);
     reads::another_version(&mounted);
 }
 

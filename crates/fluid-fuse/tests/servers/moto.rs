@@ -54,6 +54,7 @@ fn moto_is_read() {
     reads::fill(&moto);
     let Some(mounted) = Mounted::new(moto, reads::ARGUMENTS) else { return };
     reads::what_is_there(&mounted);
+    reads::walked(&mounted);
     reads::takes_the_short_way(&mounted);
     reads::another_version(&mounted);
 }

@@ -77,6 +77,26 @@ pub(crate) fn what_is_there(mounted: &Mounted<impl Store>) {
     }
 }
 
+/// Directories that are listed in turn are right, and the store lists them flat.
+pub(crate) fn walked(mounted: &Mounted<impl Store>) {
+    let directories: Vec<_> = (0..8).map(|number| format!("walked/d{number}")).collect();
+    for directory in &directories {
+        for name in ["a", "b-c", "b/c"] {
+            mounted.store.put(&format!("{directory}/{name}"), b"walked");
+        }
+    }
+    eventually(|| mounted.path("walked").exists().then_some(()));
+    assert_eq!(names(&mounted.path("walked")).len(), directories.len());
+    for directory in &directories {
+        assert_eq!(names(&mounted.path(directory)), ["a", "b", "b-c"]);
+        assert_eq!(names(&mounted.path(&format!("{directory}/b"))), ["c"]);
+    }
+    let log = mounted.log();
+    assert!(log.contains("listing \"walked/\" flat"), "{log}");
+    let failed = log.lines().find(|line| line.contains("is not listed flat"));
+    assert_eq!(failed, None);
+}
+
 /// That signatures are put on objects, not on each request.
 pub(crate) fn takes_the_short_way(mounted: &Mounted<impl Store>) {
     let log = mounted.log();
