@@ -124,7 +124,7 @@ struct Slot {
 
 enum Content {
     Requested { request: Arc<RangeRequest>, reads: Vec<PendingRead> },
-    Here(Arc<Block>),
+    Cached(Arc<Block>),
 }
 
 impl BlockMap {
@@ -179,7 +179,7 @@ impl BlockMap {
     fn take(&mut self, block: u64, range: &Range<u64>) -> Option<(Arc<Block>, Range<usize>)> {
         let wanted = within(block, range);
         let slot = self.slots.get_mut(&block)?;
-        let Content::Here(bytes) = &slot.content else { return None };
+        let Content::Cached(bytes) = &slot.content else { return None };
         let piece = (Arc::clone(bytes), wanted.start as usize..wanted.end as usize);
         slot.taken += wanted.end - wanted.start;
         if slot.taken >= slot.range.end - slot.range.start {
@@ -227,7 +227,7 @@ impl BlockMap {
         readers: Readers,
     ) -> Vec<Outcome> {
         let Some(slot) = self.slots.get_mut(&block) else { return Vec::new() };
-        let before = std::mem::replace(&mut slot.content, Content::Here(bytes));
+        let before = std::mem::replace(&mut slot.content, Content::Cached(bytes));
         slot.range = range;
         let is_prefetched = slot.is_prefetched;
         self.arrivals.push_back(block);
@@ -249,7 +249,7 @@ impl BlockMap {
         for block in blocks(&(from..request.range.end)) {
             let is_from = |slot: &Slot| match &slot.content {
                 Content::Requested { request: other, .. } => std::ptr::eq(&**other, request),
-                Content::Here(_) => false,
+                Content::Cached(_) => false,
             };
             if self.slots.get(&block).is_some_and(is_from)
                 && let Some(Slot { content: Content::Requested { reads, .. }, .. }) = self.remove(block)
@@ -263,7 +263,7 @@ impl BlockMap {
     /// Evicts up to `most` blocks that are here, the oldest first. Returns how many.
     pub(super) fn evict(&mut self, most: usize, which: &Evict) -> usize {
         let is_wanted = |block: &u64, slot: &Slot| {
-            matches!(slot.content, Content::Here(_))
+            matches!(slot.content, Content::Cached(_))
                 && match which {
                     Evict::Read => !slot.is_prefetched,
                     Evict::Prefetched => slot.is_prefetched,
@@ -290,7 +290,7 @@ impl BlockMap {
     pub(super) fn waiting(&mut self) -> impl Iterator<Item = &mut PendingRead> {
         self.slots.values_mut().flat_map(|slot| match &mut slot.content {
             Content::Requested { reads, .. } => reads.as_mut_slice(),
-            Content::Here(_) => &mut [],
+            Content::Cached(_) => &mut [],
         })
     }
 
@@ -300,7 +300,7 @@ impl BlockMap {
             Content::Requested { request: other, reads } => {
                 std::ptr::eq(&**other, request) && !reads.is_empty()
             }
-            Content::Here(_) => false,
+            Content::Cached(_) => false,
         })
     }
 

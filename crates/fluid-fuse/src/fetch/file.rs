@@ -9,7 +9,7 @@ use super::block_map::{Evict, Outcome, PendingRead};
 use super::file_state::{FileState, ReadState, SMALL_FILE};
 use super::request::{MAX_REQUEST_SIZE, Purpose, RangeRequest, request_ranges};
 use super::shared::Shared;
-use super::transfer::{FileRequest, Position};
+use super::transfer::{FetchJob, Position};
 use super::window::PrefetchLimits;
 use crate::inodes::lock;
 use crate::remote::Version;
@@ -64,7 +64,7 @@ impl RemoteFile {
         let mut position = Position::at(range.start);
         let request = Arc::new(RangeRequest::new(range, Purpose::FillDisk));
         request.await_from_now();
-        self.shared.runner.run_with_retries(&self.of(request), &mut position)
+        self.shared.runner.run_with_retries(&self.job(request), &mut position)
     }
 
     /// Whether the disk cache has all bytes of the file, and they have reached the disk.
@@ -123,10 +123,10 @@ impl RemoteFile {
             (outcome, advice.is_random)
         };
         for request in requests {
-            self.shared.runner.start(self.of(request));
+            self.shared.runner.start(self.job(request));
         }
         match outcome {
-            Outcome::MustStart(request) if is_random => self.shared.runner.run_inline(self.of(request)),
+            Outcome::MustStart(request) if is_random => self.shared.runner.run_inline(self.job(request)),
             outcome => self.shared.runner.settle(&self.state, outcome),
         }
     }
@@ -140,8 +140,8 @@ impl RemoteFile {
         }
     }
 
-    fn of(&self, request: Arc<RangeRequest>) -> FileRequest {
-        FileRequest { file: Arc::clone(&self.state), request }
+    fn job(&self, request: Arc<RangeRequest>) -> FetchJob {
+        FetchJob { file: Arc::clone(&self.state), request }
     }
 
     fn whole_range(&self) -> Range<u64> {
@@ -169,7 +169,7 @@ impl RemoteFile {
             }
             state.blocks.request(self.whole_range(), purpose, None)
         };
-        self.shared.runner.start(self.of(request));
+        self.shared.runner.start(self.job(request));
     }
 
     /// Requests the gaps of a range ahead of its reads, as far as the quota allows.

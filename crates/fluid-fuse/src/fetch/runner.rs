@@ -12,7 +12,7 @@ use super::file_state::{End, FileState};
 use super::origin::Origin;
 use super::request::Purpose;
 use super::retry::{Backoff, FIRST_PAUSE, Retry};
-use super::transfer::{FileRequest, Position, Transfer};
+use super::transfer::{FetchJob, Position, Transfer};
 use crate::inodes::lock;
 use crate::queue::Queue;
 use crate::store::{Slow, StoreError};
@@ -57,46 +57,46 @@ impl RequestRunner {
     }
 
     /// Starts a request in another thread: at once if reads need it, else when the concurrency limit allows it.
-    pub(super) fn start(self: &Arc<Self>, of: FileRequest) {
-        if of.request.purpose == Purpose::Read {
-            return self.start_now(of);
+    pub(super) fn start(self: &Arc<Self>, job: FetchJob) {
+        if job.request.purpose == Purpose::Read {
+            return self.start_now(job);
         }
-        let (runner, origin) = (Arc::clone(self), Arc::clone(&of.file.origin));
-        self.start_later(&origin, move || runner.run(&of));
+        let (runner, origin) = (Arc::clone(self), Arc::clone(&job.file.origin));
+        self.start_later(&origin, move || runner.run(&job));
     }
 
-    fn start_now(self: &Arc<Self>, of: FileRequest) {
-        let is_on_disk = of.file.disk().is_some_and(|disk| disk.gap(&of.request.range).is_none());
+    fn start_now(self: &Arc<Self>, job: FetchJob) {
+        let is_on_disk = job.file.disk().is_some_and(|disk| disk.gap(&job.request.range).is_none());
         let (queue, lane) = match is_on_disk {
             true => (&self.disk_queue, DISK_LANE),
-            false => (&self.transfer.queue, of.file.origin.lane),
+            false => (&self.transfer.queue, job.file.origin.lane),
         };
         let runner = Arc::clone(self);
-        queue.urgent(lane, Box::new(move || runner.run(&of)));
+        queue.urgent(lane, Box::new(move || runner.run(&job)));
     }
 
     /// Runs a short request in the thread of its read, which saves two changes of threads. One thread at a time may do
     /// so, and may try once: the kernel's other requests wait for this thread.
-    pub(super) fn run_inline(self: &Arc<Self>, of: FileRequest) {
-        let Ok(_turn) = self.inline.try_lock() else { return self.start_now(of) };
-        if !of.request.claim() {
+    pub(super) fn run_inline(self: &Arc<Self>, job: FetchJob) {
+        let Ok(_turn) = self.inline.try_lock() else { return self.start_now(job) };
+        if !job.request.claim() {
             return;
         }
-        let mut position = Position::at(of.request.range.start);
-        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.run_once(&of, &mut position)));
+        let mut position = Position::at(job.request.range.start);
+        let tried = panic::catch_unwind(AssertUnwindSafe(|| self.run_once(&job, &mut position)));
         match tried.unwrap_or_else(|_| Err(fault())) {
             Ok(()) => {}
             Err(StoreError::Unavailable(_)) => {
-                let (runner, lane) = (Arc::clone(self), of.file.origin.lane);
-                self.transfer.queue.urgent(lane, Box::new(move || runner.run_from(&of, position)));
+                let (runner, lane) = (Arc::clone(self), job.file.origin.lane);
+                self.transfer.queue.urgent(lane, Box::new(move || runner.run_from(&job, position)));
             }
-            Err(error) => self.fail(&of, position.offset, &error),
+            Err(error) => self.fail(&job, position.offset, &error),
         }
     }
 
     /// Runs a request, unless another thread has claimed it.
-    fn run(self: &Arc<Self>, of: &FileRequest) {
-        let FileRequest { file, request } = of;
+    fn run(self: &Arc<Self>, job: &FetchJob) {
+        let FetchJob { file, request } = job;
         if !request.claim() {
             return;
         }
@@ -104,73 +104,73 @@ impl RequestRunner {
         match request.awaited_since() {
             None if request.purpose != Purpose::Read && file.usage.readers() == Readers::Gone => {
                 let error = StoreError::Unavailable("nobody reads the file".into());
-                self.end(of, start, &error, End::Cancelled);
+                self.end(job, start, &error, End::Cancelled);
             }
             // The reads that waited for it have expired.
             Some(_)
                 if request.purpose == Purpose::Read && !lock(&file.reading).blocks.is_awaited(request) =>
             {
                 let error = StoreError::Unavailable("no read waits for it any more".into());
-                self.end(of, start, &error, End::Cancelled);
+                self.end(job, start, &error, End::Cancelled);
             }
             // Requests before it used up its time, in vain.
             Some(since) if self.retry.is_over(since, FIRST_PAUSE) && file.origin.failed_since(since) => {
                 let error = StoreError::Unavailable("earlier requests to the store failed".into());
-                self.fail(of, start, &error);
+                self.fail(job, start, &error);
             }
-            _ => self.run_from(of, Position::at(start)),
+            _ => self.run_from(job, Position::at(start)),
         }
     }
 
     /// Runs the rest of a request. A panic fails the reads that wait for it, too.
-    fn run_from(self: &Arc<Self>, of: &FileRequest, mut position: Position) {
-        let run = AssertUnwindSafe(|| drop(self.run_with_retries(of, &mut position)));
+    fn run_from(self: &Arc<Self>, job: &FetchJob, mut position: Position) {
+        let run = AssertUnwindSafe(|| drop(self.run_with_retries(job, &mut position)));
         if panic::catch_unwind(run).is_err() {
-            self.fail(of, position.offset, &fault());
+            self.fail(job, position.offset, &fault());
         }
     }
 
     /// Runs the rest of a request in this thread, with retries. If it fails, so do the reads that wait for it.
     pub(super) fn run_with_retries(
         self: &Arc<Self>,
-        of: &FileRequest,
+        job: &FetchJob,
         position: &mut Position,
     ) -> Result<(), StoreError> {
         let mut backoff = Backoff::new();
         loop {
             let start = position.offset;
-            let Err(error) = self.run_once(of, position) else { return Ok(()) };
+            let Err(error) = self.run_once(job, position) else { return Ok(()) };
             if position.offset > start {
                 backoff.reset();
             }
             let StoreError::Unavailable(_) = &error else {
-                self.fail(of, position.offset, &error);
+                self.fail(job, position.offset, &error);
                 return Err(error);
             };
-            self.transfer.queue.ended(of.file.origin.lane, false);
-            of.file.origin.note_failure();
-            let awaited_since = of.request.awaited_since();
+            self.transfer.queue.ended(job.file.origin.lane, false);
+            job.file.origin.note_failure();
+            let awaited_since = job.request.awaited_since();
             if awaited_since.is_none() && position.offset == start {
                 // The next read of these bytes requests them again.
                 self.transfer.metrics.failures.fetch_add(1, Ordering::Relaxed);
-                self.end(of, position.offset, &error, End::Cancelled);
+                self.end(job, position.offset, &error, End::Cancelled);
                 return Err(error);
             }
             // Reads that wait for its first byte may have waited since before it started.
-            let is_first = position.offset == of.request.range.start;
+            let is_first = position.offset == job.request.range.start;
             let since = awaited_since.filter(|since| is_first && *since < position.reached_at);
             if self.retry.is_over(since.unwrap_or(position.reached_at), backoff.next()) {
-                self.fail(of, position.offset, &error);
+                self.fail(job, position.offset, &error);
                 return Err(error);
             }
             self.retry.pause(&mut backoff);
         }
     }
 
-    fn run_once(self: &Arc<Self>, of: &FileRequest, position: &mut Position) -> Result<(), StoreError> {
-        self.transfer.run(of, position, &|block, range, bytes| {
-            for outcome in of.file.arrived(block, range, bytes) {
-                self.settle(&of.file, outcome);
+    fn run_once(self: &Arc<Self>, job: &FetchJob, position: &mut Position) -> Result<(), StoreError> {
+        self.transfer.run(job, position, &|block, range, bytes| {
+            for outcome in job.file.arrived(block, range, bytes) {
+                self.settle(&job.file, outcome);
             }
         })
     }
@@ -178,7 +178,7 @@ impl RequestRunner {
     /// Answers a read that is complete, or starts the request that it waits for.
     pub(super) fn settle(self: &Arc<Self>, file: &Arc<FileState>, outcome: Outcome) {
         match outcome {
-            Outcome::MustStart(request) => self.start_now(FileRequest { file: Arc::clone(file), request }),
+            Outcome::MustStart(request) => self.start_now(FetchJob { file: Arc::clone(file), request }),
             Outcome::Waits => {}
             Outcome::Complete(read, pieces) => match pieces.as_slice() {
                 [(bytes, range)] => self.answer(file, read, Ok(&bytes[range.clone()])),
@@ -212,23 +212,23 @@ impl RequestRunner {
     }
 
     /// Fails a request from an offset on.
-    fn fail(self: &Arc<Self>, of: &FileRequest, offset: u64, error: &StoreError) {
-        if of.request.awaited_since().is_some() {
-            let key = &of.file.version.key;
+    fn fail(self: &Arc<Self>, job: &FetchJob, offset: u64, error: &StoreError) {
+        if job.request.awaited_since().is_some() {
+            let key = &job.file.version.key;
             warn!("cannot fetch path={key:?} offset={offset} error={:?}", error.to_string());
         }
         self.transfer.metrics.failures.fetch_add(1, Ordering::Relaxed);
-        self.end(of, offset, error, End::Failed);
+        self.end(job, offset, error, End::Failed);
     }
 
     /// Ends a request at an offset: the reads that wait for it get the error, or requests of their own.
-    fn end(self: &Arc<Self>, of: &FileRequest, offset: u64, error: &StoreError, end: End) {
-        let released = of.file.take_back(&of.request, offset, error, end);
+    fn end(self: &Arc<Self>, job: &FetchJob, offset: u64, error: &StoreError, end: End) {
+        let released = job.file.take_back(&job.request, offset, error, end);
         for outcome in released.retried {
-            self.settle(&of.file, outcome);
+            self.settle(&job.file, outcome);
         }
         for read in released.failed {
-            self.answer(&of.file, read, Err(error.clone()));
+            self.answer(&job.file, read, Err(error.clone()));
         }
     }
 }

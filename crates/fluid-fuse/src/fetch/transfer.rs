@@ -29,9 +29,9 @@ impl Position {
     }
 }
 
-/// A request of a file.
+/// A request and the file that it is made for.
 #[derive(Clone)]
-pub(super) struct FileRequest {
+pub(super) struct FetchJob {
     pub(super) file: Arc<FileState>,
     pub(super) request: Arc<RangeRequest>,
 }
@@ -54,26 +54,26 @@ impl Transfer {
     /// Moves the rest of a request, from the position on.
     pub(super) fn run(
         &self,
-        of: &FileRequest,
+        job: &FetchJob,
         position: &mut Position,
         deliver: Deliver<'_>,
     ) -> Result<(), StoreError> {
-        let disk = of.file.disk();
-        let end = of.request.range.end;
+        let disk = job.file.disk();
+        let end = job.request.range.end;
         while position.offset < end {
             let rest = position.offset..end;
             let Some(disk) = &disk else {
-                self.download(of, None, rest, position, deliver)?;
+                self.download(job, None, rest, position, deliver)?;
                 continue;
             };
             match disk.gap(&rest) {
                 Some(gap) if gap.start == rest.start => {
-                    self.download(of, Some(disk), gap, position, deliver)?;
+                    self.download(job, Some(disk), gap, position, deliver)?;
                 }
-                gap if of.request.purpose == Purpose::FillDisk => {
+                gap if job.request.purpose == Purpose::FillDisk => {
                     *position = Position::at(gap.map_or(rest.end, |gap| gap.start));
                 }
-                _ => self.load(of, disk, position, deliver)?,
+                _ => self.load(job, disk, position, deliver)?,
             }
         }
         Ok(())
@@ -82,17 +82,17 @@ impl Transfer {
     /// Moves the next block from the disk cache. Moves nothing if the block turns out to be damaged.
     fn load(
         &self,
-        of: &FileRequest,
+        job: &FetchJob,
         disk: &CachedFile,
         position: &mut Position,
         deliver: Deliver<'_>,
     ) -> Result<(), StoreError> {
         let block = position.offset / BLOCK_SIZE;
-        let whole = within(block, &(0..of.file.version.size));
-        let mut bytes = self.empty_block(&of.request)?;
+        let whole = within(block, &(0..job.file.version.size));
+        let mut bytes = self.empty_block(&job.request)?;
         if disk.load(block, &mut bytes[..whole.end as usize]) {
             self.metrics.disk_bytes.fetch_add(whole.end, Ordering::Relaxed);
-            *position = Position::at((block * BLOCK_SIZE + whole.end).min(of.request.range.end));
+            *position = Position::at((block * BLOCK_SIZE + whole.end).min(job.request.range.end));
             deliver(block, whole, Arc::new(bytes));
         }
         Ok(())
@@ -101,19 +101,19 @@ impl Transfer {
     /// Moves a range from the object store, by one request, and puts whole blocks into the disk cache.
     fn download(
         &self,
-        of: &FileRequest,
+        job: &FetchJob,
         disk: Option<&Arc<CachedFile>>,
         range: Range<u64>,
         position: &mut Position,
         deliver: Deliver<'_>,
     ) -> Result<(), StoreError> {
-        let file = &of.file;
+        let file = &job.file;
         self.metrics.requests.fetch_add(1, Ordering::Relaxed);
         let mut body = file.origin.get(&file.version, range.clone())?;
         while position.offset < range.end {
             let block = position.offset / BLOCK_SIZE;
             let piece = within(block, &(position.offset..range.end));
-            let mut bytes = self.empty_block(&of.request)?;
+            let mut bytes = self.empty_block(&job.request)?;
             let room = &mut bytes[piece.start as usize..piece.end as usize];
             fill(&mut body, room, position.reached_at + self.io_timeout)
                 .inspect_err(|error| file.origin.interrupted(&file.version, error))?;

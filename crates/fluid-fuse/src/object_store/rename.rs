@@ -110,9 +110,9 @@ impl ObjectStore {
         let files: Vec<_> = tree.files.iter().collect();
         self.all_at_once(&files, |file| match is_same(*file) {
             true => Ok(()),
-            false => {
-                self.insist_on_step(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
-            }
+            false => self.insist_on_step(|| {
+                self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0))
+            }),
         })?;
         // Nothing is deleted that is not there.
         let taken = Instant::now();
