@@ -69,11 +69,17 @@ impl Progress {
         if !self.asked.insert(self.hasher.hash_one(uri.path_and_query())) {
             return Err(failed("the listing begins anew: the same page is named twice"));
         }
+        let query = uri.query().unwrap_or_default();
+        let asks_for_directories = ["delimiter=%2F", "delimiter=/"].iter().any(|ask| query.contains(ask));
+        // What is in them would be taken for nothing.
+        if found.has_directories && !asks_for_directories {
+            return Err(failed("the listing has directories although all keys were asked for"));
+        }
         self.pages += 1;
         self.entries += found.keys.len();
         self.is_truncated = found.is_truncated;
         // So answers who knows ListObjects alone, and takes the request for one: the library would ask again and again.
-        let has_tokens = uri.query().is_some_and(|query| query.contains("list-type=2"));
+        let has_tokens = query.contains("list-type=2");
         if found.is_truncated && !found.has_token && has_tokens {
             self.needs_markers = self.pages == 1;
             return Err(failed("the listing says that it goes on, and not where"));
@@ -129,6 +135,8 @@ struct Found {
     /// Whether there are more, and whether it is told where they begin (of S3).
     is_truncated: bool,
     has_token: bool,
+    /// Whether keys are named by the directory that they have in common.
+    has_directories: bool,
 }
 
 impl Found {
@@ -250,6 +258,7 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
                 }
                 None if is_listing && (depth == 2 || depth == 3 && in_blobs) => {
                     let entry = ENTRY_ELEMENTS.iter().find(|(entry, _)| *entry == name);
+                    found.has_directories |= matches!(name.as_str(), "CommonPrefixes" | "BlobPrefix");
                     reading = entry.map(|(_, required)| Reading {
                         required,
                         start: at,
@@ -428,6 +437,7 @@ fn google(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError>
             (name, bytes)
         }))
     })?);
+    found.has_directories = !listed.prefixes.is_empty();
     found.is_truncated = listed.next.is_some();
     replace(body, edits);
     Ok(Some(found))
