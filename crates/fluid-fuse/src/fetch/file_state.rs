@@ -10,7 +10,7 @@ use super::block_map::{BlockMap, DemandUnit, Evict, Outcome, PendingRead, Reader
 use super::disk::CachedFile;
 use super::origin::Origin;
 use super::prefetcher::Prefetcher;
-use super::quota::{Extent, PrefetchQuota, QuotaShare};
+use super::quota::{PrefetchExtent, PrefetchQuota, QuotaShare};
 use super::request::{Purpose, RangeRequest};
 use crate::inodes::lock;
 use crate::remote::Version;
@@ -126,7 +126,7 @@ impl FileState {
         demand_unit: DemandUnit,
         epoch: Instant,
     ) -> Self {
-        let extent = if version.size > SMALL_FILE { Extent::Window } else { Extent::Whole };
+        let extent = if version.size > SMALL_FILE { PrefetchExtent::Window } else { PrefetchExtent::Whole };
         let share = QuotaShare::new(quota, extent);
         let reading = ReadState {
             blocks: BlockMap::new(version.size, demand_unit, share),

@@ -50,7 +50,7 @@ impl PrefetchQuota {
 
 /// How much of a file is prefetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(super) enum PrefetchExtent {
     /// All of it: a small file.
     Whole,
     /// A window that moves through it, for which the file needs a share of the quota.
@@ -62,18 +62,18 @@ pub(super) enum Extent {
 pub(super) struct QuotaShare {
     quota: Arc<PrefetchQuota>,
     blocks: usize,
-    extent: Extent,
+    extent: PrefetchExtent,
 }
 
 impl QuotaShare {
     /// Nothing yet.
-    pub(super) fn new(quota: Arc<PrefetchQuota>, extent: Extent) -> Self {
+    pub(super) fn new(quota: Arc<PrefetchQuota>, extent: PrefetchExtent) -> Self {
         QuotaShare { quota, blocks: 0, extent }
     }
 
     /// Takes this many blocks more. The caller has asked [`PrefetchQuota::has_room`].
     pub(super) fn take(&mut self, blocks: usize) {
-        if self.blocks == 0 && self.extent == Extent::Window {
+        if self.blocks == 0 && self.extent == PrefetchExtent::Window {
             self.quota.windows.fetch_add(1, Ordering::Relaxed);
         }
         self.blocks += blocks;
@@ -86,7 +86,7 @@ impl QuotaShare {
             return;
         }
         self.blocks -= blocks;
-        if self.blocks == 0 && self.extent == Extent::Window {
+        if self.blocks == 0 && self.extent == PrefetchExtent::Window {
             self.quota.windows.fetch_sub(1, Ordering::Relaxed);
         }
         self.quota.used.fetch_sub(blocks, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use log::{debug, warn};
 use rustix::fs::OFlags;
 
 use super::directory::{CacheDirectory, FileKind};
-use super::index::{Header, Index, Modified};
+use super::index::{BlockIndex, Header, Modified};
 use super::space::CacheSpace;
 use crate::fetch::block::{BLOCK_SIZE, blocks, gaps, within};
 use crate::inodes::lock;
@@ -27,7 +27,7 @@ pub(crate) struct SharedFile {
     pub(super) stem: String,
     data: File,
     space: Arc<CacheSpace<SharedFile>>,
-    pub(super) index: Mutex<Index>,
+    pub(super) index: Mutex<BlockIndex>,
     /// Held while the index file is written.
     flushing: Mutex<()>,
 }
@@ -53,8 +53,8 @@ impl Drop for CachedFile {
 }
 
 /// The index and the data that another process left, if both are there.
-pub(super) fn find(directory: &CacheDirectory, stem: &str) -> Option<(Index, File)> {
-    let index = Index::read(directory.file(stem, FileKind::Index, OFlags::RDONLY).ok()?)?;
+pub(super) fn find(directory: &CacheDirectory, stem: &str) -> Option<(BlockIndex, File)> {
+    let index = BlockIndex::read(directory.file(stem, FileKind::Index, OFlags::RDONLY).ok()?)?;
     let data = directory.file(stem, FileKind::Data, OFlags::RDWR).ok()?;
     // A data file that was made anew, or cut, has holes that the index does not know of.
     (data.metadata().ok()?.len() == index.header.size).then_some((index, data))
@@ -82,7 +82,7 @@ impl SharedFile {
                 let _ = directory.remove(stem, FileKind::Index);
                 let data = directory.replace(stem, FileKind::Data, OFlags::RDWR)?;
                 data.set_len(version.size)?;
-                (Index::new(Header::new(source, version)), data)
+                (BlockIndex::new(Header::new(source, version)), data)
             }
         };
         let bytes = index.bytes();

@@ -69,7 +69,7 @@ fn since_epoch(version: &Version) -> Duration {
 
 /// The blocks of a cached file.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(super) struct BlockIndex {
     pub(super) header: Header,
     /// The checksum of each block that is there.
     sums: Vec<Option<u32>>,
@@ -80,11 +80,11 @@ pub(super) struct Index {
     is_dirty: bool,
 }
 
-impl Index {
+impl BlockIndex {
     /// The index of a file without blocks.
     pub(super) fn new(header: Header) -> Self {
         let sums = vec![None; count(&(0..header.size))];
-        Index { header, sums, present: 0, is_unverified: false, is_dirty: false }
+        BlockIndex { header, sums, present: 0, is_unverified: false, is_dirty: false }
     }
 
     /// Bytes that the blocks take on the disk.
@@ -145,7 +145,7 @@ impl Index {
     }
 
     /// Reads an index file. Returns nothing if it is damaged, or of another format.
-    pub(super) fn read(mut file: File) -> Option<Index> {
+    pub(super) fn read(mut file: File) -> Option<BlockIndex> {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;
         let (body, sum) = bytes.split_last_chunk::<4>()?;
@@ -165,7 +165,7 @@ impl Index {
             .map(|entry| (entry & PRESENT != 0).then_some(entry as u32))
             .collect();
         let present = sums.iter().flatten().count();
-        is_sound.then_some(Index { header, sums, present, is_unverified: true, is_dirty: false })
+        is_sound.then_some(BlockIndex { header, sums, present, is_unverified: true, is_dirty: false })
     }
 
     #[cfg(test)]

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::directory::file_name;
-use super::index::Index;
+use super::index::BlockIndex;
 use crate::inodes::lock;
 
 fn version(key: &str, size: u64) -> Version {
@@ -260,7 +260,7 @@ fn an_index_file_is_whole_however_many_threads_write_it() {
                 for _ in 0..1000 {
                     lock(&file.index).touch();
                     file.flush();
-                    assert!(Index::read(File::open(&map).unwrap()).is_some());
+                    assert!(BlockIndex::read(File::open(&map).unwrap()).is_some());
                 }
             });
         }
