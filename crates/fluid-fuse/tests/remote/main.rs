@@ -4,8 +4,6 @@
 
 mod answers;
 mod faults;
-#[path = "../support/head.rs"]
-mod head;
 mod oss;
 mod parts;
 mod proxy;

@@ -42,7 +42,7 @@ use readers::Habit;
 use server::{Manners, Server};
 use support::content::Content;
 use support::place::{Place, eventually, place};
-use support::s3s::{KEY, SECRET};
+use test_store::{KEY, SECRET};
 use tally::{Finding, Tally};
 use watch::Watch;
 use weather::{Doing, Span, Weather, errno, name};
