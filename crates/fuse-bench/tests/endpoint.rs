@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-
 use fuse_bench::direct::{self, Connection};
 use tempfile::TempDir;
 use test_store::{Pace, S3, Store};

@@ -57,7 +57,8 @@ impl Request {
         }
         // What SDKs make of a body whose signature or checksum follows it.
         let is_streamed = |request: &Request| {
-            request.has("content-encoding", "aws-chunked") || request.has("x-amz-content-sha256", "streaming-")
+            request.has("content-encoding", "aws-chunked")
+                || request.has("x-amz-content-sha256", "streaming-")
         };
         if !request.body.is_empty() && is_streamed(&request) {
             request.body = dechunk(&mut request.body.as_slice())?;
@@ -93,7 +94,10 @@ impl Request {
             Some(first.parse().ok()?..last + 1)
         });
         let signed = request.query("X-Amz-Credential").or_else(|| {
-            request.header("authorization").and_then(|value| value.split_once("Credential=")).map(|(_, of)| of)
+            request
+                .header("authorization")
+                .and_then(|value| value.split_once("Credential="))
+                .map(|(_, of)| of)
         });
         request.signer = signed.and_then(|of| of.split('/').next()).unwrap_or_default().to_owned();
         Ok(request)
@@ -204,7 +208,8 @@ mod tests {
 
     #[test]
     fn bodies_in_chunks() {
-        let of_s3 = "3;chunk-signature=0\r\nabc\r\n2\r\nde\r\n0;chunk-signature=1\r\nx-amz-checksum-crc32:x\r\n\r\n";
+        let of_s3 =
+            "3;chunk-signature=0\r\nabc\r\n2\r\nde\r\n0;chunk-signature=1\r\nx-amz-checksum-crc32:x\r\n\r\n";
         let plain = format!(
             "PUT /b/k HTTP/1.1\r\nContent-Encoding: aws-chunked\r\nContent-Length: {}\r\n\r\n{of_s3}",
             of_s3.len()

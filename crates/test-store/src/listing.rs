@@ -105,7 +105,12 @@ impl Query {
     }
 
     /// The answer, from the bucket's directory.
-    pub(crate) fn of_directory(&self, directories: &Directories, bucket: &Path, answers: &Answers) -> Arc<str> {
+    pub(crate) fn of_directory(
+        &self,
+        directories: &Directories,
+        bucket: &Path,
+        answers: &Answers,
+    ) -> Arc<str> {
         // Up to the last slash the prefix is a directory.
         let (base, rest) = self.prefix.split_at(self.prefix.rfind('/').map_or(0, |slash| slash + 1));
         let directory = bucket.join(base);

@@ -72,7 +72,8 @@ impl Server {
             requests: AtomicUsize::new(0),
             connections: Mutex::default(),
         };
-        let mut server = Server { address, shared: Arc::new(shared), listening: Arc::default(), listener: None };
+        let mut server =
+            Server { address, shared: Arc::new(shared), listening: Arc::default(), listener: None };
         server.listen()?;
         Ok(server)
     }
@@ -209,7 +210,8 @@ mod tests {
 
     #[test]
     fn connections_are_counted_cut_and_refused() {
-        let mut server = Server::start(|request, connection| connection.answer(request, "200 OK", "", "body"));
+        let mut server =
+            Server::start(|request, connection| connection.answer(request, "200 OK", "", "body"));
         let ask = |stream: &mut TcpStream, method: &str| {
             let _ = write!(stream, "{method} / HTTP/1.1\r\n\r\n");
             let mut answer = [0; 256];

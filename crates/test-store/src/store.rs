@@ -201,7 +201,7 @@ impl Store {
                 Ok(Answer::new("204 No Content", String::new()))
             }
             ("POST", None) if request.query("delete").is_some() => {
-                let keys = texts(&request.body, &["Key"]);
+                let keys = texts(&request.body, "Key");
                 keys.iter().for_each(|key| self.delete(&request.bucket, key));
                 let deleted = |key| format!("<Deleted><Key>{}</Key></Deleted>", escape(key));
                 Ok(Answer::result("DeleteResult", &keys.iter().map(|key| deleted(key)).collect::<String>()))
@@ -314,7 +314,8 @@ impl Store {
             None => Answer::new("200 OK", format!("ETag: {etag}\r\n")),
             Some(from) => {
                 let modified = iso(from.modified);
-                let content = format!("<LastModified>{modified}</LastModified><ETag>{}</ETag>", escape(&etag));
+                let content =
+                    format!("<LastModified>{modified}</LastModified><ETag>{}</ETag>", escape(&etag));
                 Answer::result("CopyObjectResult", &content)
             }
         })
@@ -394,13 +395,11 @@ impl Store {
 
     fn complete(&self, request: &Request, fault: Fault) -> Result {
         let id = request.query("uploadId").unwrap_or_default();
-        let told = texts(&request.body, &["PartNumber", "ETag"]);
+        let (numbers, etags) = (texts(&request.body, "PartNumber"), texts(&request.body, "ETag"));
         let mut uploads = lock(&self.uploads);
         let upload = uploads.get(id).ok_or_else(no_such_upload)?;
         let mut parts = Vec::new();
-        for pair in told.chunks(2) {
-            let [one, other] = pair else { return Err(invalid_part()) };
-            let (number, etag) = if one.parse::<u32>().is_ok() { (one, other) } else { (other, one) };
+        for (number, etag) in numbers.iter().zip(&etags) {
             let part = number.parse().ok().and_then(|number| upload.parts.get(&number));
             parts.push(part.filter(|part| http::matches(etag, &part.etag)).ok_or_else(invalid_part)?);
         }
@@ -444,15 +443,17 @@ fn metadata(request: &Request) -> Metadata {
     headers.filter_map(|(name, value)| Some((name.strip_prefix(META)?.to_owned(), value))).collect()
 }
 
-/// The texts of the elements with these names, in their order.
-fn texts(xml: &[u8], names: &[&str]) -> Vec<String> {
+/// The texts of the elements with the name, in their order.
+fn texts(xml: &[u8], name: &str) -> Vec<String> {
     let (mut texts, mut reader) = (Vec::new(), Reader::from_reader(xml));
     let mut is_wanted = false;
-    let add = |texts: &mut Vec<String>, text: &str| texts.last_mut().into_iter().for_each(|last| last.push_str(text));
+    let add = |texts: &mut Vec<String>, text: &str| {
+        texts.last_mut().into_iter().for_each(|last| last.push_str(text))
+    };
     loop {
         match reader.read_event() {
             Ok(Event::Start(element)) => {
-                is_wanted = names.iter().any(|name| element.local_name().as_ref() == *name);
+                is_wanted = element.local_name().as_ref() == name;
                 if is_wanted {
                     texts.push(String::new());
                 }
@@ -466,6 +467,195 @@ fn texts(xml: &[u8], names: &[&str]) -> Vec<String> {
             }
             Ok(Event::Eof) | Err(_) => return texts,
             Ok(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Answer, Body, Store};
+    use crate::s3::Fault;
+    use crate::{KEY, Request};
+
+    /// The answer to a request with these headers, and the text or the bytes of its body.
+    fn ask(store: &Store, fault: Fault, request: &str, headers: &str, body: &str) -> (Answer, String) {
+        let length = body.len();
+        let text = format!("{request} HTTP/1.1\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
+        let request = Request::read(&mut text.as_bytes(), Vec::new()).unwrap().unwrap();
+        let answer = store.answer(&request, fault);
+        let body = match &answer.body {
+            Body::Text(text) => text.to_string(),
+            Body::Data(data, range) => String::from_utf8(data.read(range.clone()).unwrap()).unwrap(),
+        };
+        (answer, body)
+    }
+
+    fn fine(store: &Store, request: &str, headers: &str, body: &str) -> String {
+        let (answer, body) = ask(store, Fault::Fine, request, headers, body);
+        assert!(answer.status.starts_with('2'), "{request}: {} {body}", answer.status);
+        body
+    }
+
+    fn status(store: &Store, fault: Fault, request: &str, headers: &str) -> String {
+        ask(store, fault, request, headers, "").0.status[..3].to_string()
+    }
+
+    /// The same store in memory and in a directory.
+    fn both(test: impl Fn(&Store)) {
+        test(&Store::memory());
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("data")).unwrap();
+        test(&Store::directories(root.path(), true).unwrap());
+    }
+
+    fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+        text.split_once(from).unwrap().1.split_once(to).unwrap().0
+    }
+
+    #[test]
+    fn objects_are_put_read_copied_and_deleted() {
+        both(|store| {
+            let (put, _) = ask(store, Fault::Fine, "PUT /data/a/b", "x-amz-meta-Mtime: 7\r\n", "0123456789");
+            let etag = between(&put.headers, "ETag: ", "\r\n").to_string();
+            let (read, body) = ask(store, Fault::Fine, "GET /data/a/b", "Range: bytes=2-3\r\n", "");
+            assert_eq!((&*read.status, &*body), ("206 Partial Content", "23"));
+            for header in ["bytes 2-3/10\r\n", "x-amz-meta-mtime: 7\r\n", &format!("ETag: {etag}\r\n")] {
+                assert!(read.headers.contains(header), "{}", read.headers);
+            }
+            for (fault, header, expected) in [
+                (Fault::Fine, format!("If-Match: {etag}"), "200"),
+                (Fault::Fine, "If-Match: \"x\"".to_string(), "412"),
+                (Fault::Unconditional, "If-Match: \"x\"".to_string(), "200"),
+                (Fault::Fine, format!("If-None-Match: {etag}"), "304"),
+                (Fault::Fine, "Range: bytes=10-".to_string(), "416"),
+                (Fault::Whole, "Range: bytes=1-2".to_string(), "200"),
+            ] {
+                assert_eq!(
+                    status(store, fault, "GET /data/a/b", &format!("{header}\r\n")),
+                    expected,
+                    "{header}"
+                );
+            }
+            assert_eq!(status(store, Fault::Fine, "PUT /data/a/b", "If-None-Match: *\r\n"), "412");
+            assert_eq!(status(store, Fault::Fine, "PUT /data/none", "If-Match: \"x\"\r\n"), "404");
+
+            let copy = "x-amz-copy-source: /data/a/b\r\n";
+            assert!(fine(store, "PUT /data/c", copy, "").contains("<CopyObjectResult "));
+            let (copied, body) = ask(store, Fault::Fine, "GET /data/c", "", "");
+            assert!(body == "0123456789" && copied.headers.contains("x-amz-meta-mtime: 7\r\n"));
+            let anew = format!("{copy}x-amz-metadata-directive: REPLACE\r\n");
+            fine(store, "PUT /data/c", &anew, "");
+            assert!(!ask(store, Fault::Fine, "HEAD /data/c", "", "").0.headers.contains("x-amz-meta"));
+            let other = format!("{copy}x-amz-copy-source-if-match: \"x\"\r\n");
+            assert_eq!(status(store, Fault::Fine, "PUT /data/c", &other), "412");
+
+            fine(store, "PUT /data/a&", "", "");
+            fine(store, "POST /data?delete", "", "<Delete><Object><Key>a&amp;</Key></Object></Delete>");
+            fine(store, "DELETE /data/a/b", "", "");
+            for gone in ["/data/a&", "/data/a/b", "/data/a", "/none/x"] {
+                assert_eq!(status(store, Fault::Fine, &format!("GET {gone}"), ""), "404", "{gone}");
+            }
+            let listing = fine(store, "GET /data?list-type=2&delimiter=/", "", "");
+            assert!(
+                listing.contains("<KeyCount>1</KeyCount>") && listing.contains("<Key>c</Key>"),
+                "{listing}"
+            );
+        });
+    }
+
+    #[test]
+    fn parts_become_an_object() {
+        both(|store| {
+            fine(store, "PUT /data/from", "", "0123456789");
+            let begun = fine(store, "POST /data/key?uploads", "x-amz-meta-a: b\r\n", "");
+            let id = between(&begun, "<UploadId>", "<");
+            let part = |number: u32, headers: &str, body: &str| {
+                let target = format!("PUT /data/key?partNumber={number}&uploadId={id}");
+                let (answer, text) = ask(store, Fault::Fine, &target, headers, body);
+                match text.is_empty() {
+                    true => between(&answer.headers, "ETag: \"", "\"").to_string(),
+                    false => between(&text, "<ETag>&quot;", "&quot;").to_string(),
+                }
+            };
+            let copy = "x-amz-copy-source: data/from\r\nx-amz-copy-source-range: bytes=2-4\r\n";
+            let etags = [part(1, "", "ab"), part(2, copy, "")];
+            let told = |etags: &[String; 2]| {
+                let part = |(number, etag)| {
+                    format!("<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>")
+                };
+                (1..).zip(etags).map(part).collect::<String>()
+            };
+            let complete = format!("POST /data/key?uploadId={id}");
+            let swapped = [etags[1].clone(), etags[0].clone()];
+            assert_eq!(ask(store, Fault::Fine, &complete, "", &told(&swapped)).0.status, "400 Bad Request");
+            assert_eq!(
+                ask(store, Fault::EqualParts, &complete, "", &told(&etags)).0.status,
+                "400 Bad Request"
+            );
+            let joined = fine(store, &complete, "", &told(&etags));
+            assert_eq!(ask(store, Fault::Fine, &complete, "", &told(&etags)).0.status, "404 Not Found");
+            let (read, body) = ask(store, Fault::Fine, "GET /data/key", "", "");
+            assert!(body == "ab234" && read.headers.contains("x-amz-meta-a: b\r\n"), "{body}");
+            let etag = between(&joined, "<ETag>", "</ETag>").replace("&quot;", "\"");
+            assert!(read.headers.contains(&format!("ETag: {etag}\r\n")), "{etag}: {}", read.headers);
+        });
+    }
+
+    #[test]
+    fn etags_in_memory_are_those_of_s3() {
+        let store = Store::memory();
+        assert!(
+            ask(&store, Fault::Fine, "PUT /data/a", "", "abc")
+                .0
+                .headers
+                .contains("900150983cd24fb0d6963f7d28e17f72")
+        );
+        let (before, _) = ask(&store, Fault::Fine, "HEAD /data/a", "", "");
+        fine(&store, "PUT /data/a", "", "other");
+        let (stale, _) = ask(&store, Fault::Stale, "HEAD /data/a", "", "");
+        assert_eq!(stale.headers, before.headers);
+        let parts = ["900150983cd24fb0d6963f7d28e17f72"; 2].into_iter();
+        assert_eq!(crate::object::etag_of_parts(parts), "043a916d6cfeecedf5e04f0312ba762d-2");
+    }
+
+    #[test]
+    fn empty_directories_are_objects_and_others_go_with_their_last_file() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("data")).unwrap();
+        let store = Store::directories(root.path(), true).unwrap();
+        fine(&store, "PUT /data/made/", "", "");
+        fine(&store, "PUT /data/made/a/x", "", "x");
+        let keys = |query: &str| {
+            let listing = fine(&store, &format!("GET /data?list-type=2&{query}"), "", "");
+            let keys = listing.split("<Key>").skip(1).map(|rest| rest.split('<').next().unwrap().to_string());
+            keys.collect::<Vec<_>>()
+        };
+        assert_eq!(keys(""), ["made/a/x"]);
+        fine(&store, "DELETE /data/made/a/x", "", "");
+        assert_eq!(
+            (keys(""), keys("prefix=made/&delimiter=/")),
+            (vec!["made/".into()], vec!["made/".into()])
+        );
+        assert_eq!(status(&store, Fault::Fine, "HEAD /data/made/", ""), "200");
+        fine(&store, "DELETE /data/made/", "", "");
+        assert!(keys("").is_empty() && !root.path().join("data/made").exists());
+        assert_eq!(status(&store, Fault::Fine, "PUT /data/../x", ""), "500");
+    }
+
+    #[test]
+    fn who_may_not_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("data")).unwrap();
+        let store = Store::directories(root.path(), false).unwrap().for_key(Some(KEY.to_string()));
+        let signed = |key: &str| format!("Authorization: AWS4-HMAC-SHA256 Credential={key}/x\r\n");
+        assert_eq!(status(&store, Fault::Fine, "GET /data", ""), "403");
+        assert_eq!(status(&store, Fault::Fine, "GET /data", &signed("other")), "403");
+        assert_eq!(status(&store, Fault::Fine, "GET /data", &signed(KEY)), "200");
+        assert_eq!(status(&store, Fault::Fine, "GET /data?X-Amz-Credential=access-key%2Fx", ""), "200");
+        for method in ["PUT", "DELETE", "POST"] {
+            assert_eq!(status(&store, Fault::Fine, &format!("{method} /data/x"), &signed(KEY)), "405");
         }
     }
 }

@@ -9,7 +9,6 @@ use fluid_fuse::remote::{self, Bucket, Item, Terms};
 use fluid_fuse::store::StoreError;
 use test_store::{Connection, KEY, SECRET, Server};
 
-
 pub(crate) const DATE: &str = "2024-02-03T04:05:06.000Z";
 
 /// A request and the connection that it came over.

@@ -20,9 +20,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// The answer is given the number of the request and its head.
-    pub(crate) fn start(
-        answer: impl Fn(usize, &str, &Connection) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn start(answer: impl Fn(usize, &str, &Connection) -> bool + Send + Sync + 'static) -> Self {
         let server = test_store::Server::start(move |request, connection| {
             answer(request.number, &request.head, connection)
         });
@@ -72,8 +70,7 @@ fn connections_are_kept() {
             assert_eq!(get(&*bucket).unwrap(), b"0123456789");
         }
     }
-    let (connections, requests) =
-        (server.server.connections(), server.requests());
+    let (connections, requests) = (server.server.connections(), server.requests());
     assert_eq!((connections, requests), (2, 10));
 }
 
