@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read, Write};
 use std::ops::Range;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
@@ -17,7 +18,7 @@ pub struct Request {
     /// The request line and the headers as they came, up to the empty line.
     pub head: String,
     /// The body, without the framing of its chunks.
-    pub body: Vec<u8>,
+    pub body: Arc<Vec<u8>>,
     /// The method.
     pub method: String,
     /// The bucket of a path-style URL; empty where there is none.
@@ -46,12 +47,13 @@ impl Request {
         if request.header("expect").is_some() {
             interim.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
+        let mut body = Vec::new();
         if request.has("transfer-encoding", "chunked") {
-            request.body = dechunk(reader)?;
+            body = dechunk(reader)?;
         } else if let Some(length) = request.header("content-length") {
             let length = length.parse().map_err(io::Error::other)?;
-            reader.by_ref().take(length).read_to_end(&mut request.body)?;
-            if request.body.len() as u64 != length {
+            reader.by_ref().take(length).read_to_end(&mut body)?;
+            if body.len() as u64 != length {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -60,9 +62,10 @@ impl Request {
             request.has("content-encoding", "aws-chunked")
                 || request.has("x-amz-content-sha256", "streaming-")
         };
-        if !request.body.is_empty() && is_streamed(&request) {
-            request.body = dechunk(&mut request.body.as_slice())?;
+        if !body.is_empty() && is_streamed(&request) {
+            body = dechunk(&mut body.as_slice())?;
         }
+        request.body = Arc::new(body);
         Ok(Some(request))
     }
 
@@ -196,7 +199,7 @@ mod tests {
         let request = read(&mut reader);
         assert_eq!((&*request.bucket, request.key.as_deref()), ("b", Some("a b+c%\u{e9}")));
         assert_eq!((request.query("prefix"), request.query("location")), (Some("x y+z"), Some("")));
-        assert_eq!((&request.range, &*request.signer, &*request.body), (&Some(1..3), "me", &b"abc"[..]));
+        assert_eq!((&request.range, &*request.signer, &**request.body), (&Some(1..3), "me", &b"abc"[..]));
         assert!(!request.closes() && request.is_read());
         let request = read(&mut reader);
         assert!(request.method == "HEAD" && request.closes() && request.key.is_none());
@@ -222,7 +225,7 @@ mod tests {
         for text in [plain, both] {
             let mut interim = Vec::new();
             let request = Request::read(&mut text.as_bytes(), &mut interim).unwrap().unwrap();
-            assert_eq!(request.body, b"abcde");
+            assert_eq!(**request.body, *b"abcde");
             assert_eq!(interim.is_empty(), !text.contains("Expect"));
         }
     }

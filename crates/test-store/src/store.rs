@@ -286,7 +286,7 @@ impl Store {
     /// What the request brings: its body, or bytes of another object.
     fn brought(&self, request: &Request) -> Result<(Option<Object>, Data, Range<u64>)> {
         let Some(source) = request.header("x-amz-copy-source") else {
-            let data = Data::Source(Arc::new(request.body.clone()));
+            let data = Data::Source(request.body.clone());
             let size = data.size();
             return Ok((None, data, 0..size));
         };
