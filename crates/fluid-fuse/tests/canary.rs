@@ -8,17 +8,14 @@
 mod place;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use fluid_sidecar_layout::contract::env;
 use place::{eventually, place};
+use test_store::Server;
 
 const CANARY: &str = "CANARY2f9a81";
 /// `user:` and the canary, and the canary with `:`, as they are sent.
@@ -30,31 +27,16 @@ fn assert_clean(what: &str, said: &str) {
     }
 }
 
-/// A store that refuses with `status`, and says in its answer, its headers and its reason what it was asked with. Its
-/// address, and how often it was asked.
-fn telltale(status: u16) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = asked.clone();
-    thread::spawn(move || {
-        for mut socket in listener.incoming().map_while(Result::ok) {
-            let mut head = String::new();
-            let mut lines = BufReader::new(socket.try_clone().unwrap());
-            while lines.read_line(&mut head).is_ok_and(|read| read > 2) {}
-            counted.fetch_add(1, Ordering::SeqCst);
-            let head = head.replace(['\r', '\n'], " ").replace('<', "&lt;");
-            let body = format!(
-                "<?xml version=\"1.0\"?><Error><Code>Refused</Code><Message>{head}</Message></Error>"
-            );
-            let _ = write!(
-                socket,
-                "HTTP/1.1 {status} Refused\r\nX-Asked: {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
-        }
-    });
-    (address, asked)
+/// A store that refuses with `status`, and says in its answer, its headers and its reason what it was asked with.
+fn telltale(status: u16) -> Server {
+    Server::start(move |request, connection| {
+        let head = request.head.replace(['\r', '\n'], " ").replace('<', "&lt;");
+        let body =
+            format!("<?xml version=\"1.0\"?><Error><Code>Refused</Code><Message>{head}</Message></Error>");
+        let headers = format!("X-Asked: {head}\r\nConnection: close\r\n");
+        connection.answer(request, &format!("{status} Refused"), &headers, &body);
+        false
+    })
 }
 
 /// The program, telling as much as it can, with nothing of this process' environment.
@@ -87,7 +69,8 @@ fn no_store_is_told_of_with_a_secret() {
             ("http://ADDRESS/path", "token=CANARY"),
             ("webhdfs://ADDRESS/path", "token=CANARY"),
         ] {
-            let (address, asked) = telltale(status);
+            let store = telltale(status);
+            let address = store.address().to_string();
             let options = options.replace("CANARY", CANARY);
             let mut warm = program("warm");
             warm.arg("--source").arg(source.replace("ADDRESS", &address));
@@ -103,7 +86,7 @@ fn no_store_is_told_of_with_a_secret() {
             assert_clean(&of, &said);
             // The bucket of others is in the name of the host, which nobody here knows.
             let hosted = ["cos:", "obs:", "tos:"].iter().any(|scheme| source.starts_with(scheme));
-            assert!(hosted || asked.load(Ordering::SeqCst) > 0, "nobody was asked: {of}: {said}");
+            assert!(hosted || store.requests() > 0, "nobody was asked: {of}: {said}");
         }
     }
 }
@@ -181,7 +164,8 @@ fn the_termination_message_has_no_secret() {
                              mknod /dev/urandom c 1 9 && : >/dev/termination-log && { timeout 5 \"$@\"; \
                              echo; echo TERMINATION; cat /dev/termination-log; }";
     let Some(place) = place() else { return };
-    let (address, _) = telltale(403);
+    let store = telltale(403);
+    let address = store.address().to_string();
     let mut container = Command::new("unshare");
     container.args(["--mount", "sh", "-c", CONTAINER, "sh", env!("CARGO_BIN_EXE_fluid-fuse"), "mount"]);
     container.env(env::MOUNTPOINT, place.mountpoint()).env(env::SOURCE, "s3://bucket").env(env::LOG, "trace");
@@ -200,7 +184,8 @@ fn the_termination_message_has_no_secret() {
 fn a_mount_tells_no_secret() {
     let Some(mut place) = place() else { return };
     fs::write(place.source().join("file"), "content").unwrap();
-    let (address, _) = telltale(500);
+    let store = telltale(500);
+    let address = store.address().to_string();
     let socket = place.root.path().join("metrics");
     let log = place.root.path().join("log");
     let mut mount = place.program("mount");

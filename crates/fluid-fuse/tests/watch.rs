@@ -1,4 +1,4 @@
-//! Warming a cache from a real server, and what a mount that has it tells of itself when the server is gone.
+//! Warming a cache from a store, and what a mount that has it tells of itself when the server is gone.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -11,39 +11,12 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use fluid_sidecar_layout::contract::env;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
-use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use test_store::{KEY, S3, SECRET, Store};
 
 use place::{bytes, place, words};
-
-const KEY: &str = "access-key";
-const SECRET: &str = "secret-that-nobody-sees";
-
-/// Serves the directories of a directory as buckets until it is dropped; the endpoint.
-fn serve(root: &Path) -> (Runtime, String) {
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-    builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
-    let service = builder.build();
-    let runtime = Runtime::new().unwrap();
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    runtime.spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let service = service.clone();
-            tokio::spawn(async move {
-                let http = Builder::new(TokioExecutor::new());
-                let _ = http.serve_connection(TokioIo::new(socket), service).await;
-            });
-        }
-    });
-    (runtime, endpoint)
-}
 
 fn metrics(socket: &Path) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
@@ -80,7 +53,9 @@ fn what_was_warmed_is_read_without_its_server() {
     for (name, size) in files.iter().chain(&[("late", 2 << 20)]) {
         fs::write(data.join(name), bytes(*size)).unwrap();
     }
-    let (server, endpoint) = serve(&place.source());
+    let store = Store::directories(&place.source(), false).unwrap().for_key(Some(KEY.to_string()));
+    let mut server = S3::over(Arc::new(store));
+    let endpoint = server.endpoint();
     let cache = place.root.path().join("cache");
     let options = format!("endpoint={endpoint} access_key_id={KEY} secret_access_key={SECRET}");
     let program = |command: &str| {
@@ -141,7 +116,7 @@ fn what_was_warmed_is_read_without_its_server() {
     for (name, _) in files.iter().chain(&[("late", 0)]) {
         place.mountpoint().join(name).metadata().unwrap();
     }
-    server.shutdown_background();
+    server.stop();
     for (name, size) in files {
         assert!(fs::read(place.mountpoint().join(name)).unwrap() == bytes(size), "{name}");
     }

@@ -1,4 +1,4 @@
-//! What fluid-fuse is measured with: an S3 endpoint that costs next to nothing ([`serve`]), the same bytes
+//! What fluid-fuse is measured with: an S3 endpoint that costs next to nothing ([`test_store`]), the same bytes
 //! without FUSE ([`direct`]) and FUSE without bytes ([`zeros`]) as limits, and the run that puts it and its
 //! peers through the same work in turns ([`run`]).
 //!
@@ -6,6 +6,5 @@
 
 pub mod direct;
 pub mod run;
-pub mod serve;
 pub mod size;
 pub mod zeros;

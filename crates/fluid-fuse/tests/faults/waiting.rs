@@ -19,7 +19,8 @@ use tempfile::TempDir;
 use crate::support::content::Content;
 use crate::support::place::{Place, eventually, place};
 use crate::support::s3::{Fault, Request, S3};
-use crate::support::s3s::{KEY, SECRET, serve};
+use crate::support::s3::{KEY, SECRET};
+use crate::support::s3s::serve;
 use crate::support::{Mounted, check, log, spawn};
 
 /// The time of an operation in tests that wait until it is over.

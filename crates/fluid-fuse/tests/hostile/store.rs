@@ -1,7 +1,5 @@
 //! A store that answers as a test wants it to, and counts.
 
-use std::io::{BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,8 +7,7 @@ use std::time::Duration;
 
 use fluid_fuse::remote::{self, Bucket, Item, Terms};
 use fluid_fuse::store::StoreError;
-
-use crate::support::s3s::{KEY, SECRET};
+use test_store::{Connection, KEY, SECRET, Server};
 
 pub(crate) const DATE: &str = "2024-02-03T04:05:06.000Z";
 
@@ -19,7 +16,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) head: &'a str,
     /// How many there were before.
     pub(crate) number: usize,
-    socket: &'a TcpStream,
+    connection: &'a Connection,
     sent: &'a AtomicUsize,
 }
 
@@ -35,8 +32,7 @@ impl Asked<'_> {
 
     /// Sends bytes as they are; whether they were taken.
     pub(crate) fn send(&self, bytes: &[u8]) -> bool {
-        let mut socket = self.socket;
-        let taken = socket.write_all(bytes).is_ok();
+        let taken = self.connection.send(bytes);
         self.sent.fetch_add(if taken { bytes.len() } else { 0 }, Ordering::SeqCst);
         taken
     }
@@ -90,7 +86,7 @@ pub(crate) fn prefix(key: &str) -> String {
 
 pub(crate) struct Store {
     pub(crate) endpoint: String,
-    requests: Arc<AtomicUsize>,
+    server: Server,
     sent: Arc<AtomicUsize>,
     heads: Arc<Mutex<Vec<String>>>,
 }
@@ -98,37 +94,17 @@ pub(crate) struct Store {
 impl Store {
     /// The answer says whether the connection stays.
     pub(crate) fn start(answer: impl Fn(&Asked<'_>) -> bool + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let store = Store {
-            endpoint: format!("http://{}", listener.local_addr().unwrap()),
-            requests: Arc::default(),
-            sent: Arc::default(),
-            heads: Arc::default(),
-        };
-        let (requests, sent, heads) = (store.requests.clone(), store.sent.clone(), store.heads.clone());
-        let answer = Arc::new(answer);
-        thread::spawn(move || {
-            for socket in listener.incoming().map_while(Result::ok) {
-                let (requests, sent, heads) = (requests.clone(), sent.clone(), heads.clone());
-                let answer = Arc::clone(&answer);
-                thread::spawn(move || {
-                    let mut reader = BufReader::new(socket.try_clone().unwrap());
-                    while let Some(head) = crate::support::head::read_head(&mut reader) {
-                        let number = requests.fetch_add(1, Ordering::SeqCst);
-                        heads.lock().unwrap().push(head.clone());
-                        if !answer(&Asked { head: &head, number, socket: &socket, sent: &sent }) {
-                            let _ = socket.shutdown(std::net::Shutdown::Both);
-                            return;
-                        }
-                    }
-                });
-            }
+        let (sent, heads) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<String>>>::default());
+        let (counted, heard) = (sent.clone(), heads.clone());
+        let server = Server::start(move |request, connection| {
+            heard.lock().unwrap().push(request.head.clone());
+            answer(&Asked { head: &request.head, number: request.number, connection, sent: &counted })
         });
-        store
+        Store { endpoint: server.endpoint(), server, sent, heads }
     }
 
     pub(crate) fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.server.requests()
     }
 
     /// Bytes that were taken, those in the sockets' buffers included.

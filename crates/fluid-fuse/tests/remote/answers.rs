@@ -1,18 +1,18 @@
 //! What a store says when it does not do what it was asked: where the bucket is, that it has no such operation, that it
 //! failed after it had begun to answer.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use fluid_fuse::remote::{Bucket, Version};
 use fluid_fuse::store::StoreError;
+use test_store::Connection;
 
 use super::faults::{Server, say};
 use super::{list, open, read};
 
-fn answer(socket: &mut TcpStream, head: &str, status: &str, headers: &str, body: &str) -> bool {
+fn answer(socket: &Connection, head: &str, status: &str, headers: &str, body: &str) -> bool {
     let shown = if head.starts_with("HEAD ") { "" } else { body };
     say(socket, &format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n{shown}", body.len()))
 }
@@ -30,7 +30,7 @@ fn bucket(server: &Server, more: &[(&str, &str)]) -> Arc<dyn Bucket> {
 const LISTING: &str = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>file</Key><LastModified>2024-02-03T04:05:06.000Z</LastModified><ETag>\"a\"</ETag><Size>10</Size></Contents></ListBucketResult>";
 
 /// What is right for a bucket with one object.
-fn well(socket: &mut TcpStream, head: &str) -> bool {
+fn well(socket: &Connection, head: &str) -> bool {
     let etag = "ETag: \"a\"\r\n";
     if head.contains("list-type=2") {
         answer(socket, head, "200 OK", "", LISTING)

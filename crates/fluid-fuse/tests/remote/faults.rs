@@ -1,7 +1,6 @@
 //! What a reader gets when a server does what it should not.
 
-use std::io::{BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::thread;
@@ -9,42 +8,28 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fluid_fuse::remote::{Bucket, Version};
 use fluid_fuse::store::StoreError;
+use test_store::Connection;
 
-use super::head::read_head;
 use super::{WAYS, open, read};
-
-/// Answers a request; whether the connection stays.
-type Answer = dyn Fn(usize, &str, &mut TcpStream) -> bool + Send + Sync;
 
 /// A server of our own manners.
 pub(crate) struct Server {
     pub(crate) endpoint: String,
-    connections: Arc<AtomicUsize>,
-    requests: Arc<AtomicUsize>,
+    server: test_store::Server,
 }
 
 impl Server {
     /// The answer is given the number of the request and its head.
-    pub(crate) fn start(
-        answer: impl Fn(usize, &str, &mut TcpStream) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (connected, requested, answer) = (connections.clone(), requests.clone(), Arc::new(answer));
-        thread::spawn(move || {
-            for socket in listener.incoming().map_while(Result::ok) {
-                connected.fetch_add(1, Ordering::SeqCst);
-                let (requested, answer) = (requested.clone(), answer.clone());
-                thread::spawn(move || serve(socket, &requested, &*answer));
-            }
+    pub(crate) fn start(answer: impl Fn(usize, &str, &Connection) -> bool + Send + Sync + 'static) -> Self {
+        let server = test_store::Server::start(move |request, connection| {
+            answer(request.number, &request.head, connection)
         });
-        Self { endpoint, connections, requests }
+        Self { endpoint: server.endpoint(), server }
     }
 
     /// Requests so far.
     pub(crate) fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.server.requests()
     }
 
     fn bucket(&self, way: &str) -> Arc<dyn Bucket> {
@@ -55,23 +40,8 @@ impl Server {
     }
 }
 
-fn serve(mut socket: TcpStream, requested: &AtomicUsize, answer: &Answer) {
-    let mut reader = BufReader::new(socket.try_clone().unwrap());
-    while let Some(head) = read_head(&mut reader) {
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-        if std::io::copy(&mut (&mut reader).take(length.unwrap_or(0)), &mut std::io::sink()).is_err() {
-            return;
-        }
-        let number = requested.fetch_add(1, Ordering::SeqCst);
-        if !answer(number, &head, &mut socket) {
-            let _ = socket.shutdown(std::net::Shutdown::Both);
-            return;
-        }
-    }
-}
-
-pub(crate) fn say(socket: &mut TcpStream, text: &str) -> bool {
-    socket.write_all(text.as_bytes()).is_ok()
+pub(crate) fn say(connection: &Connection, text: &str) -> bool {
+    connection.send(text)
 }
 
 const OK: &str = "HTTP/1.1 206 Partial Content\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/20\r\nETag: \"a\"\r\n\r\n0123456789";
@@ -100,8 +70,7 @@ fn connections_are_kept() {
             assert_eq!(get(&*bucket).unwrap(), b"0123456789");
         }
     }
-    let (connections, requests) =
-        (server.connections.load(Ordering::SeqCst), server.requests.load(Ordering::SeqCst));
+    let (connections, requests) = (server.server.connections(), server.requests());
     assert_eq!((connections, requests), (2, 10));
 }
 
@@ -137,7 +106,7 @@ fn a_body_that_is_left_closes_its_connection() {
                     "HTTP/1.1 206 X\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\nETag: \"a\"\r\n\r\n",
                     SIZE - 1
                 );
-                say(socket, &head) && socket.write_all(&vec![b'x'; SIZE]).is_ok()
+                say(socket, &head) && socket.send(vec![b'x'; SIZE])
             }
         });
         let bucket = server.bucket(way);
@@ -149,7 +118,7 @@ fn a_body_that_is_left_closes_its_connection() {
         for _ in 0..2 {
             assert_eq!(get(&*bucket).unwrap(), b"0123456789", "{way}");
         }
-        let counted = (server.connections.load(Ordering::SeqCst), server.requests.load(Ordering::SeqCst));
+        let counted = (server.server.connections(), server.requests());
         assert_eq!((counted, strays.load(Ordering::SeqCst)), ((2, 3), 0), "{way}");
     }
 }
@@ -361,7 +330,7 @@ fn what_the_short_way_cannot_do_the_library_does() {
     for _ in 0..3 {
         assert_eq!(get(&*bucket).unwrap(), b"0123456789");
     }
-    assert_eq!(server.requests.load(Ordering::SeqCst), 4);
+    assert_eq!(server.requests(), 4);
 
     let server = Server::start(|_, head, socket| match head.contains("/data/") {
         true => say(socket, "HTTP/1.1 302 Found\r\nLocation: /other/file\r\nContent-Length: 0\r\n\r\n"),

@@ -1,11 +1,9 @@
-//! Buckets against servers: a real one that checks signatures (`s3s-fs`), and one that misbehaves on purpose.
+//! Buckets against servers: one of others that checks signatures (`s3s-fs`), and one that misbehaves on purpose.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod answers;
 mod faults;
-#[path = "../support/head.rs"]
-mod head;
 mod oss;
 mod parts;
 mod proxy;

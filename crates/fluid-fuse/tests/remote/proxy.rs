@@ -1,8 +1,7 @@
 //! Through a proxy of the environment: `http` as whole URLs, `https` by tunnels, and some servers directly.
 
 use std::fs;
-use std::io::{BufReader, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -10,42 +9,35 @@ use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
 
 use super::faults::{Server, say};
-use super::head::read_head;
 use super::skip::skip;
 use super::{elsewhere, list, open, read, tls};
 
 const USER: &str = "proxy-authorization: basic dxnlcjpzzwnyzxq=";
 
-/// A proxy that opens tunnels to servers of this machine, whatever their name; its port and the requests that it got.
-fn tunnels() -> (u16, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
+/// A proxy that opens tunnels to servers of this machine, whatever their name, and the requests that it got.
+fn tunnels() -> (test_store::Server, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
     let heard = asked.clone();
-    thread::spawn(move || {
-        for mut socket in listener.incoming().map_while(Result::ok) {
-            let heard = heard.clone();
-            thread::spawn(move || {
-                let head = read_head(&mut BufReader::new(socket.try_clone().unwrap())).unwrap();
-                heard.lock().unwrap().push(head.clone());
-                let Some(target) = head.strip_prefix("CONNECT ") else {
-                    say(&mut socket, "HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n");
-                    return;
-                };
-                let port: u16 =
-                    target.split(' ').next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
-                let mut server = TcpStream::connect(("127.0.0.1", port)).unwrap();
-                socket.write_all(b"HTTP/1.1 200 X\r\n\r\n").unwrap();
-                let (mut from, mut to) = (socket.try_clone().unwrap(), server.try_clone().unwrap());
-                thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Write);
-                });
-                let _ = std::io::copy(&mut server, &mut socket);
-                let _ = socket.shutdown(Shutdown::Both);
-            });
-        }
+    let proxy = test_store::Server::start(move |request, connection| {
+        heard.lock().unwrap().push(request.head.clone());
+        let Some(target) = request.head.strip_prefix("CONNECT ") else {
+            connection.answer(request, "403 X", "", "");
+            return false;
+        };
+        let port: u16 = target.split(' ').next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let mut server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        connection.send("HTTP/1.1 200 X\r\n\r\n");
+        let mut client = connection.socket().try_clone().unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+        let _ = std::io::copy(&mut server, &mut client);
+        let _ = client.shutdown(Shutdown::Both);
+        false
     });
-    (port, asked)
+    (proxy, asked)
 }
 
 #[test]
@@ -95,7 +87,7 @@ fn http_goes_as_whole_urls_and_https_through_tunnels() {
     let (proxy, asked) = tunnels();
     let url = directory.path().join("url");
     fs::write(&url, format!("https://localhost:{port}/data")).unwrap();
-    let proxy = format!("http://user:secret@127.0.0.1:{proxy}");
+    let proxy = format!("http://user:secret@{}", proxy.address());
     let authority = directory.path().join("cert.pem");
     let mut environment = common.to_vec();
     environment.extend([

@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 use fluid_fuse::remote::{Bucket, Item, Version};
 use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
+use test_store::{KEY, SECRET};
 
 use super::faults::{self, say};
-use super::s3s::{self, KEY, SECRET};
+use super::s3s;
 use super::{WAYS, bytes, elsewhere, list, open, read};
 
 /// A server with an empty bucket `data`.

@@ -1,6 +1,9 @@
 //! Content by seed and size, without keeping it.
 
+use std::ops::Range;
 use std::sync::LazyLock;
+
+use test_store::Source;
 
 /// A prime, so that content repeats itself at no distance that anything else here has.
 const PERIOD: u64 = 1_048_573;
@@ -58,5 +61,19 @@ impl Content {
     /// What a read of so many bytes must return at an offset.
     pub(crate) fn expected(&self, offset: u64, length: usize) -> usize {
         self.size.saturating_sub(offset).min(length as u64) as usize
+    }
+}
+
+impl Source for Content {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: Range<u64>) -> Vec<u8> {
+        self.bytes(range.start, (range.end - range.start) as usize)
+    }
+
+    fn etag(&self) -> String {
+        format!("{:x}-{:x}", self.seed, self.size)
     }
 }

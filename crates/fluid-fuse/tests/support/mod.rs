@@ -1,12 +1,10 @@
-//! What the tests of the data path share: a store of our own manners, the real program mounted on it, and
+//! What the tests of the data path share: a store that does as a test says, the real program mounted on it, and
 //! content that can be told apart by version and place.
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
 pub(crate) mod content;
-pub(crate) mod head;
 #[path = "../mount/place.rs"]
 pub(crate) mod place;
-pub(crate) mod s3;
 pub(crate) mod s3s;
 
 use std::fs::{self, File};
@@ -17,6 +15,7 @@ use content::Content;
 use fluid_sidecar_layout::contract::env;
 use place::Place;
 use s3::S3;
+pub(crate) use test_store as s3;
 
 /// Short waits for a store that does not answer, so that a test can see several of them.
 const PATIENCE: &str = "connect_timeout=300ms first_byte_timeout=300ms stall_timeout=300ms";

@@ -7,10 +7,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
+use test_store::{KEY, SECRET};
 use tokio::net::TcpListener;
-
-pub(crate) const KEY: &str = "access-key";
-pub(crate) const SECRET: &str = "secret-that-nobody-sees";
 
 /// Serves the directories of a directory as buckets; the endpoint.
 pub(crate) fn serve(root: &Path) -> String {

@@ -126,7 +126,7 @@ fn nobody_writes_what_is_being_renamed() {
     std::thread::scope(|scope| {
         mounted.server.wire(Wire::Answers(503));
         let renamed = scope.spawn(|| fs::rename(&from, &to));
-        eventually(|| (mounted.server.refused() > 0).then_some(()));
+        eventually(|| (mounted.server.requests() > 0).then_some(()));
         let opened = [&from, &to].map(|path| write(path).map(drop).map_err(|error| error.raw_os_error()));
         mounted.server.wire(Wire::Carries);
         renamed.join().unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Writing through a real mount to a real S3 server, and what is on its disk then. Without root or `/dev/fuse`
+//! Writing through a real mount to a store, and what is on its disk then. Without root or `/dev/fuse`
 //! each test says that it was skipped.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -10,8 +10,6 @@ mod files;
 #[path = "../mount/place.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod place;
-#[path = "../support/s3s.rs"]
-mod s3s_server;
 mod server;
 
 use std::path::PathBuf;
@@ -43,8 +41,8 @@ impl Mounted {
 
     fn spawn(&mut self, program: &mut Command, arguments: &[&str]) {
         program.arg("mount").env(env::MOUNTPOINT, self.place.mountpoint());
-        program.args(["--source", "s3://data"]).env("AWS_ACCESS_KEY_ID", s3s_server::KEY);
-        program.env("AWS_SECRET_ACCESS_KEY", s3s_server::SECRET).args(["-o", "region=us-east-1"]);
+        program.args(["--source", "s3://data"]).env("AWS_ACCESS_KEY_ID", test_store::KEY);
+        program.env("AWS_SECRET_ACCESS_KEY", test_store::SECRET).args(["-o", "region=us-east-1"]);
         program.args(["-o", &format!("endpoint={}", self.server.endpoint())]).args(arguments);
         self.place.spawn(program);
     }

@@ -3,7 +3,7 @@
 //! dark grounds; it does not know what a share means.
 
 use super::report::Report;
-use crate::serve::escape;
+use test_store::escape;
 
 const LABEL: f64 = 300.0;
 /// The length of a share of 1.

@@ -1,5 +1,5 @@
-//! How fast a body leaves. It decides when each slice is due, as a wire of the rate would have carried it by
-//! then, and how much lateness may be made up for. It does not know what is sent.
+//! How fast answers leave. It decides when each slice is due, as a wire of the rate would have carried it by then, and
+//! how much lateness may be made up for. It does not know what is sent.
 
 use std::fs::File;
 use std::io;
@@ -16,24 +16,35 @@ const SLICE: u64 = 64 << 10;
 /// Lateness from a busy machine is made up for, lateness from a client that does not read is not.
 const CATCH_UP: Duration = Duration::from_millis(10);
 
-pub(super) struct Pace {
-    rate: Option<u64>,
-    due: Instant,
+/// The speed of a store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// How long each answer waits before its first byte.
+    pub first_byte: Duration,
+    /// How many bytes a second a connection carries of files; without it, as many as the machine does.
+    pub rate: Option<u64>,
 }
 
 impl Pace {
-    /// A body that begins now.
-    pub(super) fn new(rate: Option<u64>) -> Self {
-        Pace { rate, due: Instant::now() }
+    pub(crate) fn wait(&self) {
+        if !self.first_byte.is_zero() {
+            thread::sleep(self.first_byte);
+        }
     }
 
     /// Sends that part of the file.
-    pub(super) fn send(&mut self, stream: &TcpStream, file: &File, mut range: Range<u64>) -> io::Result<()> {
+    pub(crate) fn send(&self, stream: &TcpStream, file: &File, mut range: Range<u64>) -> io::Result<()> {
+        let mut due = Instant::now();
         while !range.is_empty() {
             let mut slice = range.end - range.start;
             if let Some(rate) = self.rate {
                 slice = slice.min(SLICE);
-                self.wait(Duration::from_nanos(slice * 1_000_000_000 / rate.max(1)));
+                due += Duration::from_nanos(slice * 1_000_000_000 / rate.max(1));
+                let now = Instant::now();
+                thread::sleep(due.saturating_duration_since(now));
+                if let Some(earliest) = now.checked_sub(CATCH_UP) {
+                    due = due.max(earliest);
+                }
             }
             let end = range.start + slice;
             while range.start < end {
@@ -45,14 +56,5 @@ impl Pace {
             }
         }
         Ok(())
-    }
-
-    fn wait(&mut self, transmission: Duration) {
-        self.due += transmission;
-        let now = Instant::now();
-        thread::sleep(self.due.saturating_duration_since(now));
-        if let Some(earliest) = now.checked_sub(CATCH_UP) {
-            self.due = self.due.max(earliest);
-        }
     }
 }

@@ -1,91 +1,48 @@
 //! Listings, in both versions of the request. It decides which names a page holds: those below the prefix, in
 //! the order of their bytes, rolled up at the delimiter, after the marker.
 //!
-//! With the usual delimiter only one directory is read. Its names are kept, sorted, and the answers that were made
-//! of them, as long as the directory has not changed: stores have an index, too. So files must be replaced, not
-//! changed in place. It does not know of versions of objects, and names that are not UTF-8 are not objects.
+//! Of directories, with the usual delimiter only one is read, and the answers that were made of it are kept as long as it
+//! has not changed, unless objects may change. It does not know of versions of objects, and names that are not UTF-8
+//! are not objects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::http::Request;
-use super::{DECLARATION, NAMESPACE, tag, time};
+use crate::http::{Request, decode};
+use crate::object::{Directories, Names, Object, is_plain, size, tag};
+use crate::server::lock;
 
 /// What S3 gives at most in one page.
-const PAGE: usize = 1000;
+pub(crate) const PAGE: usize = 1000;
+
+pub(crate) const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>";
+pub(crate) const NAMESPACE: &str = "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"";
 
 /// What `encoding-type=url` leaves as it is.
 const RESERVED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Sorted; those of directories end in a slash.
-type Names = Arc<Vec<String>>;
+/// Answers that were made before, with the time of change of their directories.
+pub(crate) type Answers = Mutex<HashMap<Query, (SystemTime, Arc<str>)>>;
 
-/// The names in directories.
-#[derive(Debug, Default)]
-pub(super) struct Directories {
-    known: Mutex<HashMap<PathBuf, (SystemTime, Names)>>,
-    answers: Mutex<HashMap<Query, (SystemTime, Arc<str>)>>,
-}
-
-impl Directories {
-    /// The names in a directory.
-    pub(super) fn names(&self, directory: &Path) -> io::Result<Names> {
-        let modified = fs::metadata(directory)?.modified()?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, names)) = known.get(directory).filter(|(then, _)| *then == modified) {
-            return Ok(Arc::clone(names));
-        }
-        let mut names = Vec::new();
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let mut kind = entry.file_type()?;
-            if kind.is_symlink() {
-                let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-                kind = metadata.file_type();
-            }
-            let Ok(mut name) = entry.file_name().into_string() else { continue };
-            if kind.is_dir() {
-                name.push('/');
-            }
-            names.push(name);
-        }
-        names.sort_unstable();
-        let names = Arc::new(names);
-        known.insert(directory.to_owned(), (modified, Arc::clone(&names)));
-        Ok(names)
-    }
-
-    /// The names of all files below a directory.
-    fn below(&self, directory: &Path, prefix: &str, found: &mut Vec<String>) {
-        for name in self.names(directory).unwrap_or_default().iter() {
-            let path = format!("{prefix}{name}");
-            if name.ends_with('/') {
-                self.below(&directory.join(name), &path, found);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-}
-
-/// Whether a key is a file's path and cannot lead elsewhere.
-pub(super) fn is_plain(key: &str) -> bool {
-    !key.contains('\0') && key.split('/').all(|name| !matches!(name, "" | "." | ".."))
+/// As in `<LastModified>`.
+pub(crate) fn iso(time: SystemTime) -> String {
+    let seconds = humantime::format_rfc3339_seconds(time.max(UNIX_EPOCH)).to_string();
+    format!("{}.000Z", seconds.trim_end_matches('Z'))
 }
 
 /// The answer to the question which buckets there are.
-pub(super) fn buckets(names: &[String]) -> String {
+pub(crate) fn buckets(names: &[String]) -> String {
     let mut xml = format!("{DECLARATION}<ListAllMyBucketsResult {NAMESPACE}><Buckets>");
     for name in names.iter().filter_map(|name| name.strip_suffix('/')) {
-        let created = time::iso(SystemTime::UNIX_EPOCH);
+        let created = iso(UNIX_EPOCH);
         let name = escape(name);
         xml += &format!("<Bucket><Name>{name}</Name><CreationDate>{created}</CreationDate></Bucket>");
     }
@@ -94,7 +51,7 @@ pub(super) fn buckets(names: &[String]) -> String {
 
 /// What is to be listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Query {
+pub(crate) struct Query {
     bucket: String,
     prefix: String,
     delimiter: String,
@@ -115,41 +72,56 @@ struct Page {
 }
 
 impl Query {
-    /// Reads the parameters.
-    pub(super) fn new(request: &Request, bucket: &str) -> Option<Self> {
+    /// Reads the parameters; `most` entries are in a page, at most.
+    pub(crate) fn new(request: &Request, most: usize) -> Option<Self> {
         let text = |name: &str| request.query(name).unwrap_or_default().to_owned();
         let second_version = request.query("list-type") == Some("2");
         let after = match request.query("continuation-token") {
             _ if !second_version => text("marker"),
             // The encoding of the parameter is gone, the token's own is left.
-            Some(token) => percent_encoding::percent_decode_str(token).decode_utf8().ok()?.into_owned(),
+            Some(token) => decode(token).into_owned(),
             None => text("start-after"),
         };
         Some(Query {
-            bucket: bucket.to_owned(),
+            bucket: request.bucket.clone(),
             prefix: text("prefix"),
             delimiter: text("delimiter"),
             after,
-            limit: request.query("max-keys").map_or(Some(PAGE), |text| text.parse().ok())?.min(PAGE),
+            limit: request.query("max-keys").map_or(Some(PAGE), |text| text.parse().ok())?.min(most),
             second_version,
             encoded: request.query("encoding-type") == Some("url"),
         })
     }
 
+    /// The answer, from objects in memory.
+    pub(crate) fn of_memory(&self, objects: &BTreeMap<String, Object>) -> String {
+        let from = Bound::Included(self.prefix.as_str().max(self.after.as_str()));
+        let names = objects.range::<str, _>((from, Bound::Unbounded)).map(|(key, _)| key.as_str());
+        let page = page(names, &self.prefix, &self.delimiter, &self.after, self.limit);
+        self.write(&page, "", |key| {
+            let object = objects.get(key)?;
+            Some((object.data.size(), object.modified, object.etag.clone()))
+        })
+    }
+
     /// The answer, from the bucket's directory.
-    pub(super) fn answer(&self, directories: &Directories, bucket: &Path) -> Arc<str> {
+    pub(crate) fn of_directory(
+        &self,
+        directories: &Directories,
+        bucket: &Path,
+        answers: &Answers,
+    ) -> Arc<str> {
         // Up to the last slash the prefix is a directory.
         let (base, rest) = self.prefix.split_at(self.prefix.rfind('/').map_or(0, |slash| slash + 1));
         let directory = bucket.join(base);
         let modified = fs::metadata(&directory).and_then(|metadata| metadata.modified()).ok();
-        let modified = modified.filter(|_| self.delimiter == "/");
-        let answers = || directories.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, answer)) = answers().get(self).filter(|(then, _)| Some(*then) == modified) {
+        let modified = modified.filter(|_| self.delimiter == "/" && !directories.is_writable);
+        if let Some((_, answer)) = lock(answers).get(self).filter(|(then, _)| Some(*then) == modified) {
             return Arc::clone(answer);
         }
         let answer: Arc<str> = self.compose(directories, base, rest, &directory).into();
         if let Some(modified) = modified {
-            answers().insert(self.clone(), (modified, Arc::clone(&answer)));
+            lock(answers).insert(self.clone(), (modified, Arc::clone(&answer)));
         }
         answer
     }
@@ -158,7 +130,11 @@ impl Query {
         let mut names = Names::default();
         if base.is_empty() || is_plain(base.trim_end_matches('/')) && !base.ends_with("//") {
             if self.delimiter == "/" {
-                names = directories.names(directory).unwrap_or_default();
+                names = match directories.names(directory) {
+                    // It is an object itself.
+                    Ok(names) if names.is_empty() && !base.is_empty() => Arc::new(vec![String::new()]),
+                    names => names.unwrap_or_default(),
+                };
             } else {
                 let mut found = Vec::new();
                 directories.below(directory, "", &mut found);
@@ -174,11 +150,21 @@ impl Query {
                 ""
             }
         };
-        let page = page(&names, rest, &self.delimiter, after, self.limit);
-        self.write(&page, base, directory)
+        let first = names.partition_point(|name| name.as_str() < rest.max(after));
+        let names = names[first..].iter().map(String::as_str);
+        let page = page(names, rest, &self.delimiter, after, self.limit);
+        self.write(&page, base, |name| {
+            let metadata = fs::metadata(directory.join(name)).ok()?;
+            Some((size(&metadata), metadata.modified().unwrap_or(UNIX_EPOCH), tag(&metadata)))
+        })
     }
 
-    fn write(&self, page: &Page, base: &str, directory: &Path) -> String {
+    fn write(
+        &self,
+        page: &Page,
+        base: &str,
+        entry: impl Fn(&str) -> Option<(u64, SystemTime, String)>,
+    ) -> String {
         let text = |text: &str| match self.encoded {
             true => utf8_percent_encode(text, RESERVED).to_string(),
             false => escape(text),
@@ -186,11 +172,10 @@ impl Query {
         let mut contents = String::new();
         let mut count = page.prefixes.len();
         for name in &page.keys {
-            let Ok(metadata) = fs::metadata(directory.join(name)) else { continue };
+            let Some((size, modified, tag)) = entry(name) else { continue };
             count += 1;
-            let (key, size) = (text(&format!("{base}{name}")), metadata.len());
-            let modified = time::iso(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
-            let tag = escape(&tag(&metadata));
+            let key = text(&format!("{base}{name}"));
+            let (modified, tag) = (iso(modified), escape(&tag));
             // Writing to a String cannot fail.
             let _ = write!(
                 contents,
@@ -228,15 +213,21 @@ impl Query {
     }
 }
 
-fn page(names: &[String], prefix: &str, delimiter: &str, after: &str, limit: usize) -> Page {
+/// The names are sorted, and begin at the first that has the prefix and is not before the marker.
+fn page<'a>(
+    names: impl Iterator<Item = &'a str>,
+    prefix: &str,
+    delimiter: &str,
+    after: &str,
+    limit: usize,
+) -> Page {
     let mut page = Page::default();
     let mut last = after;
-    let first = names.partition_point(|name| name.as_str() < prefix);
-    for name in names[first..].iter().take_while(|name| name.starts_with(prefix)) {
+    for name in names.take_while(|name| name.starts_with(prefix)) {
         let rest = &name[prefix.len()..];
         let cut = Some(delimiter).filter(|delimiter| !delimiter.is_empty()).and_then(|text| rest.find(text));
-        let item = cut.map_or(name.as_str(), |cut| &name[..prefix.len() + cut + delimiter.len()]);
-        if item <= last {
+        let item = cut.map_or(name, |cut| &name[..prefix.len() + cut + delimiter.len()]);
+        if item <= last && !last.is_empty() {
             continue;
         }
         if page.keys.len() + page.prefixes.len() == limit {
@@ -250,7 +241,7 @@ fn page(names: &[String], prefix: &str, delimiter: &str, after: &str, limit: usi
 }
 
 /// Text for XML: its own characters, and those that it would lose.
-pub(crate) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -268,22 +259,26 @@ pub(crate) fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Page, escape, is_plain, page};
+    use std::time::{Duration, UNIX_EPOCH};
 
-    fn names() -> Vec<String> {
-        ["a.txt", "a/x", "a/y", "b", "c/d/e", "c/f"].map(String::from).into()
+    use super::{Page, escape, is_plain, iso};
+
+    const NAMES: [&str; 6] = ["a.txt", "a/x", "a/y", "b", "c/d/e", "c/f"];
+
+    fn page(prefix: &str, delimiter: &str, after: &str, limit: usize) -> Page {
+        let names = NAMES.into_iter().skip_while(|name| *name < prefix.max(after));
+        super::page(names, prefix, delimiter, after, limit)
     }
 
     #[test]
     fn pages_are_continued_without_gaps_or_repeats() {
-        let names = names();
         for (delimiter, expected) in
             [("", vec!["a.txt", "a/x", "a/y", "b", "c/d/e", "c/f"]), ("/", vec!["a.txt", "a/", "b", "c/"])]
         {
             for limit in 1..8 {
                 let (mut all, mut after) = (Vec::new(), String::new());
                 loop {
-                    let Page { mut keys, prefixes, next } = page(&names, "", delimiter, &after, limit);
+                    let Page { mut keys, prefixes, next } = page("", delimiter, &after, limit);
                     keys.extend(prefixes);
                     keys.sort();
                     all.extend(keys);
@@ -299,11 +294,11 @@ mod tests {
 
     #[test]
     fn prefixes_and_odd_delimiters() {
-        assert_eq!(page(&names(), "a", "/", "", 9).prefixes, ["a/"]);
-        assert_eq!(page(&names(), "c/", "/", "", 9).prefixes, ["c/d/"]);
-        assert_eq!(page(&names(), "", "x", "", 9).prefixes, ["a.tx", "a/x"]);
-        assert_eq!(page(&names(), "", "", "", 0), Page::default());
-        assert_eq!(page(&names(), "zz", "", "", 9), Page::default());
+        assert_eq!(page("a", "/", "", 9).prefixes, ["a/"]);
+        assert_eq!(page("c/", "/", "", 9).prefixes, ["c/d/"]);
+        assert_eq!(page("", "x", "", 9).prefixes, ["a.tx", "a/x"]);
+        assert_eq!(page("", "", "", 0), Page::default());
+        assert_eq!(page("zz", "", "", 9), Page::default());
     }
 
     #[test]
@@ -312,5 +307,6 @@ mod tests {
         assert!(
             is_plain("a/b c") && !is_plain("a//b") && !is_plain("../a") && !is_plain("a/.") && !is_plain("")
         );
+        assert_eq!(iso(UNIX_EPOCH + Duration::from_secs(784_887_151)), "1994-11-15T08:12:31.000Z");
     }
 }
