@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 evaluate=${EVALUATE:-target/debug/evaluate} podrun=${PODRUN:-target/debug/podrun}
-fluid_fuse=${FLUID_FUSE:-$(echo target/*/release/fluid-fuse)}
+fluid_fuse=${FLUID_FUSE:-$(echo target/*/debug/fluid-fuse)}
 pod=$(mktemp)
 trap 'rm -f "$pod"' EXIT
 

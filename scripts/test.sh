@@ -30,13 +30,13 @@ summary() {
 trap summary EXIT
 
 scripts/need.sh bats binaryen busybox-static curl docker-registry jq runc shellcheck skopeo umoci yq || true
-# Two at a time: to link the sidecar takes one processor for minutes, and so do the programs of the cluster. Not by
-# make -j, of whose jobserver cargo complains.
-step xargs -n 1 -P 2 make --no-print-directory <<<'lint sidecar cluster-build wasm yardstick'
+# Two at a time, as the end of a build links on one processor and downloads need none. What runs cargo in the same
+# target folder is not beside each other. Not by make -j, of whose jobserver cargo complains.
+step xargs -n 1 -P 2 make --no-print-directory <<<'lint test-servers cluster-build wasm yardstick demo-tools'
 # All in one go: what `make tools` builds by itself has other features of its dependencies, and would be built twice.
 step cargo build --locked --workspace --all-targets
-step scripts/test-servers.sh
 step cargo test --locked --workspace
 # The cluster waits more than it works.
 step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-tools'
-step demo/run.sh
+# With its own, quick build.
+step make --no-print-directory demo
