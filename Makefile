@@ -1,8 +1,8 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-tools test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
-  e2e-cluster test-cluster test-servers test-tools cluster-build cluster-up cluster-down lint lint-deploy fmt clean
+.PHONY: help demo demo-tools demo-wasm test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
+  e2e-cluster test-cluster test-crates test-servers test-tools cluster-build cluster-up cluster-down lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -21,11 +21,15 @@ help: ## this list
 
 demo: EVALUATE := target/$(HOST)/debug/evaluate
 demo: PODRUN := target/$(HOST)/debug/podrun
-demo: wasm demo-tools ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
+demo: export POLICY := target/demo.wasm
+demo: demo-wasm demo-tools ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
 	@demo/run.sh
 
-# Quick to build: for debugging, the evaluator without its server, and all in one go, so that each dependency is
-# compiled once.
+# Both are quick to build: without optimisation, the evaluator without its server, and the tools in one go, so that each
+# dependency is compiled once.
+demo-wasm: cc
+	@scripts/build-wasm.sh demo
+
 demo-tools: cc
 	$(STATIC) --target $(HOST) -p evaluate -p fluid-fuse -p podrun --no-default-features --features evaluate/interpreter
 
@@ -93,12 +97,14 @@ e2e-cluster: wasm tools ## the policy and the sidecar in a real Kubernetes: scen
 test-cluster:
 	@e2e/cluster/test.sh
 
+test-crates:
+	@cargo test --locked --workspace
+
 test-servers:
 	@scripts/test-servers.sh
 
 test-tools:
 	@scripts/check-schema.sh
-	@scripts/check-settings-schema.sh
 	@bats --tap e2e.bats
 	@bats --tap publish.bats
 

@@ -30,13 +30,15 @@ summary() {
 trap summary EXIT
 
 scripts/need.sh bats binaryen busybox-static curl docker-registry jq runc shellcheck skopeo umoci yq || true
-# Two at a time, as the end of a build links on one processor and downloads need none. What runs cargo in the same
-# target folder is not beside each other. Not by make -j, of whose jobserver cargo complains.
-step xargs -n 1 -P 2 make --no-print-directory <<<'lint test-servers cluster-build wasm yardstick demo-tools'
+# Two at a time: downloads take no processor, and the end of a build only one. Not by make -j, of whose jobserver cargo
+# complains.
+step xargs -n 1 -P 2 make --no-print-directory <<<'lint test-servers cluster-build wasm yardstick'
 # All in one go: what `make tools` builds by itself has other features of its dependencies, and would be built twice.
 step cargo build --locked --workspace --all-targets
-step cargo test --locked --workspace
-# The cluster waits more than it works.
-step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-tools'
-# With its own, quick build.
-step make --no-print-directory demo
+step make --no-print-directory demo-tools
+# The cluster waits more than it works, and so do many of the crates' tests.
+step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-crates test-tools'
+# Not beside the crates' tests, one of which writes the same file.
+step scripts/check-settings-schema.sh
+# With the evaluator that `make demo` builds, and the policy as it is published.
+step env "EVALUATE=${FLUID_FUSE%/*}/evaluate" demo/run.sh
