@@ -121,6 +121,7 @@ cluster-down: ## end it, and leave nothing but the built programs
 lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p evaluate --no-default-features --features interpreter -- -D warnings
 	@# With the examples, and so with the dependencies as clippy checked them: alone a fifth of them would be checked anew.
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet --lib --bin podrun --examples
 	@scripts/need.sh shellcheck

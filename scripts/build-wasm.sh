@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the policy, target/policy.wasm, or what it is measured with, target/yardstick.wasm, or the policy without
-# optimisation, in a third of the time, target/demo.wasm:
+# optimisation, in two thirds of the time, target/demo.wasm:
 #   scripts/build-wasm.sh [policy|yardstick|demo]
 # Owns the one choice there is, whose standard library for wasm32-wasip1 is linked:
 #   rustup   the one that rust-toolchain.toml names

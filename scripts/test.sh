@@ -41,4 +41,4 @@ step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-crates test
 # Not beside the crates' tests, one of which writes the same file.
 step scripts/check-settings-schema.sh
 # With the evaluator that `make demo` builds, and the policy as it is published.
-step env "EVALUATE=${FLUID_FUSE%/*}/evaluate" demo/run.sh
+step env "EVALUATE=target/$(rustc -vV | sed -n 's/^host: //p')/debug/evaluate" demo/run.sh
