@@ -1,25 +1,37 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
-  e2e-cluster test-cluster test-tools cluster-build cluster-up cluster-down lint lint-deploy fmt clean
+.PHONY: help demo demo-tools demo-wasm test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
+  e2e-cluster test-cluster test-crates test-servers test-tools cluster-build cluster-up cluster-down lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
 PODRUN := target/debug/podrun
-FLUID_FUSE := target/$(HOST)/release/fluid-fuse
+FLUID_FUSE := target/$(HOST)/debug/fluid-fuse
 ARTIFACTS := target/debug/artifacts
 # One or several; another than the host's needs its linker and `rustup target add`, as the Containerfile does it.
 TARGET ?= $(HOST)
 SOAK_MINUTES ?= 10
 export EVALUATE PODRUN FLUID_FUSE ARTIFACTS
+# Static, so that it runs in an image with nothing else in it.
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
 
-demo: wasm sidecar ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
-	cargo build --locked -p evaluate -p podrun
+demo: EVALUATE := target/$(HOST)/debug/evaluate
+demo: PODRUN := target/$(HOST)/debug/podrun
+demo: export POLICY := target/demo.wasm
+demo: demo-wasm demo-tools ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
 	@demo/run.sh
+
+# Both are quick to build: without optimisation, the evaluator without its server, and the tools in one go, so that each
+# dependency is compiled once.
+demo-wasm: cc
+	@scripts/build-wasm.sh demo
+
+demo-tools: cc
+	$(STATIC) --target $(HOST) -p evaluate -p fluid-fuse -p podrun --no-default-features --features evaluate/interpreter
 
 test: ## everything CI runs: lints, unit, golden and property tests, real mounts and containers, e2e, demo
 	@scripts/test.sh
@@ -38,12 +50,12 @@ yardstick: cc ## build the policy that the cost of ours is compared with: target
 cc:
 	@command -v cc >/dev/null || scripts/need.sh gcc libc6-dev
 
-tools: cc sidecar ## build the evaluator, podrun, the benchmark's object store, what makes artifacts, and the sidecar
+tools: cc ## build the evaluator, podrun, the benchmark's object store, what makes artifacts, and the sidecar for debugging
 	cargo build --locked -p artifacts -p evaluate -p podrun -p fuse-bench
+	$(STATIC) --target $(HOST) -p fluid-fuse
 
-sidecar: cc ## build fluid-fuse, static, for the host or TARGET (such as "x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu")
-	@# Static, so that it runs in an image with nothing else in it.
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release -p fluid-fuse $(TARGET:%=--target %)
+sidecar: cc ## build fluid-fuse as it is released, for the host or TARGET (such as "x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu")
+	$(STATIC) --release -p fluid-fuse $(TARGET:%=--target %)
 
 # Never by kwctl, which writes the code anew: the digest would depend on whether it is installed.
 annotated-policy.wasm: wasm ## the policy with its metadata, as policy servers want it, and as an OCI layout: target/policy
@@ -66,6 +78,7 @@ bench: wasm yardstick ## what a review costs: natively, and through the compiled
 	cargo bench --locked --profile host --bench review
 	cargo bench --locked --profile host -p evaluate --bench cost
 
+bench-fuse: FLUID_FUSE := target/$(HOST)/release/fluid-fuse
 bench-fuse: sidecar ## what reading through the sidecar costs, beside its peers and the limits (as root; 20 minutes)
 	cargo build --locked --release -p fuse-bench
 	@bench/run.sh $(BENCH_FUSE)
@@ -84,9 +97,14 @@ e2e-cluster: wasm tools ## the policy and the sidecar in a real Kubernetes: scen
 test-cluster:
 	@e2e/cluster/test.sh
 
+test-crates:
+	@cargo test --locked --workspace
+
+test-servers:
+	@scripts/test-servers.sh
+
 test-tools:
 	@scripts/check-schema.sh
-	@scripts/check-settings-schema.sh
 	@bats --tap e2e.bats
 	@bats --tap publish.bats
 
@@ -103,7 +121,9 @@ cluster-down: ## end it, and leave nothing but the built programs
 lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
+	cargo clippy --locked -p evaluate --no-default-features --features interpreter -- -D warnings
+	@# With the examples, and so with the dependencies as clippy checked them: alone a fifth of them would be checked anew.
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet --lib --bin podrun --examples
 	@scripts/need.sh shellcheck
 	shellcheck --external-sources scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/go/*.sh e2e/cluster/eci-* e2e/cluster/helpers.bash .ci/run
 	scripts/check-workflows.sh

@@ -9,7 +9,7 @@ setup_file() {
   export ARTIFACTS=${ARTIFACTS:-target/debug/artifacts} EVALUATE=${EVALUATE:-target/debug/evaluate}
   export PODRUN=${PODRUN:-target/debug/podrun} POLICY=${POLICY:-target/policy.wasm}
   export METADATA=${METADATA:-policy-metadata.yml}
-  export FLUID_FUSE=${FLUID_FUSE:-$(echo target/*/release/fluid-fuse)}
+  export FLUID_FUSE=${FLUID_FUSE:-$(echo target/*/debug/fluid-fuse)}
   [ -x "$ARTIFACTS" ] || { echo "build first: make wasm tools" >&2; return 1; }
   scripts/need.sh busybox-static docker-registry jq skopeo umoci yq >&2 ||
     skip "packages are missing"

@@ -4,15 +4,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 evaluate=${EVALUATE:-target/debug/evaluate} podrun=${PODRUN:-target/debug/podrun}
-fluid_fuse=${FLUID_FUSE:-$(echo target/*/release/fluid-fuse)}
+fluid_fuse=${FLUID_FUSE:-$(echo target/*/debug/fluid-fuse)}
+policy=${POLICY:-target/policy.wasm}
 pod=$(mktemp)
 trap 'rm -f "$pod"' EXIT
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 say "1. Admission: the policy sees demo/pod.yaml and the cluster of demo/cluster/"
-"$evaluate" --pod demo/pod.yaml --objects demo/cluster
-"$evaluate" --pod demo/pod.yaml --objects demo/cluster --output pod >"$pod"
+"$evaluate" --policy "$policy" --pod demo/pod.yaml --objects demo/cluster
+"$evaluate" --policy "$policy" --pod demo/pod.yaml --objects demo/cluster --output pod >"$pod"
 
 say "2. The mutated Pod runs: sidecar first, the app when the file system is there"
 missing=()

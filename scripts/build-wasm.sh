@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the policy, target/policy.wasm, or what it is measured with, target/yardstick.wasm:
-#   scripts/build-wasm.sh [policy|yardstick]
+# Builds the policy, target/policy.wasm, or what it is measured with, target/yardstick.wasm, or the policy without
+# optimisation, in two thirds of the time, target/demo.wasm:
+#   scripts/build-wasm.sh [policy|yardstick|demo]
 # Owns the one choice there is, whose standard library for wasm32-wasip1 is linked:
 #   rustup   the one that rust-toolchain.toml names
 #   debian   where rustup may not download: Debian's rustc-web compiles its own sources of it, for size
@@ -8,12 +9,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-what=${1:-policy}
+what=${1:-policy} profile=wasm optimised=1
 case $what in
   policy) package=fluid-sidecar-policy ;;
   yardstick) package=yardstick ;;
-  *) echo "expected policy or yardstick, not $what" >&2; exit 2 ;;
+  demo) package=fluid-sidecar-policy profile=dev optimised='' ;;
+  *) echo "expected policy, yardstick or demo, not $what" >&2; exit 2 ;;
 esac
+# The folder that cargo has for the profile.
+folder=${profile/dev/debug}
 target=wasm32-wasip1
 # Paths of this machine would otherwise stand in the module's panic messages, and differ on the next.
 rustflags="--remap-path-prefix=$PWD=/src --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
@@ -36,8 +40,8 @@ case "$way" in
   rustup)
     echo "wasm: rustup's standard library, $(rustc --version)"
     CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$rustflags" \
-      cargo build --package "$package" --target "$target" --profile wasm --locked
-    built=${CARGO_TARGET_DIR:-target}/$target/wasm
+      cargo build --package "$package" --target "$target" --profile "$profile" --locked
+    built=${CARGO_TARGET_DIR:-target}/$target/$folder
     ;;
   debian)
     scripts/need.sh rustc-web rust-web-src wasi-libc
@@ -49,13 +53,15 @@ case "$way" in
       CARGO_TARGET_WASM32_WASIP1_LINKER="$linker" \
       CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$rustflags --remap-path-prefix=/usr/src=/rustc -L native=/usr/lib/wasm32-wasi" \
       cargo build -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size \
-      --package "$package" --target "$target" --profile wasm --locked
-    built=target/wasm-debian/$target/wasm
+      --package "$package" --target "$target" --profile "$profile" --locked
+    built=target/wasm-debian/$target/$folder
     ;;
   *) echo "WASM_TOOLCHAIN must be rustup or debian, not $way" >&2; exit 2 ;;
 esac
 module=$built/${package//-/_}.wasm
-if command -v wasm-opt >/dev/null; then
+if [ -z "$optimised" ]; then
+  :
+elif command -v wasm-opt >/dev/null; then
   # The features that rustc uses on this target: what would tell them is stripped.
   wasm-opt -O3 --mvp-features --enable-bulk-memory --enable-multivalue --enable-mutable-globals \
     --enable-nontrapping-float-to-int --enable-reference-types --enable-sign-ext "$module" -o "$built/$what-optimised.wasm"

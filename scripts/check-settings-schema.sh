@@ -13,7 +13,8 @@ skip() { echo "skipped: $1, so docs/settings.schema.json was not compared with t
 mkdir -p "$target"
 scripts/venv.sh "$venv" jsonschema==4.26.0 >"$log" 2>&1 || skip "jsonschema cannot be installed ($(tail -n 1 "$log"))"
 
-cargo test --quiet --locked -p fluid-sidecar-policy --test settings_reference -- --exact documents_for_the_schema \
+# Of the whole workspace, and so with the features of dependencies that its tests have been built with.
+cargo test --quiet --locked --workspace --test settings_reference -- --exact documents_for_the_schema \
   >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
 
 "$venv/bin/python" - docs/settings.schema.json "$target/tmp/settings-documents.json" <<'PYTHON'

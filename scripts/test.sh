@@ -30,13 +30,15 @@ summary() {
 trap summary EXIT
 
 scripts/need.sh bats binaryen busybox-static curl docker-registry jq runc shellcheck skopeo umoci yq || true
-# Two at a time: to link the sidecar takes one processor for minutes, and so do the programs of the cluster. Not by
-# make -j, of whose jobserver cargo complains.
-step xargs -n 1 -P 2 make --no-print-directory <<<'lint sidecar cluster-build wasm yardstick'
+# Two at a time: downloads take no processor, and the end of a build only one. Not by make -j, of whose jobserver cargo
+# complains.
+step xargs -n 1 -P 2 make --no-print-directory <<<'lint test-servers cluster-build wasm yardstick'
 # All in one go: what `make tools` builds by itself has other features of its dependencies, and would be built twice.
 step cargo build --locked --workspace --all-targets
-step scripts/test-servers.sh
-step cargo test --locked --workspace
-# The cluster waits more than it works.
-step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-tools'
-step demo/run.sh
+step make --no-print-directory demo-tools
+# The cluster waits more than it works, and so do many of the crates' tests.
+step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-crates test-tools'
+# Not beside the crates' tests, one of which writes the same file.
+step scripts/check-settings-schema.sh
+# With the evaluator that `make demo` builds, and the policy as it is published.
+step env "EVALUATE=target/$(rustc -vV | sed -n 's/^host: //p')/debug/evaluate" demo/run.sh

@@ -167,8 +167,8 @@ fn commands_work() {
     let hosts = fs::read_dir(&target).into_iter().flatten().map(|host| host.unwrap().path());
     let ours =
         |host: &PathBuf| host.file_name().unwrap().to_string_lossy().starts_with(std::env::consts::ARCH);
-    let releases = hosts.filter(ours).map(|host| host.join("release"));
-    let fluid_fuse = releases.into_iter().find(|release| release.join("fluid-fuse").exists());
+    let mut builds = hosts.filter(ours).map(|host| host.join("debug"));
+    let fluid_fuse = builds.find(|build| build.join("fluid-fuse").exists());
     let built = target.join("policy.wasm").exists() && target.join("debug/evaluate").exists();
     let (true, Some(fluid_fuse)) = (built, fluid_fuse) else {
         return skip("the commands of the documents were not run: make wasm tools first");

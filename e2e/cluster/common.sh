@@ -12,7 +12,7 @@ cache=$(realpath -m "${CLUSTER_CACHE:-$here/.cache}")
 # All that a running cluster writes. Short, since the path of a socket may have 108 bytes.
 run=$(realpath -m "${CLUSTER_RUN:-/var/lib/fluid-cluster}")
 # The sidecar, built statically.
-FLUID_FUSE=$(realpath -m "${FLUID_FUSE:-$(echo "$project"/target/*/release/fluid-fuse)}")
+FLUID_FUSE=$(realpath -m "${FLUID_FUSE:-$(echo "$project"/target/*/debug/fluid-fuse)}")
 export FLUID_FUSE
 export PATH=$cache/bin:$PATH KUBECONFIG=$run/kubeconfig
 

@@ -9,6 +9,7 @@
 //! ```
 //!
 //! - [`engine`]: WebAssembly under waPC, a new instance for each request.
+//! - `guest`: a small host of waPC, to count instructions, and for builds that must be quick.
 //! - [`reads`]: what a policy asks of the cluster, and how it is answered.
 //! - [`objects`]: the cluster, made of YAML files.
 //! - [`api_server`]: the cluster itself.
@@ -25,25 +26,27 @@
 //! Any Kubewarden policy that reads through `get_resource` runs. Two names are those of this project's policy: the audit
 //! annotation `reasons`, which [`explain`] prints, and the operation `uninject`, which `evaluate --uninject` calls.
 
-#[cfg(feature = "engine")]
+#[cfg(feature = "evaluate")]
 pub mod answer;
-#[cfg(feature = "engine")]
+#[cfg(feature = "server")]
 pub mod api_server;
-#[cfg(feature = "engine")]
+#[cfg(feature = "evaluate")]
 pub mod bench;
-#[cfg(feature = "engine")]
+#[cfg(feature = "server")]
 pub mod count;
-#[cfg(feature = "engine")]
+#[cfg(feature = "evaluate")]
 pub mod engine;
-#[cfg(feature = "engine")]
+#[cfg(feature = "evaluate")]
 pub mod explain;
+#[cfg(feature = "evaluate")]
+mod guest;
 pub mod input;
-#[cfg(feature = "engine")]
+#[cfg(feature = "server")]
 pub mod metadata;
 pub mod objects;
 pub mod pods;
 pub mod reads;
-#[cfg(feature = "engine")]
+#[cfg(feature = "server")]
 pub mod serve;
 pub mod session;
 pub mod yaml;

@@ -1,21 +1,28 @@
 //! `evaluate`: see what the policy does to Pods, without a cluster.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+#[cfg(not(feature = "server"))]
+use anyhow::bail;
 use anyhow::{Context as _, Result, ensure};
-use clap::{Args, Parser, Subcommand};
+#[cfg(feature = "server")]
+use clap::Subcommand;
+use clap::{Args, Parser};
 use evaluate::answer::{Answer, check_settings};
 use evaluate::bench::bench;
+#[cfg(feature = "server")]
 use evaluate::count::Counter;
 use evaluate::engine::{Host, Policy, no_reads};
 use evaluate::explain::explain;
 use evaluate::input::{Request, Requests};
 use evaluate::objects::Objects;
+#[cfg(feature = "server")]
+use evaluate::serve;
 use evaluate::session::Session;
-use evaluate::{serve, yaml};
+use evaluate::yaml;
 use fluid_sidecar_layout::{clap_parser, named};
 use serde_json::{Value, json};
 
@@ -26,12 +33,14 @@ use serde_json::{Value, json};
 #[derive(Parser)]
 #[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[cfg(feature = "server")]
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
     review: Option<Review>,
 }
 
+#[cfg(feature = "server")]
 #[derive(Subcommand)]
 enum Command {
     /// Serve the policy as a webhook for a real API server, for development and tests.
@@ -126,11 +135,15 @@ enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let Arguments { command, review } = Arguments::parse();
-    let outcome = match command {
-        Some(Command::Serve(options)) => serve::serve(&options).map(|()| Outcome::Allowed),
-        None => review.context("--pod is missing").and_then(|review| run(&review)),
-    };
+    let arguments = Arguments::parse();
+    #[cfg(feature = "server")]
+    if let Some(Command::Serve(options)) = arguments.command {
+        return outcome(serve::serve(&options).map(|()| Outcome::Allowed));
+    }
+    outcome(arguments.review.context("--pod is missing").and_then(|review| run(&review)))
+}
+
+fn outcome(outcome: Result<Outcome>) -> ExitCode {
     ExitCode::from(outcome.unwrap_or_else(|error| failed(&error)) as u8)
 }
 
@@ -183,7 +196,7 @@ fn run(arguments: &Review) -> Result<Outcome> {
         let payload = serde_json::to_vec(&json!({"request": request.admission, "settings": settings}))?;
         let text = match arguments.bench {
             Some(runs) => bench(&Policy::load(&arguments.policy)?, &payload, &host, runs)?.to_string(),
-            None => Counter::load(&arguments.policy)?.call("validate", &payload, &host)?.0.to_string(),
+            None => count(&arguments.policy, &payload, &host)?,
         };
         anstream::println!("{text}");
         return Ok(Outcome::Allowed);
@@ -207,6 +220,16 @@ fn run(arguments: &Review) -> Result<Outcome> {
         worst = worst.max(outcome.unwrap_or_else(|error| failed(&error)));
     }
     Ok(worst)
+}
+
+#[cfg(feature = "server")]
+fn count(policy: &Path, payload: &[u8], host: &Host) -> Result<String> {
+    Ok(Counter::load(policy)?.call("validate", payload, host)?.0.to_string())
+}
+
+#[cfg(not(feature = "server"))]
+fn count(_: &Path, _: &[u8], _: &Host) -> Result<String> {
+    bail!("--count needs an evaluate with the feature `server`: make tools")
 }
 
 /// Prints the answer, with the Pod's name before what goes to standard error.

@@ -1,6 +1,6 @@
 //! What a review costs, in numbers that no machine and no minute changes: `bench/review.md` has them, no change of the
 //! policy makes them grow unnoticed, and they are linear in the size of the Pod.
-#![cfg(feature = "engine")]
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
 
 #[path = "../../../benches/cases/mod.rs"]

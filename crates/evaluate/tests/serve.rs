@@ -1,6 +1,6 @@
 //! `evaluate serve` as an API server meets it: the program itself, TLS, the compiled policy, and an API server for
 //! the policy's reads, which answers from the golden cases' objects over TLS as well.
-#![cfg(feature = "engine")]
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{BufRead as _, BufReader};

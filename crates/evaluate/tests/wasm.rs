@@ -2,7 +2,7 @@
 //!
 //! What the cases expect of the library they must get from the module; and whatever it is asked, it must
 //! answer: a trap would be an internal error of the policy server for a Pod that anybody may create.
-#![cfg(feature = "engine")]
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::{Arc, OnceLock};

@@ -50,7 +50,7 @@ fn help() -> String {
     format!(
         "\
 Example:
-  podrun pod.json --image fluid-fuse=target/x86_64-unknown-linux-gnu/release/fluid-fuse
+  podrun pod.json --image fluid-fuse=target/x86_64-unknown-linux-gnu/debug/fluid-fuse
 
 What it does as kubelet does:
   * init containers in order; those with restartPolicy Always (native

@@ -67,8 +67,8 @@ fn tools() -> Tools {
     };
     // For its image it is built static, for a target that is named.
     let built = fs::read_dir(root.join("target")).into_iter().flatten().flatten();
-    let built = built.map(|target| target.path().join("release/fluid-fuse")).find(|path| path.exists());
-    let fluid_fuse = built.unwrap_or_else(|| "target/*/release/fluid-fuse".into());
+    let built = built.map(|target| target.path().join("debug/fluid-fuse")).find(|path| path.exists());
+    let fluid_fuse = built.unwrap_or_else(|| "target/*/debug/fluid-fuse".into());
     Tools {
         policy: tool("POLICY", "target/policy.wasm"),
         evaluate: tool("EVALUATE", "target/debug/evaluate"),
