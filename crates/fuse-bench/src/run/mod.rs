@@ -30,7 +30,7 @@ use crate::direct::{self, Connection};
 use crate::size::MIB;
 use data::{BUCKET, Data, MANY, PARALLEL, SMALL, TREE};
 use mounted::{Mounted, Place};
-use peers::{Mounting, Peer};
+use peers::{Access, Mounting, Peer};
 use report::{Report, Results};
 use table::{Contender, Line, Metric, TABLE, Yardstick};
 use work::{Jumps, Processors};
@@ -48,6 +48,12 @@ const CUT: Duration = Duration::from_secs(15);
 const SHORT_CUT: Duration = Duration::from_secs(5);
 /// How long a cache may take to be whole.
 const SETTLE: Duration = Duration::from_secs(20);
+/// The file that is appended to, its size in bytes, and how many lines.
+const LOG: &str = "log.txt";
+const LOG_SIZE: usize = 8 << 20;
+const LINES: u64 = 50;
+/// How far away the store B is.
+const FAR: &[&str] = &["--first-byte", "15ms", "--rate", "90MB"];
 /// The cap of fluid-fuse where nothing else is said, in MiB.
 const MEMORY: u64 = 128;
 
@@ -55,7 +61,7 @@ const MEMORY: u64 = 128;
 #[derive(Debug, Args)]
 pub struct Options {
     /// Rows of the table; all by default
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=17))]
     rows: Vec<u8>,
     /// How often; the figures are medians
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
@@ -134,7 +140,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     }
 
     let report = Report::new(&lines, &results, rounds);
-    let markdown = report.markdown();
+    let picture = options.svg.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+    let markdown = report.markdown(picture.as_deref());
     write!(io::stdout(), "{markdown}")?;
     if let Some(path) = &options.markdown {
         fs::write(path, markdown).with_context(|| format!("cannot write {}", path.display()))?;
@@ -247,6 +254,7 @@ const TASKS: &[Task] = {
         Task::new("files, 1 reader, B", &[FilesOne], Bench::files_one),
         Task::new("listing, A", &[ListCold, ListAgain], Bench::list),
         Task::new("find, B", &[Find], Bench::find),
+        Task::new("append, B", &[Append], Bench::append),
         Task::new("start, A", &[Start], Bench::start),
         Task { once: true, ..Task::new("memory", &[Idle, Peak32, Peak64, Peak128], Bench::memory) },
         Task { once: true, ..Task::new("binary", &[Binary], Bench::binary) },
@@ -259,7 +267,7 @@ impl Bench {
         let place = Place::prepare(&options.data)?;
         let data = Data::prepare(&options.data)?;
         let a = Served::start(&data.root, &[])?;
-        let b = Served::start(&data.root, &["--first-byte", "15ms", "--rate", "90MB"])?;
+        let b = Served::start(&data.root, FAR)?;
         Ok(Bench {
             data,
             place,
@@ -302,7 +310,8 @@ impl Bench {
         cached: bool,
     ) -> anyhow::Result<Mounted> {
         let mountpoint = &self.place.mountpoint;
-        let mounting = Mounting { endpoint: endpoint.address, mountpoint, cache, cached, memory };
+        let access = Access::Read;
+        let mounting = Mounting { endpoint: endpoint.address, mountpoint, cache, cached, memory, access };
         let program = self.programs.get(&peer).context("not there")?;
         Mounted::start(&self.place, &mut peer.command(program, &mounting), BIG)
     }
@@ -541,6 +550,33 @@ impl Bench {
         let Contender::Peer(peer) = contender else { return Ok(vec![]) };
         let time = self.cold(peer, &self.b, |mounted| work::find(mounted.root(), &TREE))?;
         Ok(vec![(Metric::Find, time.as_secs_f64() * 1e3)])
+    }
+
+    fn append(&self, contender: Contender) -> Figures {
+        let Contender::Peer(peer) = contender else { return Ok(vec![]) };
+        let bucket = self.place.fresh_store()?.join(BUCKET);
+        let (log, start) = (bucket.join(LOG), vec![b'-'; LOG_SIZE]);
+        fs::create_dir_all(&bucket)?;
+        fs::write(&log, &start)?;
+        let root = bucket.parent().context("a bucket has a root")?;
+        let store = Served::start(root, &[FAR, &["--writable"]].concat())?;
+        let mounting = Mounting {
+            endpoint: store.address,
+            mountpoint: &self.place.mountpoint,
+            cache: &self.place.fresh_cache()?,
+            cached: false,
+            memory: MEMORY,
+            access: Access::Write,
+        };
+        let program = self.programs.get(&peer).context("not there")?;
+        let mounted = Mounted::start(&self.place, &mut peer.command(program, &mounting), LOG)?;
+        let (done, lines) =
+            mounted.within(LIMIT, |mounted| work::append(&mounted.root().join(LOG), LINES, SHORT_CUT))?;
+        // Before the mount ends: a line that was acknowledged by fsync is in the store.
+        if fs::read(&log)? != [&start, lines.as_bytes()].concat() {
+            bail!("the store lacks lines that fsync has acknowledged");
+        }
+        Ok(vec![(Metric::Append, done.rate())])
     }
 
     fn start(&self, contender: Contender) -> Figures {

@@ -59,12 +59,22 @@ impl Place {
 
     /// A cache directory with nothing in it.
     pub(super) fn fresh_cache(&self) -> anyhow::Result<PathBuf> {
-        let cache = self.directory.join("cache");
-        if cache.exists() {
-            fs::remove_dir_all(&cache).with_context(|| format!("cannot clear {}", cache.display()))?;
+        self.fresh("cache")
+    }
+
+    /// A directory for a store that is written to, with nothing in it.
+    pub(super) fn fresh_store(&self) -> anyhow::Result<PathBuf> {
+        self.fresh("store")
+    }
+
+    fn fresh(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let directory = self.directory.join(name);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("cannot clear {}", directory.display()))?;
         }
-        fs::create_dir_all(&cache)?;
-        Ok(cache)
+        fs::create_dir_all(&directory)?;
+        Ok(directory)
     }
 
     fn clear(&self) {

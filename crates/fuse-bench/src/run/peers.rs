@@ -39,6 +39,14 @@ pub(super) struct Mounting<'a> {
     pub(super) cached: bool,
     /// In MiB.
     pub(super) memory: u64,
+    pub(super) access: Access,
+}
+
+/// What a mount is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
 }
 
 impl Peer {
@@ -67,6 +75,7 @@ impl Peer {
     pub(super) fn command(self, program: &Path, mounting: &Mounting<'_>) -> Command {
         let Mounting { mountpoint, cache, .. } = mounting;
         let url = format!("http://{}", mounting.endpoint);
+        let writes = mounting.access == Access::Write;
         let mut command = Command::new(program);
         command.env("AWS_ACCESS_KEY_ID", "bench").env("AWS_SECRET_ACCESS_KEY", "bench-secret");
         command.env("AWS_REGION", "us-east-1");
@@ -76,13 +85,17 @@ impl Peer {
                 command.args([contract::command::MOUNT, "--source"]).arg(format!("s3://{BUCKET}/"));
                 command.arg(format!("--{}", option::MOUNTPOINT)).arg(mountpoint);
                 command.arg("--memory").arg(format!("{}MiB", mounting.memory));
+                command.arg("--read-only").arg((!writes).to_string());
                 if mounting.cached {
                     command.arg("--cache-dir").arg(cache).args(["--cache-size", "2GiB"]);
                 }
             }
             Peer::S3fs | Peer::S3fsTuned => {
-                command.arg(BUCKET).arg(mountpoint).args(["-f", "-o", "ro,use_path_request_style", "-o"]);
+                command.arg(BUCKET).arg(mountpoint).args(["-f", "-o", "use_path_request_style", "-o"]);
                 command.arg(format!("url={url}"));
+                if !writes {
+                    command.args(["-o", "ro"]);
+                }
                 if self == Peer::S3fsTuned {
                     command.args(["-o", "kernel_cache,parallel_count=16,multipart_size=16", "-o"]);
                     command.arg(format!("use_cache={}", cache.display()));
@@ -90,15 +103,11 @@ impl Peer {
             }
             Peer::Rclone | Peer::RcloneTuned => {
                 command.arg("mount").arg(format!(":s3:{BUCKET}")).arg(mountpoint);
-                command.args([
-                    "--config",
-                    "/dev/null",
-                    "--read-only",
-                    "--s3-provider",
-                    "Other",
-                    "--s3-env-auth",
-                ]);
+                command.args(["--config", "/dev/null", "--s3-provider", "Other", "--s3-env-auth"]);
                 command.args(["--s3-force-path-style", "--s3-endpoint", &url]);
+                if !writes {
+                    command.arg("--read-only");
+                }
                 command.arg("--cache-dir").arg(cache);
                 if self == Peer::RcloneTuned {
                     command.args([
@@ -119,7 +128,10 @@ impl Peer {
                 }
             }
             Peer::MountS3 => {
-                command.arg(BUCKET).arg(mountpoint).args(["--read-only", "--endpoint-url", &url]);
+                command.arg(BUCKET).arg(mountpoint).args(["--endpoint-url", &url]);
+                if !writes {
+                    command.arg("--read-only");
+                }
                 if mounting.cached {
                     command.arg("--cache").arg(cache);
                 }

@@ -192,15 +192,17 @@ impl<'a> Report<'a> {
         })
     }
 
-    /// The report as text.
-    pub(super) fn markdown(&self) -> String {
+    /// The report as text, with its picture, if there is one beside it.
+    pub(super) fn markdown(&self, picture: Option<&str>) -> String {
+        let picture = picture.map(|name| format!("![Each row as a share of its limit]({name})\n\n"));
         let mut text = format!(
-            "# fluid-fuse, its peers and the limits\n\nMedians of {} round{}, all in turns in one run; ratios are medians of the rounds' ratios. A: the endpoint \
+            "# fluid-fuse, its peers and the limits\n\n{}Medians of {} round{}, all in turns in one run; ratios are medians of the rounds' ratios. A: the endpoint \
              is as fast as the machine. B: 15 ms to the first byte, 90 MB/s per connection. direct: the same bytes \
              without FUSE; zeros: FUSE without bytes; raw: the source's own files. Endpoint, \
              sidecar and reader share the machine's processors: what keeps them busy is as fast as they are in that \
              minute, and direct over B, which waits for its 16 connections, is not.\n\n\
              | # | work | reached | fluid-fuse | times as good as the best peer |\n|---|---|---|---|---|\n",
+            picture.unwrap_or_default(),
             self.rounds,
             if self.rounds == 1 { "" } else { "s" },
         );
@@ -285,16 +287,16 @@ mod tests {
         results.add(Contender::Peer(Peer::Rclone), Metric::RandomCold, 32.0);
         let none = Report::new(&lines, &results, 1);
         assert_eq!(none.reached(lines[0]), None);
-        assert!(none.markdown().contains("| 1 | 1 GiB sequential, cold, A | – | – | – |"));
+        assert!(none.markdown(None).contains("| 1 | 1 GiB sequential, cold, A | – | – | – |"));
 
         results.add(OURS, Metric::SequentialA, 1400.0);
         results.add(OURS, Metric::BusyA, 99.0);
         results.add(OURS, Metric::RandomCold, 17.0);
         let report = Report::new(&lines, &results, 1);
         assert_eq!((report.reached(lines[0]), report.reached(lines[2])), (Some(true), Some(true)));
-        assert!(report.markdown().contains("| yes | 0.700 × zeros (≥ 0.65); mount-s3 not measured; "));
+        assert!(report.markdown(None).contains("| yes | 0.700 × zeros (≥ 0.65); mount-s3 not measured; "));
         // What has no goal explains.
-        assert_eq!(report.markdown().matches("busy meanwhile").count(), 1);
+        assert_eq!(report.markdown(None).matches("busy meanwhile").count(), 1);
         let shares = report.shares(lines[2]).unwrap();
         assert!(shares.goal < 1.0 && shares.ours > Some(shares.goal));
         assert_eq!(shares.best_peer.map(|(_, share)| share), Some(0.5));
@@ -304,7 +306,7 @@ mod tests {
             results.add(Contender::Zeros, Metric::SequentialA, zeros);
             results.add(OURS, Metric::SequentialA, ours);
         }
-        assert!(Report::new(&lines, &results, 3).markdown().contains("| yes | 0.700 × zeros"));
+        assert!(Report::new(&lines, &results, 3).markdown(None).contains("| yes | 0.700 × zeros"));
 
         results.add(Contender::Peer(Peer::S3fs), Metric::SequentialA, 1000.0);
         assert_eq!(Report::new(&lines, &results, 3).reached(lines[0]), Some(false));

@@ -7,7 +7,7 @@
 //! the part that was done.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -255,4 +255,20 @@ pub(super) fn find(mount: &Path, group: &Group) -> anyhow::Result<Duration> {
         bail!("{} has {count} files, not {}", group.directory, group.count);
     }
     Ok(start.elapsed())
+}
+
+/// Appends lines to a file, each by opening and closing it. Returns how long that took, and the lines.
+pub(super) fn append(path: &Path, lines: u64, limit: Duration) -> anyhow::Result<(Done, String)> {
+    let start = Instant::now();
+    let (mut amount, mut text) = (0, String::new());
+    while amount < lines && start.elapsed() < limit {
+        let line = format!("line {amount}\n");
+        let mut file = File::options().append(true).open(path)?;
+        file.write_all(line.as_bytes())?;
+        // What the store has not, it says here or in no way that a program sees.
+        file.sync_all()?;
+        text.push_str(&line);
+        amount += 1;
+    }
+    Ok((Done { amount, time: start.elapsed() }, text))
 }
