@@ -1,8 +1,8 @@
 //! A bucket of any store that opendal knows.
 //!
 //! Decides which way a read takes: where a store takes signatures in the query, one signature every few
-//! minutes is put on each object, and its ranges are read by [`super::wire`]; elsewhere, and where that way was
-//! found not to lead ([`super::learned`]), opendal reads. Each read has a condition, so that it is of the version that
+//! minutes is put on each object, and its ranges are read by [`super::http1`]; elsewhere, and where that way was
+//! found not to lead ([`super::quirks`]), opendal reads. Each read has a condition, so that it is of the version that
 //! was asked for or fails; where a condition cannot be had, the answer is compared, or the store is asked for the version
 //! once the read is open. A refused condition alone does not make a file stale: that is decided by what the store says
 //! of the object when it is asked ([`Session::agree`]). It also decides when credentials are loaded again: when a file
@@ -33,19 +33,19 @@ use opendal::{
     OperationContext, Operator, services,
 };
 
-use super::answer::{self, Whereabouts};
+use super::http1::{FastPathError, Http1Client, SignedRequest};
 use super::index::Index;
-use super::learned::{Detour, Learned};
-use super::listing::Progress;
-use super::options::Place;
+use super::listing::ListingGuard;
+use super::options::StoreLocation;
 use super::oss::OssSigner;
 use super::proxy;
+use super::quirks::{Fallback, Quirks};
+use super::response::{self, BucketRegion};
 use super::tls::Verification;
 use super::transport::{self, block_on, block_on_listing};
 use super::upload::{ObjectUpload, mtime};
 use super::web;
-use super::wire::{Miss, Signed, Wire};
-use super::{Bucket, Depth, Item, Page, Terms, Upload, Version};
+use super::{Bucket, BucketConfig, Depth, Item, Page, Upload, Version};
 use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::StoreError;
@@ -65,12 +65,12 @@ const PAGE: usize = 1000;
 /// Flat listings that are kept to go on with, where a store cannot begin one at a key: as many as there are walks at a time.
 const PAUSED: usize = 4;
 
-/// Pages of such a listing that are read to get to a key.
+/// PausedListing of such a listing that are read to get to a key.
 const SKIPPED_PAGES: usize = 5;
 
 /// How often an object is asked about to find out whether its ETag varies: with two ETags at random, the chance that one
 /// is seen each time is 1 in 128.
-const ETAG_QUESTIONS: usize = 8;
+const ETAG_CHECKS: usize = 8;
 
 /// By how much a store's times for one version may differ: some round up, others down.
 const TIME_ROUNDING: Duration = Duration::from_secs(1);
@@ -85,20 +85,20 @@ const LOOK: Duration = Duration::from_secs(1);
 const RELOAD: Duration = Duration::from_secs(10);
 
 /// A bucket whose credentials change.
-pub(super) struct Remote(Arc<Sessions>);
+pub(super) struct RemoteBucket(Arc<Sessions>);
 
 /// What was asked to find a bucket, and the session that is used.
 pub(super) struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
-    terms: Terms,
-    learned: Arc<Learned>,
+    config: BucketConfig,
+    quirks: Arc<Quirks>,
     session: Mutex<(Arc<Session>, Instant)>,
 }
 
 /// A bucket with the credentials of one moment.
 pub(super) struct Session {
-    place: Place,
+    place: StoreLocation,
     pub(super) operator: Operator,
     /// The same for uploads that copy parts, which have no checksums.
     pub(super) copier: Operator,
@@ -108,38 +108,42 @@ pub(super) struct Session {
     signer: Option<OssSigner>,
     opened: Instant,
     signatures: Mutex<HashMap<String, Signature>>,
-    wire: Arc<Wire>,
+    http1: Arc<Http1Client>,
     /// Whether reads may take the fast path.
     is_fast: bool,
-    pub(super) learned: Arc<Learned>,
+    pub(super) quirks: Arc<Quirks>,
     index: Option<Index>,
     /// Flat listings that may go on, the last used first.
-    paused: Mutex<Vec<Pages>>,
-    whole: web::Whole,
+    paused: Mutex<Vec<PausedListing>>,
+    whole: web::WholeFileCache,
     io_timeout: Duration,
 }
 
 /// A listing that goes on from page to page.
-struct Pages {
+struct PausedListing {
     prefix: String,
     /// The last key of the last page.
     at: Option<String>,
     entries: Lister,
-    progress: Progress,
+    guard: ListingGuard,
 }
 
 /// A signed request that is kept.
 struct Signature {
-    signed: Arc<Signed>,
+    signed: Arc<SignedRequest>,
     until: Instant,
     /// Whether it was used again after the read that it was made for.
     used: bool,
 }
 
-impl Remote {
-    pub(super) fn open(url: &str, options: &BTreeMap<String, String>, terms: &Terms) -> anyhow::Result<Self> {
-        let learned = Arc::new(Learned::default());
-        let session = Arc::new(Session::open(url, options, terms, &learned)?);
+impl RemoteBucket {
+    pub(super) fn open(
+        url: &str,
+        options: &BTreeMap<String, String>,
+        config: &BucketConfig,
+    ) -> anyhow::Result<Self> {
+        let quirks = Arc::new(Quirks::default());
+        let session = Arc::new(Session::open(url, options, config, &quirks)?);
         if session.place.verification == Verification::None {
             warn!(
                 "{}: the certificates of servers are not checked (insecure_skip_tls_verify): anybody on the way can \
@@ -148,28 +152,28 @@ impl Remote {
             );
         }
         let session = Mutex::new((session, Instant::now()));
-        let (url, options, terms) = (url.to_string(), options.clone(), terms.clone());
-        Ok(Self(Arc::new(Sessions { url, options, terms, learned, session })))
+        let (url, options, config) = (url.to_string(), options.clone(), config.clone());
+        Ok(Self(Arc::new(Sessions { url, options, config, quirks, session })))
     }
 }
 
 impl Sessions {
     /// Asks with the present credentials, once more where the bucket turns out to be in another region, and once more with
     /// new credentials where the store refuses.
-    pub(super) fn ask<T>(
+    pub(super) fn with_retry<T>(
         &self,
         question: impl Fn(&Arc<Session>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.insist(|session| question(session).map_err(|error| (error, true)))
+        self.with_retry_if(|session| question(session).map_err(|error| (error, true)))
     }
 
     /// The same for a question that says of its error whether it can be asked again.
-    fn insist<T>(
+    fn with_retry_if<T>(
         &self,
         mut question: impl FnMut(&Arc<Session>) -> Result<T, (StoreError, bool)>,
     ) -> Result<T, StoreError> {
         let mut session = self.session();
-        answer::take_whereabouts();
+        response::take_bucket_region();
         let mut answer = question(&session);
         if let Err((StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_), true)) = answer
             && let Some(elsewhere) = self.find_region(&session)
@@ -185,11 +189,11 @@ impl Sessions {
         answer.map_err(|(error, _)| error)
     }
 
-    /// A session for the bucket's region, if the last refusal was because of the region.
+    /// A session for the bucket's region, if the last error was because of the region.
     fn find_region(&self, refused: &Arc<Session>) -> Option<Arc<Session>> {
-        let region = match answer::take_whereabouts()? {
-            Whereabouts::Region(region) => region,
-            Whereabouts::Elsewhere => refused.ask_region()?,
+        let region = match response::take_bucket_region()? {
+            BucketRegion::Known(region) => region,
+            BucketRegion::Other => refused.ask_region()?,
         };
         if refused.place.settings.get("region") == Some(&region) {
             return None;
@@ -200,7 +204,7 @@ impl Sessions {
                 "{}: the bucket is in the region {region} (the option region saves the question)",
                 refused.place.url
             );
-            *lock(&self.learned.region) = Some(region);
+            *lock(&self.quirks.region) = Some(region);
             if !self.renew(&mut held.0) {
                 return None;
             }
@@ -230,7 +234,7 @@ impl Sessions {
     }
 
     fn renew(&self, session: &mut Arc<Session>) -> bool {
-        match Session::open(&self.url, &self.options, &self.terms, &self.learned) {
+        match Session::open(&self.url, &self.options, &self.config, &self.quirks) {
             Ok(new) => {
                 if let (Some(new), Some(old)) = (&new.index, &session.index) {
                     new.inherit(old);
@@ -251,18 +255,18 @@ impl Sessions {
     }
 }
 
-impl Bucket for Remote {
+impl Bucket for RemoteBucket {
     fn endpoint(&self) -> Option<String> {
         let session = self.0.held().0.clone();
         session.place.settings.get("endpoint").cloned()
     }
 
     fn head(&self, key: &str) -> Result<Version, StoreError> {
-        self.0.ask(|session| session.head(key))
+        self.0.with_retry(|session| session.head(key))
     }
 
     fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
-        self.0.ask(|session| session.head_with_time(key))
+        self.0.with_retry(|session| session.head_with_time(key))
     }
 
     fn list(
@@ -271,7 +275,7 @@ impl Bucket for Remote {
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
         let mut begun = false;
-        self.0.insist(|session| {
+        self.0.with_retry_if(|session| {
             let mut visit = |items| {
                 begun = true;
                 page(items)
@@ -281,11 +285,11 @@ impl Bucket for Remote {
     }
 
     fn list_page(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<Page, StoreError> {
-        self.0.ask(|session| session.list_page(prefix, after, depth))
+        self.0.with_retry(|session| session.list_page(prefix, after, depth))
     }
 
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
-        self.0.ask(|session| session.get(version, &range))
+        self.0.with_retry(|session| session.get(version, &range))
     }
 
     fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError> {
@@ -298,16 +302,16 @@ impl Bucket for Remote {
     }
 
     fn make_directory(&self, key: &str) -> Result<(), StoreError> {
-        self.0.ask(|session| session.run(key, |path| session.operator.create_dir(path)))
+        self.0.with_retry(|session| session.run(key, |path| session.operator.create_dir(path)))
     }
 
     fn delete(&self, key: &str) -> Result<(), StoreError> {
-        self.0.ask(|session| session.run(key, |path| session.operator.delete(path)))
+        self.0.with_retry(|session| session.run(key, |path| session.operator.delete(path)))
     }
 
     fn copy(&self, from: &str, to: &str) -> Result<(), StoreError> {
         let to = path(to)?;
-        self.0.ask(|session| session.run(from, |path| session.operator.copy(path, to)).map(|_| ()))
+        self.0.with_retry(|session| session.run(from, |path| session.operator.copy(path, to)).map(|_| ()))
     }
 }
 
@@ -315,26 +319,26 @@ impl Session {
     fn open(
         url: &str,
         options: &BTreeMap<String, String>,
-        terms: &Terms,
-        learned: &Arc<Learned>,
+        config: &BucketConfig,
+        quirks: &Arc<Quirks>,
     ) -> anyhow::Result<Self> {
-        let mut place = Place::resolve(url, options, terms.trust, |name| std::env::var(name).ok())?;
-        if let Some(region) = &*lock(&learned.region) {
+        let mut place = StoreLocation::resolve(url, options, config.trust, |name| std::env::var(name).ok())?;
+        if let Some(region) = &*lock(&quirks.region) {
             place.move_to(region);
         }
         // Nothing is waited for longer than all of it.
-        place.timeouts = place.timeouts.within(terms.io_timeout);
-        let (ttl, io_timeout) = (terms.ttl, terms.io_timeout);
-        let terms = transport::Terms {
+        place.timeouts = place.timeouts.within(config.io_timeout);
+        let (ttl, io_timeout) = (config.ttl, config.io_timeout);
+        let config = transport::TransportConfig {
             scheme: Some(place.scheme),
             timeouts: place.timeouts,
             verification: place.verification,
             io_timeout,
-            redirects: terms.redirects.clone(),
+            redirects: config.redirects.clone(),
         };
-        transport::install(terms.clone());
-        let signer = OssSigner::new(&place, &terms);
-        let context = transport::context(terms, signer.clone());
+        transport::install(config.clone());
+        let signer = OssSigner::new(&place, &config);
+        let context = transport::context(config, signer.clone());
         let operator = |settings| {
             operator(place.scheme, settings, signer.is_some())
                 .with_context(|| format!("{}: the options cannot be used", place.url))
@@ -355,7 +359,7 @@ impl Session {
         let is_fast = is_fast && place.is_fast && !is_proxied;
         let index = (place.scheme == Scheme::Http).then(|| Index::new(&place, ttl));
         Ok(Self {
-            wire: Wire::new(place.scheme, place.verification, place.timeouts),
+            http1: Http1Client::new(place.scheme, place.verification, place.timeouts),
             operator,
             copier,
             lister_by_markers: OnceLock::new(),
@@ -363,10 +367,10 @@ impl Session {
             opened: Instant::now(),
             signatures: Mutex::default(),
             is_fast,
-            learned: learned.clone(),
+            quirks: quirks.clone(),
             index,
             paused: Mutex::default(),
-            whole: web::Whole::default(),
+            whole: web::WholeFileCache::default(),
             io_timeout,
             place,
         })
@@ -387,15 +391,15 @@ impl Session {
         let mut request = http::Request::new(Buffer::new());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = self.place.bucket_url()?;
-        let told = transport::told(self.context(), request).ok()?;
-        match answer::take_whereabouts() {
-            Some(Whereabouts::Region(region)) => Some(region),
+        let told = transport::head(self.context(), request).ok()?;
+        match response::take_bucket_region() {
+            Some(BucketRegion::Known(region)) => Some(region),
             _ => transport::header(&told.headers, transport::BUCKET_REGION).map(str::to_string),
         }
     }
 
     /// What is asked of an object, for errors.
-    pub(super) fn asked(&self, key: &str) -> String {
+    pub(super) fn object_url(&self, key: &str) -> String {
         format!("{}/{key}", self.place.url.trim_end_matches('/'))
     }
 
@@ -404,7 +408,7 @@ impl Session {
         key: &'a str,
         question: impl FnOnce(&'a str) -> F,
     ) -> Result<T, StoreError> {
-        block_on(|| self.asked(key), question(path(key)?))
+        block_on(|| self.object_url(key), question(path(key)?))
     }
 
     pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
@@ -415,7 +419,7 @@ impl Session {
     fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
         if self.place.scheme == Scheme::Http {
             let found = self.file(key)?.ask(key)?;
-            let varies = self.learned.etags_vary.load(Ordering::Relaxed);
+            let varies = self.quirks.etags_vary.load(Ordering::Relaxed);
             return Ok((Version { etag: found.etag.filter(|_| !varies), ..found }, None));
         }
         let found = self.run(key, |path| self.operator.stat_options(path, StatOptions::default()))?;
@@ -428,8 +432,8 @@ impl Session {
             // The generation: ETags differ between its APIs.
             Scheme::Gcs => found.version().filter(|it| it.parse::<u64>().is_ok()).map(str::to_string),
             // What is none would not come back as it is: such a version is told apart by size and time.
-            _ if self.learned.etags_vary.load(Ordering::Relaxed) => None,
-            _ => found.etag().and_then(answer::etag),
+            _ if self.quirks.etags_vary.load(Ordering::Relaxed) => None,
+            _ => found.etag().and_then(response::etag),
         };
         // Listings of some stores have fractions of seconds, answers for an object do not.
         let seconds = found.last_modified().map_or(0, |time| time.into_inner().as_second());
@@ -447,38 +451,38 @@ impl Session {
         if let Some(index) = &self.index {
             return index.list(self, prefix, page);
         }
-        let mut progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
-        let mut listed = self.list_pages(prefix, &mut progress, page);
-        if progress.needs_markers && !self.learned.lists_by_markers.swap(true, Ordering::Relaxed) {
+        let mut guard = ListingGuard::new(self.place.scheme, format!("{}{prefix}", self.root()));
+        let mut listed = self.list_pages(prefix, &mut guard, page);
+        if guard.needs_markers && !self.quirks.lists_by_markers.swap(true, Ordering::Relaxed) {
             info!("{}: listings have no tokens, so they are asked for by markers", self.place.url);
-            progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
-            listed = self.list_pages(prefix, &mut progress, page);
+            guard = ListingGuard::new(self.place.scheme, format!("{}{prefix}", self.root()));
+            listed = self.list_pages(prefix, &mut guard, page);
         }
-        warn_of_skipped(prefix, &progress);
+        warn_of_skipped(prefix, &guard);
         listed
     }
 
     fn list_pages(
         &self,
         prefix: &str,
-        progress: &mut Progress,
+        guard: &mut ListingGuard,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
         let path = if prefix.is_empty() { "/" } else { path(prefix)? };
-        let asked = || self.asked(prefix);
+        let asked = || self.object_url(prefix);
         let options = ListOptions::default();
         let mut entries = block_on(asked, self.lister()?.lister_options(path, options))?;
         let mut items = Vec::new();
         loop {
             let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
-            let entry = match block_on_listing(progress, asked, async { next.await.transpose() }) {
+            let entry = match block_on_listing(guard, asked, async { next.await.transpose() }) {
                 // Some say so of a prefix that nothing has.
                 Err(StoreError::NotFound) if !self.listed_is_empty() => None,
                 // A prefix that nothing has is an empty listing.
                 Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
                 entry => entry?,
             };
-            if progress.is_none() && entry.is_none() {
+            if guard.is_none() && entry.is_none() {
                 return Err(StoreError::Failed(format!(
                     "LIST {}: the answer is no listing: check the option endpoint",
                     asked()
@@ -511,14 +515,14 @@ impl Session {
             // These listings are not read here first, so nobody knows where their pages end.
             && self.place.scheme != Scheme::Tos;
         let begins_anywhere =
-            capability.list_with_start_after && !self.learned.ignores_start.load(Ordering::Relaxed);
+            capability.list_with_start_after && !self.quirks.ignores_start.load(Ordering::Relaxed);
         let _until = Until::moment().is_none().then(|| Until::set(Instant::now() + self.io_timeout));
         match depth {
             _ if is_possible && begins_anywhere => {
                 let mut pages = self.pages(prefix, after, depth)?;
                 let page = self.next_page(&mut pages)?;
                 if page.items.iter().any(|item| !is_behind(item, after, depth)) {
-                    if !self.learned.ignores_start.swap(true, Ordering::Relaxed) {
+                    if !self.quirks.ignores_start.swap(true, Ordering::Relaxed) {
                         info!("{}: listings do not begin where they are asked to", self.place.url);
                     }
                     return Err(StoreError::Failed("the listing does not begin behind the key".into()));
@@ -561,43 +565,43 @@ impl Session {
         Err(StoreError::Failed("the listing is too far from there".into()))
     }
 
-    fn pages(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<Pages, StoreError> {
-        let progress = Progress::new(self.place.scheme, format!("{}{prefix}", self.root()));
+    fn pages(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<PausedListing, StoreError> {
+        let guard = ListingGuard::new(self.place.scheme, format!("{}{prefix}", self.root()));
         let path = if prefix.is_empty() { "/" } else { path(prefix)? };
         let (recursive, start_after) = (depth == Depth::All, after.map(str::to_string));
         let options = ListOptions { recursive, start_after, ..ListOptions::default() };
-        let entries = block_on(|| self.asked(prefix), self.lister()?.lister_options(path, options))?;
-        Ok(Pages { prefix: prefix.to_string(), at: None, entries, progress })
+        let entries = block_on(|| self.object_url(prefix), self.lister()?.lister_options(path, options))?;
+        Ok(PausedListing { prefix: prefix.to_string(), at: None, entries, guard })
     }
 
-    fn next_page(&self, pages: &mut Pages) -> Result<Page, StoreError> {
-        let Pages { prefix, entries, progress, .. } = pages;
-        let asked = || self.asked(prefix);
-        progress.forget_names();
+    fn next_page(&self, pages: &mut PausedListing) -> Result<Page, StoreError> {
+        let PausedListing { prefix, entries, guard, .. } = pages;
+        let asked = || self.object_url(prefix);
+        guard.forget_names();
         let (mut items, mut taken, mut more) = (Vec::new(), 0, false);
-        while taken == 0 || taken < progress.entries {
-            let page = progress.pages;
+        while taken == 0 || taken < guard.entries {
+            let page = guard.pages;
             let next = poll_fn(|context| Pin::new(&mut *entries).poll_next(context));
-            let entry = match block_on_listing(progress, asked, async { next.await.transpose() }) {
+            let entry = match block_on_listing(guard, asked, async { next.await.transpose() }) {
                 Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
                 entry => entry?,
             };
-            let Some(entry) = entry.filter(|_| taken == 0 || progress.pages == page) else { break };
+            let Some(entry) = entry.filter(|_| taken == 0 || guard.pages == page) else { break };
             taken += 1;
-            more = progress.is_truncated;
+            more = guard.is_truncated;
             items.extend(self.item(prefix, &entry));
         }
-        if progress.is_none() {
+        if guard.is_none() {
             return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", asked())));
         }
-        warn_of_skipped(prefix, progress);
+        warn_of_skipped(prefix, guard);
         let more_after = items.iter().map(Item::key).max().filter(|_| more).map(str::to_string);
         Ok(Page { items, more_after })
     }
 
     /// What lists.
     fn lister(&self) -> Result<&Operator, StoreError> {
-        if !self.learned.lists_by_markers.load(Ordering::Relaxed) {
+        if !self.quirks.lists_by_markers.load(Ordering::Relaxed) {
             return Ok(&self.operator);
         }
         if let Some(lister) = self.lister_by_markers.get() {
@@ -612,13 +616,13 @@ impl Session {
 
     /// What the listing says of one object.
     fn listed(&self, key: &str) -> Result<Option<Version>, StoreError> {
-        let mut progress = Progress::new(self.place.scheme, format!("{}{key}", self.root()));
+        let mut guard = ListingGuard::new(self.place.scheme, format!("{}{key}", self.root()));
         let options = ListOptions { limit: Some(1), ..ListOptions::default() };
-        let asked = || self.asked(key);
+        let asked = || self.object_url(key);
         let mut entries = block_on(asked, self.lister()?.lister_options(path(key)?, options))?;
         let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
         // In the store's order, the key itself is the first that begins with it.
-        let entry = block_on_listing(&mut progress, asked, async { next.await.transpose() })?;
+        let entry = block_on_listing(&mut guard, asked, async { next.await.transpose() })?;
         Ok(entry
             .filter(|entry| entry.path() == key)
             .map(|entry| self.version(key.to_string(), entry.metadata())))
@@ -642,25 +646,25 @@ impl Session {
         version: &Version,
         range: &Range<u64>,
     ) -> Result<Box<dyn Read + Send>, StoreError> {
-        let agreed = self.learned.agreed(version);
+        let agreed = self.quirks.agreed(version);
         let asked = agreed.as_ref().unwrap_or(version);
         // Another read may find out at the same time.
-        let is_conditional = self.asks_conditionally(asked);
+        let is_conditional = self.reads_conditionally(asked);
         match self.get_once(asked, range) {
             Ok(body) => {
                 let is_by_time = agreed.is_none() && version.etag.is_none() && version.date().is_some();
-                if is_by_time && !self.learned.dates_agree.load(Ordering::Relaxed) {
-                    self.learned.dates_agree.store(true, Ordering::Relaxed);
+                if is_by_time && !self.quirks.dates_agree.load(Ordering::Relaxed) {
+                    self.quirks.dates_agree.store(true, Ordering::Relaxed);
                 }
                 Ok(body)
             }
             Err(StoreError::Stale) => self.get_agreed(version, asked, range),
             Err(StoreError::NotImplemented(reason)) if is_conditional => {
-                if !self.learned.ignores_conditions.swap(true, Ordering::Relaxed) {
+                if !self.quirks.ignores_conditions.swap(true, Ordering::Relaxed) {
                     info!("{}: {reason}, so reads are tried without a condition", self.place.url);
                 }
                 self.get_once(asked, range).inspect_err(|_| {
-                    self.learned.ignores_conditions.store(false, Ordering::Relaxed);
+                    self.quirks.ignores_conditions.store(false, Ordering::Relaxed);
                 })
             }
             answer => answer,
@@ -683,7 +687,7 @@ impl Session {
             answer => answer?,
         };
         if agreed != *version {
-            self.learned.agree(version, agreed);
+            self.quirks.agree(version, agreed);
         }
         Ok(body)
     }
@@ -712,8 +716,8 @@ impl Session {
             if asked.etag.is_some() && self.has_other_etag(version, &now)? {
                 return Ok(without_etag);
             }
-            if self.asks_conditionally(asked)
-                && !self.learned.ignores_conditions.swap(true, Ordering::Relaxed)
+            if self.reads_conditionally(asked)
+                && !self.quirks.ignores_conditions.swap(true, Ordering::Relaxed)
             {
                 info!("{}: conditions of reads are not understood, so answers are compared", self.place.url);
             }
@@ -728,9 +732,9 @@ impl Session {
             (Some(_), Some(_)) if self.has_other_etag(version, &now)? => Ok(without_etag),
             (Some(_), Some(_)) if asked != version && self.is_listed(version)? => Ok(now),
             (Some(_), Some(_)) => Err(StoreError::Stale),
-            // Told apart by time alone.
+            // ResponseHead apart by time alone.
             _ if is_dated_alike && dates.is_some() => Ok(now),
-            (None, _) if !self.learned.dates_agree.load(Ordering::Relaxed) && self.is_listed(version)? => {
+            (None, _) if !self.quirks.dates_agree.load(Ordering::Relaxed) && self.is_listed(version)? => {
                 Ok(now)
             }
             _ => Err(StoreError::Stale),
@@ -753,14 +757,14 @@ impl Session {
     /// Whether the same object has another ETag when it is asked about again, although it did not change: the ETag of
     /// before comes back, or the time of change is long ago, or no two ETags are the same.
     pub(super) fn has_other_etag(&self, version: &Version, now: &Version) -> Result<bool, StoreError> {
-        if self.learned.etags_vary.load(Ordering::Relaxed) {
+        if self.quirks.etags_vary.load(Ordering::Relaxed) {
             return Ok(true);
         }
         let is_old = now.date().is_some_and(|date| date + CLOCK < SystemTime::now());
         let mut others = vec![version.etag.clone()];
         let mut last = now.etag.clone();
         let mut varies = false;
-        for _ in 0..ETAG_QUESTIONS {
+        for _ in 0..ETAG_CHECKS {
             let again = self.head(&now.key)?;
             if again.size != now.size || again.modified != now.modified {
                 return Err(StoreError::Stale);
@@ -773,36 +777,36 @@ impl Session {
                 break;
             }
         }
-        varies |= others.len() > ETAG_QUESTIONS;
-        if varies && !self.learned.etags_vary.swap(true, Ordering::Relaxed) {
+        varies |= others.len() > ETAG_CHECKS;
+        if varies && !self.quirks.etags_vary.swap(true, Ordering::Relaxed) {
             info!("{}: ETags vary, so versions are told apart by size and time", self.place.url);
         }
         Ok(varies)
     }
 
     /// Whether a read of a version has a condition in its request.
-    pub(super) fn asks_conditionally(&self, version: &Version) -> bool {
+    pub(super) fn reads_conditionally(&self, version: &Version) -> bool {
         !version.is_weak()
             && (version.etag.is_some() || version.date().is_some())
-            && !self.learned.ignores_conditions.load(Ordering::Relaxed)
+            && !self.quirks.ignores_conditions.load(Ordering::Relaxed)
     }
 
     fn get_once(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
-        let detour = match self.learned.detour(&version.key) {
-            None if self.is_fast && !self.learned.denies_query_signatures.load(Ordering::Relaxed) => None,
-            None => Some(Detour::Library),
-            detour => detour,
+        let fallback = match self.quirks.fallback(&version.key) {
+            None if self.is_fast && !self.quirks.denies_query_signatures.load(Ordering::Relaxed) => None,
+            None => Some(Fallback::Library),
+            fallback => fallback,
         };
-        let answer = match detour {
-            None => self.get_by_any_client(version, range),
-            Some(Detour::Library) => self.get_long(version, range),
-            Some(Detour::Whole) => Err(StoreError::NoParts(200)),
+        let answer = match fallback {
+            None => self.get_fast_or_by_library(version, range),
+            Some(Fallback::Library) => self.get_by_library(version, range),
+            Some(Fallback::Whole) => Err(StoreError::NoParts(200)),
         };
         match answer {
             Err(StoreError::NoParts(_)) if self.place.scheme == Scheme::Http => {
                 let body = self.whole.part(&self.file(&version.key)?, version, range)?;
-                if detour != Some(Detour::Whole) {
-                    self.learned.take_detour(&version.key, Detour::Whole);
+                if fallback != Some(Fallback::Whole) {
+                    self.quirks.use_fallback(&version.key, Fallback::Whole);
                 }
                 Ok(body)
             }
@@ -811,44 +815,44 @@ impl Session {
     }
 
     /// By the fast path, or where that does not lead to the object, by the library.
-    fn get_by_any_client(
+    fn get_fast_or_by_library(
         &self,
         version: &Version,
         range: &Range<u64>,
     ) -> Result<Box<dyn Read + Send>, StoreError> {
-        match self.get_short(version, range) {
+        match self.get_fast(version, range) {
             Ok(body) => {
-                self.learned.went_straight();
+                self.quirks.fast_path_worked();
                 Ok(body)
             }
-            Err(Miss::Odd(reason)) => {
-                if self.learned.take_detour(&version.key, Detour::Library) {
+            Err(FastPathError::Unsuitable(reason)) => {
+                if self.quirks.use_fallback(&version.key, Fallback::Library) {
                     info!("{}: {reason}, so reads take the library's way for a time", self.place.url);
                 } else {
-                    debug!("{}: {reason}", self.asked(&version.key));
+                    debug!("{}: {reason}", self.object_url(&version.key));
                 }
-                self.get_long(version, range)
+                self.get_by_library(version, range)
             }
-            Err(Miss::Store(
+            Err(FastPathError::Store(
                 refused @ (StoreError::Denied(_) | StoreError::NotImplemented(_) | StoreError::Failed(_)),
             )) if self.place.scheme != Scheme::Http => {
                 // A store or a policy may refuse requests that are signed in the query, and no others. A signature that
                 // was made before may be too old, which says nothing about the next.
                 let was_kept = self.signatures().remove(&version.key).is_some_and(|signature| signature.used);
-                let body = self.get_long(version, range)?;
-                if !was_kept && !self.learned.denies_query_signatures.swap(true, Ordering::Relaxed) {
+                let body = self.get_by_library(version, range)?;
+                if !was_kept && !self.quirks.denies_query_signatures.swap(true, Ordering::Relaxed) {
                     info!("{}: {refused}, so reads are signed in a header", self.place.url);
                 }
                 Ok(body)
             }
-            Err(Miss::Store(error)) => Err(error),
+            Err(FastPathError::Store(error)) => Err(error),
         }
     }
 
-    fn get_short(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, Miss> {
+    fn get_fast(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, FastPathError> {
         let signed = self.signed(&version.key)?;
         let condition = match &version.etag {
-            _ if !self.asks_conditionally(version) => None,
+            _ if !self.reads_conditionally(version) => None,
             Some(etag) => Some((IF_MATCH, etag.clone())),
             None => version.date().map(|date| (IF_UNMODIFIED_SINCE, http_date(date))),
         };
@@ -856,11 +860,11 @@ impl Session {
         let condition = condition.transpose().map_err(|_: InvalidHeaderValue| {
             StoreError::Failed("the version is none that can be asked for".to_string())
         })?;
-        Ok(Box::new(self.wire.get(&signed, range, version, condition)?))
+        Ok(Box::new(self.http1.get(&signed, range, version, condition)?))
     }
 
     /// The object's signed request, signed again well before it ends.
-    fn signed(&self, key: &str) -> Result<Arc<Signed>, Miss> {
+    fn signed(&self, key: &str) -> Result<Arc<SignedRequest>, FastPathError> {
         let now = Instant::now();
         if let Some(signature) = self.signatures().get_mut(key)
             && now < signature.until
@@ -871,7 +875,7 @@ impl Session {
         let (signed, time) = match self.place.scheme {
             Scheme::Http => (self.unsigned(key)?, SIGNED_FOR),
             _ => match self.sign(key, SIGNED_FOR) {
-                Err(Miss::Store(StoreError::Denied(_))) => {
+                Err(FastPathError::Store(StoreError::Denied(_))) => {
                     (self.sign(key, SIGNED_FOR_LESS)?, SIGNED_FOR_LESS)
                 }
                 signed => (signed?, SIGNED_FOR),
@@ -887,7 +891,7 @@ impl Session {
         Ok(signed)
     }
 
-    fn sign(&self, key: &str, time: Duration) -> Result<Signed, Miss> {
+    fn sign(&self, key: &str, time: Duration) -> Result<SignedRequest, FastPathError> {
         let request = self.run(key, |path| async move {
             let request = self.operator.presign_read(path, time).await?;
             let mut signed = http::Request::<()>::from(request).into_parts().0;
@@ -897,18 +901,18 @@ impl Session {
             Ok(signed)
         })?;
         let asked = transport::shown(&request.method, &request.uri);
-        Signed::new(&request.uri, &request.headers, asked)
+        SignedRequest::new(&request.uri, &request.headers, asked)
     }
 
     /// A plain server's request.
-    fn unsigned(&self, key: &str) -> Result<Signed, Miss> {
+    fn unsigned(&self, key: &str) -> Result<SignedRequest, FastPathError> {
         let url = self.file(key)?.url;
         let mut headers = http::HeaderMap::new();
         if let Some(value) = self.authorization() {
             headers.insert(http::header::AUTHORIZATION, value);
         }
         let asked = transport::shown(&Method::GET, &url);
-        Signed::new(&url, &headers, asked)
+        SignedRequest::new(&url, &headers, asked)
     }
 
     /// A plain server's file.
@@ -939,7 +943,11 @@ impl Session {
         self.signatures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get_long(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+    fn get_by_library(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
         let capability = self.operator.info().capability();
         let mut options =
             ReaderOptions { content_length_hint: Some(version.size), ..ReaderOptions::default() };
@@ -947,7 +955,7 @@ impl Session {
             Some(generation) if self.place.scheme == Scheme::Gcs => {
                 options.if_version_match = Some(generation.clone());
             }
-            _ if !self.asks_conditionally(version) => {}
+            _ if !self.reads_conditionally(version) => {}
             Some(etag) if capability.read_with_if_match => options.if_match = Some(etag.clone()),
             None if capability.read_with_if_unmodified_since => {
                 options.if_unmodified_since = version.date().and_then(|date| Timestamp::try_from(date).ok());
@@ -985,7 +993,11 @@ impl Session {
             // before.
             None => self.check_now(version)?,
         }
-        Ok(Box::new(Pieces { stream: Box::new(stream), piece: Buffer::new(), left: range.end - range.start }))
+        Ok(Box::new(LibraryReader {
+            stream: Box::new(stream),
+            piece: Buffer::new(),
+            left: range.end - range.start,
+        }))
     }
 
     /// Whether an answer of so many bytes is of the version, if it tells.
@@ -1026,20 +1038,20 @@ fn is_behind(item: &Item, after: Option<&str>, depth: Depth) -> bool {
     after.is_none_or(|after| item.key() > after || is_rolled_up && after.starts_with(item.key()))
 }
 
-fn warn_of_skipped(prefix: &str, progress: &Progress) {
-    if progress.skipped > 0 {
-        warn!("{} entries below {prefix:?} cannot be what they say and are not shown", progress.skipped);
+fn warn_of_skipped(prefix: &str, guard: &ListingGuard) {
+    if guard.skipped > 0 {
+        warn!("{} entries below {prefix:?} cannot be what they say and are not shown", guard.skipped);
     }
 }
 
 /// A read that opendal does.
-struct Pieces {
+struct LibraryReader {
     stream: Box<BufferStream>,
     piece: Buffer,
     left: u64,
 }
 
-impl Pieces {
+impl LibraryReader {
     fn next(&mut self) -> io::Result<Buffer> {
         let next = poll_fn(|context| Pin::new(&mut self.stream).poll_next(context));
         let piece = block_on(|| "the read".to_string(), async { next.await.transpose() });
@@ -1047,7 +1059,7 @@ impl Pieces {
     }
 }
 
-impl Read for Pieces {
+impl Read for LibraryReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.piece.is_empty() && !buffer.is_empty() && self.left > 0 {
             self.piece = self.next()?;

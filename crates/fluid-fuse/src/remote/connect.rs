@@ -2,7 +2,7 @@
 //!
 //! Decides that `http` goes through a proxy as a request with a whole URL, and `https` through a tunnel, as curl has it:
 //! most proxies open tunnels to port 443 alone. TLS is configured in one place for this client and the fast one
-//! ([`super::tls`]). The time to connect begins before the address of a name is known ([`super::names`]). Which proxy it is, [`super::proxy`] decides.
+//! ([`super::tls`]). The time to connect begins before the address of a name is known ([`super::dns`]). Which proxy it is, [`super::proxy`] decides.
 
 use std::cell::Cell;
 use std::fmt;
@@ -19,7 +19,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
-use super::names;
+use super::dns;
 use super::proxy;
 use super::tls::{self, Verification};
 use crate::outage::{InPhase, Phase};
@@ -34,7 +34,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 pub(super) fn agent(config: Config, verification: Verification) -> Agent {
     let connector = ().chain(ForwardProxy);
     let connector = connector.chain(ConnectProxyConnector::default()).chain(Sockets::default());
-    Agent::with_parts(config, connector.chain(Tls(verification)), Names)
+    Agent::with_parts(config, connector.chain(Tls(verification)), DnsResolver)
 }
 
 thread_local! {
@@ -44,9 +44,9 @@ thread_local! {
 
 /// Looks for addresses, but not of servers that a proxy looks for.
 #[derive(Debug)]
-struct Names;
+struct DnsResolver;
 
-impl Resolver for Names {
+impl Resolver for DnsResolver {
     fn resolve(
         &self,
         uri: &http::Uri,
@@ -63,7 +63,7 @@ impl Resolver for Names {
         let time = connect.map_or(*timeout.after, |connect| connect.min(*timeout.after));
         let host = uri.host().ok_or(Error::HostNotFound)?;
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-        let addresses = names::addresses(host, port, time)?;
+        let addresses = dns::addresses(host, port, time)?;
         LOOKED_UP.set(begun.elapsed());
         for address in config.ip_family().keep_wanted(addresses.into_iter()).take(ADDRESSES) {
             found.push(address);

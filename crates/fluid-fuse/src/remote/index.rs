@@ -25,9 +25,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::answer;
 use super::bucket::Session;
-use super::options::Place;
+use super::options::StoreLocation;
+use super::response;
 use super::transport;
 use super::{Item, Version};
 use crate::inodes::lock;
@@ -56,7 +56,7 @@ pub(super) struct Index {
     manifest: Option<String>,
     /// How long a manifest is trusted, and what is known of a listing that failed.
     trust: Duration,
-    known: Mutex<Option<Known>>,
+    known: Mutex<Option<Manifest>>,
     /// Listings that failed, by their prefixes.
     unfinished: Mutex<HashMap<String, Unfinished>>,
     /// What was said, so that it is not said again.
@@ -65,8 +65,8 @@ pub(super) struct Index {
 
 /// What a manifest said, until it is read again.
 #[derive(Clone)]
-struct Known {
-    files: Arc<BTreeMap<String, Line>>,
+struct Manifest {
+    files: Arc<BTreeMap<String, FileEntry>>,
     since: Instant,
     trust: Duration,
 }
@@ -74,7 +74,7 @@ struct Known {
 /// A listing whose entries are not all known yet.
 struct Unfinished {
     begun: Instant,
-    names: VecDeque<(String, Line)>,
+    names: VecDeque<(String, FileEntry)>,
     items: Vec<Item>,
     /// How often files got no answer.
     failed: HashMap<String, u32>,
@@ -92,7 +92,7 @@ impl Unfinished {
 
 /// What a line of a manifest, or of an index, tells of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Line {
+struct FileEntry {
     size: Option<u64>,
     etag: Option<String>,
     modified: Option<SystemTime>,
@@ -100,7 +100,7 @@ struct Line {
 
 impl Index {
     /// Names are trusted for that time.
-    pub(super) fn new(place: &Place, ttl: Duration) -> Self {
+    pub(super) fn new(place: &StoreLocation, ttl: Duration) -> Self {
         let setting = |name: &str| place.settings.get(name).map(String::as_str).unwrap_or_default();
         let root = percent_encode_path(setting("root").trim_end_matches('/'));
         let base = format!("{}{root}/", setting("endpoint"));
@@ -232,7 +232,7 @@ impl Index {
     }
 
     /// The names right below a prefix.
-    fn names(&self, session: &Session, prefix: &str) -> Result<BTreeMap<String, Line>, StoreError> {
+    fn names(&self, session: &Session, prefix: &str) -> Result<BTreeMap<String, FileEntry>, StoreError> {
         if let Some(manifest) = &self.manifest {
             return Ok(below(&*self.files(session, manifest)?, prefix));
         }
@@ -262,7 +262,11 @@ impl Index {
     }
 
     /// What the manifest says; what it said, if it cannot be read now.
-    fn files(&self, session: &Session, manifest: &str) -> Result<Arc<BTreeMap<String, Line>>, StoreError> {
+    fn files(
+        &self,
+        session: &Session,
+        manifest: &str,
+    ) -> Result<Arc<BTreeMap<String, FileEntry>>, StoreError> {
         let before = {
             let mut known = lock(&self.known);
             if let Some(known) = known.as_mut() {
@@ -283,7 +287,7 @@ impl Index {
         match (text, before) {
             (Ok(text), _) => {
                 let files = Arc::new(parse_manifest(&text));
-                *lock(&self.known) = Some(Known { files: files.clone(), since, trust: self.trust });
+                *lock(&self.known) = Some(Manifest { files: files.clone(), since, trust: self.trust });
                 Ok(files)
             }
             (Err(error), Some(files)) => {
@@ -320,7 +324,7 @@ fn small_file(path: &Path) -> io::Result<String> {
 }
 
 /// `path`, `path<TAB>size` or `path<TAB>size<TAB>etag`; `#` begins a comment.
-fn parse_manifest(text: &str) -> BTreeMap<String, Line> {
+fn parse_manifest(text: &str) -> BTreeMap<String, FileEntry> {
     let lines = text.lines().map(|line| line.trim_end_matches('\r'));
     lines
         .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
@@ -328,8 +332,8 @@ fn parse_manifest(text: &str) -> BTreeMap<String, Line> {
             let mut fields = line.split('\t');
             let path = fields.next().unwrap_or_default().trim_start_matches('/').to_string();
             let size = fields.next().and_then(|size| size.trim().parse().ok());
-            let etag = fields.next().map(str::trim).and_then(answer::etag);
-            (path, Line { size, etag, modified: None })
+            let etag = fields.next().map(str::trim).and_then(response::etag);
+            (path, FileEntry { size, etag, modified: None })
         })
         .filter(|(path, _)| is_key(path))
         .take(limits::ENTRIES)
@@ -337,12 +341,12 @@ fn parse_manifest(text: &str) -> BTreeMap<String, Line> {
 }
 
 /// The names right below a prefix.
-fn below(files: &BTreeMap<String, Line>, prefix: &str) -> BTreeMap<String, Line> {
+fn below(files: &BTreeMap<String, FileEntry>, prefix: &str) -> BTreeMap<String, FileEntry> {
     let from = files.range(prefix.to_string()..).take_while(|(path, _)| path.starts_with(prefix));
     from.filter_map(|(path, line)| {
         let rest = path.get(prefix.len()..).filter(|rest| !rest.is_empty())?;
         Some(match rest.split_once('/') {
-            Some((directory, _)) => (format!("{directory}/"), Line::default()),
+            Some((directory, _)) => (format!("{directory}/"), FileEntry::default()),
             None => (rest.to_string(), line.clone()),
         })
     })
@@ -351,22 +355,22 @@ fn below(files: &BTreeMap<String, Line>, prefix: &str) -> BTreeMap<String, Line>
 
 /// What a server's page for a directory shows.
 #[derive(Default)]
-struct Page {
-    names: BTreeMap<String, Line>,
+struct IndexPage {
+    names: BTreeMap<String, FileEntry>,
     /// Whether it looks like an index, also an empty one.
     is_index: bool,
 }
 
-fn shown(page: &str, url: &Url) -> Page {
+fn shown(page: &str, url: &Url) -> IndexPage {
     let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(page) else { return links(page, url) };
     // One that cannot be read hides no other.
     let entries = entries.into_iter().filter_map(|entry| {
-        let entry = serde_json::from_str::<Shown>(entry.get()).ok();
+        let entry = serde_json::from_str::<NginxEntry>(entry.get()).ok();
         SKIPPED.fetch_add(u64::from(entry.is_none()), Ordering::Relaxed);
         entry
     });
-    let names = entries.filter_map(Shown::into_line).filter(|(name, _)| is_key(name));
-    Page { names: names.take(limits::ENTRIES).collect(), is_index: true }
+    let names = entries.filter_map(NginxEntry::into_entry).filter(|(name, _)| is_key(name));
+    IndexPage { names: names.take(limits::ENTRIES).collect(), is_index: true }
 }
 
 fn is_key(key: &str) -> bool {
@@ -377,30 +381,30 @@ fn is_key(key: &str) -> bool {
 
 /// An entry of nginx's `autoindex_format json`.
 #[derive(Deserialize)]
-struct Shown {
+struct NginxEntry {
     name: String,
     r#type: String,
     mtime: Option<String>,
     size: Option<u64>,
 }
 
-impl Shown {
-    fn into_line(self) -> Option<(String, Line)> {
+impl NginxEntry {
+    fn into_entry(self) -> Option<(String, FileEntry)> {
         let modified = self.mtime.and_then(|time| Timestamp::parse_rfc2822(&time).ok()).map(SystemTime::from);
         match self.r#type.as_str() {
-            "directory" => Some((format!("{}/", self.name), Line::default())),
-            "file" => Some((self.name, Line { size: self.size, etag: None, modified })),
+            "directory" => Some((format!("{}/", self.name), FileEntry::default())),
+            "file" => Some((self.name, FileEntry { size: self.size, etag: None, modified })),
             _ => None,
         }
     }
 }
 
 /// The links of a page in HTML that lead right below its directory.
-fn links(page: &str, url: &Url) -> Page {
+fn links(page: &str, url: &Url) -> IndexPage {
     let mut emitter = DefaultEmitter::<()>::default();
     // What is in a script is no tag.
     emitter.naively_switch_states(true);
-    let mut found = Page::default();
+    let mut found = IndexPage::default();
     let mut base = url.clone();
     for token in Tokenizer::new_with_emitter(page, emitter) {
         let Ok(Token::StartTag(tag)) = token else { continue };
@@ -411,7 +415,7 @@ fn links(page: &str, url: &Url) -> Page {
             (b"a", Ok(link)) => {
                 found.is_index |= is_same_server(&link, url) && is_above(link.path(), url.path());
                 if let Some(name) = below_directory(&link, url).filter(|name| is_key(name)) {
-                    found.names.insert(name, Line::default());
+                    found.names.insert(name, FileEntry::default());
                 }
             }
             _ => {}
@@ -452,7 +456,7 @@ fn is_above(path: &str, other: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn page(page: &str, url: &str) -> Page {
+    fn page(page: &str, url: &str) -> IndexPage {
         shown(page, &Url::parse(url).unwrap())
     }
 
@@ -510,7 +514,7 @@ mod tests {
         let files = parse_manifest("# c\n/a/b\t7\tx\r\na/c\nd\t1\n");
         let names: Vec<_> = below(&files, "").into_keys().collect();
         assert_eq!(names, ["a/", "d"]);
-        let line = Line { size: Some(7), etag: Some("\"x\"".to_string()), modified: None };
+        let line = FileEntry { size: Some(7), etag: Some("\"x\"".to_string()), modified: None };
         assert_eq!(below(&files, "a/").get("b"), Some(&line));
         assert!(below(&files, "e/").is_empty());
     }

@@ -19,14 +19,14 @@ use quick_xml::events::Event;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::answer;
+use super::response;
 use crate::limits::{EMPTY_PAGES, ENTRIES, ENTRY, ETAG, Held, JSON_VALUES, KEY, LISTING, NAME, PAGES};
 use crate::limits::{SKIPPED, TIME_PER_ENTRY, Until};
 use crate::store::StoreError;
 
 /// A listing that is being received.
 #[derive(Default)]
-pub(super) struct Progress {
+pub(super) struct ListingGuard {
     scheme: Option<Scheme>,
     /// What every key begins with.
     prefix: String,
@@ -47,10 +47,10 @@ pub(super) struct Progress {
     pub(super) needs_markers: bool,
 }
 
-impl Progress {
+impl ListingGuard {
     /// Of keys that begin with the prefix, as the store knows them.
     pub(super) fn new(scheme: Scheme, prefix: String) -> Self {
-        Progress { scheme: Some(scheme), prefix, ..Self::default() }
+        ListingGuard { scheme: Some(scheme), prefix, ..Self::default() }
     }
 
     /// Takes an answer, and cuts out of it what cannot be.
@@ -111,7 +111,7 @@ impl Progress {
     }
 }
 
-impl Progress {
+impl ListingGuard {
     /// Forgets the names of earlier pages: whoever goes on with the listing does not keep them, and looks at their order.
     pub(super) fn forget_names(&mut self) {
         self.seen = HashSet::new();
@@ -297,7 +297,7 @@ fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
             if let Some(reading) = &mut reading
                 && let Some((name, start, text)) = field.take()
             {
-                if ETAGS.contains(&name) && !text.is_empty() && answer::etag(&text).is_none() {
+                if ETAGS.contains(&name) && !text.is_empty() && response::etag(&text).is_none() {
                     reading.etag = Some(start..end);
                 }
                 // Those in the properties stay behind them, so that they are known to be inside.
@@ -672,22 +672,22 @@ mod tests {
             let entries: String = names.map(|name| contents(&name.to_string(), "1", DATE)).collect();
             format!("<ListBucketResult>{entries}</ListBucketResult>").into_bytes()
         };
-        let take = |progress: &mut Progress, token: u32, names| {
+        let take = |guard: &mut ListingGuard, token: u32, names| {
             let uri = format!("http://store/?token={token}").parse().unwrap();
-            progress.take(&uri, &mut page(names)).map_err(|error| error.to_string())
+            guard.take(&uri, &mut page(names)).map_err(|error| error.to_string())
         };
-        let mut progress = Progress::new(Scheme::S3, String::new());
-        assert_eq!(take(&mut progress, 0, 0..5), Ok(()));
-        assert_eq!(take(&mut progress, 1, 4..6), Ok(()));
-        assert!(take(&mut progress, 1, 6..7).unwrap_err().contains("named twice"));
-        assert!(take(&mut progress, 2, 1..4).unwrap_err().contains("does not get on"));
-        assert_eq!(take(&mut progress, 3, 0..0), Ok(()));
-        let empty = (4..).map(|token| take(&mut progress, token, 0..0)).take_while(Result::is_ok).count();
+        let mut guard = ListingGuard::new(Scheme::S3, String::new());
+        assert_eq!(take(&mut guard, 0, 0..5), Ok(()));
+        assert_eq!(take(&mut guard, 1, 4..6), Ok(()));
+        assert!(take(&mut guard, 1, 6..7).unwrap_err().contains("named twice"));
+        assert!(take(&mut guard, 2, 1..4).unwrap_err().contains("does not get on"));
+        assert_eq!(take(&mut guard, 3, 0..0), Ok(()));
+        let empty = (4..).map(|token| take(&mut guard, token, 0..0)).take_while(Result::is_ok).count();
         assert_eq!(empty, EMPTY_PAGES - 1);
         // Whoever gives out credentials may say the same again and again.
         let uri = "http://169.254.169.254/".parse().unwrap();
         for _ in 0..3 {
-            assert!(progress.take(&uri, &mut b"<Other/>".to_vec()).is_ok());
+            assert!(guard.take(&uri, &mut b"<Other/>".to_vec()).is_ok());
         }
     }
 

@@ -4,21 +4,21 @@
 //! whether a key can be a file name is not decided here. A call blocks until the store has answered once: it
 //! knows neither caches nor retries, and tells by [`StoreError::Unavailable`] that one may help.
 
-mod answer;
 mod bucket;
 mod connect;
+mod dns;
+mod http1;
 mod index;
-mod learned;
 mod listing;
-mod names;
 pub mod options;
 mod oss;
 mod proxy;
+mod quirks;
+mod response;
 mod tls;
 mod transport;
 mod upload;
 mod web;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -44,7 +44,7 @@ pub const LARGEST_REWRITE: u64 = 1 << 30;
 
 /// What a bucket is opened with, beside its own options.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct BucketConfig {
     /// How long names are trusted, which is how a manifest is read again in time.
     pub ttl: Duration,
     /// How long an answer may take that is not the bytes of a file.
@@ -55,9 +55,14 @@ pub struct Terms {
     pub trust: Trust,
 }
 
-impl Default for Terms {
+impl Default for BucketConfig {
     fn default() -> Self {
-        Terms { ttl: TRUSTED, io_timeout: IO_TIMEOUT, redirects: Arc::default(), trust: Trust::default() }
+        BucketConfig {
+            ttl: TRUSTED,
+            io_timeout: IO_TIMEOUT,
+            redirects: Arc::default(),
+            trust: Trust::default(),
+        }
     }
 }
 
@@ -102,16 +107,16 @@ impl FromStr for Host {
 /// # }
 /// ```
 pub fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Arc<dyn Bucket>> {
-    open_with(url, options, &Terms::default())
+    open_with(url, options, &BucketConfig::default())
 }
 
-/// The same, on these terms.
+/// The same, with this configuration.
 pub fn open_with(
     url: &str,
     options: &BTreeMap<String, String>,
-    terms: &Terms,
+    config: &BucketConfig,
 ) -> anyhow::Result<Arc<dyn Bucket>> {
-    Ok(Arc::new(bucket::Remote::open(url, options, terms)?))
+    Ok(Arc::new(bucket::RemoteBucket::open(url, options, config)?))
 }
 
 /// One version of an object, as a listing or a question for it told it.

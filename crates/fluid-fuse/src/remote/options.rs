@@ -295,7 +295,7 @@ impl Timeouts {
 }
 
 /// What a URL and its options name. It has credentials, so it has no `Debug`.
-pub(super) struct Place {
+pub(super) struct StoreLocation {
     pub(super) scheme: Scheme,
     /// The URL as it may be shown.
     pub(super) url: String,
@@ -347,7 +347,7 @@ impl Files {
     }
 }
 
-impl Place {
+impl StoreLocation {
     /// Reads the options; the environment is a function, so that tests need not change theirs.
     pub(super) fn resolve(
         url: &str,
@@ -741,14 +741,15 @@ fn meaning(name: &str) -> anyhow::Result<Option<(Option<Scheme>, Meaning, bool)>
 mod tests {
     use super::*;
 
-    fn place(url: &str, options: &[(&str, &str)]) -> Result<Place, String> {
+    fn place(url: &str, options: &[(&str, &str)]) -> Result<StoreLocation, String> {
         let options = options.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let environment = |name: &str| match name {
             "OSS_REGION" => Some("cn-beijing".to_string()),
             "AZURE_STORAGE_ACCOUNT" => Some("account".to_string()),
             _ => None,
         };
-        Place::resolve(url, &options, Trust::Administrator, environment).map_err(|error| format!("{error:#}"))
+        StoreLocation::resolve(url, &options, Trust::Administrator, environment)
+            .map_err(|error| format!("{error:#}"))
     }
 
     fn settings(url: &str, options: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -876,7 +877,7 @@ mod tests {
     fn f9_a_dataset_names_no_file_and_sends_no_token_away() {
         let of = |trust, url: &str, options: &[(&str, &str)]| {
             let options = options.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-            Place::resolve(url, &options, trust, |_| None).map_err(|error| format!("{error:#}"))
+            StoreLocation::resolve(url, &options, trust, |_| None).map_err(|error| format!("{error:#}"))
         };
         let dataset =
             |url: &str, options: &[(&str, &str)]| of(Trust::Dataset, url, options).err().unwrap_or_default();

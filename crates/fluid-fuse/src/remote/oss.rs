@@ -16,8 +16,8 @@ use reqsign_aliyun_oss::{
 use reqsign_core::{Context, Env, OsEnv, ProvideCredentialChain, Signer, StaticEnv};
 use reqsign_file_read_tokio::TokioFileRead;
 
-use super::options::Place;
-use super::transport::{SIGNING, Terms, Transport};
+use super::options::StoreLocation;
+use super::transport::{SIGNING, Transport, TransportConfig};
 
 /// What signs for one bucket.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ pub(super) struct OssSigner {
 
 impl OssSigner {
     /// The signer, if this is such a place.
-    pub(super) fn new(place: &Place, terms: &Terms) -> Option<Self> {
+    pub(super) fn new(place: &StoreLocation, config: &TransportConfig) -> Option<Self> {
         let setting = |name: &str| place.settings.get(name).map(String::as_str);
         let anonymous = setting("skip_signature") == Some("true");
         let region = place.region.as_deref().filter(|_| place.scheme == Scheme::Oss && !anonymous)?;
@@ -68,7 +68,7 @@ impl OssSigner {
         let context = Context::new()
             .with_file_read(TokioFileRead)
             .with_http_send(HttpTransporter::new(Transport::new(
-                Terms { scheme: None, ..terms.clone() },
+                TransportConfig { scheme: None, ..config.clone() },
                 None,
             )))
             .with_env(StaticEnv { home_dir: own.home_dir(), envs });

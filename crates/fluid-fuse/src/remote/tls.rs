@@ -63,15 +63,16 @@ fn trusted() -> Vec<CertificateDer<'static>> {
 /// The configuration of clients, which keeps the sessions that can be resumed.
 pub(super) fn client(verification: Verification) -> Result<Arc<ClientConfig>, Error> {
     static FULL: LazyLock<Result<Arc<ClientConfig>, Error>> =
-        LazyLock::new(|| configured(Trust::Checked(Checked::new(trusted())?)));
-    static NONE: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| configured(Trust::Anybody));
+        LazyLock::new(|| configured(CertificateCheck::Full(FullCheck::new(trusted())?)));
+    static NONE: LazyLock<Result<Arc<ClientConfig>, Error>> =
+        LazyLock::new(|| configured(CertificateCheck::Skipped));
     match verification {
         Verification::Full => FULL.clone(),
         Verification::None => NONE.clone(),
     }
 }
 
-fn configured(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
+fn configured(trust: CertificateCheck) -> Result<Arc<ClientConfig>, Error> {
     let client = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -82,21 +83,21 @@ fn configured(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
 
 /// Who may be a server.
 #[derive(Debug)]
-enum Trust {
+enum CertificateCheck {
     /// Whoever has a certificate that is checked.
-    Checked(Checked),
+    Full(FullCheck),
     /// Whoever has the key of its certificate.
-    Anybody,
+    Skipped,
 }
 
 /// What authorities have signed is trusted, and certificates that are trusted themselves.
 #[derive(Debug)]
-struct Checked {
+struct FullCheck {
     authorities: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
 }
 
-impl Checked {
+impl FullCheck {
     fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates.iter().cloned());
@@ -106,7 +107,7 @@ impl Checked {
         let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), PROVIDER.clone())
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Checked { authorities, certificates })
+        Ok(FullCheck { authorities, certificates })
     }
 }
 
@@ -136,7 +137,7 @@ fn may_sign_others(error: &Error) -> bool {
     )
 }
 
-impl ServerCertVerifier for Trust {
+impl ServerCertVerifier for CertificateCheck {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -145,7 +146,7 @@ impl ServerCertVerifier for Trust {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Trust::Checked(Checked { authorities, certificates }) = self else {
+        let CertificateCheck::Full(FullCheck { authorities, certificates }) = self else {
             return Ok(ServerCertVerified::assertion());
         };
         match authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {

@@ -28,10 +28,10 @@ use tokio::runtime::{Builder, Runtime};
 use ureq::{Agent, SendBody};
 
 use super::Host;
-use super::answer::{self, Headers, Refusal};
-use super::listing::Progress;
+use super::listing::ListingGuard;
 use super::options::Timeouts;
 use super::oss::OssSigner;
+use super::response::{self, ErrorResponse, Headers};
 use super::tls::{self, Verification};
 use super::{connect, proxy};
 use crate::limits::{self, Held, Until};
@@ -65,7 +65,7 @@ thread_local! {
     /// The last answer on this thread that was an error.
     static FAILURE: RefCell<Option<StoreError>> = const { RefCell::new(None) };
     /// The listing that this thread is asking for.
-    static LISTING: RefCell<Option<Progress>> = const { RefCell::new(None) };
+    static LISTING: RefCell<Option<ListingGuard>> = const { RefCell::new(None) };
 }
 
 /// For the library that signs, which reads files with tokio; it has threads only while a file is read.
@@ -106,22 +106,22 @@ fn unreadable(what: &str, error: &Error) -> String {
 }
 
 /// What opendal's operations run on.
-pub(super) fn context(terms: Terms, signer: Option<OssSigner>) -> OperationContext {
-    let transport = HttpTransporter::new(Transport::new(terms, signer));
+pub(super) fn context(config: TransportConfig, signer: Option<OssSigner>) -> OperationContext {
+    let transport = HttpTransporter::new(Transport::new(config, signer));
     OperationContext::new().with_http_transport(transport).with_executor(Executor::with(Here))
 }
 
 /// Makes what opendal asks for without a context (roles are assumed so) go the same way.
-pub(super) fn install(terms: Terms) {
+pub(super) fn install(config: TransportConfig) {
     HttpTransporter::install_default(Transport::new(
-        Terms { scheme: None, verification: Verification::Full, ..terms },
+        TransportConfig { scheme: None, verification: Verification::Full, ..config },
         None,
     ));
 }
 
 /// How much is wanted of the answer to a request that is ours and not opendal's.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Extent {
+pub(super) enum ResponseExtent {
     /// Its head alone.
     Head,
     /// All of it, and at most so many bytes.
@@ -129,19 +129,19 @@ pub(super) enum Extent {
 }
 
 /// The head of an answer, and what it means if it is an error.
-pub(super) struct Told {
+pub(super) struct ResponseHead {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) refused: Option<StoreError>,
 }
 
 /// The head of the answer to a request.
-pub(super) fn told(context: &OperationContext, request: Request<Buffer>) -> Result<Told, StoreError> {
+pub(super) fn head(context: &OperationContext, request: Request<Buffer>) -> Result<ResponseHead, StoreError> {
     let asked = shown(request.method(), request.uri());
     let response = block_on(|| asked, context.http_transport().fetch(request))?;
     let refused = FAILURE.take();
     let (parts, _) = response.into_parts();
-    Ok(Told { status: parts.status.as_u16(), headers: parts.headers, refused })
+    Ok(ResponseHead { status: parts.status.as_u16(), headers: parts.headers, refused })
 }
 
 /// A document and the headers that it came with, by the same client.
@@ -208,7 +208,7 @@ impl Execute for Here {
 
 /// What a transport needs to know of the store that it leads to.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub(super) struct TransportConfig {
     /// None for those who give out credentials.
     pub(super) scheme: Option<Scheme>,
     pub(super) timeouts: Timeouts,
@@ -222,31 +222,31 @@ pub(super) struct Terms {
 pub(super) struct Transport {
     /// What signs requests that opendal leaves unsigned.
     signer: Option<OssSigner>,
-    terms: Terms,
+    config: TransportConfig,
     agent: Agent,
 }
 
 impl Transport {
-    pub(super) fn new(terms: Terms, signer: Option<OssSigner>) -> Self {
-        let agent = connect::agent(configuration(terms.timeouts), terms.verification);
-        Self { signer, terms, agent }
+    pub(super) fn new(config: TransportConfig, signer: Option<OssSigner>) -> Self {
+        let agent = connect::agent(configuration(config.timeouts), config.verification);
+        Self { signer, config, agent }
     }
 
     /// Whether the answer to a request is the bytes of a file, which who reads them counts.
     fn is_read(&self, request: &Request<Buffer>) -> bool {
         let query = request.uri().query().unwrap_or_default();
         let opens = || query.split('&').any(|part| part.eq_ignore_ascii_case("op=OPEN"));
-        request.headers().contains_key(RANGE) || self.terms.scheme == Some(Scheme::Webhdfs) && opens()
+        request.headers().contains_key(RANGE) || self.config.scheme == Some(Scheme::Webhdfs) && opens()
     }
 
     /// Whether redirects are followed: where there is one server, a plain one, or where they are how the store works.
     fn follows(&self) -> bool {
-        matches!(self.terms.scheme, Some(Scheme::Http | Scheme::Webhdfs))
+        matches!(self.config.scheme, Some(Scheme::Http | Scheme::Webhdfs))
     }
 
     /// Whether the document `Error` is an error whatever the status: not where documents are files.
     fn has_errors_in_success(&self) -> bool {
-        !matches!(self.terms.scheme, None | Some(Scheme::Http | Scheme::Webhdfs))
+        !matches!(self.config.scheme, None | Some(Scheme::Http | Scheme::Webhdfs))
     }
 
     /// Where a redirect leads, if it is one that is followed.
@@ -262,11 +262,12 @@ impl Transport {
         let to = header(&parts.headers, LOCATION).and_then(|location| resolve(from, location));
         let to = to.ok_or_else(|| StoreError::Failed(format!("{asked}: a redirect to nowhere")))?;
         // A node of HDFS has the bytes of the very file whose name another node knows.
-        let is_node = self.terms.scheme == Some(Scheme::Webhdfs)
+        let is_node = self.config.scheme == Some(Scheme::Webhdfs)
             && to.path() == from.path()
             && to.path().starts_with("/webhdfs/v1/");
-        let is_allowed =
-            origin(&to) == origin(from) || is_node || self.terms.redirects.iter().any(|host| host.is_of(&to));
+        let is_allowed = origin(&to) == origin(from)
+            || is_node
+            || self.config.redirects.iter().any(|host| host.is_of(&to));
         let is_downgrade = from.scheme_str() == Some("https") && to.scheme_str() != Some("https");
         match is_allowed && !is_downgrade {
             true => Ok(Some(to)),
@@ -319,7 +320,7 @@ impl Transport {
                 // A store that takes much gets on. Little lies in buffers on the way to one that has stopped.
                 if body.len() <= BUFFERED {
                     let within = |time| Some(Until::left(time).max(SHORTEST));
-                    let Timeouts { connect, first_byte, .. } = self.terms.timeouts;
+                    let Timeouts { connect, first_byte, .. } = self.config.timeouts;
                     let request = request.timeout_connect(within(connect));
                     agent.run(request.timeout_recv_response(within(first_byte)).build())
                 } else {
@@ -327,7 +328,7 @@ impl Transport {
                 }
             } else {
                 // Who looks for an address, connects and reads has one time for all of it.
-                let time = (!is_read).then(|| Until::left(self.terms.io_timeout));
+                let time = (!is_read).then(|| Until::left(self.config.io_timeout));
                 let request = Request::from_parts(parts.clone(), ());
                 agent.run(agent.configure_request(request).proxy(tunnel).timeout_global(time).build())
             };
@@ -423,12 +424,12 @@ impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
         let asked = asked(request.method(), request.uri());
         let head = *request.method() == Method::HEAD;
-        let range = header(request.headers(), RANGE).and_then(answer::parse_range);
+        let range = header(request.headers(), RANGE).and_then(response::parse_range);
         let etag = header(request.headers(), IF_MATCH).map(str::to_string);
         let is_read = self.is_read(&request);
-        let extent = request.extensions().get::<Extent>().copied();
+        let extent = request.extensions().get::<ResponseExtent>().copied();
         let is_sent = matches!(*request.method(), Method::PUT | Method::POST | Method::PATCH);
-        let until = Until::moment().unwrap_or_else(|| Instant::now() + self.terms.io_timeout);
+        let until = Until::moment().unwrap_or_else(|| Instant::now() + self.config.io_timeout);
         let (mut parts, body) = request.into_parts();
         if let Some(signer) = &self.signer {
             signer.sign(&mut parts, None).await?;
@@ -449,44 +450,45 @@ impl HttpTransport for Transport {
         // A redirect that is not followed is how S3 answers for a bucket in another region.
         if status >= 400 || status >= 300 && !self.follows() {
             // The status is known; the reason is told as far as it comes in time.
-            let until = Instant::now() + self.terms.timeouts.stall;
+            let until = Instant::now() + self.config.timeouts.stall;
             let text = read_until(body.into_reader().take(ERROR_BODY), until);
-            let refusal = Refusal {
+            let error = ErrorResponse {
                 asked,
                 status,
-                reason: answer::reason(&text, &sent()),
+                reason: response::reason(&text, &sent()),
                 retry_after: header(&parts.headers, RETRY_AFTER).map(str::to_string),
                 region: header(&parts.headers, BUCKET_REGION).map(str::to_string),
-                scheme: self.terms.scheme,
+                scheme: self.config.scheme,
             };
-            FAILURE.set(Some(refusal.into_error()));
+            FAILURE.set(Some(error.into_error()));
             let text = Buffer::from(text);
             let size = text.len() as u64;
             let size = (!head).then_some(size);
             return Ok(Response::from_parts(parts, HttpBody::new(Once(Some(text)), size)));
         }
-        if let Some(Extent::Head) = extent {
+        if let Some(ResponseExtent::Head) = extent {
             return Ok(Response::from_parts(parts, HttpBody::new(Once(None), None)));
         }
         if let (Some(range), 200..=299) = (&range, status) {
             let told = header(&parts.headers, CONTENT_RANGE);
             let headers = Headers { length, range: told, etag: header(&parts.headers, ETAG) };
-            answer::check_range(status, &headers, range, None, etag.as_deref())
+            response::check_range(status, &headers, range, None, etag.as_deref())
                 .map_err(|error| fail(error, false))?;
         }
-        if header(&parts.headers, ETAG).is_none_or(|etag| answer::etag(etag).is_none()) {
+        if header(&parts.headers, ETAG).is_none_or(|etag| response::etag(etag).is_none()) {
             parts.headers.remove(ETAG);
         }
         if !is_read {
             // What was sent may have taken its time.
             let _uncounted = is_sent.then(|| Until::uncounted(limits::WRITTEN));
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
-            let most = if let Some(Extent::Whole(most)) = extent { most } else { limits::ANSWER };
-            let text = if head { Answer::default() } else { whole(&asked, body, length, most, until)? };
+            let most = if let Some(ResponseExtent::Whole(most)) = extent { most } else { limits::ANSWER };
+            let text = if head { BufferedBody::default() } else { whole(&asked, body, length, most, until)? };
             let has_errors = self.has_errors_in_success();
-            if has_errors && let Some(reason) = answer::error_in_success(&text.bytes, &sent()) {
-                let scheme = self.terms.scheme;
-                let error = Refusal { asked, status, reason, scheme, ..Refusal::default() }.into_error();
+            if has_errors && let Some(reason) = response::error_in_success(&text.bytes, &sent()) {
+                let scheme = self.config.scheme;
+                let error =
+                    ErrorResponse { asked, status, reason, scheme, ..ErrorResponse::default() }.into_error();
                 let temporary = matches!(error, StoreError::Unavailable(_));
                 return Err(fail(error, temporary));
             }
@@ -499,19 +501,19 @@ impl HttpTransport for Transport {
             size.and_then(|size| usize::try_from(size).ok()).map_or(PIECE, |size| size.clamp(1, PIECE));
         Ok(Response::from_parts(
             parts,
-            HttpBody::new(Pieces { body: body.into_reader(), size: piece, asked }, size),
+            HttpBody::new(StreamedBody { body: body.into_reader(), size: piece, asked }, size),
         ))
     }
 }
 
 /// An answer that is here as a whole, and what counts its memory.
 #[derive(Default)]
-struct Answer {
+struct BufferedBody {
     bytes: Vec<u8>,
     _held: Held,
 }
 
-impl AsRef<[u8]> for Answer {
+impl AsRef<[u8]> for BufferedBody {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -524,7 +526,7 @@ fn whole(
     length: Option<u64>,
     most: usize,
     until: Instant,
-) -> opendal::Result<Answer> {
+) -> opendal::Result<BufferedBody> {
     let too_large = || {
         let text = format!("{asked}: an answer of more than {} MiB", most >> 20);
         fail(StoreError::Failed(text), false)
@@ -532,7 +534,7 @@ fn whole(
     if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
-    let (mut reader, mut answer) = (body.into_reader(), Answer::default());
+    let (mut reader, mut answer) = (body.into_reader(), BufferedBody::default());
     let mut piece =
         vec![0; length.and_then(|it| usize::try_from(it).ok()).map_or(PIECE, |it| it.clamp(1, PIECE))];
     loop {
@@ -562,7 +564,7 @@ impl Transport {
         &self,
         mut parts: http::response::Parts,
         uri: &http::Uri,
-        mut answer: Answer,
+        mut answer: BufferedBody,
         size: Option<u64>,
     ) -> opendal::Result<Response<HttpBody>> {
         let before = answer.bytes.len();
@@ -585,21 +587,21 @@ impl Transport {
 
 /// Runs one of opendal's futures that asks for pages of a listing.
 pub(super) fn block_on_listing<T>(
-    listing: &mut Progress,
+    listing: &mut ListingGuard,
     what: impl FnOnce() -> String,
     future: impl Future<Output = opendal::Result<T>>,
 ) -> Result<T, StoreError> {
     // Given back in any case, also by a panic of the library: the thread serves others, too.
-    struct Turn<'a>(&'a mut Progress);
-    impl Drop for Turn<'_> {
+    struct ReturnGuard<'a>(&'a mut ListingGuard);
+    impl Drop for ReturnGuard<'_> {
         fn drop(&mut self) {
-            if let Some(progress) = LISTING.take() {
-                *self.0 = progress;
+            if let Some(guard) = LISTING.take() {
+                *self.0 = guard;
             }
         }
     }
-    let turn = Turn(listing);
-    LISTING.set(Some(std::mem::take(turn.0)));
+    let returned = ReturnGuard(listing);
+    LISTING.set(Some(std::mem::take(returned.0)));
     block_on(what, future)
 }
 
@@ -626,13 +628,13 @@ impl futures_core::Stream for Once {
 }
 
 /// A body as it arrives.
-struct Pieces<R> {
+struct StreamedBody<R> {
     body: R,
     size: usize,
     asked: String,
 }
 
-impl<R: Read + Unpin> futures_core::Stream for Pieces<R> {
+impl<R: Read + Unpin> futures_core::Stream for StreamedBody<R> {
     type Item = opendal::Result<Buffer>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -659,7 +661,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let timeouts = Timeouts { connect: second, first_byte: second, stall: second };
         let redirects = hosts.iter().filter_map(|host| host.parse().ok()).collect();
-        let terms = Terms {
+        let config = TransportConfig {
             scheme: Some(scheme),
             timeouts,
             verification: Verification::Full,
@@ -667,7 +669,7 @@ mod tests {
             redirects,
         };
         let answer = Response::builder().status(302).header(LOCATION, location).body(()).unwrap();
-        let to = Transport::new(terms, None).redirect(&from.parse().unwrap(), &answer.into_parts().0);
+        let to = Transport::new(config, None).redirect(&from.parse().unwrap(), &answer.into_parts().0);
         to.ok().flatten().map(|uri| uri.to_string())
     }
 

@@ -131,8 +131,8 @@ impl ObjectUpload {
         usize::try_from(self.part_size << doubled).unwrap_or(usize::MAX)
     }
 
-    fn asked(&self) -> String {
-        self.session.asked(&self.key)
+    fn object_url(&self) -> String {
+        self.session.object_url(&self.key)
     }
 
     /// Sends what is full; at the end, all.
@@ -144,7 +144,7 @@ impl ObjectUpload {
         loop {
             if let Some(full) = &self.full {
                 // A part that fails is kept: the same can be written again.
-                let asked = self.session.asked(&self.key);
+                let asked = self.session.object_url(&self.key);
                 block_on(|| asked, writer(&mut self.writer)?.write(full.clone()))?;
                 self.sent += full.len() as u64;
                 self.parts += 1;
@@ -176,7 +176,7 @@ impl ObjectUpload {
             }
             (self.begun_with, self.begun) = (self.time, SystemTime::now());
             let (service, context) = (operator.service(), operator.context());
-            self.writer = Some(block_on(|| self.asked(), async {
+            self.writer = Some(block_on(|| self.object_url(), async {
                 let (args, _): (_, _) = OpWrite::from_options(&capability, options)?;
                 service.write_dyn(context, &self.key, args)
             })?);
@@ -209,9 +209,9 @@ impl ObjectUpload {
                     {
                         info!(
                             "{}: parts cannot be copied ({error}), so what goes on is sent again",
-                            self.asked()
+                            self.object_url()
                         );
-                        self.session.learned.denies_part_copies.store(true, Ordering::Relaxed);
+                        self.session.quirks.denies_part_copies.store(true, Ordering::Relaxed);
                         self.abort();
                         return self.begin();
                     }
@@ -223,7 +223,7 @@ impl ObjectUpload {
         }
         // What is there by now is what was there before.
         if is_copied
-            && !self.session.asks_conditionally(&base)
+            && !self.session.reads_conditionally(&base)
             && let Err(error) = self.check(&base)
         {
             self.abort();
@@ -232,7 +232,7 @@ impl ObjectUpload {
         }
         if !self.missing.is_empty() {
             let from = begins + self.missing.start as u64..begins + self.missing.end as u64;
-            let mut body = self.sessions.ask(|session| session.get(&base, &from))?;
+            let mut body = self.sessions.with_retry(|session| session.get(&base, &from))?;
             self.part.reserve(self.missing.end, self.part_size())?;
             let room = self.part.bytes_mut().get_mut(self.missing.clone()).unwrap_or_default();
             // What was read is kept, should the rest have to be asked for again.
@@ -247,7 +247,7 @@ impl ObjectUpload {
 
     /// Asks whether the base is still what is there. Whoever may not ask goes on.
     fn check(&self, base: &Version) -> Result<(), StoreError> {
-        match self.sessions.ask(|session| session.head(&self.key)) {
+        match self.sessions.with_retry(|session| session.head(&self.key)) {
             Ok(now) if same(&now, base) => Ok(()),
             // When it was written, its time was not known.
             Ok(now) if now.size == base.size && now.etag.is_some() && now.etag == base.etag => Ok(()),
@@ -263,18 +263,18 @@ impl ObjectUpload {
     fn copies(&self) -> bool {
         let is_large = self.base.as_ref().is_some_and(|base| base.size >= self.part_size);
         let can = self.session.copier.info().capability().write_can_copy_from;
-        is_large && can && !self.session.learned.denies_part_copies.load(Ordering::Relaxed)
+        is_large && can && !self.session.quirks.denies_part_copies.load(Ordering::Relaxed)
     }
 
     /// Copies a part within the store, which may call the version something else by now, as for reads.
     fn copy(&mut self, base: &Version, range: &Range<u64>) -> Result<(), StoreError> {
-        let asked = self.session.learned.agreed(base).unwrap_or_else(|| base.clone());
+        let asked = self.session.quirks.agreed(base).unwrap_or_else(|| base.clone());
         match self.copy_once(&asked, range) {
             Err(StoreError::Stale) => {
                 let agreed = self.session.agree(base, &asked)?;
                 self.copy_once(&agreed, range)?;
                 if agreed != *base {
-                    self.session.learned.agree(base, agreed);
+                    self.session.quirks.agree(base, agreed);
                 }
                 Ok(())
             }
@@ -285,14 +285,14 @@ impl ObjectUpload {
     fn copy_once(&mut self, asked: &Version, range: &Range<u64>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
         match &asked.etag {
-            _ if !self.session.asks_conditionally(asked) => {}
+            _ if !self.session.reads_conditionally(asked) => {}
             Some(etag) => options.if_match = Some(etag.clone()),
             None => {
                 options.if_unmodified_since = asked.date().and_then(|date| Timestamp::try_from(date).ok());
             }
         }
         let (_, args, _): (BytesRange, _, OpReader) = options.into();
-        let asked = self.asked();
+        let asked = self.object_url();
         let key = self.key.clone();
         let part = BytesRange::new(range.start, Some(range.end - range.start));
         block_on(|| asked, writer(&mut self.writer)?.copy_from(&key, args, part))
@@ -308,24 +308,24 @@ impl ObjectUpload {
         let mut part = Part::default();
         let length = usize::try_from(range.end - range.start).unwrap_or_default();
         part.reserve(length, length)?;
-        let mut body = self.sessions.ask(|session| session.get(base, range))?;
+        let mut body = self.sessions.with_retry(|session| session.get(base, range))?;
         if read_all(&mut body, part.bytes_mut()) < length {
             return Err(self.ends_early());
         }
-        let asked = self.asked();
+        let asked = self.object_url();
         block_on(|| asked, writer(&mut self.writer)?.write(part.first(length)))
     }
 
     fn ends_early(&self) -> StoreError {
-        StoreError::Unavailable(format!("GET {}: it ends early", self.asked()))
+        StoreError::Unavailable(format!("GET {}: it ends early", self.object_url()))
     }
 
     /// Leaves the upload that is under way, if there is one.
     fn abort(&mut self) {
         if let Some(mut writer) = self.writer.take()
-            && let Err(error) = block_on(|| self.session.asked(&self.key), writer.abort())
+            && let Err(error) = block_on(|| self.session.object_url(&self.key), writer.abort())
         {
-            warn!("{}: an unfinished upload stays behind: {error}", self.asked());
+            warn!("{}: an unfinished upload stays behind: {error}", self.object_url());
         }
     }
 
@@ -338,7 +338,7 @@ impl ObjectUpload {
         }
         let end = if is_kept { self.part.bytes().to_vec() } else { Vec::new() };
         self.send(true)?;
-        let asked = self.asked();
+        let asked = self.object_url();
         let made = block_on(|| asked, writer(&mut self.writer)?.close())?;
         let told = self.session.version(self.key.clone(), &made);
         let told = Version { size: self.sent, modified: SystemTime::now(), ..told };
@@ -355,7 +355,7 @@ impl ObjectUpload {
     /// not ask, or gets an answer from before, has written all the same.
     fn written(&mut self, told: Version) -> Version {
         // It may have taken longer than the credentials that it was begun with.
-        let Ok(now) = self.sessions.ask(|session| session.head(&self.key)) else { return told };
+        let Ok(now) = self.sessions.with_retry(|session| session.head(&self.key)) else { return told };
         let name =
             |version: &Version| version.etag.as_ref().map(|etag| etag.trim_start_matches("W/").to_string());
         let names = name(&told).zip(name(&now));

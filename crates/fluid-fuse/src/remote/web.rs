@@ -16,8 +16,8 @@ use opendal::raw::Timestamp;
 use opendal::{Buffer, OperationContext};
 
 use super::Version;
-use super::answer;
-use super::transport::{self, Extent, Told, header};
+use super::response;
+use super::transport::{self, ResponseExtent, ResponseHead, header};
 use crate::inodes::lock;
 use crate::limits;
 use crate::store::StoreError;
@@ -30,7 +30,7 @@ pub(super) struct File<'a> {
 }
 
 impl File<'_> {
-    fn request(&self, method: Method, extent: Extent) -> Request<Buffer> {
+    fn request(&self, method: Method, extent: ResponseExtent) -> Request<Buffer> {
         let mut request = Request::new(Buffer::new());
         *request.method_mut() = method;
         *request.uri_mut() = self.url.clone();
@@ -41,23 +41,23 @@ impl File<'_> {
 
     /// The file's present version: by HEAD, and by the head of a GET where that does not tell.
     pub(super) fn ask(&self, key: &str) -> Result<Version, StoreError> {
-        let told = transport::told(self.context, self.request(Method::HEAD, Extent::Head))?;
+        let told = transport::head(self.context, self.request(Method::HEAD, ResponseExtent::Head))?;
         let refused = match told {
-            Told { status: 200, headers, .. } => {
+            ResponseHead { status: 200, headers, .. } => {
                 match version(key, header(&headers, CONTENT_LENGTH), &headers) {
                     Some(version) => return Ok(version),
                     None => StoreError::Failed(format!("HEAD {}: no size is told", self.shown())),
                 }
             }
             // Whoever has too much to do is not asked more.
-            Told { status: 404 | 410 | 429 | 503, refused: Some(error), .. } => return Err(error),
-            Told { status, refused, .. } => {
+            ResponseHead { status: 404 | 410 | 429 | 503, refused: Some(error), .. } => return Err(error),
+            ResponseHead { status, refused, .. } => {
                 refused.unwrap_or_else(|| StoreError::Failed(format!("HEAD {}: {status}", self.shown())))
             }
         };
-        let mut request = self.request(Method::GET, Extent::Head);
+        let mut request = self.request(Method::GET, ResponseExtent::Head);
         request.headers_mut().insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-        let Told { status, headers, .. } = transport::told(self.context, request)?;
+        let ResponseHead { status, headers, .. } = transport::head(self.context, request)?;
         let total = header(&headers, CONTENT_RANGE).and_then(|range| Some(range.rsplit_once('/')?.1));
         let size = match status {
             200 => header(&headers, CONTENT_LENGTH),
@@ -71,7 +71,7 @@ impl File<'_> {
 
     /// All bytes of a version.
     fn fetch(&self, wanted: &Version) -> Result<Buffer, StoreError> {
-        let request = self.request(Method::GET, Extent::Whole(limits::WHOLE));
+        let request = self.request(Method::GET, ResponseExtent::Whole(limits::WHOLE));
         let (headers, bytes) = transport::document(self.context, request)?;
         let now = version(&wanted.key, Some(&bytes.len().to_string()), &headers).ok_or(StoreError::Stale)?;
         let etags = wanted.etag.as_ref().zip(now.etag.as_ref());
@@ -92,16 +92,16 @@ fn version(key: &str, size: Option<&str>, headers: &HeaderMap) -> Option<Version
     Some(Version {
         key: key.to_string(),
         size: size?.trim().parse().ok()?,
-        etag: header(headers, ETAG).and_then(answer::etag),
+        etag: header(headers, ETAG).and_then(response::etag),
         modified: time.map_or(std::time::SystemTime::UNIX_EPOCH, Into::into),
     })
 }
 
 /// The last file that was fetched as a whole to read a part of it, until its end was read.
 #[derive(Default)]
-pub(super) struct Whole(Mutex<Option<(Version, Buffer)>>);
+pub(super) struct WholeFileCache(Mutex<Option<(Version, Buffer)>>);
 
-impl Whole {
+impl WholeFileCache {
     /// A part of a file whose server sends none.
     pub(super) fn part(
         &self,

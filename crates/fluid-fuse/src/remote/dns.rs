@@ -21,8 +21,8 @@ const KEPT: Duration = Duration::from_secs(5);
 /// Lookups at a time. A mount has a name for each source, and some for redirects; hostile ones may bring more.
 const LOOKUPS: usize = 64;
 
-/// Names whose answers are kept.
-const NAMES: usize = 256;
+/// DnsCache whose answers are kept.
+const CACHED_NAMES: usize = 256;
 
 /// The stack of a thread that looks up a name: the system's resolver keeps its buffers there.
 const STACK: usize = 256 * 1024;
@@ -30,18 +30,18 @@ const STACK: usize = 256 * 1024;
 /// The C libraries want a port, and give it back.
 const NO_PORT: u16 = 0;
 
-type Lookup = fn(&str) -> io::Result<Vec<IpAddr>>;
+type Resolve = fn(&str) -> io::Result<Vec<IpAddr>>;
 
-static NAMES_OF_HOSTS: LazyLock<Names> = LazyLock::new(|| Names::new(system));
+static DNS: LazyLock<DnsCache> = LazyLock::new(|| DnsCache::new(system));
 
-struct Names {
-    lookup: Lookup,
-    known: Mutex<HashMap<String, Known>>,
+struct DnsCache {
+    lookup: Resolve,
+    known: Mutex<HashMap<String, DnsEntry>>,
     changed: Condvar,
 }
 
-enum Known {
-    Asked,
+enum DnsEntry {
+    Pending,
     Found(Vec<IpAddr>, Instant),
     Failed(ErrorKind, String, Instant),
 }
@@ -51,7 +51,7 @@ pub(super) fn addresses(host: &str, port: u16, time: Duration) -> io::Result<Vec
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let found = NAMES_OF_HOSTS.find(host, time)?;
+    let found = DNS.find(host, time)?;
     Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
@@ -59,9 +59,9 @@ fn system(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok((host, NO_PORT).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
-impl Names {
-    fn new(lookup: Lookup) -> Self {
-        Names { lookup, known: Mutex::default(), changed: Condvar::new() }
+impl DnsCache {
+    fn new(lookup: Resolve) -> Self {
+        DnsCache { lookup, known: Mutex::default(), changed: Condvar::new() }
     }
 
     fn find(&'static self, host: &str, time: Duration) -> io::Result<Vec<IpAddr>> {
@@ -70,13 +70,13 @@ impl Names {
         let mut known = lock(&self.known);
         loop {
             match known.get(host) {
-                Some(Known::Found(addresses, at)) if at.elapsed() < KEPT || *at >= begun => {
+                Some(DnsEntry::Found(addresses, at)) if at.elapsed() < KEPT || *at >= begun => {
                     return Ok(addresses.clone());
                 }
-                Some(Known::Failed(kind, reason, at)) if *at >= begun => {
+                Some(DnsEntry::Failed(kind, reason, at)) if *at >= begun => {
                     return Err(io::Error::new(*kind, reason.clone()));
                 }
-                Some(Known::Asked) => {
+                Some(DnsEntry::Pending) => {
                     let left = time.saturating_sub(begun.elapsed());
                     if left.is_zero() {
                         return Err(io::Error::other(format!(
@@ -91,12 +91,12 @@ impl Names {
         }
     }
 
-    fn begin(&'static self, host: &str, known: &mut HashMap<String, Known>) -> io::Result<()> {
-        let is_asked = |known: &Known| matches!(known, Known::Asked);
-        if known.len() >= NAMES {
-            known.retain(|_, known| is_asked(known));
+    fn begin(&'static self, host: &str, known: &mut HashMap<String, DnsEntry>) -> io::Result<()> {
+        let is_pending = |known: &DnsEntry| matches!(known, DnsEntry::Pending);
+        if known.len() >= CACHED_NAMES {
+            known.retain(|_, known| is_pending(known));
         }
-        if known.values().filter(|known| is_asked(known)).count() >= LOOKUPS {
+        if known.values().filter(|known| is_pending(known)).count() >= LOOKUPS {
             return Err(io::Error::other(format!(
                 "the name {host:?} cannot be resolved: {LOOKUPS} others are being looked up"
             )));
@@ -107,30 +107,30 @@ impl Names {
             let found = (self.lookup)(&name);
             let now = Instant::now();
             let known = match found {
-                Ok(addresses) => Known::Found(addresses, now),
+                Ok(addresses) => DnsEntry::Found(addresses, now),
                 Err(error) => {
-                    Known::Failed(error.kind(), format!("the name {name:?} is not known: {error}"), now)
+                    DnsEntry::Failed(error.kind(), format!("the name {name:?} is not known: {error}"), now)
                 }
             };
             lock(&self.known).insert(name.clone(), known);
             drop(end);
         };
         thread::Builder::new().name("name".into()).stack_size(STACK).spawn(look_up)?;
-        known.insert(host.to_string(), Known::Asked);
+        known.insert(host.to_string(), DnsEntry::Pending);
         Ok(())
     }
 }
 
 /// A lookup that has ended, also by a panic.
 struct Ended<'a> {
-    names: &'static Names,
+    names: &'static DnsCache,
     name: &'a str,
 }
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         let mut known = lock(&self.names.known);
-        if let Some(Known::Asked) = known.get(self.name) {
+        if let Some(DnsEntry::Pending) = known.get(self.name) {
             known.remove(self.name);
         }
         drop(known);
@@ -149,7 +149,7 @@ mod tests {
     fn a_lookup_that_hangs_is_waited_for_in_time_and_not_begun_again() {
         static LOOKUPS_BEGUN: AtomicUsize = AtomicUsize::new(0);
         static HANG: Mutex<()> = Mutex::new(());
-        let names: &'static Names = Box::leak(Box::new(Names::new(|host| {
+        let names: &'static DnsCache = Box::leak(Box::new(DnsCache::new(|host| {
             LOOKUPS_BEGUN.fetch_add(1, Ordering::SeqCst);
             if host == "silent" {
                 drop(lock(&HANG));

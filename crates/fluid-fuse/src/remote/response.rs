@@ -16,7 +16,7 @@ use crate::store::StoreError;
 
 /// An answer that is an error.
 #[derive(Debug, Default)]
-pub(super) struct Refusal {
+pub(super) struct ErrorResponse {
     /// What was asked: the method and the URL as it may be shown.
     pub(super) asked: String,
     pub(super) status: u16,
@@ -43,21 +43,21 @@ pub(super) struct Reason {
 
 /// What an error tells of where a bucket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Whereabouts {
+pub(super) enum BucketRegion {
     /// In this region.
-    Region(String),
+    Known(String),
     /// In another region than that of the request.
-    Elsewhere,
+    Other,
 }
 
 thread_local! {
     /// What the last error on this thread told of that.
-    static WHEREABOUTS: RefCell<Option<Whereabouts>> = const { RefCell::new(None) };
+    static BUCKET_REGION: RefCell<Option<BucketRegion>> = const { RefCell::new(None) };
 }
 
 /// What errors on this thread told of the bucket's region since this was called.
-pub(super) fn take_whereabouts() -> Option<Whereabouts> {
-    WHEREABOUTS.take()
+pub(super) fn take_bucket_region() -> Option<BucketRegion> {
+    BUCKET_REGION.take()
 }
 
 /// Letters of the shortest secret: a part of what was sent that is shorter is found in any text.
@@ -66,7 +66,7 @@ const SECRET: usize = 6;
 /// Letters of a store's words that are shown.
 const MESSAGE: usize = 300;
 
-impl Refusal {
+impl ErrorResponse {
     pub(super) fn into_error(self) -> StoreError {
         let code = self.reason.code.as_deref().unwrap_or_default();
         let is_elsewhere = matches!(self.status, 301 | 307 | 308)
@@ -79,8 +79,8 @@ impl Refusal {
         let region =
             self.region.clone().or_else(|| self.reason.region.clone()).filter(|name| is_region(name));
         if self.status < 500 && self.scheme == Some(Scheme::S3) {
-            let known = region.clone().map(Whereabouts::Region);
-            WHEREABOUTS.set(known.or(is_elsewhere.then_some(Whereabouts::Elsewhere)));
+            let known = region.clone().map(BucketRegion::Known);
+            BUCKET_REGION.set(known.or(is_elsewhere.then_some(BucketRegion::Other)));
         }
         let mut text = format!("{}: {} {code}", self.asked, self.status).trim_end().to_string();
         if let Some(message) = &self.reason.message {
@@ -294,7 +294,7 @@ mod tests {
         let reason = Reason { code: code.map(str::to_string), ..Reason::default() };
         let asked = "GET s3://b/k".to_string();
         let (retry_after, region) = (Some("3".to_string()), Some("r".to_string()));
-        Refusal { asked, status, reason, retry_after, region, scheme: None }.into_error()
+        ErrorResponse { asked, status, reason, retry_after, region, scheme: None }.into_error()
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
     fn errors_say_what_to_set() {
         let text = |status, asked: &str, body: &str| {
             let (asked, reason) = (asked.to_string(), reason(body.as_bytes(), SENT));
-            Refusal { asked, status, reason, scheme: Some(Scheme::S3), ..Refusal::default() }
+            ErrorResponse { asked, status, reason, scheme: Some(Scheme::S3), ..ErrorResponse::default() }
                 .into_error()
                 .to_string()
         };
@@ -362,7 +362,7 @@ mod tests {
             of("AuthorizationHeaderMalformed", "expecting 'x'").replace("<Code>", "<Region>x</Region><Code>");
         let region = text(400, "GET http://s/b/k", &region);
         assert!(region.contains("is in the region x (set the option region"), "{region}");
-        assert_eq!(take_whereabouts(), Some(Whereabouts::Region("x".to_string())));
+        assert_eq!(take_bucket_region(), Some(BucketRegion::Known("x".to_string())));
         assert!(text(403, "GET http://s/b/k", &of("SignatureDoesNotMatch", "")).contains("path_style"));
         assert!(text(404, "GET http://s/b", &of("NoSuchBucket", "")).contains("path_style"));
         for repeated in ["GET /?X-Amz-Signature=1f2e3d4c", "a token \nc2VjcmV0", "Basic dXNlcjpwYXNz"] {
@@ -372,7 +372,7 @@ mod tests {
         let said = text(403, "GET http://s/b", &of("AccessDenied", "host.example says no to bytes=0-9"));
         assert!(said.ends_with("says no to bytes=0-9"), "{said}");
         text(400, "HEAD http://s/b/k", "");
-        assert_eq!(take_whereabouts(), Some(Whereabouts::Elsewhere));
+        assert_eq!(take_bucket_region(), Some(BucketRegion::Other));
     }
 
     #[test]

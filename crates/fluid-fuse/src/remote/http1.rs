@@ -3,7 +3,7 @@
 //!
 //! Decides how such a request is written, which connections are kept and when one that died meanwhile is
 //! replaced in silence. It speaks the part of HTTP/1.1 that object stores use for ranges, a `Content-Length` and
-//! nothing else; whatever is beyond (chunks, redirects, encodings) is [`Miss::Odd`], which a whole HTTP client
+//! nothing else; whatever is beyond (chunks, redirects, encodings) is [`FastPathError::Unsuitable`], which a whole HTTP client
 //! must answer. It does not know how requests are signed, and retries nothing that reached a server.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,10 +18,10 @@ use opendal::raw::Timestamp;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use super::answer::{self, Headers, Refusal};
 use super::options::Timeouts;
+use super::response::{self, ErrorResponse, Headers};
 use super::tls::{self, Verification};
-use super::{Version, names, proxy};
+use super::{Version, dns, proxy};
 use crate::outage::{InPhase, Phase};
 use crate::store::StoreError;
 
@@ -50,7 +50,7 @@ struct Server {
 
 /// A request that is signed, but for what need not be: the range and the conditions. It is as good as a
 /// credential until it expires, so it has no `Debug`.
-pub(super) struct Signed {
+pub(super) struct SignedRequest {
     server: Server,
     /// The head without the empty line at its end.
     head: Vec<u8>,
@@ -59,27 +59,31 @@ pub(super) struct Signed {
 }
 
 /// Why there is no body.
-pub(super) enum Miss {
+pub(super) enum FastPathError {
     /// The short way does not lead there.
-    Odd(&'static str),
+    Unsuitable(&'static str),
     /// What the store says.
     Store(StoreError),
 }
 
-impl From<StoreError> for Miss {
+impl From<StoreError> for FastPathError {
     fn from(error: StoreError) -> Self {
-        Miss::Store(error)
+        FastPathError::Store(error)
     }
 }
 
-impl Signed {
+impl SignedRequest {
     /// A request from its parts, or why it cannot be sent this way.
-    pub(super) fn new(request: &http::Uri, headers: &http::HeaderMap, asked: String) -> Result<Self, Miss> {
+    pub(super) fn new(
+        request: &http::Uri,
+        headers: &http::HeaderMap,
+        asked: String,
+    ) -> Result<Self, FastPathError> {
         let (Some(scheme), Some(host)) = (request.scheme_str(), request.host()) else {
-            return Err(Miss::Odd("a URL without a host"));
+            return Err(FastPathError::Unsuitable("a URL without a host"));
         };
         if proxy::of(request).is_some() {
-            return Err(Miss::Odd("a proxy leads to the server"));
+            return Err(FastPathError::Unsuitable("a proxy leads to the server"));
         }
         let https = scheme == "https";
         let port = request.port_u16().unwrap_or(if https { 443 } else { 80 });
@@ -106,14 +110,14 @@ fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 }
 
 /// The connections to the servers of one bucket.
-pub(super) struct Wire {
+pub(super) struct Http1Client {
     scheme: Scheme,
     verification: Verification,
     timeouts: Timeouts,
     idle: Mutex<Vec<(Server, Connection, Instant)>>,
 }
 
-impl Wire {
+impl Http1Client {
     pub(super) fn new(scheme: Scheme, verification: Verification, timeouts: Timeouts) -> Arc<Self> {
         Arc::new(Self { scheme, verification, timeouts, idle: Mutex::default() })
     }
@@ -121,11 +125,11 @@ impl Wire {
     /// The bytes of a range of that version; the condition is a header that the server checks.
     pub(super) fn get(
         self: &Arc<Self>,
-        signed: &Signed,
+        signed: &SignedRequest,
         range: &Range<u64>,
         version: &Version,
         condition: Option<(HeaderName, HeaderValue)>,
-    ) -> Result<Body, Miss> {
+    ) -> Result<Body, FastPathError> {
         let mut request = Vec::with_capacity(signed.head.len() + 128);
         request.extend_from_slice(&signed.head);
         write!(request, "range: bytes={}-{}\r\n", range.start, range.end - 1)
@@ -140,7 +144,7 @@ impl Wire {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_string(),
                 _ => tls::explain(&error),
             };
-            Miss::Store(StoreError::Unavailable(format!("{}: {error}", signed.asked)))
+            FastPathError::Store(StoreError::Unavailable(format!("{}: {error}", signed.asked)))
         };
         let mut buffer = vec![0; HEAD];
         let kept = self.take(&signed.server);
@@ -164,7 +168,7 @@ impl Wire {
                 Some((used, head)) => {
                     return self.answer(signed, range, version, connection, (&buffer, used, filled), head);
                 }
-                None if filled == buffer.len() => return Err(Miss::Odd("a long head")),
+                None if filled == buffer.len() => return Err(FastPathError::Unsuitable("a long head")),
                 None if start.elapsed() > self.timeouts.first_byte => {
                     return Err(lost(ErrorKind::TimedOut.into()));
                 }
@@ -180,44 +184,44 @@ impl Wire {
 
     fn answer(
         self: &Arc<Self>,
-        signed: &Signed,
+        signed: &SignedRequest,
         range: &Range<u64>,
         version: &Version,
         mut connection: Connection,
         (buffer, used, filled): (&[u8], usize, usize),
         head: Head,
-    ) -> Result<Body, Miss> {
+    ) -> Result<Body, FastPathError> {
         let front = buffer.get(used..filled).unwrap_or_default().to_vec();
         if head.odd && head.status < 400 {
-            return Err(Miss::Odd("an answer without a plain body"));
+            return Err(FastPathError::Unsuitable("an answer without a plain body"));
         }
         if head.status >= 300 {
             // S3 answers so for a bucket in another region.
             if head.status < 400 && self.scheme != Scheme::S3 {
-                return Err(Miss::Odd("a redirect"));
+                return Err(FastPathError::Unsuitable("a redirect"));
             }
             let mut text = front;
             let more = head.length.unwrap_or(ERROR_BODY).min(ERROR_BODY).saturating_sub(text.len() as u64);
             // The status is known; the reason is told as far as it comes in time.
             connection.end_at(Instant::now() + self.timeouts.stall);
             let _ = connection.take(more).read_to_end(&mut text);
-            let refusal = Refusal {
+            let error = ErrorResponse {
                 asked: signed.asked.clone(),
                 status: head.status,
-                reason: answer::reason(&text, &String::from_utf8_lossy(&signed.head)),
+                reason: response::reason(&text, &String::from_utf8_lossy(&signed.head)),
                 retry_after: head.retry_after,
                 region: head.region,
                 scheme: Some(self.scheme),
             };
-            return Err(Miss::Store(refusal.into_error()));
+            return Err(FastPathError::Store(error.into_error()));
         }
         let headers =
             Headers { length: head.length, range: head.range.as_deref(), etag: head.etag.as_deref() };
-        answer::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
+        response::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
         let date = version.date().filter(|_| version.etag.is_none());
         // Without them, such a version could be another by now.
         if version.etag.is_some() && head.etag.is_none() || date.is_some() && head.modified.is_none() {
-            return Err(Miss::Odd("an answer that does not tell the version"));
+            return Err(FastPathError::Unsuitable("an answer that does not tell the version"));
         }
         if let Some(date) = date
             && let Some(told) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
@@ -253,7 +257,7 @@ impl Wire {
 
     fn connect(&self, server: &Server) -> io::Result<Connection> {
         let end = Instant::now() + self.timeouts.connect;
-        let addresses = names::addresses(&server.host, server.port, self.timeouts.connect)?;
+        let addresses = dns::addresses(&server.host, server.port, self.timeouts.connect)?;
         let _phase = InPhase::begin(Phase::Connection);
         let mut failure = io::Error::new(ErrorKind::NotFound, "the host name has no address");
         for (address, others) in addresses.iter().zip((0..addresses.len()).rev()) {
@@ -387,13 +391,13 @@ struct Head {
 }
 
 /// The head and its length, if it is complete.
-fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
+fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
     let mut headers = [httparse::EMPTY_HEADER; 96];
     let mut response = httparse::Response::new(&mut headers);
     let used = match response.parse(bytes) {
         Ok(httparse::Status::Complete(used)) => used,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(Miss::Odd("an answer that is not HTTP/1")),
+        Err(_) => return Err(FastPathError::Unsuitable("an answer that is not HTTP/1")),
     };
     let keep = response.version == Some(1);
     let mut head = Head {
@@ -416,7 +420,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
                 head.length = length;
             }
             "content-range" => head.range = Some(value.to_string()),
-            "etag" => head.etag = answer::etag(value),
+            "etag" => head.etag = response::etag(value),
             "last-modified" => head.modified = Some(value.to_string()),
             "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
             "x-amz-bucket-region" => head.region = Some(value.to_string()),
@@ -433,7 +437,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
 /// The bytes of a range. The connection goes back to the others when they were read to the end.
 pub(super) struct Body {
     connection: Option<Connection>,
-    back: Option<(Arc<Wire>, Server)>,
+    back: Option<(Arc<Http1Client>, Server)>,
     /// What came along with the head.
     front: Vec<u8>,
     at: usize,

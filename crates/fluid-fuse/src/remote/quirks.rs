@@ -1,4 +1,4 @@
-//! What a mount has learned about how its store has to be asked.
+//! What requests have shown of the store that its options do not say.
 //!
 //! A store may refuse a fast path, not know a condition, or give one object several ETags. One request finds that
 //! out, and the next ones need not. It stays with the mount when credentials are loaded again. What one object needs
@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 use super::Version;
 use crate::inodes::lock;
 
-/// How long a detour is taken before the fast path is tried again.
-const DETOUR_TIME: Duration = Duration::from_secs(10 * 60);
+/// How long a fallback is taken before the fast path is tried again.
+const FALLBACK_TIME: Duration = Duration::from_secs(10 * 60);
 
-/// Objects whose detours, or whose versions, are kept.
+/// Objects whose fallbacks, or whose versions, are kept.
 const OBJECTS: usize = 4096;
 
-/// Objects in a row that need a detour, after which all objects take it.
+/// Objects in a row that need a fallback, after which all objects take it.
 const ODD_IN_A_ROW: usize = 4;
 
 /// What is known of a store beside its options.
 #[derive(Default)]
-pub(super) struct Learned {
+pub(super) struct Quirks {
     /// Reads whose signature is in the query are denied, and others are not.
     pub(super) denies_query_signatures: AtomicBool,
     /// Conditions of requests are not understood, so only answers are compared.
@@ -41,14 +41,14 @@ pub(super) struct Learned {
     pub(super) denies_part_copies: AtomicBool,
     /// The region in which the store says that the bucket is.
     pub(super) region: Mutex<Option<String>>,
-    detours: Mutex<Detours>,
+    fallbacks: Mutex<Fallbacks>,
     odd_in_a_row: AtomicUsize,
     agreed: Mutex<HashMap<Version, Version>>,
 }
 
 /// How an object is read that the fast path does not lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Detour {
+pub(super) enum Fallback {
     /// By the library's client.
     Library,
     /// As a whole, because its server sends no parts.
@@ -56,42 +56,42 @@ pub(super) enum Detour {
 }
 
 #[derive(Default)]
-struct Detours {
-    objects: HashMap<String, (Detour, Instant)>,
+struct Fallbacks {
+    objects: HashMap<String, (Fallback, Instant)>,
     /// Until when all objects take it.
-    all: Option<(Detour, Instant)>,
+    all: Option<(Fallback, Instant)>,
 }
 
-impl Learned {
-    /// The detour that reads of an object take for the time being.
-    pub(super) fn detour(&self, key: &str) -> Option<Detour> {
+impl Quirks {
+    /// The fallback that reads of an object take for the time being.
+    pub(super) fn fallback(&self, key: &str) -> Option<Fallback> {
         let now = Instant::now();
-        let detours = lock(&self.detours);
-        let own = detours.objects.get(key).copied();
-        own.into_iter().chain(detours.all).find(|(_, until)| now < *until).map(|(detour, _)| detour)
+        let fallbacks = lock(&self.fallbacks);
+        let own = fallbacks.objects.get(key).copied();
+        own.into_iter().chain(fallbacks.all).find(|(_, until)| now < *until).map(|(fallback, _)| fallback)
     }
 
     /// The fast path does not lead to an object: whether none is tried on it for a time, since several in a row were
     /// such.
-    pub(super) fn take_detour(&self, key: &str, detour: Detour) -> bool {
-        let taken = (detour, Instant::now() + DETOUR_TIME);
-        let mut detours = lock(&self.detours);
-        if detours.objects.len() >= OBJECTS {
-            detours.objects.clear();
+    pub(super) fn use_fallback(&self, key: &str, fallback: Fallback) -> bool {
+        let taken = (fallback, Instant::now() + FALLBACK_TIME);
+        let mut fallbacks = lock(&self.fallbacks);
+        if fallbacks.objects.len() >= OBJECTS {
+            fallbacks.objects.clear();
         }
-        if detours.objects.insert(key.to_string(), taken).is_some() {
+        if fallbacks.objects.insert(key.to_string(), taken).is_some() {
             return false;
         }
         let is_usual = self.odd_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= ODD_IN_A_ROW;
         if is_usual {
             self.odd_in_a_row.store(0, Ordering::Relaxed);
-            detours.all = Some(taken);
+            fallbacks.all = Some(taken);
         }
         is_usual
     }
 
     /// The fast path led to an object.
-    pub(super) fn went_straight(&self) {
+    pub(super) fn fast_path_worked(&self) {
         if self.odd_in_a_row.load(Ordering::Relaxed) > 0 {
             self.odd_in_a_row.store(0, Ordering::Relaxed);
         }
@@ -118,14 +118,14 @@ mod tests {
 
     #[test]
     fn one_odd_object_is_no_rule() {
-        let learned = Learned::default();
+        let quirks = Quirks::default();
         for key in ["a", "b", "c", "c", "c"] {
-            assert!(!learned.take_detour(key, Detour::Library), "{key}");
+            assert!(!quirks.use_fallback(key, Fallback::Library), "{key}");
         }
-        assert_eq!((learned.detour("a"), learned.detour("d")), (Some(Detour::Library), None));
-        learned.went_straight();
-        let odd: Vec<_> = ["d", "e", "f", "g"].map(|key| learned.take_detour(key, Detour::Library)).into();
+        assert_eq!((quirks.fallback("a"), quirks.fallback("d")), (Some(Fallback::Library), None));
+        quirks.fast_path_worked();
+        let odd: Vec<_> = ["d", "e", "f", "g"].map(|key| quirks.use_fallback(key, Fallback::Library)).into();
         assert_eq!(odd, [false, false, false, true]);
-        assert_eq!(learned.detour("x"), Some(Detour::Library));
+        assert_eq!(quirks.fallback("x"), Some(Fallback::Library));
     }
 }
