@@ -18,8 +18,8 @@ use opendal::raw::Timestamp;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use super::options::Timeouts;
 use super::response::{self, ErrorResponse, Headers};
+use super::timeouts::Timeouts;
 use super::tls::{self, Verification};
 use super::{Version, dns, proxy};
 use crate::outage::{InPhase, Phase};

@@ -8,30 +8,22 @@
 //! rest of it asked for. A manifest is read again as names are, and is as good as it was while it cannot be read.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use html5gum::emitters::default::DefaultEmitter;
-use html5gum::{Token, Tokenizer};
 use log::warn;
-use opendal::raw::{Timestamp, percent_encode_path};
-use percent_encoding::percent_decode_str;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use opendal::raw::percent_encode_path;
 use url::Url;
 
-use super::bucket::Session;
-use super::options::StoreLocation;
-use super::response;
-use super::transport;
+use super::index_page::{self, FileEntry};
+use super::location::StoreLocation;
+use super::manifest;
 use super::{Item, Version};
 use crate::inodes::lock;
-use crate::limits::{self, SKIPPED, TIME_PER_QUESTION, Until};
+use crate::limits::{SKIPPED, TIME_PER_QUESTION, Until};
 use crate::store::StoreError;
 
 /// Between two times that a manifest is tried that could not be read.
@@ -49,6 +41,27 @@ const SHARE: u32 = 4;
 /// Pages about which something was said, after which nothing more is.
 const SAID: usize = 1000;
 
+/// Whether a request carries the credentials of the options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// It does.
+    WithCredentials,
+    /// It does not.
+    Anonymous,
+}
+
+/// The requests that an index makes.
+pub(super) trait FileServer {
+    /// The present version of a file.
+    fn head(&self, key: &str) -> Result<Version, StoreError>;
+
+    /// The text at a URL.
+    fn text(&self, uri: &http::Uri, access: Access) -> Result<String, StoreError>;
+
+    /// How long a response may take.
+    fn io_timeout(&self) -> Duration;
+}
+
 /// Where the names come from.
 pub(super) struct Index {
     /// The URL of the root, ending with `/`.
@@ -56,7 +69,7 @@ pub(super) struct Index {
     manifest: Option<String>,
     /// How long a manifest is trusted, and what is known of a listing that failed.
     trust: Duration,
-    known: Mutex<Option<Manifest>>,
+    known: Mutex<Option<CachedManifest>>,
     /// Listings that failed, by their prefixes.
     unfinished: Mutex<HashMap<String, Unfinished>>,
     /// What was said, so that it is not said again.
@@ -65,7 +78,7 @@ pub(super) struct Index {
 
 /// What a manifest said, until it is read again.
 #[derive(Clone)]
-struct Manifest {
+struct CachedManifest {
     files: Arc<BTreeMap<String, FileEntry>>,
     since: Instant,
     trust: Duration,
@@ -90,23 +103,15 @@ impl Unfinished {
     }
 }
 
-/// What a line of a manifest, or of an index, tells of a file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct FileEntry {
-    size: Option<u64>,
-    etag: Option<String>,
-    modified: Option<SystemTime>,
-}
-
 impl Index {
     /// Names are trusted for that time.
-    pub(super) fn new(place: &StoreLocation, ttl: Duration) -> Self {
-        let setting = |name: &str| place.settings.get(name).map(String::as_str).unwrap_or_default();
+    pub(super) fn new(location: &StoreLocation, ttl: Duration) -> Self {
+        let setting = |name: &str| location.settings.get(name).map(String::as_str).unwrap_or_default();
         let root = percent_encode_path(setting("root").trim_end_matches('/'));
         let base = format!("{}{root}/", setting("endpoint"));
         Self {
             base,
-            manifest: place.manifest.clone(),
+            manifest: location.manifest.clone(),
             // Who lists a directory again after all of the time finds another manifest than before.
             trust: ttl / 2,
             known: Mutex::default(),
@@ -126,7 +131,7 @@ impl Index {
 
     pub(super) fn list(
         &self,
-        session: &Session,
+        server: &dyn FileServer,
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
@@ -134,14 +139,14 @@ impl Index {
             Some(unfinished) => unfinished,
             None => Unfinished {
                 begun: Instant::now(),
-                names: self.names(session, prefix)?.into_iter().collect(),
+                names: self.names(server, prefix)?.into_iter().collect(),
                 items: Vec::new(),
                 failed: HashMap::new(),
                 omitted: 0,
                 reason: String::new(),
             },
         };
-        if let Err(error) = self.complete(session, prefix, &mut listing) {
+        if let Err(error) = self.complete(server, prefix, &mut listing) {
             lock(&self.unfinished).insert(prefix.to_string(), listing);
             return Err(error);
         }
@@ -160,7 +165,12 @@ impl Index {
     }
 
     /// Asks about the files of which nothing is known yet.
-    fn complete(&self, session: &Session, prefix: &str, listing: &mut Unfinished) -> Result<(), StoreError> {
+    fn complete(
+        &self,
+        server: &dyn FileServer,
+        prefix: &str,
+        listing: &mut Unfinished,
+    ) -> Result<(), StoreError> {
         let mut failed_in_a_row = 0;
         while let Some((name, line)) = listing.names.pop_front() {
             let key = format!("{prefix}{name}");
@@ -174,9 +184,9 @@ impl Index {
                 continue;
             }
             let asked = {
-                let most = Until::left(session.io_timeout()) / SHARE;
+                let most = Until::left(server.io_timeout()) / SHARE;
                 let _until = Until::set(Instant::now() + most);
-                session.head(&key)
+                server.head(&key)
             };
             match asked {
                 Ok(version) => {
@@ -188,7 +198,7 @@ impl Index {
                     let attempts = listing.failed.entry(name.clone()).or_default();
                     *attempts += 1;
                     // Who still shows the page is well.
-                    if *attempts >= ATTEMPTS && self.names(session, prefix).is_ok() {
+                    if *attempts >= ATTEMPTS && self.names(server, prefix).is_ok() {
                         listing.omit(&key, &error);
                         continue;
                     }
@@ -215,12 +225,12 @@ impl Index {
 
     /// Whether the server's page still says of a file what it said before. A manifest is nobody's answer for the file,
     /// and most pages tell neither its size nor its time.
-    pub(super) fn still_says(&self, session: &Session, version: &Version) -> Result<bool, StoreError> {
+    pub(super) fn still_says(&self, server: &dyn FileServer, version: &Version) -> Result<bool, StoreError> {
         if self.manifest.is_some() || version.etag.is_some() {
             return Ok(false);
         }
         let (directory, name) = version.key.split_at(version.key.rfind('/').map_or(0, |slash| slash + 1));
-        let line = self.names(session, directory)?.remove(name).unwrap_or_default();
+        let line = self.names(server, directory)?.remove(name).unwrap_or_default();
         Ok(line.size == Some(version.size) && line.modified == version.date())
     }
 
@@ -232,12 +242,16 @@ impl Index {
     }
 
     /// The names right below a prefix.
-    fn names(&self, session: &Session, prefix: &str) -> Result<BTreeMap<String, FileEntry>, StoreError> {
+    fn names(
+        &self,
+        server: &dyn FileServer,
+        prefix: &str,
+    ) -> Result<BTreeMap<String, FileEntry>, StoreError> {
         if let Some(manifest) = &self.manifest {
-            return Ok(below(&*self.files(session, manifest)?, prefix));
+            return Ok(manifest::below(&*self.files(server, manifest)?, prefix));
         }
         let url = self.url(prefix);
-        let page = match self.document(session, &url) {
+        let page = match self.document(server, &url) {
             Err(StoreError::NotFound) if !prefix.is_empty() => return Ok(BTreeMap::new()),
             Err(StoreError::NotFound) => {
                 return Err(StoreError::NoBucket(format!("GET {}: 404", crate::watch::shown(&url))));
@@ -245,8 +259,8 @@ impl Index {
             page => page?,
         };
         let page_url = Url::parse(&url).map_err(|_| StoreError::Failed("not a URL".to_string()))?;
-        let shown = shown(&page, &page_url);
-        if shown.names.is_empty() && !shown.is_index && !page.trim().is_empty() {
+        let index = index_page::parse(&page, &page_url);
+        if index.names.is_empty() && !index.is_index && !page.trim().is_empty() {
             self.say(format!(
                 "GET {}: its text of {} bytes has no link to anything in that directory, so it is shown empty: \
                  it may be no index, or made by a script (the option \"manifest\" can name the files)",
@@ -254,7 +268,7 @@ impl Index {
                 page.len()
             ));
         }
-        Ok(shown.names)
+        Ok(index.names)
     }
 
     fn url(&self, prefix: &str) -> String {
@@ -264,7 +278,7 @@ impl Index {
     /// What the manifest says; what it said, if it cannot be read now.
     fn files(
         &self,
-        session: &Session,
+        server: &dyn FileServer,
         manifest: &str,
     ) -> Result<Arc<BTreeMap<String, FileEntry>>, StoreError> {
         let before = {
@@ -280,14 +294,14 @@ impl Index {
         };
         let since = Instant::now();
         let text = match manifest.contains("://") {
-            true => self.document(session, manifest),
-            false => small_file(Path::new(manifest))
+            true => self.document(server, manifest),
+            false => manifest::read_file(Path::new(manifest))
                 .map_err(|error| StoreError::Failed(format!("the manifest {manifest}: {error}"))),
         };
         match (text, before) {
             (Ok(text), _) => {
-                let files = Arc::new(parse_manifest(&text));
-                *lock(&self.known) = Some(Manifest { files: files.clone(), since, trust: self.trust });
+                let files = Arc::new(manifest::parse(&text));
+                *lock(&self.known) = Some(CachedManifest { files: files.clone(), since, trust: self.trust });
                 Ok(files)
             }
             (Err(error), Some(files)) => {
@@ -301,221 +315,13 @@ impl Index {
         }
     }
 
-    fn document(&self, session: &Session, url: &str) -> Result<String, StoreError> {
+    fn document(&self, server: &dyn FileServer, url: &str) -> Result<String, StoreError> {
         let uri = url.parse().map_err(|_| StoreError::Failed("not a URL".to_string()))?;
-        // What is known to one server is not for another.
-        let authorization = url.starts_with(&self.base).then(|| session.authorization()).flatten();
-        transport::text(session.context(), &uri, authorization)
-    }
-}
-
-/// The text of a regular file that is no larger than an answer may be.
-fn small_file(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut text = String::new();
-    let read = file.take(limits::ANSWER as u64 + 1).read_to_string(&mut text)?;
-    match read > limits::ANSWER {
-        true => Err(io::Error::other("too large")),
-        false => Ok(text),
-    }
-}
-
-/// `path`, `path<TAB>size` or `path<TAB>size<TAB>etag`; `#` begins a comment.
-fn parse_manifest(text: &str) -> BTreeMap<String, FileEntry> {
-    let lines = text.lines().map(|line| line.trim_end_matches('\r'));
-    lines
-        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
-        .map(|line| {
-            let mut fields = line.split('\t');
-            let path = fields.next().unwrap_or_default().trim_start_matches('/').to_string();
-            let size = fields.next().and_then(|size| size.trim().parse().ok());
-            let etag = fields.next().map(str::trim).and_then(response::etag);
-            (path, FileEntry { size, etag, modified: None })
-        })
-        .filter(|(path, _)| is_key(path))
-        .take(limits::ENTRIES)
-        .collect()
-}
-
-/// The names right below a prefix.
-fn below(files: &BTreeMap<String, FileEntry>, prefix: &str) -> BTreeMap<String, FileEntry> {
-    let from = files.range(prefix.to_string()..).take_while(|(path, _)| path.starts_with(prefix));
-    from.filter_map(|(path, line)| {
-        let rest = path.get(prefix.len()..).filter(|rest| !rest.is_empty())?;
-        Some(match rest.split_once('/') {
-            Some((directory, _)) => (format!("{directory}/"), FileEntry::default()),
-            None => (rest.to_string(), line.clone()),
-        })
-    })
-    .collect()
-}
-
-/// What a server's page for a directory shows.
-#[derive(Default)]
-struct IndexPage {
-    names: BTreeMap<String, FileEntry>,
-    /// Whether it looks like an index, also an empty one.
-    is_index: bool,
-}
-
-fn shown(page: &str, url: &Url) -> IndexPage {
-    let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(page) else { return links(page, url) };
-    // One that cannot be read hides no other.
-    let entries = entries.into_iter().filter_map(|entry| {
-        let entry = serde_json::from_str::<NginxEntry>(entry.get()).ok();
-        SKIPPED.fetch_add(u64::from(entry.is_none()), Ordering::Relaxed);
-        entry
-    });
-    let names = entries.filter_map(NginxEntry::into_entry).filter(|(name, _)| is_key(name));
-    IndexPage { names: names.take(limits::ENTRIES).collect(), is_index: true }
-}
-
-fn is_key(key: &str) -> bool {
-    let fits = key.len() <= limits::KEY;
-    SKIPPED.fetch_add(u64::from(!fits), Ordering::Relaxed);
-    fits
-}
-
-/// An entry of nginx's `autoindex_format json`.
-#[derive(Deserialize)]
-struct NginxEntry {
-    name: String,
-    r#type: String,
-    mtime: Option<String>,
-    size: Option<u64>,
-}
-
-impl NginxEntry {
-    fn into_entry(self) -> Option<(String, FileEntry)> {
-        let modified = self.mtime.and_then(|time| Timestamp::parse_rfc2822(&time).ok()).map(SystemTime::from);
-        match self.r#type.as_str() {
-            "directory" => Some((format!("{}/", self.name), FileEntry::default())),
-            "file" => Some((self.name, FileEntry { size: self.size, etag: None, modified })),
-            _ => None,
-        }
-    }
-}
-
-/// The links of a page in HTML that lead right below its directory.
-fn links(page: &str, url: &Url) -> IndexPage {
-    let mut emitter = DefaultEmitter::<()>::default();
-    // What is in a script is no tag.
-    emitter.naively_switch_states(true);
-    let mut found = IndexPage::default();
-    let mut base = url.clone();
-    for token in Tokenizer::new_with_emitter(page, emitter) {
-        let Ok(Token::StartTag(tag)) = token else { continue };
-        let Some(link) = tag.attributes.get(b"href".as_slice()) else { continue };
-        let link = String::from_utf8_lossy(link);
-        match (tag.name.as_slice(), base.join(&link)) {
-            (b"base", Ok(link)) => base = link,
-            (b"a", Ok(link)) => {
-                found.is_index |= is_same_server(&link, url) && is_above(link.path(), url.path());
-                if let Some(name) = below_directory(&link, url).filter(|name| is_key(name)) {
-                    found.names.insert(name, FileEntry::default());
-                }
-            }
-            _ => {}
-        }
-        if found.names.len() >= limits::ENTRIES {
-            break;
-        }
-    }
-    found
-}
-
-/// The name right below a directory to which a link leads.
-fn below_directory(link: &Url, directory: &Url) -> Option<String> {
-    let decoded = |path: &str| percent_decode_str(path).collect::<Vec<u8>>();
-    let path = decoded(link.path());
-    let name = path.strip_prefix(decoded(directory.path()).as_slice())?;
-    let name = String::from_utf8(name.to_vec()).ok()?;
-    let inner = name.strip_suffix('/').unwrap_or(&name);
-    let is_name = !inner.is_empty() && !inner.contains('/') && inner != "." && inner != "..";
-    (is_name && is_same_server(link, directory)).then_some(name)
-}
-
-/// Whether two URLs are of one server, which may have a proxy in front of it that speaks TLS.
-fn is_same_server(one: &Url, other: &Url) -> bool {
-    let has_usual_ports = one.port().is_none() && other.port().is_none();
-    let is_web = matches!(one.scheme(), "http" | "https");
-    is_web
-        && one.host_str() == other.host_str()
-        && (has_usual_ports || one.port_or_known_default() == other.port_or_known_default())
-}
-
-/// Whether a path is that of a directory above another, as the first link of most indexes.
-fn is_above(path: &str, other: &str) -> bool {
-    path.ends_with('/') && path.len() < other.len() && other.starts_with(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn page(page: &str, url: &str) -> IndexPage {
-        shown(page, &Url::parse(url).unwrap())
-    }
-
-    #[test]
-    fn pages_of_servers() {
-        let html = r##"<a href="../">../</a><A HREF='a%20b.txt'>x</A><a href="dir/">dir</a>
-            <a href="/data/set/c&amp;d">c</a><a href="/data/set/x/y">no</a><a href="?C=N;O=D">N</a>
-            <a href="/data/">up</a><a href="http://other/data/set/e">no</a><a href="#top">no</a>
-            <a href="http://host:81/data/set/e">no</a><a href="mailto:a@host">no</a><a href="">no</a>
-            <!-- <a href="comment"> --><script>"<a href='script'>"</script>"##;
-        let found = page(html, "http://host/data/set/");
-        let names: Vec<_> = found.names.into_keys().collect();
-        assert_eq!(names, ["a b.txt", "c&d", "dir/"]);
-        assert!(found.is_index);
-        let json = r#"[{"name":"d","type":"directory","mtime":"Mon, 06 Jan 2020 10:00:00 GMT"},
-            {"name":"f","type":"file","mtime":"Mon, 06 Jan 2020 10:00:00 GMT","size":7}]"#;
-        let found = page(json, "http://host/").names;
-        assert_eq!(found.get("f").and_then(|line| line.size), Some(7));
-        assert!(found.get("f").is_some_and(|line| line.modified.is_some()) && found.contains_key("d/"));
-    }
-
-    #[test]
-    fn rclone_1573_links_are_those_of_html() {
-        for link in [
-            r#"<a href="./c&#43;&#x2b;.txt">"#,
-            "<a href=c++.txt>",
-            "<a href=c++.txt/../c++.txt>",
-            r#"<a class="x"href = "c++.txt">"#,
-            "<a\nhref='c%2B%2b.txt'\n>",
-            r#"<a title="a > b" href="http://HOST/d%20e/c++.txt?x#y">"#,
-            r#"<a href="https://host/d%20e/c++.txt">"#,
-            r#"<a href="//host/d e/c++.txt">"#,
-            r#"<base href="/d%20e/"><a href="c++.txt">"#,
-        ] {
-            let names: Vec<_> = page(link, "http://host/d%20e/").names.into_keys().collect();
-            assert_eq!(names, ["c++.txt"], "{link}");
-        }
-        let names: Vec<_> =
-            page("<a href='it&#39;s &auml; 100%25%41'>", "http://host/").names.into_keys().collect();
-        assert_eq!(names, ["it's \u{e4} 100%A"]);
-    }
-
-    #[test]
-    fn a_page_that_is_no_index_is_told_from_an_empty_directory() {
-        let empty = page("<h1>Index of /d</h1><a href='../'>../</a>", "http://host/d/");
-        assert!(empty.is_index && empty.names.is_empty());
-        for text in ["<script src='/app.js'></script>", "{}", "Welcome", "<a href='/d/e/f'>f</a>"] {
-            let other = page(text, "http://host/d/");
-            assert!(!other.is_index && other.names.is_empty(), "{text}");
-        }
-    }
-
-    #[test]
-    fn manifests() {
-        let files = parse_manifest("# c\n/a/b\t7\tx\r\na/c\nd\t1\n");
-        let names: Vec<_> = below(&files, "").into_keys().collect();
-        assert_eq!(names, ["a/", "d"]);
-        let line = FileEntry { size: Some(7), etag: Some("\"x\"".to_string()), modified: None };
-        assert_eq!(below(&files, "a/").get("b"), Some(&line));
-        assert!(below(&files, "e/").is_empty());
+        // Credentials of one server are not sent to another.
+        let access = match url.starts_with(&self.base) {
+            true => Access::WithCredentials,
+            false => Access::Anonymous,
+        };
+        server.text(&uri, access)
     }
 }

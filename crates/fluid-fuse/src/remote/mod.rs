@@ -4,17 +4,29 @@
 //! whether a key can be a file name is not decided here. A call blocks until the store has answered once: it
 //! knows neither caches nor retries, and tells by [`StoreError::Unavailable`] that one may help.
 
+mod body;
 mod bucket;
 mod connect;
 mod dns;
+mod executor;
 mod http1;
 mod index;
+mod index_page;
 mod listing;
+mod location;
+mod manifest;
+mod mtime;
+mod option_values;
 pub mod options;
 mod oss;
+mod part;
 mod proxy;
 mod quirks;
+mod redirect;
+mod request;
 mod response;
+mod session;
+mod timeouts;
 mod tls;
 mod transport;
 mod upload;

@@ -5,6 +5,7 @@
 //! that opendal signs with. Decides from where credentials come: the options, the environment, the Pod's OIDC token
 //! (RRSA), a role to assume, profiles, the machine's RAM role, in this order.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use fluid_sidecar_layout::source::Scheme;
@@ -16,8 +17,9 @@ use reqsign_aliyun_oss::{
 use reqsign_core::{Context, Env, OsEnv, ProvideCredentialChain, Signer, StaticEnv};
 use reqsign_file_read_tokio::TokioFileRead;
 
-use super::options::StoreLocation;
-use super::transport::{SIGNING, Transport, TransportConfig};
+use super::executor::SIGNING;
+use super::location::StoreLocation;
+use super::transport::{SignRequest, Transport, TransportConfig};
 
 /// What signs for one bucket.
 #[derive(Clone)]
@@ -27,11 +29,11 @@ pub(super) struct OssSigner {
 }
 
 impl OssSigner {
-    /// The signer, if this is such a place.
-    pub(super) fn new(place: &StoreLocation, config: &TransportConfig) -> Option<Self> {
-        let setting = |name: &str| place.settings.get(name).map(String::as_str);
+    /// The signer, if this is such a location.
+    pub(super) fn new(location: &StoreLocation, config: &TransportConfig) -> Option<Self> {
+        let setting = |name: &str| location.settings.get(name).map(String::as_str);
         let anonymous = setting("skip_signature") == Some("true");
-        let region = place.region.as_deref().filter(|_| place.scheme == Scheme::Oss && !anonymous)?;
+        let region = location.region.as_deref().filter(|_| location.scheme == Scheme::Oss && !anonymous)?;
 
         let own = OsEnv;
         let mut envs = own.vars();
@@ -76,22 +78,25 @@ impl OssSigner {
         let signer = RequestSigner::new(&bucket).with_region(region).with_signing_version(SigningVersion::V4);
         Some(Self { signer: Signer::new(context, chain, signer), bucket })
     }
+}
 
-    /// Signs the headers, or the query for a time.
-    pub(super) async fn sign(
-        &self,
-        request: &mut http::request::Parts,
-        time: Option<Duration>,
-    ) -> opendal::Result<()> {
-        // A bucket in the path is signed as a directory; opendal leaves the slash out.
-        let target = request.uri.to_string();
-        if request.uri.path().trim_start_matches('/') == self.bucket
-            && let Some(slashed) = target.split_once('?').map(|(path, query)| format!("{path}/?{query}"))
-            && let Ok(uri) = slashed.parse()
-        {
-            request.uri = uri;
-        }
-        let signed = self.signer.sign(request, time).await;
-        signed.map_err(|error| Error::new(ErrorKind::Unexpected, SIGNING).set_source(error))
+impl SignRequest for OssSigner {
+    fn sign<'a>(
+        &'a self,
+        request: &'a mut http::request::Parts,
+        query_expiry: Option<Duration>,
+    ) -> Pin<Box<dyn Future<Output = opendal::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            // A bucket in the path is signed as a directory; opendal leaves the slash out.
+            let target = request.uri.to_string();
+            if request.uri.path().trim_start_matches('/') == self.bucket
+                && let Some(slashed) = target.split_once('?').map(|(path, query)| format!("{path}/?{query}"))
+                && let Ok(uri) = slashed.parse()
+            {
+                request.uri = uri;
+            }
+            let signed = self.signer.sign(request, query_expiry).await;
+            signed.map_err(|error| Error::new(ErrorKind::Unexpected, SIGNING).set_source(error))
+        })
     }
 }

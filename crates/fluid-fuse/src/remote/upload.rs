@@ -9,22 +9,21 @@
 //! It calls opendal below its own writer: that one holds back small parts, and loses them when the part before fails.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use log::{info, warn};
-use memmap2::MmapMut;
 use opendal::options::{ReadOptions, WriteOptions};
 use opendal::raw::oio::{self, Write};
 use opendal::raw::{OpReader, OpWrite, Timestamp};
 use opendal::{Buffer, BytesRange};
 
-use super::bucket::{CLOCK, Session, Sessions, path, same};
-use super::transport::block_on;
+use super::executor::block_on;
+use super::mtime;
+use super::part::{Part, read_all};
+use super::session::{MAX_CLOCK_DIFFERENCE, Session, Sessions, same, to_path};
 use super::{LARGEST_REWRITE, Upload, Version};
 use crate::store::StoreError;
 
@@ -43,9 +42,6 @@ const EQUAL_PARTS: usize = 6000;
 
 /// Parts of one size after the equal ones.
 const GROWTH: usize = 500;
-
-/// Bytes that one write may bring beyond a part.
-const SPARE: usize = 2 << 20;
 
 /// The end of a finished object is kept for what follows if it has no more bytes. A longer one is read again.
 const KEPT: usize = 1 << 20;
@@ -89,7 +85,7 @@ impl ObjectUpload {
         key: &str,
         base: Option<Version>,
     ) -> Result<Self, StoreError> {
-        path(key)?;
+        to_path(key)?;
         Ok(Self {
             sessions: Arc::clone(sessions),
             session: sessions.session(),
@@ -360,7 +356,7 @@ impl ObjectUpload {
             |version: &Version| version.etag.as_ref().map(|etag| etag.trim_start_matches("W/").to_string());
         let names = name(&told).zip(name(&now));
         let is_named_so = names.as_ref().is_some_and(|(told, now)| told == now);
-        let is_old = now.date().is_some_and(|date| date + CLOCK < self.begun)
+        let is_old = now.date().is_some_and(|date| date + MAX_CLOCK_DIFFERENCE < self.begun)
             || self.base.as_ref().is_some_and(|base| base.etag.is_some() && base.etag == now.etag);
         if is_old && !is_named_so {
             return told;
@@ -436,97 +432,8 @@ fn continued_part_size(size: u64) -> u64 {
     few.min(LARGEST_CONTINUED).max(PART * size.div_ceil(PART * EQUAL_PARTS as u64))
 }
 
-/// Reads until the room is full or the body ends; how much.
-fn read_all(body: &mut dyn Read, room: &mut [u8]) -> usize {
-    let mut filled = 0;
-    while let Some(rest @ [_, ..]) = room.get_mut(filled..) {
-        match body.read(rest) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => break,
-        }
-    }
-    filled
-}
-
-/// The time of change, as rclone and s3fs keep it.
-pub(super) mod mtime {
-    use std::time::{Duration, SystemTime};
-
-    /// Its name in an object's metadata.
-    pub(crate) const NAME: &str = "mtime";
-
-    /// Seconds since 1970, with a fraction if there is one; nothing before.
-    pub(crate) fn to_text(time: SystemTime) -> Option<String> {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        Some(match since.subsec_nanos() {
-            0 => since.as_secs().to_string(),
-            fraction => format!("{}.{fraction:09}", since.as_secs()),
-        })
-    }
-
-    /// The time that such a text tells, if it is one.
-    pub(crate) fn from_text(text: &str) -> Option<SystemTime> {
-        let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let nanos = format!("{:0<9}", fraction.get(..fraction.len().min(9))?);
-        let (seconds, nanos) =
-            (digits(seconds).then(|| seconds.parse().ok())??, digits(&nanos).then(|| nanos.parse().ok())??);
-        SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
-    }
-}
-
-/// Memory of the kernel's own: an allocator would keep what it is given back in pieces of this size.
-#[derive(Default)]
-struct Part {
-    memory: Option<MmapMut>,
-    filled: usize,
-}
-
-impl Part {
-    fn bytes(&self) -> &[u8] {
-        self.memory.as_ref().and_then(|memory| memory.get(..self.filled)).unwrap_or_default()
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.as_mut().and_then(|memory| memory.get_mut(..self.filled)).unwrap_or_default()
-    }
-
-    /// Makes it as long as that at least, with room for as many bytes as are expected in all: what is not used costs
-    /// nothing.
-    fn reserve(&mut self, length: usize, expected: usize) -> Result<(), StoreError> {
-        if length <= self.filled {
-            return Ok(());
-        }
-        if self.memory.as_ref().is_none_or(|memory| memory.len() < length) {
-            let mut memory = MmapMut::map_anon(length.max(expected) + SPARE)
-                .map_err(|error| StoreError::Failed(format!("no memory for a part: {error}")))?;
-            memory[..self.filled].copy_from_slice(self.bytes());
-            self.memory = Some(memory);
-        }
-        self.filled = length;
-        Ok(())
-    }
-
-    /// Adds bytes.
-    fn add(&mut self, bytes: &[u8], expected: usize) -> Result<(), StoreError> {
-        let begin = self.filled;
-        self.reserve(begin + bytes.len(), expected)?;
-        self.bytes_mut()[begin..].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn first(self, size: usize) -> Buffer {
-        let bytes = self.memory.map(Bytes::from_owner).unwrap_or_default();
-        Buffer::from(bytes.slice(..size))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -538,21 +445,5 @@ mod tests {
             assert!(part <= LARGEST_CONTINUED || size > LARGEST_CONTINUED * EQUAL_PARTS as u64);
         }
         assert_eq!([continued_part_size(512 << 20), continued_part_size(1 << 30)], [PART, 2 * PART]);
-    }
-
-    #[test]
-    fn times_are_those_of_rclone() {
-        for (text, seconds, nanos) in [
-            ("1354040105", 1_354_040_105, 0),
-            ("1354040105.123", 1_354_040_105, 123_000_000),
-            ("0.000000001", 0, 1),
-        ] {
-            let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
-            assert_eq!(mtime::from_text(text), Some(time), "{text}");
-            assert_eq!(mtime::from_text(&mtime::to_text(time).unwrap()), Some(time), "{text}");
-        }
-        for text in ["", "x", "-1", "+1", "1.x", "1.ä", "99999999999999999999", "1e9"] {
-            assert_eq!(mtime::from_text(text), None, "{text}");
-        }
     }
 }

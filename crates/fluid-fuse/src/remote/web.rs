@@ -16,8 +16,9 @@ use opendal::raw::Timestamp;
 use opendal::{Buffer, OperationContext};
 
 use super::Version;
+use super::request::header;
 use super::response;
-use super::transport::{self, ResponseExtent, ResponseHead, header};
+use super::transport::{self, ResponseExtent, ResponseHead};
 use crate::inodes::lock;
 use crate::limits;
 use crate::store::StoreError;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fluid_fuse::remote::{self, Bucket, Item, Terms, Version};
+use fluid_fuse::remote::{self, Bucket, BucketConfig, Item, Version};
 use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
 
@@ -219,7 +219,7 @@ fn a_server_that_sends_no_parts() {
 }
 
 fn trusting(url: &str, manifest: &str, ttl: Duration) -> Arc<dyn Bucket> {
-    let terms = Terms { ttl, ..Terms::default() };
+    let terms = BucketConfig { ttl, ..BucketConfig::default() };
     remote::open_with(url, &map(&[("manifest", manifest)]), &terms).unwrap()
 }
 

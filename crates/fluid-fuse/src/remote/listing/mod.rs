@@ -1,0 +1,125 @@
+//! The answers that list: what of them is passed on to the library that reads them.
+//!
+//! That library takes a listing as a whole: one entry with an odd date or a negative size makes it refuse the
+//! directory, and one with a key outside of what was asked for, or with a long ETag, makes it panic. So each answer is
+//! read here first, and entries that cannot be what they say are cut out of it and counted. Decides, too, whether a
+//! listing gets on: no page is asked for twice, each page brings a name that was not there before, and all of it has
+//! limits ([`crate::limits`]). What a listing is made of is known here; what its keys mean is not.
+
+mod entries;
+mod json;
+#[cfg(test)]
+mod tests;
+mod xml;
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
+
+use fluid_sidecar_layout::source::Scheme;
+
+use super::request::describe;
+use crate::limits::{EMPTY_PAGES, ENTRY, Held, LISTING, PAGES};
+use crate::limits::{SKIPPED, TIME_PER_ENTRY, Until};
+use crate::store::StoreError;
+
+/// A listing that is being received.
+#[derive(Default)]
+pub(super) struct ListingGuard {
+    scheme: Option<Scheme>,
+    /// What every key begins with.
+    prefix: String,
+    hasher: RandomState,
+    asked: HashSet<u64>,
+    seen: HashSet<u64>,
+    pub(super) pages: usize,
+    /// Entries of all pages, but for those that were cut out.
+    pub(super) entries: usize,
+    /// Whether the last page says that there are more.
+    pub(super) is_truncated: bool,
+    empty: usize,
+    bytes: usize,
+    held: Held,
+    /// Entries that were cut out.
+    pub(super) skipped: usize,
+    /// The store says that there are more, and does not know tokens.
+    pub(super) needs_markers: bool,
+}
+
+impl ListingGuard {
+    /// Of keys that begin with the prefix, as the store knows them.
+    pub(super) fn new(scheme: Scheme, prefix: String) -> Self {
+        ListingGuard { scheme: Some(scheme), prefix, ..Self::default() }
+    }
+
+    /// Takes an answer, and cuts out of it what cannot be.
+    pub(super) fn take(&mut self, uri: &http::Uri, body: &mut Vec<u8>) -> Result<(), StoreError> {
+        let found = match self.scheme {
+            None | Some(Scheme::Http) => return Ok(()),
+            Some(Scheme::Gcs) => json::google(body, &self.prefix)?,
+            Some(Scheme::Webhdfs) => json::hdfs(body)?,
+            _ => xml::xml(body, &self.prefix)?,
+        };
+        // Another answer, such as that of who gives out credentials.
+        let Some(found) = found else { return Ok(()) };
+        let failed =
+            |reason: &str| StoreError::Failed(format!("{}: {reason}", describe(&http::Method::GET, uri)));
+        if !self.asked.insert(self.hasher.hash_one(uri.path_and_query())) {
+            return Err(failed("the listing begins anew: the same page is named twice"));
+        }
+        let query = uri.query().unwrap_or_default();
+        let asks_for_directories = ["delimiter=%2F", "delimiter=/"].iter().any(|ask| query.contains(ask));
+        // What is in them would be taken for nothing.
+        if found.has_directories && !asks_for_directories {
+            return Err(failed("the listing has directories although all keys were asked for"));
+        }
+        self.pages += 1;
+        self.entries += found.keys.len();
+        self.is_truncated = found.is_truncated;
+        // So answers who knows ListObjects alone, and takes the request for one: the library would ask again and again.
+        let has_tokens = query.contains("list-type=2");
+        if found.is_truncated && !found.has_token && has_tokens {
+            self.needs_markers = self.pages == 1;
+            return Err(failed("the listing says that it goes on, and not where"));
+        }
+        let before = self.seen.len();
+        for (key, bytes) in &found.keys {
+            if self.seen.insert(self.hasher.hash_one(key)) {
+                self.bytes += ENTRY + bytes;
+            }
+        }
+        let new = self.seen.len() - before;
+        self.empty = if found.keys.is_empty() && found.skipped == 0 { self.empty + 1 } else { 0 };
+        SKIPPED.fetch_add(found.skipped as u64, Ordering::Relaxed);
+        self.skipped += found.skipped;
+        if new == 0 && !found.keys.is_empty() && self.pages > 1 {
+            return Err(failed("the listing does not get on: a page has only names of earlier ones"));
+        }
+        if self.pages > PAGES || self.empty > EMPTY_PAGES {
+            return Err(failed("the listing has too many pages"));
+        }
+        if self.bytes > LISTING {
+            return Err(failed("the directory has too many names"));
+        }
+        if !self.held.take((new * ENTRY).min(LISTING)) {
+            return Err(StoreError::Unavailable("too many large listings at a time".into()));
+        }
+        Until::put_off(TIME_PER_ENTRY * u32::try_from(new).unwrap_or(u32::MAX));
+        Ok(())
+    }
+}
+
+impl ListingGuard {
+    /// Forgets the names of earlier pages: whoever goes on with the listing does not keep them, and looks at their order.
+    pub(super) fn forget_names(&mut self) {
+        self.seen = HashSet::new();
+        (self.entries, self.bytes, self.skipped, self.held) = (0, 0, 0, Held::default());
+    }
+
+    /// Whether nothing that came was a listing, so that it does not mean that there is nothing.
+    pub(super) fn is_none(&self) -> bool {
+        let is_xml =
+            !matches!(self.scheme, None | Some(Scheme::Http | Scheme::Webhdfs | Scheme::Gcs | Scheme::Tos));
+        is_xml && self.pages == 0
+    }
+}

@@ -1,0 +1,242 @@
+//! Listings of a session, page by page.
+
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use fluid_sidecar_layout::source::Scheme;
+use futures_core::Stream;
+use log::{info, warn};
+use opendal::options::ListOptions;
+use opendal::{Entry, EntryMode, Operator};
+
+use super::open::{PausedListing, Session, operator, to_path};
+use crate::inodes::lock;
+use crate::limits::Until;
+use crate::remote::executor::{block_on, block_on_listing};
+use crate::remote::listing::ListingGuard;
+use crate::remote::{Depth, Item, Page, Version};
+use crate::store::StoreError;
+
+/// Entries of a listing that are handed on together: what a page of most stores has.
+const PAGE_SIZE: usize = 1000;
+
+/// Flat listings that are kept to go on with, where a store cannot begin one at a key: as many as there are walks at a time.
+const MAX_PAUSED: usize = 4;
+
+/// PausedListing of such a listing that are read to get to a key.
+const MAX_SKIPPED_PAGES: usize = 5;
+
+impl Session {
+    pub(in crate::remote) fn list(
+        &self,
+        prefix: &str,
+        page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+    ) -> Result<bool, StoreError> {
+        // What is said of one operation is of one page; a listing proves that it gets on.
+        let _until = Until::moment().is_none().then(|| Until::set(Instant::now() + self.io_timeout));
+        if let Some(index) = &self.index {
+            return index.list(self, prefix, page);
+        }
+        let mut guard = ListingGuard::new(self.location.scheme, format!("{}{prefix}", self.root()));
+        let mut listed = self.list_pages(prefix, &mut guard, page);
+        if guard.needs_markers && !self.quirks.lists_by_markers.swap(true, Ordering::Relaxed) {
+            info!("{}: listings have no tokens, so they are asked for by markers", self.location.url);
+            guard = ListingGuard::new(self.location.scheme, format!("{}{prefix}", self.root()));
+            listed = self.list_pages(prefix, &mut guard, page);
+        }
+        warn_of_skipped(prefix, &guard);
+        listed
+    }
+
+    fn list_pages(
+        &self,
+        prefix: &str,
+        guard: &mut ListingGuard,
+        page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+    ) -> Result<bool, StoreError> {
+        let path = if prefix.is_empty() { "/" } else { to_path(prefix)? };
+        let asked = || self.object_url(prefix);
+        let options = ListOptions::default();
+        let mut entries = block_on(asked, self.lister()?.lister_options(path, options))?;
+        let mut items = Vec::new();
+        loop {
+            let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
+            let entry = match block_on_listing(guard, asked, async { next.await.transpose() }) {
+                // Some say so of a prefix that nothing has.
+                Err(StoreError::NotFound) if !self.listed_is_empty() => None,
+                // A prefix that nothing has is an empty listing.
+                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
+                entry => entry?,
+            };
+            if guard.is_none() && entry.is_none() {
+                return Err(StoreError::Failed(format!(
+                    "LIST {}: the answer is no listing: check the option endpoint",
+                    asked()
+                )));
+            }
+            let full = items.len() >= PAGE_SIZE;
+            let done = entry.is_none();
+            if (full || done) && !items.is_empty() && page(std::mem::take(&mut items)).is_break() {
+                return Ok(done);
+            }
+            let Some(entry) = entry else { return Ok(true) };
+            items.extend(self.item(prefix, &entry));
+        }
+    }
+
+    /// What an entry of a listing is, unless it is the bucket itself.
+    fn item(&self, prefix: &str, entry: &Entry) -> Option<Item> {
+        let (key, found) = (entry.path(), entry.metadata());
+        match found.mode() {
+            EntryMode::DIR if key != prefix => Some(Item::Prefix(key.to_string())),
+            _ if key == "/" => None,
+            _ => Some(Item::Object(self.version(key.to_string(), found))),
+        }
+    }
+
+    pub(in crate::remote) fn list_page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        depth: Depth,
+    ) -> Result<Page, StoreError> {
+        let capability = self.operator.info().capability();
+        let is_possible = capability.list_with_recursive
+            && !matches!(self.location.scheme, Scheme::Http | Scheme::Webhdfs)
+            // These listings are not read here first, so nobody knows where their pages end.
+            && self.location.scheme != Scheme::Tos;
+        let begins_anywhere =
+            capability.list_with_start_after && !self.quirks.ignores_start.load(Ordering::Relaxed);
+        let _until = Until::moment().is_none().then(|| Until::set(Instant::now() + self.io_timeout));
+        match depth {
+            _ if is_possible && begins_anywhere => {
+                let mut pages = self.pages(prefix, after, depth)?;
+                let page = self.next_page(&mut pages)?;
+                if page.items.iter().any(|item| !is_behind(item, after, depth)) {
+                    if !self.quirks.ignores_start.swap(true, Ordering::Relaxed) {
+                        info!("{}: listings do not begin where they are asked to", self.location.url);
+                    }
+                    return Err(StoreError::Failed("the listing does not begin behind the key".into()));
+                }
+                Ok(page)
+            }
+            Depth::All if is_possible => self.go_on(prefix, after),
+            _ => Err(StoreError::Unsupported("a listing from a key on")),
+        }
+    }
+
+    /// The next page of a flat listing of a store that only goes on from page to page.
+    fn go_on(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
+        let paused = {
+            let mut paused = lock(&self.paused);
+            let index =
+                paused.iter().position(|pages| pages.prefix == prefix && pages.at.as_deref() == after);
+            index.map(|index| paused.remove(index))
+        };
+        let mut pages = match paused {
+            Some(pages) => pages,
+            None => self.pages(prefix, None, Depth::All)?,
+        };
+        for _ in 0..MAX_SKIPPED_PAGES {
+            let mut page = self.next_page(&mut pages)?;
+            let is_before =
+                page.more_after.as_deref().is_some_and(|last| after.is_some_and(|after| last <= after));
+            if is_before {
+                continue;
+            }
+            page.items.retain(|item| is_behind(item, after, Depth::All));
+            if page.more_after.is_some() {
+                pages.at.clone_from(&page.more_after);
+                let mut paused = lock(&self.paused);
+                paused.truncate(MAX_PAUSED - 1);
+                paused.insert(0, pages);
+            }
+            return Ok(page);
+        }
+        Err(StoreError::Failed("the listing is too far from there".into()))
+    }
+
+    fn pages(&self, prefix: &str, after: Option<&str>, depth: Depth) -> Result<PausedListing, StoreError> {
+        let guard = ListingGuard::new(self.location.scheme, format!("{}{prefix}", self.root()));
+        let path = if prefix.is_empty() { "/" } else { to_path(prefix)? };
+        let (recursive, start_after) = (depth == Depth::All, after.map(str::to_string));
+        let options = ListOptions { recursive, start_after, ..ListOptions::default() };
+        let entries = block_on(|| self.object_url(prefix), self.lister()?.lister_options(path, options))?;
+        Ok(PausedListing { prefix: prefix.to_string(), at: None, entries, guard })
+    }
+
+    fn next_page(&self, pages: &mut PausedListing) -> Result<Page, StoreError> {
+        let PausedListing { prefix, entries, guard, .. } = pages;
+        let asked = || self.object_url(prefix);
+        guard.forget_names();
+        let (mut items, mut taken, mut more) = (Vec::new(), 0, false);
+        while taken == 0 || taken < guard.entries {
+            let page = guard.pages;
+            let next = poll_fn(|context| Pin::new(&mut *entries).poll_next(context));
+            let entry = match block_on_listing(guard, asked, async { next.await.transpose() }) {
+                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
+                entry => entry?,
+            };
+            let Some(entry) = entry.filter(|_| taken == 0 || guard.pages == page) else { break };
+            taken += 1;
+            more = guard.is_truncated;
+            items.extend(self.item(prefix, &entry));
+        }
+        if guard.is_none() {
+            return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", asked())));
+        }
+        warn_of_skipped(prefix, guard);
+        let more_after = items.iter().map(Item::key).max().filter(|_| more).map(str::to_string);
+        Ok(Page { items, more_after })
+    }
+
+    /// What lists.
+    fn lister(&self) -> Result<&Operator, StoreError> {
+        if !self.quirks.lists_by_markers.load(Ordering::Relaxed) {
+            return Ok(&self.operator);
+        }
+        if let Some(lister) = self.lister_by_markers.get() {
+            return Ok(lister);
+        }
+        let mut settings = self.location.settings.clone();
+        settings.insert("disable_list_objects_v2".to_string(), "true".to_string());
+        let lister = operator(self.location.scheme, settings, self.signer.is_some())
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(self.lister_by_markers.get_or_init(|| lister.with_context(self.context().clone())))
+    }
+
+    /// What the listing says of one object.
+    pub(super) fn listed(&self, key: &str) -> Result<Option<Version>, StoreError> {
+        let mut guard = ListingGuard::new(self.location.scheme, format!("{}{key}", self.root()));
+        let options = ListOptions { limit: Some(1), ..ListOptions::default() };
+        let asked = || self.object_url(key);
+        let mut entries = block_on(asked, self.lister()?.lister_options(to_path(key)?, options))?;
+        let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
+        // In the store's order, the key itself is the first that begins with it.
+        let entry = block_on_listing(&mut guard, asked, async { next.await.transpose() })?;
+        Ok(entry
+            .filter(|entry| entry.path() == key)
+            .map(|entry| self.version(key.to_string(), entry.metadata())))
+    }
+
+    /// Whether a listing of nothing is an empty one at this store, so that "not found" is the bucket.
+    fn listed_is_empty(&self) -> bool {
+        self.location.scheme != Scheme::Webhdfs
+    }
+}
+
+/// Whether an item of a listing that begins behind a key does.
+fn is_behind(item: &Item, after: Option<&str>, depth: Depth) -> bool {
+    let is_rolled_up = depth == Depth::One && matches!(item, Item::Prefix(_));
+    // What has keys before and behind is told again.
+    after.is_none_or(|after| item.key() > after || is_rolled_up && after.starts_with(item.key()))
+}
+
+fn warn_of_skipped(prefix: &str, guard: &ListingGuard) {
+    if guard.skipped > 0 {
+        warn!("{} entries below {prefix:?} cannot be what they say and are not shown", guard.skipped);
+    }
+}

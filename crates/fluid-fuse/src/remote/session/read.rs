@@ -1,0 +1,285 @@
+//! Reads of a session: which client reads, on which condition, and what a refusal means.
+//!
+//! Where a store accepts signatures in the query, [`Http1Client`](crate::remote::http1::Http1Client) reads ranges of an
+//! object that was signed once every few minutes: the fast path. Elsewhere, and where the fast path was found not to work
+//! ([`crate::remote::quirks`]), opendal reads. Each read has a condition, so that it is of the requested version or fails.
+//! Where the store knows no condition, the response is compared, or the store is asked for the version once the read is
+//! open. A refused condition alone does not make a file stale: [`Session::agree`] asks the store for the object first.
+//!
+//! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a range of it.
+//! So a range is checked by its length and version.
+
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use fluid_sidecar_layout::source::Scheme;
+use futures_core::Stream;
+use http::header::{HeaderValue, IF_MATCH, IF_UNMODIFIED_SINCE, InvalidHeaderValue};
+use log::{debug, info};
+use opendal::options::ReaderOptions;
+use opendal::raw::Timestamp;
+use opendal::{Buffer, BufferStream, BytesRange, ErrorKind, Metadata};
+
+use super::open::Session;
+use super::versions::same;
+use crate::remote::Version;
+use crate::remote::executor::block_on;
+use crate::remote::http1::FastPathError;
+use crate::remote::quirks::Fallback;
+use crate::store::StoreError;
+
+impl Session {
+    pub(in crate::remote) fn get(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        let agreed = self.quirks.agreed(version);
+        let asked = agreed.as_ref().unwrap_or(version);
+        // Another read may find out at the same time.
+        let is_conditional = self.reads_conditionally(asked);
+        match self.get_once(asked, range) {
+            Ok(body) => {
+                let is_by_time = agreed.is_none() && version.etag.is_none() && version.date().is_some();
+                if is_by_time && !self.quirks.dates_agree.load(Ordering::Relaxed) {
+                    self.quirks.dates_agree.store(true, Ordering::Relaxed);
+                }
+                Ok(body)
+            }
+            Err(StoreError::Stale) => self.get_agreed(version, asked, range),
+            Err(StoreError::NotImplemented(reason)) if is_conditional => {
+                if !self.quirks.ignores_conditions.swap(true, Ordering::Relaxed) {
+                    info!("{}: {reason}, so reads are tried without a condition", self.location.url);
+                }
+                self.get_once(asked, range).inspect_err(|_| {
+                    self.quirks.ignores_conditions.store(false, Ordering::Relaxed);
+                })
+            }
+            answer => answer,
+        }
+    }
+
+    /// Reads a version that the store refused by the name of `asked`, by what the store calls it now.
+    fn get_agreed(
+        &self,
+        version: &Version,
+        asked: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        let mut agreed = self.agree(version, asked)?;
+        let body = match self.get_once(&agreed, range) {
+            Err(StoreError::Stale) => {
+                agreed = self.agree(version, &agreed)?;
+                self.get_once(&agreed, range)?
+            }
+            answer => answer?,
+        };
+        if agreed != *version {
+            self.quirks.agree(version, agreed);
+        }
+        Ok(body)
+    }
+
+    fn get_once(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, StoreError> {
+        let fallback = match self.quirks.fallback(&version.key) {
+            None if self.is_fast && !self.quirks.denies_query_signatures.load(Ordering::Relaxed) => None,
+            None => Some(Fallback::Library),
+            fallback => fallback,
+        };
+        let answer = match fallback {
+            None => self.get_fast_or_by_library(version, range),
+            Some(Fallback::Library) => self.get_by_library(version, range),
+            Some(Fallback::Whole) => Err(StoreError::NoParts(200)),
+        };
+        match answer {
+            Err(StoreError::NoParts(_)) if self.location.scheme == Scheme::Http => {
+                let body = self.whole.part(&self.file(&version.key)?, version, range)?;
+                if fallback != Some(Fallback::Whole) {
+                    self.quirks.use_fallback(&version.key, Fallback::Whole);
+                }
+                Ok(body)
+            }
+            answer => answer,
+        }
+    }
+
+    /// By the fast path, or where that does not lead to the object, by the library.
+    fn get_fast_or_by_library(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        match self.get_fast(version, range) {
+            Ok(body) => {
+                self.quirks.fast_path_worked();
+                Ok(body)
+            }
+            Err(FastPathError::Unsuitable(reason)) => {
+                if self.quirks.use_fallback(&version.key, Fallback::Library) {
+                    info!("{}: {reason}, so reads take the library's way for a time", self.location.url);
+                } else {
+                    debug!("{}: {reason}", self.object_url(&version.key));
+                }
+                self.get_by_library(version, range)
+            }
+            Err(FastPathError::Store(
+                refused @ (StoreError::Denied(_) | StoreError::NotImplemented(_) | StoreError::Failed(_)),
+            )) if self.location.scheme != Scheme::Http => {
+                // A store or a policy may refuse requests that are signed in the query, and no others. A signature that
+                // was made before may be too old, which says nothing about the next.
+                let was_kept = self.signatures().remove(&version.key).is_some_and(|signature| signature.used);
+                let body = self.get_by_library(version, range)?;
+                if !was_kept && !self.quirks.denies_query_signatures.swap(true, Ordering::Relaxed) {
+                    info!("{}: {refused}, so reads are signed in a header", self.location.url);
+                }
+                Ok(body)
+            }
+            Err(FastPathError::Store(error)) => Err(error),
+        }
+    }
+
+    fn get_fast(&self, version: &Version, range: &Range<u64>) -> Result<Box<dyn Read + Send>, FastPathError> {
+        let signed = self.signed(&version.key)?;
+        let condition = match &version.etag {
+            _ if !self.reads_conditionally(version) => None,
+            Some(etag) => Some((IF_MATCH, etag.clone())),
+            None => version.date().map(|date| (IF_UNMODIFIED_SINCE, http_date(date))),
+        };
+        let condition = condition.map(|(name, value)| Ok((name, HeaderValue::from_str(&value)?)));
+        let condition = condition.transpose().map_err(|_: InvalidHeaderValue| {
+            StoreError::Failed("the version is none that can be asked for".to_string())
+        })?;
+        Ok(Box::new(self.http1.get(&signed, range, version, condition)?))
+    }
+
+    fn get_by_library(
+        &self,
+        version: &Version,
+        range: &Range<u64>,
+    ) -> Result<Box<dyn Read + Send>, StoreError> {
+        let capability = self.operator.info().capability();
+        let mut options =
+            ReaderOptions { content_length_hint: Some(version.size), ..ReaderOptions::default() };
+        match &version.etag {
+            Some(generation) if self.location.scheme == Scheme::Gcs => {
+                options.if_version_match = Some(generation.clone());
+            }
+            _ if !self.reads_conditionally(version) => {}
+            Some(etag) if capability.read_with_if_match => options.if_match = Some(etag.clone()),
+            None if capability.read_with_if_unmodified_since => {
+                options.if_unmodified_since = version.date().and_then(|date| Timestamp::try_from(date).ok());
+            }
+            _ => {}
+        }
+        // A time is not enough: it has seconds, and some servers do not know the condition.
+        let by_generation = options.if_version_match.is_some();
+        let certain = by_generation || options.if_match.is_some();
+        let opened = self.run(&version.key, |path| async move {
+            let reader = self.operator.reader_options(path, options).await?;
+            let mut stream = reader.into_stream(BytesRange::from(range.clone())).await?;
+            match stream.metadata().await {
+                Ok(told) => Ok((stream, Some(told))),
+                // Not every store tells; the read is open in any case.
+                Err(error) if error.kind() == ErrorKind::Unsupported => Ok((stream, None)),
+                Err(error) => Err(error),
+            }
+        });
+        let (stream, told) = match opened {
+            Ok(opened) => opened,
+            // Of a file that is shorter by now, some stores refuse the range in words of their own.
+            Err(error @ (StoreError::Denied(_) | StoreError::Failed(_))) if !certain => {
+                self.check_now(version)?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        match told.and_then(|told| self.tells_of(&told, version, range.end - range.start)) {
+            Some(true) => {}
+            Some(false) => return Err(StoreError::Stale),
+            // A generation is no header, but part of what is asked for: who does not know it refuses.
+            None if by_generation => {}
+            // Whoever does not tell the version may not know the condition either. What is open by now is what was there
+            // before.
+            None => self.check_now(version)?,
+        }
+        Ok(Box::new(LibraryReader {
+            stream: Box::new(stream),
+            piece: Buffer::new(),
+            left: range.end - range.start,
+        }))
+    }
+
+    /// Whether an answer of so many bytes is of the version, if it tells.
+    fn tells_of(&self, told: &Metadata, version: &Version, bytes: u64) -> Option<bool> {
+        if self.location.scheme == Scheme::Gcs {
+            // A generation is a condition, and reads do not tell it.
+            return None;
+        }
+        let told = self.version(String::new(), told);
+        // Without the size of all, the library takes that of the part for it.
+        let sized = told.size == version.size;
+        if !sized && told.size != bytes {
+            return Some(false);
+        }
+        let dates = version.date().zip(told.date());
+        match (&version.etag, &told.etag) {
+            (Some(known), Some(now)) if known != now => Some(false),
+            (Some(_), Some(_)) => sized.then_some(true),
+            (None, _) if dates.is_some_and(|(known, now)| known != now) => Some(false),
+            (None, _) if version.date().is_none() || dates.is_some() => sized.then_some(true),
+            _ => None,
+        }
+    }
+
+    /// Asks whether the version is the present one.
+    fn check_now(&self, version: &Version) -> Result<(), StoreError> {
+        match same(&self.head(&version.key)?, version) {
+            true => Ok(()),
+            false => Err(StoreError::Stale),
+        }
+    }
+
+    /// Whether a read of a version has a condition in its request.
+    pub(in crate::remote) fn reads_conditionally(&self, version: &Version) -> bool {
+        !version.is_weak()
+            && (version.etag.is_some() || version.date().is_some())
+            && !self.quirks.ignores_conditions.load(Ordering::Relaxed)
+    }
+}
+
+/// A read that opendal does.
+struct LibraryReader {
+    stream: Box<BufferStream>,
+    piece: Buffer,
+    left: u64,
+}
+
+impl LibraryReader {
+    fn next(&mut self) -> io::Result<Buffer> {
+        let next = poll_fn(|context| Pin::new(&mut self.stream).poll_next(context));
+        let piece = block_on(|| "the read".to_string(), async { next.await.transpose() });
+        Ok(piece.map_err(|error| io::Error::other(error.to_string()))?.unwrap_or_default())
+    }
+}
+
+impl Read for LibraryReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() && !buffer.is_empty() && self.left > 0 {
+            self.piece = self.next()?;
+            self.left = self.left.saturating_sub(self.piece.len() as u64);
+            if self.left == 0 {
+                // The end, without which the connection is not used again.
+                self.next()?;
+            }
+        }
+        self.piece.read(buffer)
+    }
+}
+
+fn http_date(time: SystemTime) -> String {
+    Timestamp::try_from(time).map(Timestamp::format_http_date).unwrap_or_default()
+}

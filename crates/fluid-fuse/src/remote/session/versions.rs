@@ -1,0 +1,136 @@
+//! Versions of an object: whether a refused condition means that the object changed.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use fluid_sidecar_layout::source::Scheme;
+use log::info;
+
+use super::open::Session;
+use crate::remote::Version;
+use crate::store::StoreError;
+
+/// By how much a store's clock may differ from ours.
+pub(in crate::remote) const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
+
+/// How often an object is asked about to find out whether its ETag varies: with two ETags at random, the chance that one
+/// is seen each time is 1 in 128.
+const ETAG_CHECKS: usize = 8;
+
+/// By how much a store's times for one version may differ: some round up, others down.
+const TIME_ROUNDING: Duration = Duration::from_secs(1);
+
+impl Session {
+    /// What the store calls a version now, after it refused a read of it by the name of `asked`: [`StoreError::Stale`]
+    /// only if the object did change, as far as anybody can tell.
+    ///
+    /// An object of another size or time is another one. Beyond that, ETags are compared with their like: that of a
+    /// listing with that of the listing now, since a store may have others for its reads, and that of one answer with
+    /// that of the next, since a farm of servers may have one each.
+    pub(in crate::remote) fn agree(&self, version: &Version, asked: &Version) -> Result<Version, StoreError> {
+        if matches!(self.location.scheme, Scheme::Gcs | Scheme::Webhdfs) {
+            return Err(StoreError::Stale);
+        }
+        let now = match self.head(&version.key) {
+            Ok(now) => now,
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(_) => return Err(StoreError::Stale),
+        };
+        if now.size != version.size {
+            return Err(StoreError::Stale);
+        }
+        let without_etag = Version { etag: None, ..now.clone() };
+        if same(&now, asked) {
+            // It refused what is there.
+            if asked.etag.is_some() && self.has_other_etag(version, &now)? {
+                return Ok(without_etag);
+            }
+            if self.reads_conditionally(asked)
+                && !self.quirks.ignores_conditions.swap(true, Ordering::Relaxed)
+            {
+                info!(
+                    "{}: conditions of reads are not understood, so answers are compared",
+                    self.location.url
+                );
+            }
+            return Ok(asked.clone());
+        }
+        let dates = version.date().zip(now.date());
+        let is_dated_alike = dates.is_none_or(|(one, other)| is_about(one, other));
+        match (&version.etag, &now.etag) {
+            (Some(known), Some(etag)) if known == etag => Ok(now),
+            (Some(_), Some(_)) if !is_dated_alike => Err(StoreError::Stale),
+            (Some(_), Some(_)) if asked == version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) if self.has_other_etag(version, &now)? => Ok(without_etag),
+            (Some(_), Some(_)) if asked != version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) => Err(StoreError::Stale),
+            // ResponseHead apart by time alone.
+            _ if is_dated_alike && dates.is_some() => Ok(now),
+            (None, _) if !self.quirks.dates_agree.load(Ordering::Relaxed) && self.is_listed(version)? => {
+                Ok(now)
+            }
+            _ => Err(StoreError::Stale),
+        }
+    }
+
+    /// Whether the store's listing still says of an object what it said before.
+    fn is_listed(&self, version: &Version) -> Result<bool, StoreError> {
+        let listed = match &self.index {
+            Some(index) => return index.still_says(self, version),
+            None => self.listed(&version.key),
+        };
+        match listed {
+            Ok(listed) => Ok(listed.as_ref() == Some(version)),
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether the same object has another ETag when it is asked about again, although it did not change: the ETag of
+    /// before comes back, or the time of change is long ago, or no two ETags are the same.
+    pub(in crate::remote) fn has_other_etag(
+        &self,
+        version: &Version,
+        now: &Version,
+    ) -> Result<bool, StoreError> {
+        if self.quirks.etags_vary.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let is_old = now.date().is_some_and(|date| date + MAX_CLOCK_DIFFERENCE < SystemTime::now());
+        let mut others = vec![version.etag.clone()];
+        let mut last = now.etag.clone();
+        let mut varies = false;
+        for _ in 0..ETAG_CHECKS {
+            let again = self.head(&now.key)?;
+            if again.size != now.size || again.modified != now.modified {
+                return Err(StoreError::Stale);
+            }
+            if again.etag != last {
+                varies = is_old || others.contains(&again.etag);
+                others.push(std::mem::replace(&mut last, again.etag));
+            }
+            if varies {
+                break;
+            }
+        }
+        varies |= others.len() > ETAG_CHECKS;
+        if varies && !self.quirks.etags_vary.swap(true, Ordering::Relaxed) {
+            info!("{}: ETags vary, so versions are told apart by size and time", self.location.url);
+        }
+        Ok(varies)
+    }
+}
+
+/// Whether what is known of two versions is the same.
+pub(in crate::remote) fn same(one: &Version, other: &Version) -> bool {
+    let etags = one.etag.as_ref().zip(other.etag.as_ref());
+    let dates = one.date().zip(other.date());
+    one.size == other.size
+        && etags.is_none_or(|(one, other)| one == other)
+        && dates.is_none_or(|(one, other)| one == other)
+}
+
+/// Whether two times can be those of one version.
+fn is_about(one: SystemTime, other: SystemTime) -> bool {
+    one.duration_since(other).or_else(|_| other.duration_since(one)).is_ok_and(|apart| apart <= TIME_ROUNDING)
+}
