@@ -11,7 +11,7 @@ use super::executor::fail;
 use crate::limits::Held;
 use crate::store::StoreError;
 
-/// Bytes of a body that are read at once: beyond 128 KiB, the allocator asks the kernel each time.
+/// Bytes of one read of a body: above 128 KiB, the allocator asks the kernel for each buffer.
 pub(super) const PIECE: usize = 96 * 1024;
 
 /// A body in memory, and what counts that memory.
@@ -88,7 +88,7 @@ impl futures_core::Stream for Once {
     }
 }
 
-/// A body as it arrives.
+/// A body that is read while it arrives.
 pub(super) struct StreamedBody<R> {
     pub(super) body: R,
     pub(super) size: usize,

@@ -1,9 +1,9 @@
 //! Addresses of hosts, within a time.
 //!
-//! The system's resolver blocks for as long as it likes, often 20 s where no server answers. So it is called by threads of
-//! their own, one for each name at a time: those who ask for a name while it is looked up wait for the same answer, and a
-//! lookup that hangs is not begun again. Answers are kept for a short time (`KEPT`), failures are not. It knows neither
-//! connections nor proxies.
+//! The system's resolver may block for long, often 20 s where no server answers. So threads of this module call it,
+//! one for each name at a time. Callers that look up the same name meanwhile wait for the same answer, and a lookup
+//! that hangs is not started again. Answers are cached for a short time (`KEPT`), failures are not. The module knows
+//! neither connections nor proxies.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -15,19 +15,21 @@ use std::time::{Duration, Instant};
 use crate::inodes::lock;
 use crate::outage::{InPhase, Phase};
 
-/// How long an answer is used again: a burst of connections asks once, and who changes a name waits for no more than this.
+/// How long an answer is cached: a burst of connections makes one lookup, and a changed address is used after this
+/// time at the latest.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// Lookups at a time. A mount has a name for each source, and some for redirects; hostile ones may bring more.
+/// Largest number of lookups at a time. A mount has a name for each source and some for redirects; hostile redirects
+/// may bring more.
 const LOOKUPS: usize = 64;
 
-/// DnsCache whose answers are kept.
+/// Largest number of cached names.
 const CACHED_NAMES: usize = 256;
 
 /// The stack of a thread that looks up a name: the system's resolver keeps its buffers there.
 const STACK: usize = 256 * 1024;
 
-/// The C libraries want a port, and give it back.
+/// The port that the C libraries expect and return.
 const NO_PORT: u16 = 0;
 
 type Resolve = fn(&str) -> io::Result<Vec<IpAddr>>;
@@ -46,7 +48,7 @@ enum DnsEntry {
     Failed(ErrorKind, String, Instant),
 }
 
-/// The addresses of a host, which may be an address itself, if they are found in that time.
+/// The addresses of a host, if they are found in that time. The host may be an address itself.
 pub(super) fn addresses(host: &str, port: u16, time: Duration) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -121,7 +123,7 @@ impl DnsCache {
     }
 }
 
-/// A lookup that has ended, also by a panic.
+/// Ends a lookup, even if it panics.
 struct Ended<'a> {
     names: &'static DnsCache,
     name: &'a str,

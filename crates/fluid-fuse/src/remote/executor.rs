@@ -15,40 +15,40 @@ use tokio::runtime::{Builder, Runtime};
 use super::listing::ListingGuard;
 use crate::store::StoreError;
 
-/// What opendal says of a request that cannot be signed.
+/// The message of opendal's error for a request that cannot be signed.
 pub(super) const SIGNING: &str = "signing http request";
 
-/// Letters of what the library says of an answer.
+/// Letters of opendal's message that an error shows.
 const UNREADABLE: usize = 200;
 
 thread_local! {
-    /// The last answer on this thread that was an error.
+    /// The last error response on this thread.
     static FAILURE: RefCell<Option<StoreError>> = const { RefCell::new(None) };
-    /// The listing that this thread is asking for.
+    /// The listing that this thread requests.
     static LISTING: RefCell<Option<ListingGuard>> = const { RefCell::new(None) };
 }
 
-/// For the library that signs, which reads files with tokio; it has threads only while a file is read.
+/// For reqsign, which reads files with tokio. The runtime has threads only while a file is read.
 static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| Builder::new_current_thread().max_blocking_threads(2).build().ok());
 
-/// Runs one of opendal's futures here and now.
+/// Runs one of opendal's futures on this thread.
 pub(super) fn block_on<T>(
-    what: impl FnOnce() -> String,
+    description: impl FnOnce() -> String,
     future: impl Future<Output = opendal::Result<T>>,
 ) -> Result<T, StoreError> {
     let _context = RUNTIME.as_ref().map(Runtime::enter);
     FAILURE.take();
-    pollster::block_on(future).map_err(|error| explain(what, &error))
+    pollster::block_on(future).map_err(|error| explain(description, &error))
 }
 
-/// Runs one of opendal's futures that asks for pages of a listing.
+/// Runs one of opendal's futures that requests pages of a listing.
 pub(super) fn block_on_listing<T>(
     listing: &mut ListingGuard,
-    what: impl FnOnce() -> String,
+    description: impl FnOnce() -> String,
     future: impl Future<Output = opendal::Result<T>>,
 ) -> Result<T, StoreError> {
-    // Given back in any case, also by a panic of the library: the thread serves others, too.
+    // Returned even if the library panics: the thread serves other requests, too.
     struct ReturnGuard<'a>(&'a mut ListingGuard);
     impl Drop for ReturnGuard<'_> {
         fn drop(&mut self) {
@@ -59,30 +59,30 @@ pub(super) fn block_on_listing<T>(
     }
     let returned = ReturnGuard(listing);
     LISTING.set(Some(std::mem::take(returned.0)));
-    block_on(what, future)
+    block_on(description, future)
 }
 
-fn explain(what: impl FnOnce() -> String, error: &Error) -> StoreError {
-    let answered = FAILURE.take();
+fn explain(description: impl FnOnce() -> String, error: &Error) -> StoreError {
+    let response = FAILURE.take();
     if error.message() == SIGNING {
-        let reason = answered.map(|answer| format!(" ({answer})")).unwrap_or_default();
-        return StoreError::Denied(format!("{}: no credentials were found{reason}", what()));
+        let reason = response.map(|answer| format!(" ({answer})")).unwrap_or_default();
+        return StoreError::Denied(format!("{}: no credentials were found{reason}", description()));
     }
-    match (answered, error.kind()) {
-        (Some(answered), _) => answered,
+    match (response, error.kind()) {
+        (Some(error), _) => error,
         (None, ErrorKind::NotFound) => StoreError::NotFound,
-        (None, ErrorKind::PermissionDenied) => StoreError::Denied(what()),
+        (None, ErrorKind::PermissionDenied) => StoreError::Denied(description()),
         (None, ErrorKind::ConditionNotMatch | ErrorKind::RangeNotSatisfied) => StoreError::Stale,
         (None, ErrorKind::Unsupported) => StoreError::Unsupported("this operation"),
-        (None, _) if error.is_temporary() => StoreError::Unavailable(unreadable(&what(), error)),
-        (None, _) => StoreError::Failed(unreadable(&what(), error)),
+        (None, _) if error.is_temporary() => StoreError::Unavailable(unreadable(&description(), error)),
+        (None, _) => StoreError::Failed(unreadable(&description(), error)),
     }
 }
 
-/// The library could not do with an answer what it should. Its causes may repeat the answer, so they are not told.
-fn unreadable(what: &str, error: &Error) -> String {
+/// The error for a response that opendal cannot read. Its causes are left out, since they may repeat the response.
+fn unreadable(description: &str, error: &Error) -> String {
     let text: String = error.message().chars().take(UNREADABLE).collect();
-    format!("{what}: the answer is not that of such a store ({text}): check the option endpoint")
+    format!("{description}: the answer is not that of such a store ({text}): check the option endpoint")
 }
 
 pub(super) fn fail(error: StoreError, temporary: bool) -> Error {
@@ -92,7 +92,7 @@ pub(super) fn fail(error: StoreError, temporary: bool) -> Error {
     if temporary { error.set_temporary() } else { error }
 }
 
-/// Runs tasks where they are started: all that they wait for blocks.
+/// Runs tasks on the thread that starts them: all that they wait for blocks.
 pub(super) struct CallingThread;
 
 impl Execute for CallingThread {
@@ -101,7 +101,7 @@ impl Execute for CallingThread {
     }
 }
 
-/// Keeps the error of a response that opendal is given all the same.
+/// Keeps the error of a response that opendal gets nevertheless.
 pub(super) fn keep_failure(error: StoreError) {
     FAILURE.set(Some(error));
 }

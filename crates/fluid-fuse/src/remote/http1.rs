@@ -1,10 +1,10 @@
-//! The short way of bytes: one signed GET of a range on a kept connection, read from the socket straight into
-//! the caller's buffer.
+//! The fast path: one signed GET of a range on a connection that is kept, read from the socket into the caller's
+//! buffer.
 //!
-//! Decides how such a request is written, which connections are kept and when one that died meanwhile is
-//! replaced in silence. It speaks the part of HTTP/1.1 that object stores use for ranges, a `Content-Length` and
-//! nothing else; whatever is beyond (chunks, redirects, encodings) is [`FastPathError::Unsuitable`], which a whole HTTP client
-//! must answer. It does not know how requests are signed, and retries nothing that reached a server.
+//! Decides how such a request is written, which connections are kept, and when a connection that died while it was
+//! idle is replaced silently. It speaks the part of HTTP/1.1 that object stores use for ranges: a `Content-Length`
+//! and nothing else. Chunks, redirects and encodings are [`FastPathError::Unsuitable`]; a complete HTTP client has to
+//! make that request. It does not know how requests are signed, and does not retry a request that reached a server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -25,19 +25,19 @@ use super::{Version, dns, proxy};
 use crate::outage::{InPhase, Phase};
 use crate::store::StoreError;
 
-/// Connections that are kept for the next request.
+/// Largest number of idle connections.
 const IDLE: usize = 64;
 
-/// How long they are: stores close theirs after some 10 to 60 s.
+/// How long an idle connection is kept: stores close theirs after 10 to 60 s.
 const IDLE_TIME: Duration = Duration::from_secs(8);
 
-/// The shortest time to connect to an address: none is no time that a socket takes.
+/// The shortest time to connect to an address: a socket does not accept a timeout of zero.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// The head of an answer must fit; what comes along with it is the part of the body that is copied once more.
+/// Largest head of a response, in bytes. Bytes of the body that arrive with the head are copied once more.
 const HEAD: usize = 8 * 1024;
 
-/// What is read of the body of an error.
+/// Bytes that are read of the body of an error.
 const ERROR_BODY: u64 = 16 * 1024;
 
 /// A server.
@@ -48,21 +48,21 @@ struct Server {
     port: u16,
 }
 
-/// A request that is signed, but for what need not be: the range and the conditions. It is as good as a
+/// A signed request without the headers that need no signature: the range and the conditions. It is as good as a
 /// credential until it expires, so it has no `Debug`.
 pub(super) struct SignedRequest {
     server: Server,
     /// The head without the empty line at its end.
     head: Vec<u8>,
-    /// The method and the URL as it may be shown.
-    asked: String,
+    /// The method and the URL without its secrets, for messages.
+    description: String,
 }
 
-/// Why there is no body.
+/// Why the fast path returned no body.
 pub(super) enum FastPathError {
-    /// The short way does not lead there.
+    /// This client cannot make the request, or not read the response.
     Unsuitable(&'static str),
-    /// What the store says.
+    /// The store, or the way to it, failed.
     Store(StoreError),
 }
 
@@ -73,11 +73,11 @@ impl From<StoreError> for FastPathError {
 }
 
 impl SignedRequest {
-    /// A request from its parts, or why it cannot be sent this way.
+    /// Makes a request of its parts, or says why this client cannot send it.
     pub(super) fn new(
         request: &http::Uri,
         headers: &http::HeaderMap,
-        asked: String,
+        description: String,
     ) -> Result<Self, FastPathError> {
         let (Some(scheme), Some(host)) = (request.scheme_str(), request.host()) else {
             return Err(FastPathError::Unsuitable("a URL without a host"));
@@ -90,7 +90,7 @@ impl SignedRequest {
         let path = request.path_and_query().map_or("/", |path| path.as_str());
         let mut head = format!("GET {path} HTTP/1.1\r\n").into_bytes();
         if !headers.contains_key(http::header::HOST) {
-            // As it is signed: with the port only where it is written.
+            // The signature covers the port only where the URL names one.
             let authority = request.authority().map_or(host, |authority| authority.as_str());
             head.extend_from_slice(format!("host: {authority}\r\n").as_bytes());
         }
@@ -98,11 +98,11 @@ impl SignedRequest {
             line(&mut head, name, value);
         }
         let host = host.trim_matches(['[', ']']).to_string();
-        Ok(Self { server: Server { https, host, port }, head, asked })
+        Ok(Self { server: Server { https, host, port }, head, description })
     }
 }
 
-/// A line of a head. Its value is one that can stand in a line.
+/// Adds a header. A [`HeaderValue`] has no line break.
 fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
         head.extend_from_slice(part);
@@ -122,7 +122,7 @@ impl Http1Client {
         Arc::new(Self { scheme, verification, timeouts, idle: Mutex::default() })
     }
 
-    /// The bytes of a range of that version; the condition is a header that the server checks.
+    /// Requests a range of a version. The condition is a header that the server checks.
     pub(super) fn get(
         self: &Arc<Self>,
         signed: &SignedRequest,
@@ -144,7 +144,7 @@ impl Http1Client {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_string(),
                 _ => tls::explain(&error),
             };
-            FastPathError::Store(StoreError::Unavailable(format!("{}: {error}", signed.asked)))
+            FastPathError::Store(StoreError::Unavailable(format!("{}: {error}", signed.description)))
         };
         let mut buffer = vec![0; HEAD];
         let kept = self.take(&signed.server);
@@ -154,7 +154,7 @@ impl Http1Client {
         };
         let (mut connection, mut filled) = match kept.map(&mut exchange) {
             Some(Ok(done)) => done,
-            // It was closed while it lay there: nothing has been answered, so nothing is done twice.
+            // The server closed the connection while it was idle. Nothing was answered, so nothing is done twice.
             Some(Err(error)) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 self.connect(&signed.server).and_then(exchange).map_err(lost)?
             }
@@ -196,17 +196,17 @@ impl Http1Client {
             return Err(FastPathError::Unsuitable("an answer without a plain body"));
         }
         if head.status >= 300 {
-            // S3 answers so for a bucket in another region.
+            // S3 redirects for a bucket in another region.
             if head.status < 400 && self.scheme != Scheme::S3 {
                 return Err(FastPathError::Unsuitable("a redirect"));
             }
             let mut text = front;
             let more = head.length.unwrap_or(ERROR_BODY).min(ERROR_BODY).saturating_sub(text.len() as u64);
-            // The status is known; the reason is told as far as it comes in time.
+            // The status is known. The reason is read as far as it arrives in time.
             connection.end_at(Instant::now() + self.timeouts.stall);
             let _ = connection.take(more).read_to_end(&mut text);
             let error = ErrorResponse {
-                asked: signed.asked.clone(),
+                request: signed.description.clone(),
                 status: head.status,
                 reason: response::reason(&text, &String::from_utf8_lossy(&signed.head)),
                 retry_after: head.retry_after,
@@ -219,21 +219,23 @@ impl Http1Client {
             Headers { length: head.length, range: head.range.as_deref(), etag: head.etag.as_deref() };
         response::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
         let date = version.date().filter(|_| version.etag.is_none());
-        // Without them, such a version could be another by now.
+        // Without an ETag or a time, the response could be of another version.
         if version.etag.is_some() && head.etag.is_none() || date.is_some() && head.modified.is_none() {
             return Err(FastPathError::Unsuitable("an answer that does not tell the version"));
         }
         if let Some(date) = date
-            && let Some(told) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
-            && SystemTime::from(told) != date
+            && let Some(modified) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
+            && SystemTime::from(modified) != date
         {
             return Err(StoreError::Stale.into());
         }
         let left = range.end - range.start;
         if front.len() as u64 > left {
-            return Err(
-                StoreError::Unavailable(format!("{}: more bytes than announced", signed.asked)).into()
-            );
+            return Err(StoreError::Unavailable(format!(
+                "{}: more bytes than announced",
+                signed.description
+            ))
+            .into());
         }
         connection
             .set_timeout(self.timeouts.stall)
@@ -261,7 +263,7 @@ impl Http1Client {
         let _phase = InPhase::begin(Phase::Connection);
         let mut failure = io::Error::new(ErrorKind::NotFound, "the host name has no address");
         for (address, others) in addresses.iter().zip((0..addresses.len()).rev()) {
-            // Each has the same share of what is left.
+            // Each address has the same share of the time that is left.
             let share = end.saturating_duration_since(Instant::now()) / (others as u32 + 1);
             match TcpStream::connect_timeout(address, share.max(SHORTEST)) {
                 Ok(socket) => {
@@ -286,8 +288,8 @@ impl Http1Client {
     }
 }
 
-/// A socket whose reads end at a moment, if they are given one, and not only when nothing comes: below TLS, one
-/// read asks for as many as its record takes.
+/// A socket whose reads may have a deadline beside the timeout of one read: with TLS, one read of the caller may read
+/// the socket several times for one record.
 struct Socket {
     stream: TcpStream,
     until: Option<Instant>,
@@ -355,7 +357,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Nothing is read any more from that moment on.
+    /// Sets the deadline of reads.
     fn end_at(&mut self, moment: Instant) {
         self.socket().until = Some(moment);
     }
@@ -377,7 +379,7 @@ impl Read for Connection {
     }
 }
 
-/// What counts of the head of an answer.
+/// The headers of a response that this client uses.
 struct Head {
     status: u16,
     length: Option<u64>,
@@ -390,7 +392,7 @@ struct Head {
     odd: bool,
 }
 
-/// The head and its length, if it is complete.
+/// Parses the head; returns it with its length if it is complete.
 fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
     let mut headers = [httparse::EMPTY_HEADER; 96];
     let mut response = httparse::Response::new(&mut headers);
@@ -434,18 +436,18 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
     Ok(Some((used, head)))
 }
 
-/// The bytes of a range. The connection goes back to the others when they were read to the end.
+/// The bytes of a range. The connection returns to the idle ones when they were read to the end.
 pub(super) struct Body {
     connection: Option<Connection>,
     back: Option<(Arc<Http1Client>, Server)>,
-    /// What came along with the head.
+    /// Bytes of the body that arrived with the head.
     front: Vec<u8>,
     at: usize,
     left: u64,
 }
 
 impl Body {
-    /// Gives the connection back when nothing more is to be read from it.
+    /// Returns the connection to the idle ones if nothing more is to be read from it.
     fn give_back(&mut self) {
         let waiting = (self.front.len() - self.at) as u64;
         if self.left == waiting

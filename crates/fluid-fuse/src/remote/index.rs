@@ -1,11 +1,12 @@
-//! The files of a plain HTTP server, which knows no listings.
+//! The files of a web server, which has no listings.
 //!
-//! Decides what a directory has: from the manifest, if the options name one, or else from what the server shows
-//! for the directory, as Apache, nginx (HTML or JSON) and others do. Links count that lead right below the
-//! directory, however they are written; sizes and times that a page does not tell are asked for, one by one. A file of
-//! which the server does not tell them is left out, counted and said once, and so is one that fails again and again while
-//! the server answers otherwise. It does not retry, but who asks again for a listing that failed among these gets the
-//! rest of it asked for. A manifest is read again as names are, and is as good as it was while it cannot be read.
+//! Decides which files a directory has: those of the manifest, if the options name one, or those of the page that the
+//! server shows for the directory. Links count that lead right below the directory, however they are written. Sizes
+//! and times that a page does not have are requested, file by file. A file is left out, counted and logged once if
+//! the server does not tell its size, or if its requests fail again and again while the server answers others. This
+//! module does not retry. If a listing failed during these requests, the next call for it requests the rest. A
+//! manifest is read again after half of the time for which names are trusted, and the last one stays in use while it
+//! cannot be read.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
@@ -26,20 +27,20 @@ use crate::inodes::lock;
 use crate::limits::{SKIPPED, TIME_PER_QUESTION, Until};
 use crate::store::StoreError;
 
-/// Between two times that a manifest is tried that could not be read.
+/// Time between two attempts to read a manifest that could not be read.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// How often a file is asked about that gets no answer, before it is left out.
+/// Requests for a file that may get no response before the file is left out.
 const ATTEMPTS: u32 = 3;
 
-/// Files in a row without an answer, after which the server is taken to be the reason.
+/// Files in a row without a response, after which the server is taken to be the reason.
 const FAILED_IN_A_ROW: usize = 8;
 
-/// The part of the time for a listing that one file may take of what is left.
+/// The requests for one file may take 1/`SHARE` of the time that is left for the listing.
 const SHARE: u32 = 4;
 
-/// Pages about which something was said, after which nothing more is.
-const SAID: usize = 1000;
+/// Largest number of different warnings of one index.
+const MAX_WARNINGS: usize = 1000;
 
 /// Whether a request carries the credentials of the options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,36 +63,36 @@ pub(super) trait FileServer {
     fn io_timeout(&self) -> Duration;
 }
 
-/// Where the names come from.
+/// The source of the names.
 pub(super) struct Index {
     /// The URL of the root, ending with `/`.
     base: String,
     manifest: Option<String>,
-    /// How long a manifest is trusted, and what is known of a listing that failed.
-    trust: Duration,
+    /// How long a manifest is trusted, and how long the state of a listing that failed is kept.
+    ttl: Duration,
     known: Mutex<Option<CachedManifest>>,
     /// Listings that failed, by their prefixes.
     unfinished: Mutex<HashMap<String, Unfinished>>,
-    /// What was said, so that it is not said again.
-    said: Mutex<HashSet<String>>,
+    /// Warnings that were logged, so that each is logged once.
+    warned: Mutex<HashSet<String>>,
 }
 
-/// What a manifest said, until it is read again.
+/// The files of a manifest, until it is read again.
 #[derive(Clone)]
 struct CachedManifest {
     files: Arc<BTreeMap<String, FileEntry>>,
     since: Instant,
-    trust: Duration,
+    ttl: Duration,
 }
 
-/// A listing whose entries are not all known yet.
+/// A listing some of whose entries are not known yet.
 struct Unfinished {
     begun: Instant,
     names: VecDeque<(String, FileEntry)>,
     items: Vec<Item>,
-    /// How often files got no answer.
+    /// Number of requests without a response, by file.
     failed: HashMap<String, u32>,
-    /// How many were left out, and why the last.
+    /// Number of files that were left out, and the reason for the last one.
     omitted: usize,
     reason: String,
 }
@@ -104,7 +105,7 @@ impl Unfinished {
 }
 
 impl Index {
-    /// Names are trusted for that time.
+    /// Makes the index of a location. `ttl` is how long names are trusted.
     pub(super) fn new(location: &StoreLocation, ttl: Duration) -> Self {
         let setting = |name: &str| location.settings.get(name).map(String::as_str).unwrap_or_default();
         let root = percent_encode_path(setting("root").trim_end_matches('/'));
@@ -112,17 +113,17 @@ impl Index {
         Self {
             base,
             manifest: location.manifest.clone(),
-            // Who lists a directory again after all of the time finds another manifest than before.
-            trust: ttl / 2,
+            // A directory that is listed again after `ttl` gets another manifest than before.
+            ttl: ttl / 2,
             known: Mutex::default(),
             unfinished: Mutex::default(),
-            said: Mutex::default(),
+            warned: Mutex::default(),
         }
     }
 
-    /// Takes over what was said, and what is known of the same manifest.
+    /// Takes over the warnings, and the cached manifest if it is the same one.
     pub(super) fn inherit(&self, from: &Self) {
-        *lock(&self.said) = std::mem::take(&mut lock(&from.said));
+        *lock(&self.warned) = std::mem::take(&mut lock(&from.warned));
         if self.manifest == from.manifest {
             let known = lock(&from.known).clone();
             *lock(&self.known) = known;
@@ -153,7 +154,7 @@ impl Index {
         if listing.omitted > 0 {
             SKIPPED.fetch_add(listing.omitted as u64, Ordering::Relaxed);
             let directory = crate::watch::shown(&self.url(prefix));
-            self.say(format!(
+            self.warn_once(format!(
                 "{directory}: {} files are not shown, such as {}",
                 listing.omitted, listing.reason
             ));
@@ -164,7 +165,7 @@ impl Index {
         Ok(true)
     }
 
-    /// Asks about the files of which nothing is known yet.
+    /// Requests the files whose sizes are not known yet.
     fn complete(
         &self,
         server: &dyn FileServer,
@@ -183,12 +184,12 @@ impl Index {
                 listing.items.push(Item::Object(Version { key, size, etag: line.etag, modified }));
                 continue;
             }
-            let asked = {
+            let version = {
                 let most = Until::left(server.io_timeout()) / SHARE;
                 let _until = Until::set(Instant::now() + most);
                 server.head(&key)
             };
-            match asked {
+            match version {
                 Ok(version) => {
                     failed_in_a_row = 0;
                     Until::put_off(TIME_PER_QUESTION);
@@ -197,7 +198,7 @@ impl Index {
                 Err(error @ StoreError::Unavailable(_)) => {
                     let attempts = listing.failed.entry(name.clone()).or_default();
                     *attempts += 1;
-                    // Who still shows the page is well.
+                    // A server that still shows the page works.
                     if *attempts >= ATTEMPTS && self.names(server, prefix).is_ok() {
                         listing.omit(&key, &error);
                         continue;
@@ -214,18 +215,18 @@ impl Index {
         Ok(())
     }
 
-    /// Says something once.
-    fn say(&self, what: String) {
-        let mut said = lock(&self.said);
-        if said.len() < SAID && !said.contains(&what) {
-            warn!("{what}");
-            said.insert(what);
+    /// Logs a warning, unless it was logged before.
+    fn warn_once(&self, message: String) {
+        let mut warned = lock(&self.warned);
+        if warned.len() < MAX_WARNINGS && !warned.contains(&message) {
+            warn!("{message}");
+            warned.insert(message);
         }
     }
 
-    /// Whether the server's page still says of a file what it said before. A manifest is nobody's answer for the file,
-    /// and most pages tell neither its size nor its time.
-    pub(super) fn still_says(&self, server: &dyn FileServer, version: &Version) -> Result<bool, StoreError> {
+    /// Whether the server's page still has the same size and time of a file. A manifest is not the server's statement
+    /// about the file, and most pages have neither its size nor its time.
+    pub(super) fn still_lists(&self, server: &dyn FileServer, version: &Version) -> Result<bool, StoreError> {
         if self.manifest.is_some() || version.etag.is_some() {
             return Ok(false);
         }
@@ -234,10 +235,10 @@ impl Index {
         Ok(line.size == Some(version.size) && line.modified == version.date())
     }
 
-    /// What a listing that failed just now has found.
+    /// The state of a listing that failed a short time ago.
     fn begun(&self, prefix: &str) -> Option<Unfinished> {
         let mut unfinished = lock(&self.unfinished);
-        unfinished.retain(|_, listing| listing.begun.elapsed() < self.trust);
+        unfinished.retain(|_, listing| listing.begun.elapsed() < self.ttl);
         unfinished.remove(prefix)
     }
 
@@ -261,7 +262,7 @@ impl Index {
         let page_url = Url::parse(&url).map_err(|_| StoreError::Failed("not a URL".to_string()))?;
         let index = index_page::parse(&page, &page_url);
         if index.names.is_empty() && !index.is_index && !page.trim().is_empty() {
-            self.say(format!(
+            self.warn_once(format!(
                 "GET {}: its text of {} bytes has no link to anything in that directory, so it is shown empty: \
                  it may be no index, or made by a script (the option \"manifest\" can name the files)",
                 crate::watch::shown(&url),
@@ -275,7 +276,7 @@ impl Index {
         format!("{}{}", self.base, percent_encode_path(prefix))
     }
 
-    /// What the manifest says; what it said, if it cannot be read now.
+    /// The files of the manifest, or those of the last one if it cannot be read now.
     fn files(
         &self,
         server: &dyn FileServer,
@@ -284,11 +285,11 @@ impl Index {
         let before = {
             let mut known = lock(&self.known);
             if let Some(known) = known.as_mut() {
-                if known.since.elapsed() < known.trust {
+                if known.since.elapsed() < known.ttl {
                     return Ok(known.files.clone());
                 }
-                // Until it is read, or cannot be, others need not wait.
-                (known.since, known.trust) = (Instant::now(), AGAIN.min(self.trust));
+                // Other threads use the last manifest while this one reads.
+                (known.since, known.ttl) = (Instant::now(), AGAIN.min(self.ttl));
             }
             known.as_ref().map(|known| known.files.clone())
         };
@@ -301,13 +302,13 @@ impl Index {
         match (text, before) {
             (Ok(text), _) => {
                 let files = Arc::new(manifest::parse(&text));
-                *lock(&self.known) = Some(CachedManifest { files: files.clone(), since, trust: self.trust });
+                *lock(&self.known) = Some(CachedManifest { files: files.clone(), since, ttl: self.ttl });
                 Ok(files)
             }
             (Err(error), Some(files)) => {
                 warn!("the manifest cannot be read again, so it is trusted for longer: {error}");
                 if let Some(known) = lock(&self.known).as_mut() {
-                    (known.since, known.trust) = (Instant::now(), AGAIN.min(self.trust));
+                    (known.since, known.ttl) = (Instant::now(), AGAIN.min(self.ttl));
                 }
                 Ok(files)
             }

@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::limits::{self, SKIPPED};
 
-/// What a line of a manifest, or of an index, tells of a file.
+/// A file in a manifest or on a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FileEntry {
     pub(super) size: Option<u64>,
@@ -22,17 +22,17 @@ pub(super) struct FileEntry {
     pub(super) modified: Option<SystemTime>,
 }
 
-/// What a server's page for a directory shows.
+/// The entries of a page.
 #[derive(Default)]
 pub(super) struct IndexPage {
     pub(super) names: BTreeMap<String, FileEntry>,
-    /// Whether it looks like an index, also an empty one.
+    /// Whether the page looks like an index, even of an empty directory.
     pub(super) is_index: bool,
 }
 
 pub(super) fn parse(page: &str, url: &Url) -> IndexPage {
     let Ok(entries) = serde_json::from_str::<Vec<&RawValue>>(page) else { return links(page, url) };
-    // One that cannot be read hides no other.
+    // An entry that cannot be read hides no other.
     let entries = entries.into_iter().filter_map(|entry| {
         let entry = serde_json::from_str::<NginxEntry>(entry.get()).ok();
         SKIPPED.fetch_add(u64::from(entry.is_none()), Ordering::Relaxed);
@@ -71,7 +71,7 @@ impl NginxEntry {
 /// The links of a page in HTML that lead right below its directory.
 fn links(page: &str, url: &Url) -> IndexPage {
     let mut emitter = DefaultEmitter::<()>::default();
-    // What is in a script is no tag.
+    // The text of a script has no tags.
     emitter.naively_switch_states(true);
     let mut found = IndexPage::default();
     let mut base = url.clone();

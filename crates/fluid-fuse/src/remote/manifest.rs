@@ -9,7 +9,7 @@ use super::index_page::{FileEntry, is_key};
 use super::response;
 use crate::limits;
 
-/// The text of a regular file that is no larger than an answer may be.
+/// Reads a regular file that is no larger than a response may be.
 pub(super) fn read_file(path: &Path) -> io::Result<String> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {

@@ -192,8 +192,8 @@ impl Meaning {
     }
 
     /// The meaning of an option's name, written [`plain`].
-    fn of(asked: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|meaning| meaning.names().any(|name| plain(name) == asked))
+    fn of(plain_name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|meaning| meaning.names().any(|name| plain(name) == plain_name))
     }
 
     /// What opendal calls it; none where it means nothing or is not opendal's.
@@ -275,21 +275,21 @@ pub(super) fn plain(name: &str) -> String {
 
 /// The store that a name is about, if one alone, what it means, and whether its value is the path of a file.
 pub(super) fn meaning(name: &str) -> anyhow::Result<Option<(Option<Scheme>, Meaning, bool)>> {
-    let asked = plain(name);
+    let plain_name = plain(name);
     let store = Scheme::ALL
         .iter()
         .copied()
-        .find(|scheme| facts(*scheme).option_prefixes.iter().any(|prefix| asked.starts_with(prefix)));
-    let known = Meaning::of(&asked)
+        .find(|scheme| facts(*scheme).option_prefixes.iter().any(|prefix| plain_name.starts_with(prefix)));
+    let known = Meaning::of(&plain_name)
         .map(|meaning| (meaning, false))
-        .or_else(|| Some((Meaning::of(asked.strip_suffix("_file")?)?, true)));
+        .or_else(|| Some((Meaning::of(plain_name.strip_suffix("_file")?)?, true)));
     if let Some((meaning, file)) = known {
         return Ok(Some((store, meaning, file)));
     }
     let near = Meaning::ALL
         .iter()
         .flat_map(|meaning| meaning.names())
-        .map(|known| (strsim::damerau_levenshtein(&plain(known), &asked), known))
+        .map(|known| (strsim::damerau_levenshtein(&plain(known), &plain_name), known))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, _)| *distance <= 3)
         .map(|(_, known)| format!("; did you mean {known:?}?"))

@@ -43,7 +43,7 @@ pub(super) struct Quirks {
     pub(super) region: Mutex<Option<String>>,
     fallbacks: Mutex<Fallbacks>,
     odd_in_a_row: AtomicUsize,
-    agreed: Mutex<HashMap<Version, Version>>,
+    aliases: Mutex<HashMap<Version, Version>>,
 }
 
 /// How an object is read that the fast path does not lead to.
@@ -99,16 +99,16 @@ impl Quirks {
 
     /// What the store calls a version when it is asked for the object, if that is known to be something else than what
     /// its listing says.
-    pub(super) fn agreed(&self, version: &Version) -> Option<Version> {
-        lock(&self.agreed).get(version).cloned()
+    pub(super) fn alias(&self, version: &Version) -> Option<Version> {
+        lock(&self.aliases).get(version).cloned()
     }
 
-    pub(super) fn agree(&self, version: &Version, now: Version) {
-        let mut agreed = lock(&self.agreed);
-        if agreed.len() >= OBJECTS {
-            agreed.clear();
+    pub(super) fn record_alias(&self, version: &Version, now: Version) {
+        let mut aliases = lock(&self.aliases);
+        if aliases.len() >= OBJECTS {
+            aliases.clear();
         }
-        agreed.insert(version.clone(), now);
+        aliases.insert(version.clone(), now);
     }
 }
 

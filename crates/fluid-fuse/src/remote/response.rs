@@ -18,7 +18,7 @@ use crate::store::StoreError;
 #[derive(Debug, Default)]
 pub(super) struct ErrorResponse {
     /// What was asked: the method and the URL as it may be shown.
-    pub(super) asked: String,
+    pub(super) request: String,
     pub(super) status: u16,
     /// What the body says.
     pub(super) reason: Reason,
@@ -75,14 +75,14 @@ impl ErrorResponse {
                 "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
             )
             // HEAD has no body to say so.
-            || self.status == 400 && self.asked.starts_with("HEAD ");
+            || self.status == 400 && self.request.starts_with("HEAD ");
         let region =
             self.region.clone().or_else(|| self.reason.region.clone()).filter(|name| is_region(name));
         if self.status < 500 && self.scheme == Some(Scheme::S3) {
             let known = region.clone().map(BucketRegion::Known);
             BUCKET_REGION.set(known.or(is_elsewhere.then_some(BucketRegion::Other)));
         }
-        let mut text = format!("{}: {} {code}", self.asked, self.status).trim_end().to_string();
+        let mut text = format!("{}: {} {code}", self.request, self.status).trim_end().to_string();
         if let Some(message) = &self.reason.message {
             text += &format!(": {message}");
         }
@@ -122,7 +122,7 @@ impl ErrorResponse {
     /// What to set, of what the options of a source can change.
     fn advice(&self, code: &str, is_elsewhere: bool) -> Option<&'static str> {
         let scheme = self.scheme.filter(|scheme| !matches!(scheme, Scheme::Http | Scheme::Webhdfs))?;
-        let is_write = self.asked.starts_with("PUT ") || self.asked.starts_with("POST ");
+        let is_write = self.request.starts_with("PUT ") || self.request.starts_with("POST ");
         let is_of_checksum = matches!(code, "InvalidDigest" | "BadDigest" | "XAmzContentSHA256Mismatch")
             || self.reason.message.as_ref().is_some_and(|text| text.to_lowercase().contains("checksum"));
         Some(match (self.status, code) {
@@ -229,8 +229,8 @@ pub(super) fn check_range(
     if status != 206 {
         return Err(StoreError::NoParts(status));
     }
-    let told = headers.range.and_then(parse_content_range);
-    let Some((start, last, total)) = told else {
+    let content_range = headers.range.and_then(parse_content_range);
+    let Some((start, last, total)) = content_range else {
         return Err(StoreError::Failed("the server does not say which part of a file it sends".to_string()));
     };
     if let (Some(size), Some(total)) = (size, total)
@@ -238,8 +238,11 @@ pub(super) fn check_range(
     {
         return Err(StoreError::Stale);
     }
-    let asked = range.end - range.start;
-    if start != range.start || last + 1 != range.end || headers.length.is_some_and(|length| length != asked) {
+    let requested = range.end - range.start;
+    if start != range.start
+        || last + 1 != range.end
+        || headers.length.is_some_and(|length| length != requested)
+    {
         return Err(StoreError::Unavailable(format!(
             "the server sent bytes {start}-{last} instead of {}-{}",
             range.start,
@@ -292,9 +295,9 @@ mod tests {
 
     fn error(status: u16, code: Option<&str>) -> StoreError {
         let reason = Reason { code: code.map(str::to_string), ..Reason::default() };
-        let asked = "GET s3://b/k".to_string();
+        let request = "GET s3://b/k".to_string();
         let (retry_after, region) = (Some("3".to_string()), Some("r".to_string()));
-        ErrorResponse { asked, status, reason, retry_after, region, scheme: None }.into_error()
+        ErrorResponse { request, status, reason, retry_after, region, scheme: None }.into_error()
     }
 
     #[test]
@@ -344,9 +347,9 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_set() {
-        let text = |status, asked: &str, body: &str| {
-            let (asked, reason) = (asked.to_string(), reason(body.as_bytes(), SENT));
-            ErrorResponse { asked, status, reason, scheme: Some(Scheme::S3), ..ErrorResponse::default() }
+        let text = |status, request: &str, body: &str| {
+            let (request, reason) = (request.to_string(), reason(body.as_bytes(), SENT));
+            ErrorResponse { request, status, reason, scheme: Some(Scheme::S3), ..ErrorResponse::default() }
                 .into_error()
                 .to_string()
         };

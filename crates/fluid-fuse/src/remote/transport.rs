@@ -79,8 +79,8 @@ pub(super) struct ResponseHead {
 
 /// The head of the answer to a request.
 pub(super) fn head(context: &OperationContext, request: Request<Buffer>) -> Result<ResponseHead, StoreError> {
-    let asked = describe(request.method(), request.uri());
-    let response = block_on(|| asked, context.http_transport().fetch(request))?;
+    let description = describe(request.method(), request.uri());
+    let response = block_on(|| description, context.http_transport().fetch(request))?;
     let refused = take_failure();
     let (parts, _) = response.into_parts();
     Ok(ResponseHead { status: parts.status.as_u16(), headers: parts.headers, refused })
@@ -91,8 +91,8 @@ pub(super) fn document(
     context: &OperationContext,
     request: Request<Buffer>,
 ) -> Result<(HeaderMap, Buffer), StoreError> {
-    let asked = describe(request.method(), request.uri());
-    let response = block_on(|| asked, async {
+    let description = describe(request.method(), request.uri());
+    let response = block_on(|| description, async {
         let response = context.http_transport().send(request).await?;
         match response.status().is_success() {
             true => Ok(response),
@@ -191,9 +191,9 @@ impl Transport {
         let sends = matches!(parts.method, Method::PUT | Method::POST | Method::PATCH) || !body.is_empty();
         for _ in 0..=limits::REDIRECTS {
             let uri = parts.uri.clone();
-            let asked = describe_with_proxy(&parts.method, &uri);
+            let description = describe_with_proxy(&parts.method, &uri);
             let unavailable = |error: &ureq::Error| {
-                StoreError::Unavailable(format!("{asked}: {}", self.explain_ureq(error)))
+                StoreError::Unavailable(format!("{description}: {}", self.explain_ureq(error)))
             };
             let agent = &self.agent;
             // To `http` it leads otherwise.
@@ -222,7 +222,7 @@ impl Transport {
             let response = answered.map_err(|error| match &error {
                 // It will not let us through the next time either.
                 ureq::Error::ConnectProxyFailed(reason) if reason.contains("407") => StoreError::Failed(
-                    format!("{asked}: {reason} (its user and password belong into its URL)"),
+                    format!("{description}: {reason} (its user and password belong into its URL)"),
                 ),
                 error => unavailable(error),
             })?;
@@ -270,7 +270,7 @@ fn configuration(timeouts: Timeouts) -> ureq::config::Config {
 
 impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
-        let asked = describe_with_proxy(request.method(), request.uri());
+        let description = describe_with_proxy(request.method(), request.uri());
         let head = *request.method() == Method::HEAD;
         let range = header(request.headers(), RANGE).and_then(response::parse_range);
         let etag = header(request.headers(), IF_MATCH).map(str::to_string);
@@ -293,7 +293,7 @@ impl HttpTransport for Transport {
         })?;
         let (mut parts, body) = response.into_parts();
         let status = parts.status.as_u16();
-        debug!("{asked}: {status}");
+        debug!("{description}: {status}");
         let length = header(&parts.headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
         // A redirect that is not followed is how S3 answers for a bucket in another region.
         if status >= 400 || status >= 300 && !redirect::is_followed(self.config.scheme) {
@@ -301,7 +301,7 @@ impl HttpTransport for Transport {
             let until = Instant::now() + self.config.timeouts.stall;
             let text = read_until(body.into_reader().take(ERROR_BODY), until);
             let error = ErrorResponse {
-                asked,
+                request: description,
                 status,
                 reason: response::reason(&text, &sent()),
                 retry_after: header(&parts.headers, RETRY_AFTER).map(str::to_string),
@@ -318,8 +318,8 @@ impl HttpTransport for Transport {
             return Ok(Response::from_parts(parts, HttpBody::new(Once(None), None)));
         }
         if let (Some(range), 200..=299) = (&range, status) {
-            let told = header(&parts.headers, CONTENT_RANGE);
-            let headers = Headers { length, range: told, etag: header(&parts.headers, ETAG) };
+            let content_range = header(&parts.headers, CONTENT_RANGE);
+            let headers = Headers { length, range: content_range, etag: header(&parts.headers, ETAG) };
             response::check_range(status, &headers, range, None, etag.as_deref())
                 .map_err(|error| fail(error, false))?;
         }
@@ -331,13 +331,22 @@ impl HttpTransport for Transport {
             let _uncounted = is_sent.then(|| Until::uncounted(limits::WRITTEN));
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
             let most = if let Some(ResponseExtent::Whole(most)) = extent { most } else { limits::ANSWER };
-            let text =
-                if head { BufferedBody::default() } else { read_body(&asked, body, length, most, until)? };
+            let text = if head {
+                BufferedBody::default()
+            } else {
+                read_body(&description, body, length, most, until)?
+            };
             let has_errors = self.has_errors_in_success();
             if has_errors && let Some(reason) = response::error_in_success(&text.bytes, &sent()) {
                 let scheme = self.config.scheme;
-                let error =
-                    ErrorResponse { asked, status, reason, scheme, ..ErrorResponse::default() }.into_error();
+                let error = ErrorResponse {
+                    request: description,
+                    status,
+                    reason,
+                    scheme,
+                    ..ErrorResponse::default()
+                }
+                .into_error();
                 let temporary = matches!(error, StoreError::Unavailable(_));
                 return Err(fail(error, temporary));
             }
@@ -350,7 +359,7 @@ impl HttpTransport for Transport {
             size.and_then(|size| usize::try_from(size).ok()).map_or(PIECE, |size| size.clamp(1, PIECE));
         Ok(Response::from_parts(
             parts,
-            HttpBody::new(StreamedBody { body: body.into_reader(), size: piece, request: asked }, size),
+            HttpBody::new(StreamedBody { body: body.into_reader(), size: piece, request: description }, size),
         ))
     }
 }

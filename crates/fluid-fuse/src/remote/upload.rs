@@ -140,8 +140,8 @@ impl ObjectUpload {
         loop {
             if let Some(full) = &self.full {
                 // A part that fails is kept: the same can be written again.
-                let asked = self.session.object_url(&self.key);
-                block_on(|| asked, writer(&mut self.writer)?.write(full.clone()))?;
+                let url = self.session.object_url(&self.key);
+                block_on(|| url, writer(&mut self.writer)?.write(full.clone()))?;
                 self.sent += full.len() as u64;
                 self.parts += 1;
                 self.full = None;
@@ -247,7 +247,7 @@ impl ObjectUpload {
             Ok(now) if same(&now, base) => Ok(()),
             // When it was written, its time was not known.
             Ok(now) if now.size == base.size && now.etag.is_some() && now.etag == base.etag => Ok(()),
-            Ok(_) => self.session.agree(base, base).map(|_| ()),
+            Ok(_) => self.session.revalidate(base, base).map(|_| ()),
             Err(StoreError::NotFound) => Err(StoreError::Stale),
             Err(StoreError::Denied(_)) => Ok(()),
             Err(error) => Err(error),
@@ -264,13 +264,13 @@ impl ObjectUpload {
 
     /// Copies a part within the store, which may call the version something else by now, as for reads.
     fn copy(&mut self, base: &Version, range: &Range<u64>) -> Result<(), StoreError> {
-        let asked = self.session.quirks.agreed(base).unwrap_or_else(|| base.clone());
-        match self.copy_once(&asked, range) {
+        let requested = self.session.quirks.alias(base).unwrap_or_else(|| base.clone());
+        match self.copy_once(&requested, range) {
             Err(StoreError::Stale) => {
-                let agreed = self.session.agree(base, &asked)?;
+                let agreed = self.session.revalidate(base, &requested)?;
                 self.copy_once(&agreed, range)?;
                 if agreed != *base {
-                    self.session.quirks.agree(base, agreed);
+                    self.session.quirks.record_alias(base, agreed);
                 }
                 Ok(())
             }
@@ -278,20 +278,21 @@ impl ObjectUpload {
         }
     }
 
-    fn copy_once(&mut self, asked: &Version, range: &Range<u64>) -> Result<(), StoreError> {
+    fn copy_once(&mut self, requested: &Version, range: &Range<u64>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
-        match &asked.etag {
-            _ if !self.session.reads_conditionally(asked) => {}
+        match &requested.etag {
+            _ if !self.session.reads_conditionally(requested) => {}
             Some(etag) => options.if_match = Some(etag.clone()),
             None => {
-                options.if_unmodified_since = asked.date().and_then(|date| Timestamp::try_from(date).ok());
+                options.if_unmodified_since =
+                    requested.date().and_then(|date| Timestamp::try_from(date).ok());
             }
         }
         let (_, args, _): (BytesRange, _, OpReader) = options.into();
-        let asked = self.object_url();
+        let url = self.object_url();
         let key = self.key.clone();
         let part = BytesRange::new(range.start, Some(range.end - range.start));
-        block_on(|| asked, writer(&mut self.writer)?.copy_from(&key, args, part))
+        block_on(|| url, writer(&mut self.writer)?.copy_from(&key, args, part))
     }
 
     /// Reads a part, and writes it again.
@@ -308,8 +309,8 @@ impl ObjectUpload {
         if read_all(&mut body, part.bytes_mut()) < length {
             return Err(self.ends_early());
         }
-        let asked = self.object_url();
-        block_on(|| asked, writer(&mut self.writer)?.write(part.first(length)))
+        let url = self.object_url();
+        block_on(|| url, writer(&mut self.writer)?.write(part.first(length)))
     }
 
     fn ends_early(&self) -> StoreError {
@@ -334,36 +335,36 @@ impl ObjectUpload {
         }
         let end = if is_kept { self.part.bytes().to_vec() } else { Vec::new() };
         self.send(true)?;
-        let asked = self.object_url();
-        let made = block_on(|| asked, writer(&mut self.writer)?.close())?;
-        let told = self.session.version(self.key.clone(), &made);
-        let told = Version { size: self.sent, modified: SystemTime::now(), ..told };
+        let url = self.object_url();
+        let made = block_on(|| url, writer(&mut self.writer)?.close())?;
+        let uploaded = self.session.version(self.key.clone(), &made);
+        let uploaded = Version { size: self.sent, modified: SystemTime::now(), ..uploaded };
         (self.writer, self.full, self.changed, self.is_checked) = (None, None, false, false);
         (self.sent, self.parts, self.missing) = (0, 0, 0..0);
         if self.part.add(&end, end.len()).is_err() {
             // It is read again.
             self.part = Part::default();
         }
-        Ok(told)
+        Ok(uploaded)
     }
 
     /// The version that was written, as the store says it now, which is better, as it has the store's time. Whoever may
     /// not ask, or gets an answer from before, has written all the same.
-    fn written(&mut self, told: Version) -> Version {
+    fn confirm(&mut self, uploaded: Version) -> Version {
         // It may have taken longer than the credentials that it was begun with.
-        let Ok(now) = self.sessions.with_retry(|session| session.head(&self.key)) else { return told };
+        let Ok(now) = self.sessions.with_retry(|session| session.head(&self.key)) else { return uploaded };
         let name =
             |version: &Version| version.etag.as_ref().map(|etag| etag.trim_start_matches("W/").to_string());
-        let names = name(&told).zip(name(&now));
-        let is_named_so = names.as_ref().is_some_and(|(told, now)| told == now);
+        let names = name(&uploaded).zip(name(&now));
+        let is_named_so = names.as_ref().is_some_and(|(uploaded, now)| uploaded == now);
         let is_old = now.date().is_some_and(|date| date + MAX_CLOCK_DIFFERENCE < self.begun)
             || self.base.as_ref().is_some_and(|base| base.etag.is_some() && base.etag == now.etag);
         if is_old && !is_named_so {
-            return told;
+            return uploaded;
         }
-        let has_other_name = || !self.sessions.session().has_other_etag(&told, &now).unwrap_or_default();
-        self.foreign = !is_named_so && (now.size != told.size || names.is_some() && has_other_name());
-        if now.size == told.size { now } else { told }
+        let has_other_name = || !self.sessions.session().has_other_etag(&uploaded, &now).unwrap_or_default();
+        self.foreign = !is_named_so && (now.size != uploaded.size || names.is_some() && has_other_name());
+        if now.size == uploaded.size { now } else { uploaded }
     }
 }
 
@@ -403,8 +404,8 @@ impl Upload for ObjectUpload {
             return Ok(base.clone());
         }
         loop {
-            let told = self.complete()?;
-            let version = self.written(told);
+            let uploaded = self.complete()?;
+            let version = self.confirm(uploaded);
             self.base = Some(version.clone());
             if self.foreign || self.time.is_none() || self.time == self.begun_with {
                 return Ok(version);

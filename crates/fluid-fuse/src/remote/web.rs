@@ -41,9 +41,9 @@ impl File<'_> {
     }
 
     /// The file's present version: by HEAD, and by the head of a GET where that does not tell.
-    pub(super) fn ask(&self, key: &str) -> Result<Version, StoreError> {
-        let told = transport::head(self.context, self.request(Method::HEAD, ResponseExtent::Head))?;
-        let refused = match told {
+    pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
+        let head = transport::head(self.context, self.request(Method::HEAD, ResponseExtent::Head))?;
+        let refused = match head {
             ResponseHead { status: 200, headers, .. } => {
                 match version(key, header(&headers, CONTENT_LENGTH), &headers) {
                     Some(version) => return Ok(version),

@@ -30,14 +30,14 @@ pub(super) struct ListingGuard {
     /// What every key begins with.
     prefix: String,
     hasher: RandomState,
-    asked: HashSet<u64>,
+    requested_pages: HashSet<u64>,
     seen: HashSet<u64>,
     pub(super) pages: usize,
     /// Entries of all pages, but for those that were cut out.
     pub(super) entries: usize,
     /// Whether the last page says that there are more.
     pub(super) is_truncated: bool,
-    empty: usize,
+    empty_pages: usize,
     bytes: usize,
     held: Held,
     /// Entries that were cut out.
@@ -64,7 +64,7 @@ impl ListingGuard {
         let Some(found) = found else { return Ok(()) };
         let failed =
             |reason: &str| StoreError::Failed(format!("{}: {reason}", describe(&http::Method::GET, uri)));
-        if !self.asked.insert(self.hasher.hash_one(uri.path_and_query())) {
+        if !self.requested_pages.insert(self.hasher.hash_one(uri.path_and_query())) {
             return Err(failed("the listing begins anew: the same page is named twice"));
         }
         let query = uri.query().unwrap_or_default();
@@ -89,13 +89,13 @@ impl ListingGuard {
             }
         }
         let new = self.seen.len() - before;
-        self.empty = if found.keys.is_empty() && found.skipped == 0 { self.empty + 1 } else { 0 };
+        self.empty_pages = if found.keys.is_empty() && found.skipped == 0 { self.empty_pages + 1 } else { 0 };
         SKIPPED.fetch_add(found.skipped as u64, Ordering::Relaxed);
         self.skipped += found.skipped;
         if new == 0 && !found.keys.is_empty() && self.pages > 1 {
             return Err(failed("the listing does not get on: a page has only names of earlier ones"));
         }
-        if self.pages > PAGES || self.empty > EMPTY_PAGES {
+        if self.pages > PAGES || self.empty_pages > EMPTY_PAGES {
             return Err(failed("the listing has too many pages"));
         }
         if self.bytes > LISTING {

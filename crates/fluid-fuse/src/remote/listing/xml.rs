@@ -64,7 +64,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
     let (mut depth, mut is_listing, mut in_blobs) = (0_usize, false, false);
     let mut reading: Option<Reading> = None;
     // What is said of the listing itself, and its text.
-    let mut said: Option<(String, String)> = None;
+    let mut listing_field: Option<(String, String)> = None;
     // The field, where it begins, and its text.
     let mut field: Option<(&'static str, usize, String)> = None;
     loop {
@@ -79,7 +79,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
             Event::End(_) => (String::new(), false, false, true),
             Event::Eof => break,
             _ => {
-                if let Some((_, text)) = &mut said
+                if let Some((_, text)) = &mut listing_field
                     && text.len() <= KEY
                 {
                     append(&event, text);
@@ -104,7 +104,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
                 None if depth == 2
                     && matches!(name.as_str(), "IsTruncated" | "NextMarker" | "NextContinuationToken") =>
                 {
-                    said = Some((name.clone(), String::new()));
+                    listing_field = Some((name.clone(), String::new()));
                 }
                 None if is_listing && (depth == 2 || depth == 3 && in_blobs) => {
                     let entry = ENTRY_ELEMENTS.iter().find(|(entry, _)| *entry == name);
@@ -138,7 +138,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
         }
         if closes {
             let end = position(&reader);
-            match said.take_if(|_| depth == 2) {
+            match listing_field.take_if(|_| depth == 2) {
                 Some((name, text)) if name == "IsTruncated" => found.is_truncated |= text.trim() == "true",
                 Some((name, text)) if name == "NextMarker" => found.is_truncated |= !text.is_empty(),
                 Some((_, text)) => found.has_token = !text.is_empty(),

@@ -58,23 +58,23 @@ impl Session {
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
         let path = if prefix.is_empty() { "/" } else { to_path(prefix)? };
-        let asked = || self.object_url(prefix);
+        let url = || self.object_url(prefix);
         let options = ListOptions::default();
-        let mut entries = block_on(asked, self.lister()?.lister_options(path, options))?;
+        let mut entries = block_on(url, self.lister()?.lister_options(path, options))?;
         let mut items = Vec::new();
         loop {
             let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
-            let entry = match block_on_listing(guard, asked, async { next.await.transpose() }) {
+            let entry = match block_on_listing(guard, url, async { next.await.transpose() }) {
                 // Some say so of a prefix that nothing has.
                 Err(StoreError::NotFound) if !self.listed_is_empty() => None,
                 // A prefix that nothing has is an empty listing.
-                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
+                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", url()))),
                 entry => entry?,
             };
             if guard.is_none() && entry.is_none() {
                 return Err(StoreError::Failed(format!(
                     "LIST {}: the answer is no listing: check the option endpoint",
-                    asked()
+                    url()
                 )));
             }
             let full = items.len() >= PAGE_SIZE;
@@ -170,14 +170,14 @@ impl Session {
 
     fn next_page(&self, pages: &mut PausedListing) -> Result<Page, StoreError> {
         let PausedListing { prefix, entries, guard, .. } = pages;
-        let asked = || self.object_url(prefix);
+        let url = || self.object_url(prefix);
         guard.forget_names();
         let (mut items, mut taken, mut more) = (Vec::new(), 0, false);
         while taken == 0 || taken < guard.entries {
             let page = guard.pages;
             let next = poll_fn(|context| Pin::new(&mut *entries).poll_next(context));
-            let entry = match block_on_listing(guard, asked, async { next.await.transpose() }) {
-                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", asked()))),
+            let entry = match block_on_listing(guard, url, async { next.await.transpose() }) {
+                Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", url()))),
                 entry => entry?,
             };
             let Some(entry) = entry.filter(|_| taken == 0 || guard.pages == page) else { break };
@@ -186,7 +186,7 @@ impl Session {
             items.extend(self.item(prefix, &entry));
         }
         if guard.is_none() {
-            return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", asked())));
+            return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", url())));
         }
         warn_of_skipped(prefix, guard);
         let more_after = items.iter().map(Item::key).max().filter(|_| more).map(str::to_string);
@@ -212,11 +212,11 @@ impl Session {
     pub(super) fn listed(&self, key: &str) -> Result<Option<Version>, StoreError> {
         let mut guard = ListingGuard::new(self.location.scheme, format!("{}{key}", self.root()));
         let options = ListOptions { limit: Some(1), ..ListOptions::default() };
-        let asked = || self.object_url(key);
-        let mut entries = block_on(asked, self.lister()?.lister_options(to_path(key)?, options))?;
+        let url = || self.object_url(key);
+        let mut entries = block_on(url, self.lister()?.lister_options(to_path(key)?, options))?;
         let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
         // In the store's order, the key itself is the first that begins with it.
-        let entry = block_on_listing(&mut guard, asked, async { next.await.transpose() })?;
+        let entry = block_on_listing(&mut guard, url, async { next.await.transpose() })?;
         Ok(entry
             .filter(|entry| entry.path() == key)
             .map(|entry| self.version(key.to_string(), entry.metadata())))

@@ -139,10 +139,10 @@ impl Session {
         let mut request = http::Request::new(Buffer::new());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = self.location.bucket_url()?;
-        let told = transport::head(self.context(), request).ok()?;
+        let head = transport::head(self.context(), request).ok()?;
         match response::take_bucket_region() {
             Some(BucketRegion::Known(region)) => Some(region),
-            _ => header(&told.headers, BUCKET_REGION).map(str::to_string),
+            _ => header(&head.headers, BUCKET_REGION).map(str::to_string),
         }
     }
 
@@ -169,7 +169,7 @@ impl Session {
         key: &str,
     ) -> Result<(Version, Option<SystemTime>), StoreError> {
         if self.location.scheme == Scheme::Http {
-            let found = self.file(key)?.ask(key)?;
+            let found = self.file(key)?.head(key)?;
             let varies = self.quirks.etags_vary.load(Ordering::Relaxed);
             return Ok((Version { etag: found.etag.filter(|_| !varies), ..found }, None));
         }

@@ -4,7 +4,7 @@
 //! object that was signed once every few minutes: the fast path. Elsewhere, and where the fast path was found not to work
 //! ([`crate::remote::quirks`]), opendal reads. Each read has a condition, so that it is of the requested version or fails.
 //! Where the store knows no condition, the response is compared, or the store is asked for the version once the read is
-//! open. A refused condition alone does not make a file stale: [`Session::agree`] asks the store for the object first.
+//! open. A refused condition alone does not make a file stale: [`Session::revalidate`] asks the store for the object first.
 //!
 //! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a range of it.
 //! So a range is checked by its length and version.
@@ -38,11 +38,11 @@ impl Session {
         version: &Version,
         range: &Range<u64>,
     ) -> Result<Box<dyn Read + Send>, StoreError> {
-        let agreed = self.quirks.agreed(version);
-        let asked = agreed.as_ref().unwrap_or(version);
+        let agreed = self.quirks.alias(version);
+        let requested = agreed.as_ref().unwrap_or(version);
         // Another read may find out at the same time.
-        let is_conditional = self.reads_conditionally(asked);
-        match self.get_once(asked, range) {
+        let is_conditional = self.reads_conditionally(requested);
+        match self.get_once(requested, range) {
             Ok(body) => {
                 let is_by_time = agreed.is_none() && version.etag.is_none() && version.date().is_some();
                 if is_by_time && !self.quirks.dates_agree.load(Ordering::Relaxed) {
@@ -50,12 +50,12 @@ impl Session {
                 }
                 Ok(body)
             }
-            Err(StoreError::Stale) => self.get_agreed(version, asked, range),
+            Err(StoreError::Stale) => self.get_revalidated(version, requested, range),
             Err(StoreError::NotImplemented(reason)) if is_conditional => {
                 if !self.quirks.ignores_conditions.swap(true, Ordering::Relaxed) {
                     info!("{}: {reason}, so reads are tried without a condition", self.location.url);
                 }
-                self.get_once(asked, range).inspect_err(|_| {
+                self.get_once(requested, range).inspect_err(|_| {
                     self.quirks.ignores_conditions.store(false, Ordering::Relaxed);
                 })
             }
@@ -64,22 +64,22 @@ impl Session {
     }
 
     /// Reads a version that the store refused by the name of `asked`, by what the store calls it now.
-    fn get_agreed(
+    fn get_revalidated(
         &self,
         version: &Version,
-        asked: &Version,
+        requested: &Version,
         range: &Range<u64>,
     ) -> Result<Box<dyn Read + Send>, StoreError> {
-        let mut agreed = self.agree(version, asked)?;
+        let mut agreed = self.revalidate(version, requested)?;
         let body = match self.get_once(&agreed, range) {
             Err(StoreError::Stale) => {
-                agreed = self.agree(version, &agreed)?;
+                agreed = self.revalidate(version, &agreed)?;
                 self.get_once(&agreed, range)?
             }
             answer => answer?,
         };
         if agreed != *version {
-            self.quirks.agree(version, agreed);
+            self.quirks.record_alias(version, agreed);
         }
         Ok(body)
     }
@@ -151,7 +151,7 @@ impl Session {
         };
         let condition = condition.map(|(name, value)| Ok((name, HeaderValue::from_str(&value)?)));
         let condition = condition.transpose().map_err(|_: InvalidHeaderValue| {
-            StoreError::Failed("the version is none that can be asked for".to_string())
+            StoreError::Failed("the version is none that can be requested for".to_string())
         })?;
         Ok(Box::new(self.http1.get(&signed, range, version, condition)?))
     }
@@ -182,13 +182,13 @@ impl Session {
             let reader = self.operator.reader_options(path, options).await?;
             let mut stream = reader.into_stream(BytesRange::from(range.clone())).await?;
             match stream.metadata().await {
-                Ok(told) => Ok((stream, Some(told))),
+                Ok(metadata) => Ok((stream, Some(metadata))),
                 // Not every store tells; the read is open in any case.
                 Err(error) if error.kind() == ErrorKind::Unsupported => Ok((stream, None)),
                 Err(error) => Err(error),
             }
         });
-        let (stream, told) = match opened {
+        let (stream, metadata) = match opened {
             Ok(opened) => opened,
             // Of a file that is shorter by now, some stores refuse the range in words of their own.
             Err(error @ (StoreError::Denied(_) | StoreError::Failed(_))) if !certain => {
@@ -197,7 +197,7 @@ impl Session {
             }
             Err(error) => return Err(error),
         };
-        match told.and_then(|told| self.tells_of(&told, version, range.end - range.start)) {
+        match metadata.and_then(|metadata| self.is_of(&metadata, version, range.end - range.start)) {
             Some(true) => {}
             Some(false) => return Err(StoreError::Stale),
             // A generation is no header, but part of what is asked for: who does not know it refuses.
@@ -214,19 +214,19 @@ impl Session {
     }
 
     /// Whether an answer of so many bytes is of the version, if it tells.
-    fn tells_of(&self, told: &Metadata, version: &Version, bytes: u64) -> Option<bool> {
+    fn is_of(&self, metadata: &Metadata, version: &Version, bytes: u64) -> Option<bool> {
         if self.location.scheme == Scheme::Gcs {
             // A generation is a condition, and reads do not tell it.
             return None;
         }
-        let told = self.version(String::new(), told);
+        let metadata = self.version(String::new(), metadata);
         // Without the size of all, the library takes that of the part for it.
-        let sized = told.size == version.size;
-        if !sized && told.size != bytes {
+        let sized = metadata.size == version.size;
+        if !sized && metadata.size != bytes {
             return Some(false);
         }
-        let dates = version.date().zip(told.date());
-        match (&version.etag, &told.etag) {
+        let dates = version.date().zip(metadata.date());
+        match (&version.etag, &metadata.etag) {
             (Some(known), Some(now)) if known != now => Some(false),
             (Some(_), Some(_)) => sized.then_some(true),
             (None, _) if dates.is_some_and(|(known, now)| known != now) => Some(false),

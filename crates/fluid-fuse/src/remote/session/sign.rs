@@ -61,8 +61,8 @@ impl Session {
             }
             Ok(signed)
         })?;
-        let asked = describe(&request.method, &request.uri);
-        SignedRequest::new(&request.uri, &request.headers, asked)
+        let description = describe(&request.method, &request.uri);
+        SignedRequest::new(&request.uri, &request.headers, description)
     }
 
     /// A plain server's request.
@@ -72,8 +72,8 @@ impl Session {
         if let Some(value) = self.authorization() {
             headers.insert(http::header::AUTHORIZATION, value);
         }
-        let asked = describe(&Method::GET, &url);
-        SignedRequest::new(&url, &headers, asked)
+        let description = describe(&Method::GET, &url);
+        SignedRequest::new(&url, &headers, description)
     }
 
     pub(super) fn signatures(&self) -> MutexGuard<'_, HashMap<String, Signature>> {

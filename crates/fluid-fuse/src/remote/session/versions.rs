@@ -21,13 +21,17 @@ const ETAG_CHECKS: usize = 8;
 const TIME_ROUNDING: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// What the store calls a version now, after it refused a read of it by the name of `asked`: [`StoreError::Stale`]
+    /// What the store calls a version now, after it refused a read of it by the name of `requested`: [`StoreError::Stale`]
     /// only if the object did change, as far as anybody can tell.
     ///
     /// An object of another size or time is another one. Beyond that, ETags are compared with their like: that of a
     /// listing with that of the listing now, since a store may have others for its reads, and that of one answer with
     /// that of the next, since a farm of servers may have one each.
-    pub(in crate::remote) fn agree(&self, version: &Version, asked: &Version) -> Result<Version, StoreError> {
+    pub(in crate::remote) fn revalidate(
+        &self,
+        version: &Version,
+        requested: &Version,
+    ) -> Result<Version, StoreError> {
         if matches!(self.location.scheme, Scheme::Gcs | Scheme::Webhdfs) {
             return Err(StoreError::Stale);
         }
@@ -40,12 +44,12 @@ impl Session {
             return Err(StoreError::Stale);
         }
         let without_etag = Version { etag: None, ..now.clone() };
-        if same(&now, asked) {
+        if same(&now, requested) {
             // It refused what is there.
-            if asked.etag.is_some() && self.has_other_etag(version, &now)? {
+            if requested.etag.is_some() && self.has_other_etag(version, &now)? {
                 return Ok(without_etag);
             }
-            if self.reads_conditionally(asked)
+            if self.reads_conditionally(requested)
                 && !self.quirks.ignores_conditions.swap(true, Ordering::Relaxed)
             {
                 info!(
@@ -53,18 +57,18 @@ impl Session {
                     self.location.url
                 );
             }
-            return Ok(asked.clone());
+            return Ok(requested.clone());
         }
         let dates = version.date().zip(now.date());
         let is_dated_alike = dates.is_none_or(|(one, other)| is_about(one, other));
         match (&version.etag, &now.etag) {
             (Some(known), Some(etag)) if known == etag => Ok(now),
             (Some(_), Some(_)) if !is_dated_alike => Err(StoreError::Stale),
-            (Some(_), Some(_)) if asked == version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) if requested == version && self.is_listed(version)? => Ok(now),
             (Some(_), Some(_)) if self.has_other_etag(version, &now)? => Ok(without_etag),
-            (Some(_), Some(_)) if asked != version && self.is_listed(version)? => Ok(now),
+            (Some(_), Some(_)) if requested != version && self.is_listed(version)? => Ok(now),
             (Some(_), Some(_)) => Err(StoreError::Stale),
-            // ResponseHead apart by time alone.
+            // Told apart by time alone.
             _ if is_dated_alike && dates.is_some() => Ok(now),
             (None, _) if !self.quirks.dates_agree.load(Ordering::Relaxed) && self.is_listed(version)? => {
                 Ok(now)
@@ -76,7 +80,7 @@ impl Session {
     /// Whether the store's listing still says of an object what it said before.
     fn is_listed(&self, version: &Version) -> Result<bool, StoreError> {
         let listed = match &self.index {
-            Some(index) => return index.still_says(self, version),
+            Some(index) => return index.still_lists(self, version),
             None => self.listed(&version.key),
         };
         match listed {
