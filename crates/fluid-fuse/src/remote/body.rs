@@ -37,7 +37,7 @@ pub(super) fn read_body(
 ) -> opendal::Result<BufferedBody> {
     let too_large = || {
         let text = format!("{request}: an answer of more than {} MiB", most >> 20);
-        fail(StoreError::Failed(text), false)
+        fail(StoreError::Failed(text))
     };
     if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
@@ -46,7 +46,7 @@ pub(super) fn read_body(
     let mut piece =
         vec![0; length.and_then(|it| usize::try_from(it).ok()).map_or(PIECE, |it| it.clamp(1, PIECE))];
     loop {
-        let unavailable = |why: &str| fail(StoreError::Unavailable(format!("{request}: {why}")), true);
+        let unavailable = |why: &str| fail(StoreError::Unavailable(format!("{request}: {why}")));
         if Instant::now() > until {
             return Err(unavailable("the answer comes too slowly"));
         }
@@ -108,7 +108,7 @@ impl<R: Read + Unpin> futures_core::Stream for StreamedBody<R> {
             }
             Err(error) => {
                 let text = format!("{}: {}", self.request, error.kind());
-                Some(Err(fail(StoreError::Unavailable(text), true)))
+                Some(Err(fail(StoreError::Unavailable(text))))
             }
         })
     }

@@ -85,11 +85,18 @@ fn unreadable(description: &str, error: &Error) -> String {
     format!("{description}: the answer is not that of such a store ({text}): check the option endpoint")
 }
 
-pub(super) fn fail(error: StoreError, temporary: bool) -> Error {
+/// Makes opendal fail with this error, and keeps it for [`block_on`].
+pub(super) fn fail(error: StoreError) -> Error {
+    let is_temporary = matches!(error, StoreError::Unavailable(_));
+    let error = fail_permanently(error);
+    if is_temporary { error.set_temporary() } else { error }
+}
+
+/// The same for an error that opendal must not take for a temporary one.
+pub(super) fn fail_permanently(error: StoreError) -> Error {
     let text = error.to_string();
     FAILURE.set(Some(error));
-    let error = Error::new(ErrorKind::Unexpected, text);
-    if temporary { error.set_temporary() } else { error }
+    Error::new(ErrorKind::Unexpected, text)
 }
 
 /// Runs tasks on the thread that starts them: all that they wait for blocks.

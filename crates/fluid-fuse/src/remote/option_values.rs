@@ -16,15 +16,15 @@ use super::options::Meaning::{self, *};
 use super::options::{PATHS, meaning};
 use crate::trust::{self, Trust};
 
-/// Bytes of a file that has the value of an option. Secrets of Kubernetes have at most 1 MiB.
+/// Largest file with the value of an option, in bytes: Secrets of Kubernetes have at most 1 MiB.
 const LARGEST_VALUE: u64 = 1 << 20;
 
-/// What was found, the first of a meaning being the one that counts.
+/// The values that were found. The first one of each option counts.
 pub(super) struct Values {
     pub(super) found: Vec<(Meaning, String)>,
     pub(super) files: Vec<PathBuf>,
     trust: Trust,
-    /// How many of them are options, before those of the environment.
+    /// Number of values that are options; those of the environment follow.
     options: usize,
 }
 
@@ -95,7 +95,7 @@ impl Values {
         Ok(())
     }
 
-    /// Refuses a path that is not for a Dataset, wherever it was read.
+    /// Refuses a path that a Dataset may not name, also if the path was read from a file.
     fn check_path(&self, meaning: Meaning, value: &str) -> anyhow::Result<()> {
         let is_path = PATHS.contains(&meaning) && !(meaning == Manifest && is_url(value));
         if self.trust == Trust::Dataset && is_path {
@@ -108,7 +108,7 @@ impl Values {
         self.get(meaning).is_some()
     }
 
-    /// Whether an option has it, and not the environment alone.
+    /// Whether an option has a value, not only the environment.
     pub(super) fn of_options(&self, meaning: Meaning) -> bool {
         self.found.iter().take(self.options).any(|(of, _)| *of == meaning)
     }
@@ -136,7 +136,7 @@ impl Values {
     }
 }
 
-/// Whether the path of a file stands for what the file has.
+/// Whether a value is the path of a file that holds the value.
 fn is_file_of(meaning: Meaning, value: &str) -> bool {
     meaning.secret() && value.starts_with('/') && Path::new(value).is_file()
 }
@@ -145,7 +145,7 @@ fn is_url(value: &str) -> bool {
     value.starts_with("http://") || value.starts_with("https://")
 }
 
-/// Files, as they were when they were last looked at.
+/// Files with the size and time of change that they had at the last check.
 #[derive(PartialEq, Eq)]
 pub(super) struct Files(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
 
@@ -158,7 +158,7 @@ impl Files {
         Self(paths.into_iter().map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect())
     }
 
-    /// Whether one of them is another by now.
+    /// Whether one of them has changed since then.
     pub(super) fn changed(&self) -> bool {
         !self.0.is_empty() && *self != Self::look(self.0.iter().map(|(path, _)| path.clone()))
     }

@@ -1,9 +1,7 @@
-//! The options of a bucket: what users of Fluid's runtimes write, and what it means for the store.
+//! The options of a bucket, as users of Fluid's runtimes write them.
 //!
-//! Decides which store a URL names, what each option means for it ([`Meaning`] is the one table of them) and
-//! where a value comes from: the option itself, a file, a directory of files, the environment. It does not know
-//! whether the values are right, nor what they do; credentials that nobody wrote down (a role of the machine, a
-//! token of the Pod, a profile in the home directory) are found by the library that signs.
+//! [`Meaning`] is the one table of options and of their meaning for each store. [`super::option_values`] reads their
+//! values, [`super::location`] uses them.
 
 use std::iter;
 use std::path::Path;
@@ -14,18 +12,18 @@ use fluid_sidecar_layout::{Named as _, named};
 
 use self::Meaning::*;
 
-/// What is known of a kind of store beside its URLs ([`Scheme`]).
+/// The facts about a kind of store beside its URLs ([`Scheme`]).
 #[derive(Debug)]
 pub struct Facts {
-    /// Options whose names begin so are about this store. It is their only reader, so a name that is not known is a
-    /// mistake.
+    /// Prefixes of the names of this store's options. No other program reads these options here, so an unknown name
+    /// with such a prefix is a mistake.
     pub option_prefixes: &'static [&'static str],
-    /// Variables that are read where the library that signs does not read them, for what no option says; the first
-    /// that is set counts.
+    /// Environment variables that reqsign does not read, for values that no option has. The first one that is set
+    /// counts.
     pub environment: &'static [(&'static str, Meaning)],
 }
 
-/// What is known of each store.
+/// The facts about each store.
 pub fn facts(scheme: Scheme) -> &'static Facts {
     match scheme {
         Scheme::S3 => &Facts {
@@ -186,17 +184,17 @@ named! {
 }
 
 impl Meaning {
-    /// The names of the option, the first being ours.
+    /// The names of the option, that of this project first.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         iter::once(self.name()).chain(self.facts().0.iter().copied())
     }
 
-    /// The meaning of an option's name, written [`plain`].
+    /// The meaning of a name that was normalized by [`plain`].
     fn of(plain_name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|meaning| meaning.names().any(|name| plain(name) == plain_name))
     }
 
-    /// What opendal calls it; none where it means nothing or is not opendal's.
+    /// The name of opendal's setting; none if the option means nothing for the store or is not opendal's.
     pub(super) fn setting(self, scheme: Scheme) -> Option<&'static str> {
         use Scheme::*;
         Some(match (self, scheme) {
@@ -237,8 +235,8 @@ impl Meaning {
         })
     }
 
-    /// Whether a value that is the path of a file stands for what the file has: so Fluid hands encrypted
-    /// options to a ThinRuntime.
+    /// Whether the option holds a secret or a part of one. Fluid hands encrypted options to a ThinRuntime as paths of
+    /// files, so a path stands for the content of the file.
     pub(super) fn secret(self) -> bool {
         matches!(
             self,
@@ -255,7 +253,7 @@ impl Meaning {
     }
 }
 
-/// Options that name a file or a directory themselves.
+/// Options whose value is the path of a file or a directory.
 pub(super) const PATHS: [Meaning; 4] = [OidcTokenFile, ServiceAccountFile, Manifest, CredentialsDirectory];
 
 /// Whether the value of an option is a path, or may be one.
@@ -263,7 +261,7 @@ pub fn is_path(name: &str) -> bool {
     Meaning::of(&plain(name)).is_some_and(|meaning| PATHS.contains(&meaning))
 }
 
-/// Whether an option is itself something that nobody else may see, neither a file's path nor a mere name.
+/// Whether the value of an option is a secret, and neither the path of a file nor a name.
 pub fn is_secret(name: &str, value: &str) -> bool {
     Meaning::of(&plain(name)).is_some_and(|meaning| meaning.secret() && !matches!(meaning, AccessKey | User))
         && !(value.starts_with('/') && Path::new(value).is_file())
@@ -273,7 +271,8 @@ pub(super) fn plain(name: &str) -> String {
     name.to_ascii_lowercase().replace('-', "_")
 }
 
-/// The store that a name is about, if one alone, what it means, and whether its value is the path of a file.
+/// The store that the name of an option is for, if for one only, its meaning, and whether its value is the path of a
+/// file.
 pub(super) fn meaning(name: &str) -> anyhow::Result<Option<(Option<Scheme>, Meaning, bool)>> {
     let plain_name = plain(name);
     let store = Scheme::ALL

@@ -8,10 +8,10 @@ use opendal::Buffer;
 
 use crate::store::StoreError;
 
-/// Bytes that one write may bring beyond a part.
+/// Bytes that one write may bring beyond the size of a part.
 const SPARE: usize = 2 << 20;
 
-/// Memory of the kernel's own: an allocator would keep what it is given back in pieces of this size.
+/// A part in an anonymous mapping: an allocator would keep blocks of this size when they are freed.
 #[derive(Default)]
 pub(super) struct Part {
     memory: Option<MmapMut>,
@@ -27,8 +27,8 @@ impl Part {
         self.memory.as_mut().and_then(|memory| memory.get_mut(..self.filled)).unwrap_or_default()
     }
 
-    /// Makes it as long as that at least, with room for as many bytes as are expected in all: what is not used costs
-    /// nothing.
+    /// Grows to at least that length, and has room for the bytes that are expected in all: pages that are not used
+    /// cost nothing.
     pub(super) fn reserve(&mut self, length: usize, expected: usize) -> Result<(), StoreError> {
         if length <= self.filled {
             return Ok(());
@@ -57,7 +57,7 @@ impl Part {
     }
 }
 
-/// Reads until the room is full or the body ends; how much.
+/// Reads until the buffer is full or the body ends; returns the number of bytes.
 pub(super) fn read_all(body: &mut dyn Read, room: &mut [u8]) -> usize {
     let mut filled = 0;
     while let Some(rest @ [_, ..]) = room.get_mut(filled..) {

@@ -1,9 +1,8 @@
-//! What requests have shown of the store that its options do not say.
+//! The quirks of a store: what responses have shown of it that no option says.
 //!
-//! A store may refuse a fast path, not know a condition, or give one object several ETags. One request finds that
-//! out, and the next ones need not. It stays with the mount when credentials are loaded again. What one object needs
-//! counts for that object, and only for a time: it says nothing about the others. This module keeps what is found;
-//! [`super::bucket`] finds it.
+//! A store may refuse the fast path, not know a condition, or give one object several ETags. One request finds that
+//! out, and the next ones use it. Quirks stay with the mount when credentials are loaded again. A fallback for one
+//! object counts for that object only, and for a time. This module keeps the quirks; [`super::session`] finds them.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -13,43 +12,43 @@ use std::time::{Duration, Instant};
 use super::Version;
 use crate::inodes::lock;
 
-/// How long a fallback is taken before the fast path is tried again.
+/// How long a fallback is used before the fast path is tried again.
 const FALLBACK_TIME: Duration = Duration::from_secs(10 * 60);
 
-/// Objects whose fallbacks, or whose versions, are kept.
+/// Largest number of objects with a fallback, and of versions with an alias.
 const OBJECTS: usize = 4096;
 
-/// Objects in a row that need a fallback, after which all objects take it.
+/// Number of objects in a row that need a fallback, after which all objects use it.
 const ODD_IN_A_ROW: usize = 4;
 
-/// What is known of a store beside its options.
+/// The quirks of one store.
 #[derive(Default)]
 pub(super) struct Quirks {
-    /// Reads whose signature is in the query are denied, and others are not.
+    /// The store denies reads with a signature in the query, and allows others.
     pub(super) denies_query_signatures: AtomicBool,
-    /// Conditions of requests are not understood, so only answers are compared.
+    /// The store does not understand conditions of requests, so responses are compared.
     pub(super) ignores_conditions: AtomicBool,
-    /// One version of an object has several ETags, so they tell nothing.
+    /// One version of an object has several ETags, so ETags are not compared.
     pub(super) etags_vary: AtomicBool,
-    /// An object was read whose time of change is the same in the listing.
+    /// A read has had the same time of change as the listing.
     pub(super) dates_agree: AtomicBool,
-    /// Listings are those of S3's first kind, which go on from a marker.
+    /// Listings go on from a marker, as in the first version of ListObjects.
     pub(super) lists_by_markers: AtomicBool,
-    /// Listings do not begin behind the key that they are asked to.
+    /// Listings do not begin behind the requested key.
     pub(super) ignores_start: AtomicBool,
-    /// Parts of an object are not copied within the store.
+    /// The store does not copy parts of an object.
     pub(super) denies_part_copies: AtomicBool,
-    /// The region in which the store says that the bucket is.
+    /// The region of the bucket, as the store says.
     pub(super) region: Mutex<Option<String>>,
     fallbacks: Mutex<Fallbacks>,
     odd_in_a_row: AtomicUsize,
     aliases: Mutex<HashMap<Version, Version>>,
 }
 
-/// How an object is read that the fast path does not lead to.
+/// How an object is read for which the fast path does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fallback {
-    /// By the library's client.
+    /// By opendal.
     Library,
     /// As a whole, because its server sends no parts.
     Whole,
@@ -58,12 +57,12 @@ pub(super) enum Fallback {
 #[derive(Default)]
 struct Fallbacks {
     objects: HashMap<String, (Fallback, Instant)>,
-    /// Until when all objects take it.
+    /// The fallback of all objects, and until when.
     all: Option<(Fallback, Instant)>,
 }
 
 impl Quirks {
-    /// The fallback that reads of an object take for the time being.
+    /// The fallback that reads of an object use at present.
     pub(super) fn fallback(&self, key: &str) -> Option<Fallback> {
         let now = Instant::now();
         let fallbacks = lock(&self.fallbacks);
@@ -71,8 +70,8 @@ impl Quirks {
         own.into_iter().chain(fallbacks.all).find(|(_, until)| now < *until).map(|(fallback, _)| fallback)
     }
 
-    /// The fast path does not lead to an object: whether none is tried on it for a time, since several in a row were
-    /// such.
+    /// Records that the fast path does not work for an object. Returns whether all objects use the fallback from now
+    /// on, because several in a row needed one.
     pub(super) fn use_fallback(&self, key: &str, fallback: Fallback) -> bool {
         let taken = (fallback, Instant::now() + FALLBACK_TIME);
         let mut fallbacks = lock(&self.fallbacks);
@@ -90,15 +89,14 @@ impl Quirks {
         is_usual
     }
 
-    /// The fast path led to an object.
+    /// Records that the fast path worked for an object.
     pub(super) fn fast_path_worked(&self) {
         if self.odd_in_a_row.load(Ordering::Relaxed) > 0 {
             self.odd_in_a_row.store(0, Ordering::Relaxed);
         }
     }
 
-    /// What the store calls a version when it is asked for the object, if that is known to be something else than what
-    /// its listing says.
+    /// The version that the store names when the object is requested, if it differs from that of the listing.
     pub(super) fn alias(&self, version: &Version) -> Option<Version> {
         lock(&self.aliases).get(version).cloned()
     }

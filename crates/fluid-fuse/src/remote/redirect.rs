@@ -1,7 +1,7 @@
-//! Redirects: which are followed, and where they lead.
+//! Redirects: whether one is followed, and where it leads.
 //!
-//! A redirect is followed within its origin, between the nodes of one HDFS, and to hosts that the administrator allows;
-//! never from `https` to `http`.
+//! A redirect is followed within its origin, between the nodes of one HDFS, and to hosts that the administrator
+//! allows, but never from `https` to `http`.
 
 use fluid_sidecar_layout::source::Scheme;
 use http::Method;
@@ -16,7 +16,7 @@ pub(super) fn is_followed(scheme: Option<Scheme>) -> bool {
     matches!(scheme, Some(Scheme::Http | Scheme::Webhdfs))
 }
 
-/// Where a redirect leads, if it is one that is followed.
+/// The target of a redirect, if the response is a redirect that is followed.
 pub(super) fn target(
     scheme: Option<Scheme>,
     allowed: &[Host],
@@ -29,7 +29,7 @@ pub(super) fn target(
     let request = describe(&Method::GET, from);
     let to = header(&parts.headers, LOCATION).and_then(|location| resolve(from, location));
     let to = to.ok_or_else(|| StoreError::Failed(format!("{request}: a redirect to nowhere")))?;
-    // A node of HDFS has the bytes of the very file whose name another node knows.
+    // A name node of HDFS redirects to a data node that has the same file.
     let is_node =
         scheme == Some(Scheme::Webhdfs) && to.path() == from.path() && to.path().starts_with("/webhdfs/v1/");
     let is_allowed = origin(&to) == origin(from) || is_node || allowed.iter().any(|host| host.is_of(&to));
@@ -43,7 +43,7 @@ pub(super) fn target(
     }
 }
 
-/// A URL that a redirect names, without its fragment; relative ones are of the same origin.
+/// The URL of a redirect without its fragment. A relative one is of the same origin.
 fn resolve(from: &http::Uri, location: &str) -> Option<http::Uri> {
     let location = location.split('#').next().unwrap_or_default();
     let (scheme, authority) = (from.scheme_str()?, from.authority()?);

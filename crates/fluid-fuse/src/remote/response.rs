@@ -1,9 +1,8 @@
-//! What a server's answer means.
+//! The meaning of a server's response.
 //!
-//! Decides from status and headers alone, the same for both ways to send a request: which error a status is,
-//! whether the bytes that follow are those that were asked for, and whether they are of the version that was
-//! asked for. Messages name the request, the store's own words for the error and the option to set, never a query or a
-//! header: there signatures and tokens are.
+//! Decides from status and headers, the same for both HTTP clients: which error a status is, whether the body is the
+//! requested range, and whether it is of the requested version. Messages name the request, the store's own words for
+//! the error and the option to set, but never a query or a header: these contain signatures and tokens.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,73 +13,66 @@ use quick_xml::events::Event;
 use crate::limits;
 use crate::store::StoreError;
 
-/// An answer that is an error.
+/// A response that is an error.
 #[derive(Debug, Default)]
 pub(super) struct ErrorResponse {
-    /// What was asked: the method and the URL as it may be shown.
+    /// The method and the URL without its secrets.
     pub(super) request: String,
     pub(super) status: u16,
-    /// What the body says.
+    /// The error in the body.
     pub(super) reason: Reason,
     /// Seconds, as the server gave them.
     pub(super) retry_after: Option<String>,
-    /// The region in which the bucket is, if a header tells.
+    /// The region of the bucket, if a header names it.
     pub(super) region: Option<String>,
     /// The store, if it has buckets.
     pub(super) scheme: Option<Scheme>,
 }
 
-/// What the body of an error says.
+/// The error in the body of a response.
 #[derive(Debug, Default)]
 pub(super) struct Reason {
     /// The store's name for the error: `<Code>` in XML, `code`, `reason` or `exception` in JSON.
     pub(super) code: Option<String>,
-    /// The same in words.
+    /// The store's message.
     message: Option<String>,
     /// The region of the bucket.
     region: Option<String>,
 }
 
-/// What an error tells of where a bucket is.
+/// What an error says about the region of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BucketRegion {
-    /// In this region.
+    /// The bucket is in this region.
     Known(String),
-    /// In another region than that of the request.
+    /// The bucket is in another region than that of the request.
     Other,
 }
 
 thread_local! {
-    /// What the last error on this thread told of that.
+    /// The region in the last error response of this thread.
     static BUCKET_REGION: RefCell<Option<BucketRegion>> = const { RefCell::new(None) };
 }
 
-/// What errors on this thread told of the bucket's region since this was called.
+/// Takes the region that an error response of this thread has named since the last call.
 pub(super) fn take_bucket_region() -> Option<BucketRegion> {
     BUCKET_REGION.take()
 }
 
-/// Letters of the shortest secret: a part of what was sent that is shorter is found in any text.
+/// Length of the shortest secret that is searched for: shorter parts of a request are found in any text.
 const SECRET: usize = 6;
 
-/// Letters of a store's words that are shown.
+/// Letters of a store's message that are shown.
 const MESSAGE: usize = 300;
 
 impl ErrorResponse {
     pub(super) fn into_error(self) -> StoreError {
         let code = self.reason.code.as_deref().unwrap_or_default();
-        let is_elsewhere = matches!(self.status, 301 | 307 | 308)
-            || matches!(
-                code,
-                "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
-            )
-            // HEAD has no body to say so.
-            || self.status == 400 && self.request.starts_with("HEAD ");
         let region =
             self.region.clone().or_else(|| self.reason.region.clone()).filter(|name| is_region(name));
         if self.status < 500 && self.scheme == Some(Scheme::S3) {
             let known = region.clone().map(BucketRegion::Known);
-            BUCKET_REGION.set(known.or(is_elsewhere.then_some(BucketRegion::Other)));
+            BUCKET_REGION.set(known.or(self.is_of_other_region().then_some(BucketRegion::Other)));
         }
         let mut text = format!("{}: {} {code}", self.request, self.status).trim_end().to_string();
         if let Some(message) = &self.reason.message {
@@ -92,13 +84,13 @@ impl ErrorResponse {
         if let Some(region) = region.filter(|_| self.status < 500) {
             text += &format!(", the bucket is in the region {region}");
         }
-        if let Some(advice) = self.advice(code, is_elsewhere) {
+        if let Some(advice) = self.advice(code) {
             text += &format!(" ({advice})");
         }
         match (self.status, code) {
             (_, "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName" | "PermanentRedirect")
             | (301 | 308, _) => StoreError::NoBucket(text),
-            // S3 says so with 400, the last of a signature for another region.
+            // S3 sends these with 400; `AuthorizationHeaderMalformed` is a signature for another region.
             (
                 _,
                 "ExpiredToken"
@@ -119,14 +111,26 @@ impl ErrorResponse {
         }
     }
 
-    /// What to set, of what the options of a source can change.
-    fn advice(&self, code: &str, is_elsewhere: bool) -> Option<&'static str> {
+    /// Whether the bucket is in another region than that of the request.
+    fn is_of_other_region(&self) -> bool {
+        let code = self.reason.code.as_deref().unwrap_or_default();
+        matches!(self.status, 301 | 307 | 308)
+            || matches!(
+                code,
+                "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
+            )
+            // The response to HEAD has no body with a code.
+            || self.status == 400 && self.request.starts_with("HEAD ")
+    }
+
+    /// The option of the source that may help.
+    fn advice(&self, code: &str) -> Option<&'static str> {
         let scheme = self.scheme.filter(|scheme| !matches!(scheme, Scheme::Http | Scheme::Webhdfs))?;
         let is_write = self.request.starts_with("PUT ") || self.request.starts_with("POST ");
         let is_of_checksum = matches!(code, "InvalidDigest" | "BadDigest" | "XAmzContentSHA256Mismatch")
             || self.reason.message.as_ref().is_some_and(|text| text.to_lowercase().contains("checksum"));
         Some(match (self.status, code) {
-            _ if is_elsewhere => "set the option region, and endpoint if it is that of a region",
+            _ if self.is_of_other_region() => "set the option region, and endpoint if it is that of a region",
             (501, _) | (_, "NotImplemented") if is_write && scheme == Scheme::S3 => {
                 "if the store does not know this checksum, set the option checksum_algorithm to md5 or none"
             }
@@ -153,7 +157,7 @@ fn is_region(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// What the body of an error says, without what the store repeats of the request whose head was `sent`.
+/// The error in a body, without texts that repeat secrets of the request whose head was `sent`.
 pub(super) fn reason(body: &[u8], sent: &str) -> Reason {
     let text = String::from_utf8_lossy(body);
     let after = |start: &str| {
@@ -174,7 +178,7 @@ pub(super) fn reason(body: &[u8], sent: &str) -> Reason {
     Reason { code, message, region: word("<Region>") }
 }
 
-/// What the store knows us by, of the head of a request: parts of its query and of its headers.
+/// Possible secrets in the head of a request: parts of its query and of its headers.
 fn secrets(head: &str) -> impl Iterator<Item = &str> {
     let mut lines = head.lines();
     let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
@@ -190,8 +194,7 @@ fn secrets(head: &str) -> impl Iterator<Item = &str> {
     parts.filter(|part| part.len() >= SECRET)
 }
 
-/// What an answer says that is an error although its status is 200: S3 sends the status before it has copied an object or
-/// joined its parts.
+/// The error in a response with status 200: S3 sends the status before it has copied an object or joined its parts.
 pub(super) fn error_in_success(body: &[u8], sent: &str) -> Option<Reason> {
     let mut reader = quick_xml::Reader::from_str(std::str::from_utf8(body).ok()?);
     loop {
@@ -205,7 +208,7 @@ pub(super) fn error_in_success(body: &[u8], sent: &str) -> Option<Reason> {
     }
 }
 
-/// The headers that say what a body is.
+/// The headers that describe a body.
 #[derive(Debug, Default)]
 pub(super) struct Headers<'a> {
     pub(super) length: Option<u64>,
@@ -213,7 +216,7 @@ pub(super) struct Headers<'a> {
     pub(super) etag: Option<&'a str>,
 }
 
-/// Whether a success is the range that was asked for, of an object of that size and ETag (where known).
+/// Checks that a response is the requested range of an object of that size and ETag, if these are known.
 pub(super) fn check_range(
     status: u16,
     headers: &Headers<'_>,
@@ -260,14 +263,14 @@ fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
     (start <= last && last < u64::MAX).then_some((start, last, total.parse().ok()))
 }
 
-/// `bytes=0-9`, as we write it.
+/// `bytes=0-9`, as this crate and opendal write it.
 pub(super) fn parse_range(value: &str) -> Option<Range<u64>> {
     let (start, last) = value.strip_prefix("bytes=")?.split_once('-')?;
     Some(start.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?)
 }
 
-/// Whether it is an ETag as RFC 9110, 8.8.3, has it, no longer than one may be, and not empty: stores that have none
-/// write `""`. It goes into requests as it is.
+/// Whether a text is an ETag as in RFC 9110, 8.8.3, is not too long, and is not empty: stores without ETags write
+/// `""`. An ETag is repeated in requests unchanged.
 fn is_etag(etag: &str) -> bool {
     let is_of_etag = |byte: u8| matches!(byte, 0x21 | 0x23..=0x7e | 0x80..);
     let opaque = etag.strip_prefix("W/").unwrap_or(etag);
@@ -284,7 +287,7 @@ fn quoted(etag: &str) -> String {
     }
 }
 
-/// The ETag that a header or a listing has, if it is one.
+/// The ETag in a header or a listing, if it is valid.
 pub(super) fn etag(text: &str) -> Option<String> {
     Some(quoted(text)).filter(|etag| is_etag(etag))
 }

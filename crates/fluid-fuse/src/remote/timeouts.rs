@@ -11,7 +11,7 @@ pub(super) const FIRST_BYTE: u64 = 20;
 /// The default of `stall_timeout`, in seconds.
 pub(super) const STALL: u64 = 10;
 
-/// How long to wait.
+/// The times that one request may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeouts {
     pub(super) connect: Duration,
@@ -20,8 +20,8 @@ pub(super) struct Timeouts {
 }
 
 impl Timeouts {
-    /// Without what is longer than the time for a whole operation, unless the defaults are: what is written may take its
-    /// time.
+    /// Limits the times to that of a whole operation, but not below the defaults: an upload may take longer than
+    /// that.
     pub(super) fn within(self, most: Duration) -> Self {
         let within = |time: Duration, seconds| time.min(most.max(Duration::from_secs(seconds)));
         Timeouts {

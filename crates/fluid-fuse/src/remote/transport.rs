@@ -1,9 +1,9 @@
-//! The long way of bytes: opendal's requests on a whole HTTP client that blocks.
+//! opendal's HTTP transport: its requests on ureq, a complete HTTP client that blocks.
 //!
-//! Decides how a future that only ever waits for blocking calls is run on the calling thread ([`block_on`]),
-//! and checks each answer where it arrives: a part of a file must be the part that was asked for, and what is an
-//! error is kept as ours ([`block_on`] gives it back), since opendal's own errors know fewer statuses and show
-//! more than they should. It does not know which store it talks to.
+//! Checks each response where it arrives: a range must be the requested one, a body that is not the bytes of a file
+//! has limits, and a listing must pass [`super::listing`]. An error response becomes a [`StoreError`], which
+//! [`block_on`] returns: opendal's own errors know fewer statuses and show more than they should. The transport does
+//! not know how requests are signed.
 
 use std::future::Future;
 use std::io::Read;
@@ -26,7 +26,9 @@ use ureq::{Agent, SendBody};
 
 use super::Host;
 use super::body::{BufferedBody, Once, PIECE, StreamedBody, read_body, read_until};
-use super::executor::{CallingThread, block_on, fail, keep_failure, take_failure, with_listing};
+use super::executor::{
+    CallingThread, block_on, fail, fail_permanently, keep_failure, take_failure, with_listing,
+};
 use super::request::{BUCKET_REGION, describe, describe_with_proxy, head_text, header, origin};
 use super::response::{self, ErrorResponse, Headers};
 use super::timeouts::Timeouts;
@@ -35,25 +37,26 @@ use super::{connect, proxy, redirect};
 use crate::limits::{self, Until};
 use crate::store::StoreError;
 
-/// The head of an answer, as the library keeps it in less than 64 KiB.
+/// Largest head of a response, in bytes: ureq keeps a head in less than 64 KiB.
 const HEAD: usize = 32 * 1024;
 
-/// Bytes that are sent although the server takes none: what the sockets on the way keep is some MiB at most.
+/// Largest body that is sent with a deadline for the response, in bytes. Sockets on the path buffer some MiB at most,
+/// so a server that accepts a larger body works.
 const BUFFERED: usize = 1 << 20;
 
-/// The shortest time that a request is given, so that it fails by itself.
+/// The shortest timeout of a request, so that ureq reports the timeout itself.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// What is read of the body of an error.
+/// Bytes that are read of the body of an error.
 const ERROR_BODY: u64 = 64 * 1024;
 
-/// What opendal's operations run on.
+/// The context in which opendal's operations run.
 pub(super) fn context(config: TransportConfig, signer: Option<Arc<dyn SignRequest>>) -> OperationContext {
     let transport = HttpTransporter::new(Transport::new(config, signer));
     OperationContext::new().with_http_transport(transport).with_executor(Executor::with(CallingThread))
 }
 
-/// Makes what opendal asks for without a context (roles are assumed so) go the same way.
+/// Makes the requests that opendal sends without a context, to assume roles, use this transport, too.
 pub(super) fn install(config: TransportConfig) {
     HttpTransporter::install_default(Transport::new(
         TransportConfig { scheme: None, verification: Verification::Full, ..config },
@@ -61,23 +64,23 @@ pub(super) fn install(config: TransportConfig) {
     ));
 }
 
-/// How much is wanted of the answer to a request that is ours and not opendal's.
+/// How much is read of the response to a request of this crate.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum ResponseExtent {
-    /// Its head alone.
+    /// Its head only.
     Head,
-    /// All of it, and at most so many bytes.
+    /// All of it, up to this number of bytes.
     Whole(usize),
 }
 
-/// The head of an answer, and what it means if it is an error.
+/// The head of a response, and its error if it is one.
 pub(super) struct ResponseHead {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) refused: Option<StoreError>,
 }
 
-/// The head of the answer to a request.
+/// Sends a request; returns the head of the response.
 pub(super) fn head(context: &OperationContext, request: Request<Buffer>) -> Result<ResponseHead, StoreError> {
     let description = describe(request.method(), request.uri());
     let response = block_on(|| description, context.http_transport().fetch(request))?;
@@ -86,7 +89,7 @@ pub(super) fn head(context: &OperationContext, request: Request<Buffer>) -> Resu
     Ok(ResponseHead { status: parts.status.as_u16(), headers: parts.headers, refused })
 }
 
-/// A document and the headers that it came with, by the same client.
+/// Sends a request; returns the headers and the body of the response.
 pub(super) fn document(
     context: &OperationContext,
     request: Request<Buffer>,
@@ -103,7 +106,7 @@ pub(super) fn document(
     Ok((parts.headers, body))
 }
 
-/// A text, by the same client.
+/// Requests a text.
 pub(super) fn text(
     context: &OperationContext,
     uri: &http::Uri,
@@ -116,16 +119,16 @@ pub(super) fn text(
     Ok(String::from_utf8_lossy(&body.to_vec()).into_owned())
 }
 
-/// What a transport needs to know of the store that it leads to.
+/// The configuration of a transport for one store.
 #[derive(Clone, Debug)]
 pub(super) struct TransportConfig {
-    /// None for those who give out credentials.
+    /// None for servers of credentials.
     pub(super) scheme: Option<Scheme>,
     pub(super) timeouts: Timeouts,
     pub(super) verification: Verification,
-    /// How long an answer may take that is not the bytes of a file.
+    /// How long a response may take that is not the bytes of a file.
     pub(super) io_timeout: Duration,
-    /// Where redirects may lead beside their origin.
+    /// The hosts to which redirects may lead beside their origin.
     pub(super) redirects: Arc<[Host]>,
 }
 
@@ -141,7 +144,7 @@ pub(super) trait SignRequest: Send + Sync {
 
 /// opendal's HTTP transport on a client that blocks.
 pub(super) struct Transport {
-    /// What signs requests that opendal leaves unsigned.
+    /// Signs requests that opendal leaves unsigned.
     signer: Option<Arc<dyn SignRequest>>,
     config: TransportConfig,
     agent: Agent,
@@ -153,19 +156,19 @@ impl Transport {
         Self { signer, config, agent }
     }
 
-    /// Whether the answer to a request is the bytes of a file, which who reads them counts.
+    /// Whether the response is the bytes of a file, which the reader counts.
     fn is_read(&self, request: &Request<Buffer>) -> bool {
         let query = request.uri().query().unwrap_or_default();
         let opens = || query.split('&').any(|part| part.eq_ignore_ascii_case("op=OPEN"));
         request.headers().contains_key(RANGE) || self.config.scheme == Some(Scheme::Webhdfs) && opens()
     }
 
-    /// Whether the document `Error` is an error whatever the status: not where documents are files.
+    /// Whether the document `Error` is an error with any status: not where documents are files.
     fn has_errors_in_success(&self) -> bool {
         !matches!(self.config.scheme, None | Some(Scheme::Http | Scheme::Webhdfs))
     }
 
-    /// Without what was asked: it can have a query.
+    /// The message for an error, without the request: its query may hold a signature.
     fn explain_ureq(&self, error: &ureq::Error) -> String {
         match error {
             ureq::Error::BadUri(_) => "not a URL".to_string(),
@@ -181,7 +184,7 @@ impl Transport {
         }
     }
 
-    /// Sends a request, and where its answer redirects to.
+    /// Sends a request, and follows redirects.
     fn exchange(
         &self,
         mut parts: http::request::Parts,
@@ -196,7 +199,7 @@ impl Transport {
                 StoreError::Unavailable(format!("{description}: {}", self.explain_ureq(error)))
             };
             let agent = &self.agent;
-            // To `http` it leads otherwise.
+            // Requests to `http` go through a proxy without a tunnel (`connect`).
             let tunnel = proxy::of(&uri).filter(|_| uri.scheme_str() == Some("https"));
             let tunnel = tunnel.map(|proxy| proxy.tunnel.clone());
             let answered = if sends {
@@ -204,7 +207,8 @@ impl Transport {
                 parts.headers.entry(CONTENT_LENGTH).or_insert(body.len().into());
                 let request = Request::from_parts(parts, SendBody::from_owned_reader(body.clone()));
                 let request = agent.configure_request(request).proxy(tunnel);
-                // A store that takes much gets on. Little lies in buffers on the way to one that has stopped.
+                // A store that accepts a large body works. A small one may be in buffers on the path to a store that
+                // has stopped.
                 if body.len() <= BUFFERED {
                     let within = |time| Some(Until::left(time).max(SHORTEST));
                     let Timeouts { connect, first_byte, .. } = self.config.timeouts;
@@ -214,13 +218,13 @@ impl Transport {
                     agent.run(request.build())
                 }
             } else {
-                // Who looks for an address, connects and reads has one time for all of it.
+                // The lookup, the connection and the response have one deadline.
                 let time = (!is_read).then(|| Until::left(self.config.io_timeout));
                 let request = Request::from_parts(parts.clone(), ());
                 agent.run(agent.configure_request(request).proxy(tunnel).timeout_global(time).build())
             };
             let response = answered.map_err(|error| match &error {
-                // It will not let us through the next time either.
+                // The proxy will refuse the next time, too.
                 ureq::Error::ConnectProxyFailed(reason) if reason.contains("407") => StoreError::Failed(
                     format!("{description}: {reason} (its user and password belong into its URL)"),
                 ),
@@ -234,7 +238,7 @@ impl Transport {
                 None => return Ok((uri, Response::from_parts(answer, answer_body))),
                 Some(to) => {
                     if origin(&to) != origin(&uri) {
-                        // What is known to one server is not for another.
+                        // Credentials of one server are not sent to another.
                         for name in [AUTHORIZATION, COOKIE, HOST] {
                             parts.headers.remove(name);
                         }
@@ -249,10 +253,10 @@ impl Transport {
 
 fn configuration(timeouts: Timeouts) -> ureq::config::Config {
     Agent::config_builder()
-        // It is chosen for each request.
+        // The proxy is chosen for each request.
         .proxy(None)
         .http_status_as_error(false)
-        // They are followed here, where it is decided whereto.
+        // This module follows redirects, after `redirect` has checked them.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .max_response_header_size(HEAD)
@@ -282,22 +286,19 @@ impl HttpTransport for Transport {
         if let Some(signer) = &self.signer {
             signer.sign(&mut parts, None).await?;
         }
-        // Extensions are opendal's own.
+        // The extensions are for opendal only.
         parts.extensions = http::Extensions::new();
         let (url, headers) = (parts.uri.clone(), parts.headers.clone());
         let sent = || head_text(&url, &headers);
         let answered = self.exchange(parts, body, is_read);
-        let (uri, response) = answered.map_err(|error| {
-            let temporary = matches!(error, StoreError::Unavailable(_));
-            fail(error, temporary)
-        })?;
+        let (uri, response) = answered.map_err(fail)?;
         let (mut parts, body) = response.into_parts();
         let status = parts.status.as_u16();
         debug!("{description}: {status}");
         let length = header(&parts.headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        // A redirect that is not followed is how S3 answers for a bucket in another region.
+        // S3 answers with a redirect for a bucket in another region.
         if status >= 400 || status >= 300 && !redirect::is_followed(self.config.scheme) {
-            // The status is known; the reason is told as far as it comes in time.
+            // The status is known. The reason is read as far as it arrives in time.
             let until = Instant::now() + self.config.timeouts.stall;
             let text = read_until(body.into_reader().take(ERROR_BODY), until);
             let error = ErrorResponse {
@@ -321,13 +322,13 @@ impl HttpTransport for Transport {
             let content_range = header(&parts.headers, CONTENT_RANGE);
             let headers = Headers { length, range: content_range, etag: header(&parts.headers, ETAG) };
             response::check_range(status, &headers, range, None, etag.as_deref())
-                .map_err(|error| fail(error, false))?;
+                .map_err(fail_permanently)?;
         }
         if header(&parts.headers, ETAG).is_none_or(|etag| response::etag(etag).is_none()) {
             parts.headers.remove(ETAG);
         }
         if !is_read {
-            // What was sent may have taken its time.
+            // The time for the body of the request does not count.
             let _uncounted = is_sent.then(|| Until::uncounted(limits::WRITTEN));
             let until = if is_sent { Instant::now() + limits::WRITTEN } else { until };
             let most = if let Some(ResponseExtent::Whole(most)) = extent { most } else { limits::ANSWER };
@@ -347,8 +348,7 @@ impl HttpTransport for Transport {
                     ..ErrorResponse::default()
                 }
                 .into_error();
-                let temporary = matches!(error, StoreError::Unavailable(_));
-                return Err(fail(error, temporary));
+                return Err(fail(error));
             }
             let size = if head { length } else { Some(text.bytes.len() as u64) };
             return self.checked(parts, &uri, text, size.filter(|_| !head));
@@ -365,7 +365,7 @@ impl HttpTransport for Transport {
 }
 
 impl Transport {
-    /// The answer as the library may read it.
+    /// The response without the entries of a listing that opendal must not read.
     fn checked(
         &self,
         mut parts: http::response::Parts,
@@ -378,7 +378,7 @@ impl Transport {
             Some(listing) if parts.status.is_success() => listing.take(uri, &mut answer.bytes),
             _ => Ok(()),
         });
-        listed.map_err(|error| fail(error, false))?;
+        listed.map_err(fail_permanently)?;
         let size = match answer.bytes.len() {
             after if after != before => {
                 parts.headers.remove(CONTENT_LENGTH);

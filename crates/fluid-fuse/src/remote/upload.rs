@@ -1,12 +1,13 @@
-//! Uploads: how an object is replaced, from its first byte or by itself and what follows.
+//! Uploads: how an object is replaced or appended to.
 //!
-//! Decides the size of the parts. All parts of an upload are equal and only the last one is smaller, as R2 demands.
-//! An upload that is finished can go on: the next one copies the whole parts of the object within the store
-//! (`UploadPartCopy`, on the condition that the object is still the same), and sends the rest of it again with what
-//! was added. Where a store does not copy parts, the bytes come here and go back, up to [`LARGEST_REWRITE`]. The object
-//! stays what it was until all of the new one is there.
+//! Decides the size of the parts. All parts of an upload are equal and only the last one is smaller, as R2 demands. A
+//! finished upload can be appended to: the next upload copies the complete parts of the object within the store
+//! (`UploadPartCopy`, on the condition that the object is still the same), and sends the rest of it again with the
+//! new bytes. Where a store does not copy parts, the bytes are downloaded and uploaded again, up to
+//! [`LARGEST_REWRITE`]. The object does not change until all of the new one is there.
 //!
-//! It calls opendal below its own writer: that one holds back small parts, and loses them when the part before fails.
+//! The upload calls opendal below opendal's own writer, which holds back small parts and loses them when the part
+//! before fails.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,56 +31,63 @@ use crate::store::StoreError;
 /// The smallest part, in bytes.
 const PART: u64 = 8 << 20;
 
-/// The largest part of an object that is continued, in bytes: two of them may be in memory.
+/// The largest part of an object that is appended to, in bytes: two of them may be in memory.
 const LARGEST_CONTINUED: u64 = 32 << 20;
 
-/// An object that is continued has about as many parts, so that it is not copied in too many requests.
+/// Number of parts of an object that is appended to, about: more would be too many requests to copy it.
 const CONTINUED_PARTS: u64 = 64;
 
-/// Equal parts: 47 GiB of an object whose size is not known before, all of one whose size is. Later ones double every
-/// [`GROWTH`] parts, so that 2 TiB fit into the 10,000 parts that stores take.
+/// Number of equal parts: 47 GiB of an object of unknown size, all of one of known size. Later parts double every
+/// [`GROWTH`] parts, so that 2 TiB fit into the 10,000 parts that stores accept.
 const EQUAL_PARTS: usize = 6000;
 
-/// Parts of one size after the equal ones.
+/// Number of parts of one size after the equal ones.
 const GROWTH: usize = 500;
 
-/// The end of a finished object is kept for what follows if it has no more bytes. A longer one is read again.
+/// Largest end of a finished object that is kept to append to it, in bytes. A longer one is read again.
 const KEPT: usize = 1 << 20;
 
 /// An object that is being replaced.
 pub(super) struct ObjectUpload {
     sessions: Arc<Sessions>,
-    /// The session that the present upload was begun in, as the writer belongs to it.
+    /// The session in which the upload was begun: the writer belongs to it.
     session: Arc<Session>,
     key: String,
     writer: Option<oio::Writer>,
-    /// The object that is there and goes on.
+    /// The version that is appended to.
     base: Option<Version>,
-    /// Bytes that are copied or given to the writer.
+    /// Bytes that were copied or given to the writer.
     sent: u64,
     parts: usize,
     part_size: u64,
     /// The part that is being filled, from `sent` on.
     part: Part,
-    /// What of its beginning is still to be read from the base.
+    /// The range of this part that has to be read from the base.
     missing: Range<usize>,
-    /// The part before, until it is sent.
+    /// The part before, until it was sent.
     full: Option<Buffer>,
-    /// The time of change to keep with the object, and the one that the present upload was begun with.
+    /// The time of change to keep with the object, and the one with which the upload was begun.
     time: Option<SystemTime>,
     begun_with: Option<SystemTime>,
-    /// When that was.
+    /// When the upload was begun.
     begun: SystemTime,
-    /// Whether there is anything to upload.
+    /// Whether there is something to upload.
     changed: bool,
-    /// The base is still what is there.
+    /// Whether the object was still the base when the upload was begun.
     is_checked: bool,
-    /// Somebody else has replaced what was written.
+    /// Whether another writer has replaced the object since.
     foreign: bool,
 }
 
+/// Which bytes are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    FullParts,
+    All,
+}
+
 impl ObjectUpload {
-    /// Begins to replace the object of a key, or to continue the version that is there.
+    /// Begins to replace the object of a key, or to append to its version `base`.
     pub(super) fn new(
         sessions: &Arc<Sessions>,
         key: &str,
@@ -131,9 +139,9 @@ impl ObjectUpload {
         self.session.object_url(&self.key)
     }
 
-    /// Sends what is full; at the end, all.
-    fn send(&mut self, all: bool) -> Result<(), StoreError> {
-        if self.full.is_none() && self.part.filled < self.part_size() && !all {
+    /// Sends full parts, or all bytes.
+    fn send(&mut self, flush: Flush) -> Result<(), StoreError> {
+        if self.full.is_none() && self.part.filled < self.part_size() && flush == Flush::FullParts {
             return Ok(());
         }
         self.begin()?;
@@ -147,7 +155,7 @@ impl ObjectUpload {
                 self.full = None;
             }
             let size = self.part_size();
-            if self.part.filled < size && !(all && self.part.filled > 0) {
+            if self.part.filled < size && !(flush == Flush::All && self.part.filled > 0) {
                 return Ok(());
             }
             let size = size.min(self.part.filled);
@@ -159,7 +167,7 @@ impl ObjectUpload {
         }
     }
 
-    /// Makes the writer, and gives it what is there already.
+    /// Makes the writer, and gives it the parts of the base.
     fn begin(&mut self) -> Result<(), StoreError> {
         if self.writer.is_none() {
             self.session = self.sessions.session();
@@ -180,7 +188,7 @@ impl ObjectUpload {
         let Some(base) = self.base.clone() else { return Ok(()) };
         let rest = base.size % self.part_size;
         let begins = base.size - rest;
-        // What is copied or read again has the condition that it is the same; what was kept has none.
+        // A copy or a read of the base has its version as a condition. Bytes that were kept have none.
         if !self.is_checked && base.size == rest && self.missing.is_empty() {
             self.check(&base)?;
         }
@@ -191,7 +199,7 @@ impl ObjectUpload {
             match self.copies() {
                 false => self.fetch(&base, &range)?,
                 true => match self.copy(&base, &range) {
-                    // Neither what may be answered otherwise another time, nor what is true of reading, too.
+                    // These errors may not occur the next time, or concern reads, too.
                     Err(error)
                         if range.start == 0
                             && !matches!(
@@ -217,7 +225,7 @@ impl ObjectUpload {
             self.sent = range.end;
             self.parts += 1;
         }
-        // What is there by now is what was there before.
+        // The object that is there after the copy was there before it.
         if is_copied
             && !self.session.reads_conditionally(&base)
             && let Err(error) = self.check(&base)
@@ -231,7 +239,7 @@ impl ObjectUpload {
             let mut body = self.sessions.with_retry(|session| session.get(&base, &from))?;
             self.part.reserve(self.missing.end, self.part_size())?;
             let room = self.part.bytes_mut().get_mut(self.missing.clone()).unwrap_or_default();
-            // What was read is kept, should the rest have to be asked for again.
+            // Bytes that were read are kept if the read has to be repeated.
             self.missing.start += read_all(&mut body, room);
             if !self.missing.is_empty() {
                 return Err(self.ends_early());
@@ -241,11 +249,11 @@ impl ObjectUpload {
         Ok(())
     }
 
-    /// Asks whether the base is still what is there. Whoever may not ask goes on.
+    /// Checks that the object is still the base. If the store denies the check, the upload goes on.
     fn check(&self, base: &Version) -> Result<(), StoreError> {
         match self.sessions.with_retry(|session| session.head(&self.key)) {
             Ok(now) if same(&now, base) => Ok(()),
-            // When it was written, its time was not known.
+            // When this upload wrote it, its time was not known.
             Ok(now) if now.size == base.size && now.etag.is_some() && now.etag == base.etag => Ok(()),
             Ok(_) => self.session.revalidate(base, base).map(|_| ()),
             Err(StoreError::NotFound) => Err(StoreError::Stale),
@@ -254,15 +262,15 @@ impl ObjectUpload {
         }
     }
 
-    /// Whether parts are copied within the store. Where each part has a checksum, opendal copies none, so these uploads
-    /// have none.
+    /// Whether parts are copied within the store. opendal copies no parts of uploads whose parts have checksums, so
+    /// these uploads have none.
     fn copies(&self) -> bool {
         let is_large = self.base.as_ref().is_some_and(|base| base.size >= self.part_size);
         let can = self.session.copier.info().capability().write_can_copy_from;
         is_large && can && !self.session.quirks.denies_part_copies.load(Ordering::Relaxed)
     }
 
-    /// Copies a part within the store, which may call the version something else by now, as for reads.
+    /// Copies a part within the store, which may use another name for the version, as for reads.
     fn copy(&mut self, base: &Version, range: &Range<u64>) -> Result<(), StoreError> {
         let requested = self.session.quirks.alias(base).unwrap_or_else(|| base.clone());
         match self.copy_once(&requested, range) {
@@ -317,7 +325,7 @@ impl ObjectUpload {
         StoreError::Unavailable(format!("GET {}: it ends early", self.object_url()))
     }
 
-    /// Leaves the upload that is under way, if there is one.
+    /// Aborts the present upload.
     fn abort(&mut self) {
         if let Some(mut writer) = self.writer.take()
             && let Err(error) = block_on(|| self.session.object_url(&self.key), writer.abort())
@@ -326,15 +334,15 @@ impl ObjectUpload {
         }
     }
 
-    /// Uploads all that there is; what the store has called it.
+    /// Sends all bytes and completes the upload; returns the version as the response names it.
     fn complete(&mut self) -> Result<Version, StoreError> {
-        // What follows needs the end again, if it is not a whole part.
+        // The next append needs the end of the object, if it is not a complete part.
         let is_kept = self.full.is_none() && self.part.filled <= KEPT;
         if is_kept {
             self.begin()?;
         }
         let end = if is_kept { self.part.bytes().to_vec() } else { Vec::new() };
-        self.send(true)?;
+        self.send(Flush::All)?;
         let url = self.object_url();
         let made = block_on(|| url, writer(&mut self.writer)?.close())?;
         let uploaded = self.session.version(self.key.clone(), &made);
@@ -342,16 +350,16 @@ impl ObjectUpload {
         (self.writer, self.full, self.changed, self.is_checked) = (None, None, false, false);
         (self.sent, self.parts, self.missing) = (0, 0, 0..0);
         if self.part.add(&end, end.len()).is_err() {
-            // It is read again.
+            // Without memory for the end, it is read again.
             self.part = Part::default();
         }
         Ok(uploaded)
     }
 
-    /// The version that was written, as the store says it now, which is better, as it has the store's time. Whoever may
-    /// not ask, or gets an answer from before, has written all the same.
+    /// The version that was written, as the store describes it now: that has the store's time. If the store denies
+    /// the request, or answers with an older version, the upload has succeeded nevertheless.
     fn confirm(&mut self, uploaded: Version) -> Version {
-        // It may have taken longer than the credentials that it was begun with.
+        // The upload may have taken longer than its credentials are valid.
         let Ok(now) = self.sessions.with_retry(|session| session.head(&self.key)) else { return uploaded };
         let name =
             |version: &Version| version.etag.as_ref().map(|etag| etag.trim_start_matches("W/").to_string());
@@ -382,11 +390,11 @@ impl Upload for ObjectUpload {
         self.change();
         if !bytes.is_empty() {
             self.time = None;
-            // What is still to be read of the object comes before.
+            // The bytes of the base that are still to be read come before.
             self.part.reserve(self.missing.end, self.part_size())?;
             self.part.add(bytes, self.part_size())?;
         }
-        self.send(false)
+        self.send(Flush::FullParts)
     }
 
     fn set_time(&mut self, time: SystemTime) {
@@ -410,7 +418,7 @@ impl Upload for ObjectUpload {
             if self.foreign || self.time.is_none() || self.time == self.begun_with {
                 return Ok(version);
             }
-            // It was told too late for the upload.
+            // The time was set after the upload was begun.
             self.change();
         }
     }
@@ -427,7 +435,7 @@ fn writer(writer: &mut Option<oio::Writer>) -> Result<&mut oio::Writer, StoreErr
     writer.as_mut().ok_or_else(|| StoreError::Failed("an upload that has not begun".to_string()))
 }
 
-/// The size of the parts of an object that goes on.
+/// The size of the parts of an object that is appended to.
 fn continued_part_size(size: u64) -> u64 {
     let few = size.div_ceil(PART * CONTINUED_PARTS).next_power_of_two() * PART;
     few.min(LARGEST_CONTINUED).max(PART * size.div_ceil(PART * EQUAL_PARTS as u64))

@@ -1,8 +1,8 @@
-//! What a plain HTTP server is asked about a file, and whole files of servers that send no parts.
+//! Requests to a web server for one file, and complete files of servers that send no ranges.
 //!
-//! Decides how size, ETag and time of a file are found out where a server does not answer HEAD, and up to which size a
-//! file is fetched as a whole to read a part of it. One such file is kept, since its parts are read one after another.
-//! It does not know which files there are.
+//! Decides how size, ETag and time of a file are requested if the server does not answer HEAD, and up to which size a
+//! file is downloaded completely to read a range of it. One such file is kept, since its ranges are read one after
+//! another. The module does not know which files there are.
 
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -40,7 +40,7 @@ impl File<'_> {
         request
     }
 
-    /// The file's present version: by HEAD, and by the head of a GET where that does not tell.
+    /// Requests the present version: by HEAD, and by the head of a GET if that has no size.
     pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
         let head = transport::head(self.context, self.request(Method::HEAD, ResponseExtent::Head))?;
         let refused = match head {
@@ -50,7 +50,7 @@ impl File<'_> {
                     None => StoreError::Failed(format!("HEAD {}: no size is told", self.shown())),
                 }
             }
-            // Whoever has too much to do is not asked more.
+            // An overloaded server gets no second request.
             ResponseHead { status: 404 | 410 | 429 | 503, refused: Some(error), .. } => return Err(error),
             ResponseHead { status, refused, .. } => {
                 refused.unwrap_or_else(|| StoreError::Failed(format!("HEAD {}: {status}", self.shown())))
@@ -63,14 +63,14 @@ impl File<'_> {
         let size = match status {
             200 => header(&headers, CONTENT_LENGTH),
             206 => total,
-            // There is no first byte.
+            // The file is empty.
             416 => total.filter(|total| *total == "0"),
             _ => None,
         };
         version(key, size, &headers).ok_or(refused)
     }
 
-    /// All bytes of a version.
+    /// Downloads all bytes of a version.
     fn fetch(&self, wanted: &Version) -> Result<Buffer, StoreError> {
         let request = self.request(Method::GET, ResponseExtent::Whole(limits::WHOLE));
         let (headers, bytes) = transport::document(self.context, request)?;
@@ -98,12 +98,12 @@ fn version(key: &str, size: Option<&str>, headers: &HeaderMap) -> Option<Version
     })
 }
 
-/// The last file that was fetched as a whole to read a part of it, until its end was read.
+/// The last file that was downloaded completely to read a range of it, until its end was read.
 #[derive(Default)]
 pub(super) struct WholeFileCache(Mutex<Option<(Version, Buffer)>>);
 
 impl WholeFileCache {
-    /// A part of a file whose server sends none.
+    /// Reads a range of a file whose server sends no ranges.
     pub(super) fn part(
         &self,
         file: &File<'_>,
@@ -120,7 +120,7 @@ impl WholeFileCache {
         if *range == (0..version.size) {
             return Ok(Box::new(Cursor::new(file.fetch(version)?.to_bytes())));
         }
-        // Others wait for it, which bounds the memory.
+        // Other reads wait for the download, which limits the memory.
         let mut kept = lock(&self.0);
         let bytes = match kept.as_ref().filter(|(of, _)| of == version) {
             Some((_, bytes)) => bytes.clone(),

@@ -3,16 +3,16 @@
 use crate::limits::{ENTRIES, KEY};
 use crate::store::StoreError;
 
-/// What an answer lists.
+/// The entries of a response.
 #[derive(Default)]
 pub(super) struct Found {
     /// The keys, each with the bytes that its entry takes.
     pub(super) keys: Vec<(String, usize)>,
     pub(super) skipped: usize,
-    /// Whether there are more, and whether it is told where they begin (of S3).
+    /// Whether there are more entries, and whether S3 names the token with which they begin.
     pub(super) is_truncated: bool,
     pub(super) has_token: bool,
-    /// Whether keys are named by the directory that they have in common.
+    /// Whether some keys are listed by their common directory.
     pub(super) has_directories: bool,
 }
 
@@ -32,8 +32,8 @@ impl Found {
     }
 }
 
-/// A key that can be asked for, as far as its length and place go. The library takes one that begins with a slash for a
-/// path from the root.
+/// Whether a key can be requested, as far as its length and prefix go. opendal takes a key that begins with a slash
+/// for a path from the root.
 pub(super) fn is_key(key: &str, prefix: &str) -> bool {
     key.len() <= KEY && key.starts_with(prefix) && !key.starts_with('/')
 }

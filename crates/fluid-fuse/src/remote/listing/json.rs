@@ -136,7 +136,7 @@ pub(super) fn hdfs(body: &mut Vec<u8>) -> Result<Option<Found>, StoreError> {
     Ok(Some(found))
 }
 
-/// The range of an array's elements and those that stay; nothing if all do.
+/// Returns the range of an array's elements and the text of those that stay, or nothing if all do.
 fn rebuilt(
     body: &[u8],
     elements: &[&RawValue],
@@ -149,7 +149,7 @@ fn rebuilt(
     if kept.iter().all(|(_, stays)| *stays) {
         return Ok(None);
     }
-    // They are pieces of the body.
+    // The elements are slices of the body.
     let at = |text: &str| text.as_ptr().addr() - body.as_ptr().addr();
     let range = elements
         .first()

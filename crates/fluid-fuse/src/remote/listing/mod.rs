@@ -1,10 +1,10 @@
-//! The answers that list: what of them is passed on to the library that reads them.
+//! Checks responses that list before opendal reads them.
 //!
-//! That library takes a listing as a whole: one entry with an odd date or a negative size makes it refuse the
-//! directory, and one with a key outside of what was asked for, or with a long ETag, makes it panic. So each answer is
-//! read here first, and entries that cannot be what they say are cut out of it and counted. Decides, too, whether a
-//! listing gets on: no page is asked for twice, each page brings a name that was not there before, and all of it has
-//! limits ([`crate::limits`]). What a listing is made of is known here; what its keys mean is not.
+//! opendal reads a listing as a whole: one entry with an invalid date or a negative size makes it refuse the
+//! directory, and one with a key outside of the prefix, or with a long ETag, makes it panic. So this module reads
+//! each response first, removes invalid entries, and counts them. It also checks that a listing makes progress: no
+//! page is requested twice, each page has a new name, and the listing as a whole has limits ([`crate::limits`]). It
+//! knows the formats of listings, and not the meaning of keys.
 
 mod entries;
 mod json;
@@ -23,36 +23,36 @@ use crate::limits::{EMPTY_PAGES, ENTRY, Held, LISTING, PAGES};
 use crate::limits::{SKIPPED, TIME_PER_ENTRY, Until};
 use crate::store::StoreError;
 
-/// A listing that is being received.
+/// Guards one listing while its pages arrive.
 #[derive(Default)]
 pub(super) struct ListingGuard {
     scheme: Option<Scheme>,
-    /// What every key begins with.
+    /// The prefix of all keys.
     prefix: String,
     hasher: RandomState,
     requested_pages: HashSet<u64>,
     seen: HashSet<u64>,
     pub(super) pages: usize,
-    /// Entries of all pages, but for those that were cut out.
+    /// Entries of all pages without those that were removed.
     pub(super) entries: usize,
     /// Whether the last page says that there are more.
     pub(super) is_truncated: bool,
     empty_pages: usize,
     bytes: usize,
     held: Held,
-    /// Entries that were cut out.
+    /// Entries that were removed.
     pub(super) skipped: usize,
-    /// The store says that there are more, and does not know tokens.
+    /// The store says that there are more entries, and knows no tokens.
     pub(super) needs_markers: bool,
 }
 
 impl ListingGuard {
-    /// Of keys that begin with the prefix, as the store knows them.
+    /// Guards a listing of keys that begin with the prefix, as the store knows them.
     pub(super) fn new(scheme: Scheme, prefix: String) -> Self {
         ListingGuard { scheme: Some(scheme), prefix, ..Self::default() }
     }
 
-    /// Takes an answer, and cuts out of it what cannot be.
+    /// Checks a response, and removes its invalid entries.
     pub(super) fn take(&mut self, uri: &http::Uri, body: &mut Vec<u8>) -> Result<(), StoreError> {
         let found = match self.scheme {
             None | Some(Scheme::Http) => return Ok(()),
@@ -60,7 +60,7 @@ impl ListingGuard {
             Some(Scheme::Webhdfs) => json::hdfs(body)?,
             _ => xml::xml(body, &self.prefix)?,
         };
-        // Another answer, such as that of who gives out credentials.
+        // Another response, such as that of a server of credentials.
         let Some(found) = found else { return Ok(()) };
         let failed =
             |reason: &str| StoreError::Failed(format!("{}: {reason}", describe(&http::Method::GET, uri)));
@@ -69,14 +69,14 @@ impl ListingGuard {
         }
         let query = uri.query().unwrap_or_default();
         let asks_for_directories = ["delimiter=%2F", "delimiter=/"].iter().any(|ask| query.contains(ask));
-        // What is in them would be taken for nothing.
+        // opendal would take the content of these directories for nothing.
         if found.has_directories && !asks_for_directories {
             return Err(failed("the listing has directories although all keys were asked for"));
         }
         self.pages += 1;
         self.entries += found.keys.len();
         self.is_truncated = found.is_truncated;
-        // So answers who knows ListObjects alone, and takes the request for one: the library would ask again and again.
+        // A store that knows only ListObjects takes the request for one. opendal would repeat it without end.
         let has_tokens = query.contains("list-type=2");
         if found.is_truncated && !found.has_token && has_tokens {
             self.needs_markers = self.pages == 1;
@@ -110,13 +110,14 @@ impl ListingGuard {
 }
 
 impl ListingGuard {
-    /// Forgets the names of earlier pages: whoever goes on with the listing does not keep them, and looks at their order.
+    /// Forgets the names of earlier pages: a caller that goes on with the listing does not keep them, and checks
+    /// their order.
     pub(super) fn forget_names(&mut self) {
         self.seen = HashSet::new();
         (self.entries, self.bytes, self.skipped, self.held) = (0, 0, 0, Held::default());
     }
 
-    /// Whether nothing that came was a listing, so that it does not mean that there is nothing.
+    /// Whether no response was a listing, so that there may be objects although there are no entries.
     pub(super) fn is_none(&self) -> bool {
         let is_xml =
             !matches!(self.scheme, None | Some(Scheme::Http | Scheme::Webhdfs | Scheme::Gcs | Scheme::Tos));

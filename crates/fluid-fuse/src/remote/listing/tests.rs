@@ -47,7 +47,7 @@ fn what_cannot_be_is_cut_out_of_s3s() {
         cleaned(Scheme::S3, "p/", &root(&format!("{}{good}{prefix}{}", bad.concat(), bad.concat())));
     assert_eq!((body, skipped), (root(&format!("{good}{prefix}")), 2 * bad.len()));
     assert_eq!(keys, ["p/a&b", "p/d/"]);
-    // Without their ETags, which are none.
+    // Invalid ETags are removed.
     let without = contents("p/a", "1", DATE);
     for etag in ["&quot;a&#13;&#10;X-Evil: 1&quot;", "a b", &format!("&quot;{long}&quot;"), "\u{1b}"] {
         let etag = contents("p/a", "1", &format!("{DATE}<ETag>{etag}</ETag>"));
@@ -135,7 +135,7 @@ fn a_listing_must_get_on() {
     assert_eq!(take(&mut guard, 3, 0..0), Ok(()));
     let empty = (4..).map(|token| take(&mut guard, token, 0..0)).take_while(Result::is_ok).count();
     assert_eq!(empty, EMPTY_PAGES - 1);
-    // Whoever gives out credentials may say the same again and again.
+    // A server of credentials may repeat its response.
     let uri = "http://169.254.169.254/".parse().unwrap();
     for _ in 0..3 {
         assert!(guard.take(&uri, &mut b"<Other/>".to_vec()).is_ok());

@@ -1,4 +1,4 @@
-//! Listings in XML: S3's and those that are like it, and Azure's.
+//! Listings in XML: those of S3, of stores that are like S3, and of Azure.
 
 use std::ops::Range;
 
@@ -12,8 +12,7 @@ use crate::limits::{ETAG, KEY};
 use crate::remote::response;
 use crate::store::StoreError;
 
-/// The elements that are entries, those that an entry must have, and all that the library reads, which may be there
-/// once.
+/// The elements that are entries, each with the elements that it must have.
 const ENTRY_ELEMENTS: &[(&str, &[&str])] = &[
     ("Contents", &["Key", "Size"]),
     ("CommonPrefixes", &["Prefix"]),
@@ -21,6 +20,7 @@ const ENTRY_ELEMENTS: &[(&str, &[&str])] = &[
     ("BlobPrefix", &["Name"]),
 ];
 
+/// The elements that opendal reads. An entry may have each of them once.
 const FIELDS: &[&str] = &[
     "Key",
     "Name",
@@ -46,12 +46,12 @@ struct Reading {
     start: usize,
     depth: usize,
     fields: Vec<(&'static str, String)>,
-    /// Where its ETag is, if it is none.
+    /// The range of its ETag, if that is invalid.
     etag: Option<Range<usize>>,
     bad: bool,
 }
 
-/// Of S3 and all that are like it, and of Azure.
+/// Removes the invalid entries of a listing.
 pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, StoreError> {
     let mut cut: Vec<Range<usize>> = Vec::new();
     let mut found = Found::default();
@@ -63,13 +63,13 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
     let mut reader = Reader::from_str(text);
     let (mut depth, mut is_listing, mut in_blobs) = (0_usize, false, false);
     let mut reading: Option<Reading> = None;
-    // What is said of the listing itself, and its text.
+    // An element of the listing itself, and its text.
     let mut listing_field: Option<(String, String)> = None;
     // The field, where it begins, and its text.
     let mut field: Option<(&'static str, usize, String)> = None;
     loop {
         let at = position(&reader);
-        // What is not XML is for the library to refuse.
+        // opendal refuses a response that is not XML.
         let Ok(event) = reader.read_event() else { return Ok(is_listing.then(Found::default)) };
         let (name, has_attributes, opens, closes) = match &event {
             Event::Start(tag) => {
@@ -89,7 +89,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
                 if let (false, Some(reading)) = (readable, &mut reading) {
                     reading.bad |= !matches!(field, Some((name, ..)) if ETAGS.contains(&name));
                     if let Some((_, _, text)) = &mut field {
-                        // No ETag, and no longer one.
+                        // The text is no ETag; it does not grow further.
                         *text = "\0".to_string();
                     }
                 }
@@ -120,7 +120,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
                 }
                 None => {}
                 Some(reading) => {
-                    // Nothing is inside of a field.
+                    // A field contains no elements.
                     reading.bad |= field.is_some();
                     let inner = depth - reading.depth;
                     let is_inner = inner == 1
@@ -150,7 +150,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
                 if ETAGS.contains(&name) && !text.is_empty() && response::etag(&text).is_none() {
                     reading.etag = Some(start..end);
                 }
-                // Those in the properties stay behind them, so that they are known to be inside.
+                // `Properties` stays the last field, so that further fields are known to be inside of it.
                 let inside = reading.fields.last().is_some_and(|(of, _)| *of == "Properties");
                 reading.fields.insert(reading.fields.len() - usize::from(inside), (name, text));
             }
@@ -175,7 +175,7 @@ pub(super) fn xml(body: &mut Vec<u8>, prefix: &str) -> Result<Option<Found>, Sto
 }
 
 impl Reading {
-    /// The entry's key and what it takes, if it can be what it says.
+    /// The entry's key and its bytes, if the entry is valid.
     fn entry(&self, prefix: &str) -> Option<(String, usize)> {
         let get = |name: &str| self.fields.iter().find(|(of, _)| *of == name).map(|(_, text)| text.as_str());
         let well = |name: &str, is_well: fn(&str) -> bool| get(name).is_none_or(is_well);
@@ -190,7 +190,7 @@ impl Reading {
     }
 }
 
-/// Stands where bytes were that are not UTF-8: Unicode has no such letter.
+/// Replaces bytes that are not UTF-8: Unicode has no such character.
 const NOT_UTF8: &str = "\u{fffe}";
 
 fn position(reader: &Reader<&[u8]>) -> usize {
@@ -201,7 +201,7 @@ fn has_attributes(tag: &quick_xml::events::BytesStart<'_>) -> bool {
     !tag.attributes_raw().trim_ascii().is_empty()
 }
 
-/// Adds the text of an event; false if there is none.
+/// Appends the text of an event; false if it has none.
 fn append(event: &Event<'_>, text: &mut String) -> bool {
     match event {
         Event::Text(piece) => text.push_str(piece),
@@ -217,7 +217,7 @@ fn append(event: &Event<'_>, text: &mut String) -> bool {
     true
 }
 
-/// Takes ranges out, which are in order.
+/// Removes ranges, which are in order.
 fn without(body: &mut Vec<u8>, cut: &[Range<usize>]) {
     let (mut kept, mut from) = (0, 0);
     for range in cut {

@@ -21,10 +21,10 @@ use super::timeouts::{CONNECT, FIRST_BYTE, STALL, Timeouts};
 use super::tls::Verification;
 use crate::trust::Trust;
 
-/// Endpoints that want the bucket in the host name.
+/// Ends of the names of endpoints that expect the bucket in the host name.
 const VIRTUAL_HOSTED: &[&str] = &[".aliyuncs.com", ".amazonaws.com", ".myqcloud.com", ".volces.com"];
 
-/// Whose servers get what this Pod is known by without anybody having written it down, and by the ends of their names.
+/// Ends of the names of servers that may get a token of the Pod that no option has, by store.
 const OWN_SERVERS: &[(Scheme, &[&str])] = &[
     (Scheme::Gcs, &[".googleapis.com"]),
     (
@@ -33,10 +33,10 @@ const OWN_SERVERS: &[(Scheme, &[&str])] = &[
     ),
 ];
 
-/// What a URL and its options name. It has credentials, so it has no `Debug`.
+/// The store that a URL and its options name. It has credentials, so it has no `Debug`.
 pub(super) struct StoreLocation {
     pub(super) scheme: Scheme,
-    /// The URL as it may be shown.
+    /// The URL without secrets, for messages.
     pub(super) url: String,
     /// opendal's settings.
     pub(super) settings: BTreeMap<String, String>,
@@ -46,12 +46,12 @@ pub(super) struct StoreLocation {
     pub(super) verification: Verification,
     /// Whether reads may take the fast path.
     pub(super) is_fast: bool,
-    /// The files that values were read from.
+    /// The files from which values were read.
     pub(super) files: Files,
 }
 
 impl StoreLocation {
-    /// Reads the options; the environment is a function, so that tests need not change theirs.
+    /// Reads the options. The environment is a function, so that tests need not change theirs.
     pub(super) fn resolve(
         url: &str,
         options: &BTreeMap<String, String>,
@@ -93,7 +93,6 @@ impl StoreLocation {
             }
         }
         let client = values.get(Client).map(str::to_string);
-        let https = values.switch(Https)?.unwrap_or(true);
         let region = values.get(Region).map(str::to_string);
         let mut location = Self {
             scheme,
@@ -110,15 +109,15 @@ impl StoreLocation {
             files: Files::look(std::mem::take(&mut values.files)),
         };
         location.set("root", format!("/{root}"));
-        location.locate(name, authority, https, values.switch(PathStyle)?)?;
+        location.locate(name, authority, &values)?;
         if trust == Trust::Dataset {
             location.keep_identity(&values)?;
         }
         Ok(location)
     }
 
-    /// Refuses what would send a token of this Pod, which is not the Dataset's, to a server that the Dataset names. Signed
-    /// requests do not: who gets them cannot sign others.
+    /// Refuses options of a Dataset that would send a token of this Pod to a server that the Dataset names. Signed
+    /// requests are allowed: a server cannot sign other requests with them.
     fn keep_identity(&self, values: &Values) -> anyhow::Result<()> {
         let host = |server: &str| {
             let authority = server.split_once("://").map_or(server, |(_, rest)| rest).split('/').next();
@@ -155,8 +154,8 @@ impl StoreLocation {
         Ok(())
     }
 
-    /// The bucket is in another region: signatures are for that one, and so is an endpoint of Amazon's that has the region
-    /// in its name.
+    /// Moves to the region of the bucket: requests are signed for it, and an endpoint of Amazon that names a region
+    /// names this one.
     pub(super) fn move_to(&mut self, region: &str) {
         let before = self.settings.insert("region".to_string(), region.to_string()).unwrap_or_default();
         if let Some(endpoint) = self.settings.get_mut("endpoint")
@@ -167,12 +166,12 @@ impl StoreLocation {
         self.region = Some(region.to_string());
     }
 
-    /// Where the bucket is asked for without a key.
+    /// The URL of the bucket without a key.
     pub(super) fn bucket_url(&self) -> Option<http::Uri> {
         let setting = |name: &str| self.settings.get(name).map(String::as_str);
         let bucket = setting("bucket").unwrap_or_default();
         let url = match (setting("endpoint"), setting("enable_virtual_host_style")) {
-            // Asks for buckets of all regions.
+            // This endpoint knows the buckets of all regions.
             (None, _) if self.scheme != Scheme::S3 => return None,
             (None, _) => format!("https://s3.amazonaws.com/{bucket}"),
             (Some(endpoint), Some("true")) => {
@@ -188,14 +187,10 @@ impl StoreLocation {
         self.settings.insert(setting.to_string(), value.into());
     }
 
-    /// Bucket and endpoint, in each store's way.
-    fn locate(
-        &mut self,
-        name: &str,
-        authority: &str,
-        https: bool,
-        path_style: Option<bool>,
-    ) -> anyhow::Result<()> {
+    /// Sets the bucket and the endpoint, in each store's way.
+    fn locate(&mut self, name: &str, authority: &str, values: &Values) -> anyhow::Result<()> {
+        let default_scheme = if values.switch(Https)?.unwrap_or(true) { "https" } else { "http" };
+        let path_style = values.switch(PathStyle)?;
         let mut bucket = authority;
         let mut endpoint = self.settings.remove("endpoint");
         match self.scheme {
@@ -205,7 +200,7 @@ impl StoreLocation {
             }
             Scheme::Http => endpoint = Some(format!("{name}://{authority}")),
             Scheme::Oss => {
-                // JindoFS's way to write it: oss://bucket.oss-cn-hangzhou.aliyuncs.com/path.
+                // JindoFS writes oss://bucket.oss-cn-hangzhou.aliyuncs.com/path.
                 if let Some((first, host)) =
                     authority.split_once('.').filter(|(_, host)| host.starts_with("oss-"))
                 {
@@ -230,7 +225,7 @@ impl StoreLocation {
         }
         let endpoint = endpoint.map(|endpoint| match endpoint.contains("://") {
             true => endpoint,
-            false => format!("{}://{endpoint}", if https { "https" } else { "http" }),
+            false => format!("{default_scheme}://{endpoint}"),
         });
         if endpoint.is_none() && !matches!(self.scheme, Scheme::S3 | Scheme::Gcs) {
             bail!("{}: the option \"endpoint\" is missing", self.url);
@@ -255,7 +250,7 @@ impl StoreLocation {
                 self.set("region", known.unwrap_or_else(|| "us-east-1".to_string()));
             }
             Scheme::Oss => {
-                // The region is in the names of OSS's endpoints, but for those of "accelerate" and of users.
+                // The names of OSS's endpoints contain the region, but those of "accelerate" and of users do not.
                 let named = |host: &str| {
                     let first = host.split_once("://")?.1.strip_suffix(".aliyuncs.com")?;
                     let region = first.strip_prefix("oss-")?;

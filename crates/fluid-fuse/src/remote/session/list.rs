@@ -20,13 +20,14 @@ use crate::remote::listing::ListingGuard;
 use crate::remote::{Depth, Item, Page, Version};
 use crate::store::StoreError;
 
-/// Entries of a listing that are handed on together: what a page of most stores has.
+/// Entries that are passed on together, as many as a page of most stores has.
 const PAGE_SIZE: usize = 1000;
 
-/// Flat listings that are kept to go on with, where a store cannot begin one at a key: as many as there are walks at a time.
+/// Largest number of paused flat listings, for stores that cannot begin a listing at a key: one for each concurrent
+/// walk.
 const MAX_PAUSED: usize = 4;
 
-/// PausedListing of such a listing that are read to get to a key.
+/// Pages of such a listing that are skipped to get to a key.
 const MAX_SKIPPED_PAGES: usize = 5;
 
 impl Session {
@@ -35,7 +36,7 @@ impl Session {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
-        // What is said of one operation is of one page; a listing proves that it gets on.
+        // `io_timeout` is for one page. A listing makes progress, which extends its deadline.
         let _until = Until::moment().is_none().then(|| Until::set(Instant::now() + self.io_timeout));
         if let Some(index) = &self.index {
             return index.list(self, prefix, page);
@@ -65,9 +66,9 @@ impl Session {
         loop {
             let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
             let entry = match block_on_listing(guard, url, async { next.await.transpose() }) {
-                // Some say so of a prefix that nothing has.
+                // Some stores answer 404 for a prefix without keys.
                 Err(StoreError::NotFound) if !self.listed_is_empty() => None,
-                // A prefix that nothing has is an empty listing.
+                // At other stores, a prefix without keys is an empty listing.
                 Err(StoreError::NotFound) => return Err(StoreError::NoBucket(format!("{}: 404", url()))),
                 entry => entry?,
             };
@@ -87,7 +88,7 @@ impl Session {
         }
     }
 
-    /// What an entry of a listing is, unless it is the bucket itself.
+    /// The item of an entry, unless it is the bucket itself.
     fn item(&self, prefix: &str, entry: &Entry) -> Option<Item> {
         let (key, found) = (entry.path(), entry.metadata());
         match found.mode() {
@@ -106,7 +107,7 @@ impl Session {
         let capability = self.operator.info().capability();
         let is_possible = capability.list_with_recursive
             && !matches!(self.location.scheme, Scheme::Http | Scheme::Webhdfs)
-            // These listings are not read here first, so nobody knows where their pages end.
+            // `listing` does not read these responses, so the ends of their pages are not known.
             && self.location.scheme != Scheme::Tos;
         let begins_anywhere =
             capability.list_with_start_after && !self.quirks.ignores_start.load(Ordering::Relaxed);
@@ -128,7 +129,7 @@ impl Session {
         }
     }
 
-    /// The next page of a flat listing of a store that only goes on from page to page.
+    /// The next page of a flat listing, at a store that can only go on from page to page.
     fn go_on(&self, prefix: &str, after: Option<&str>) -> Result<Page, StoreError> {
         let paused = {
             let mut paused = lock(&self.paused);
@@ -193,7 +194,7 @@ impl Session {
         Ok(Page { items, more_after })
     }
 
-    /// What lists.
+    /// The operator for listings.
     fn lister(&self) -> Result<&Operator, StoreError> {
         if !self.quirks.lists_by_markers.load(Ordering::Relaxed) {
             return Ok(&self.operator);
@@ -203,35 +204,35 @@ impl Session {
         }
         let mut settings = self.location.settings.clone();
         settings.insert("disable_list_objects_v2".to_string(), "true".to_string());
-        let lister = operator(self.location.scheme, settings, self.signer.is_some())
+        let lister = operator(self.location.scheme, settings, self.signer.as_ref())
             .map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(self.lister_by_markers.get_or_init(|| lister.with_context(self.context().clone())))
     }
 
-    /// What the listing says of one object.
+    /// The version of one object in a listing.
     pub(super) fn listed(&self, key: &str) -> Result<Option<Version>, StoreError> {
         let mut guard = ListingGuard::new(self.location.scheme, format!("{}{key}", self.root()));
         let options = ListOptions { limit: Some(1), ..ListOptions::default() };
         let url = || self.object_url(key);
         let mut entries = block_on(url, self.lister()?.lister_options(to_path(key)?, options))?;
         let next = poll_fn(|context| Pin::new(&mut entries).poll_next(context));
-        // In the store's order, the key itself is the first that begins with it.
+        // In the store's order, the key comes first among those that begin with it.
         let entry = block_on_listing(&mut guard, url, async { next.await.transpose() })?;
         Ok(entry
             .filter(|entry| entry.path() == key)
             .map(|entry| self.version(key.to_string(), entry.metadata())))
     }
 
-    /// Whether a listing of nothing is an empty one at this store, so that "not found" is the bucket.
+    /// Whether this store lists a prefix without keys as empty, so that "not found" means the bucket.
     fn listed_is_empty(&self) -> bool {
         self.location.scheme != Scheme::Webhdfs
     }
 }
 
-/// Whether an item of a listing that begins behind a key does.
+/// Whether an item is behind the key at which the listing begins.
 fn is_behind(item: &Item, after: Option<&str>, depth: Depth) -> bool {
     let is_rolled_up = depth == Depth::One && matches!(item, Item::Prefix(_));
-    // What has keys before and behind is told again.
+    // A prefix with keys before and behind `after` is listed again.
     after.is_none_or(|after| item.key() > after || is_rolled_up && after.starts_with(item.key()))
 }
 

@@ -1,8 +1,8 @@
-//! Sessions: a bucket with the credentials of one moment, and their replacement by the next ones.
+//! Sessions: a bucket with the credentials of one moment, and its replacements.
 //!
-//! Decides when credentials are loaded again: when a file that holds some has changed, and once when the store refuses.
-//! It retries nothing else. How a session lists is in `list`, how it reads in `read`, how it compares versions in
-//! `versions`, and how it signs the requests of the fast path in `sign`.
+//! Decides when credentials are loaded again: when a file that holds some has changed, and once when the store
+//! refuses. It retries nothing else. `open` makes a session, `list` lists, `read` reads, `versions` compares
+//! versions, and `sign` signs the requests of the fast path.
 
 mod list;
 mod open;
@@ -25,13 +25,13 @@ use super::tls::Verification;
 use crate::inodes::lock;
 use crate::store::StoreError;
 
-/// Between two looks at the files that credentials came from.
+/// Time between two checks of the files of credentials.
 const CREDENTIALS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two times that credentials are loaded again because the store refuses.
+/// Time between two reloads of credentials because the store refuses.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What was asked to find a bucket, and the session that is used.
+/// The URL and options of a bucket, and its present session.
 pub(super) struct Sessions {
     url: String,
     options: BTreeMap<String, String>,
@@ -66,33 +66,33 @@ impl Sessions {
         self.held().0.location.settings.get("endpoint").cloned()
     }
 
-    /// Asks with the present credentials, once more where the bucket turns out to be in another region, and once more with
-    /// new credentials where the store refuses.
+    /// Runs a request with the present credentials, again if the bucket is in another region, and again with new
+    /// credentials if the store refuses.
     pub(super) fn with_retry<T>(
         &self,
-        question: impl Fn(&Arc<Session>) -> Result<T, StoreError>,
+        request: impl Fn(&Arc<Session>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.with_retry_if(|session| question(session).map_err(|error| (error, true)))
+        self.with_retry_if(|session| request(session).map_err(|error| (error, true)))
     }
 
-    /// The same for a question that says of its error whether it can be asked again.
+    /// The same for a request that says of its error whether it may run again.
     pub(super) fn with_retry_if<T>(
         &self,
-        mut question: impl FnMut(&Arc<Session>) -> Result<T, (StoreError, bool)>,
+        mut request: impl FnMut(&Arc<Session>) -> Result<T, (StoreError, bool)>,
     ) -> Result<T, StoreError> {
         let mut session = self.session();
         response::take_bucket_region();
-        let mut answer = question(&session);
+        let mut answer = request(&session);
         if let Err((StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_), true)) = answer
             && let Some(elsewhere) = self.find_region(&session)
         {
             session = elsewhere;
-            answer = question(&session);
+            answer = request(&session);
         }
         if let Err((StoreError::Denied(_), true)) = answer
             && let Some(renewed) = self.reload(&session)
         {
-            answer = question(&renewed);
+            answer = request(&renewed);
         }
         answer.map_err(|(error, _)| error)
     }
@@ -109,7 +109,7 @@ impl Sessions {
         let mut held = self.held();
         if Arc::ptr_eq(&held.0, refused) {
             info!(
-                "{}: the bucket is in the region {region} (the option region saves the question)",
+                "{}: the bucket is in the region {region} (the option region saves the request)",
                 refused.location.url
             );
             *lock(&self.quirks.region) = Some(region);
@@ -131,7 +131,7 @@ impl Sessions {
         held.0.clone()
     }
 
-    /// The session after the refused one, if there can be another.
+    /// The session after the one that the store refused, if there can be another.
     fn reload(&self, refused: &Arc<Session>) -> Option<Arc<Session>> {
         let mut held = self.held();
         let same = Arc::ptr_eq(&held.0, refused);

@@ -30,11 +30,11 @@ use crate::store::StoreError;
 pub(in crate::remote) struct Session {
     pub(super) location: StoreLocation,
     pub(in crate::remote) operator: Operator,
-    /// The same for uploads that copy parts, which have no checksums.
+    /// The operator for uploads that copy parts, which have no checksums.
     pub(in crate::remote) copier: Operator,
-    /// The same for listings, where the store knows no tokens.
+    /// The operator for listings of stores that know no tokens.
     pub(super) lister_by_markers: OnceLock<Operator>,
-    /// What signs in opendal's stead.
+    /// Signs instead of opendal.
     pub(super) signer: Option<OssSigner>,
     pub(super) opened: Instant,
     pub(super) signatures: Mutex<HashMap<String, Signature>>,
@@ -43,13 +43,13 @@ pub(in crate::remote) struct Session {
     pub(super) is_fast: bool,
     pub(in crate::remote) quirks: Arc<Quirks>,
     pub(super) index: Option<Index>,
-    /// Flat listings that may go on, the last used first.
+    /// Paused flat listings, the last used first.
     pub(super) paused: Mutex<Vec<PausedListing>>,
     pub(super) whole: web::WholeFileCache,
     pub(super) io_timeout: Duration,
 }
 
-/// A listing that goes on from page to page.
+/// A flat listing that goes on from page to page.
 pub(super) struct PausedListing {
     pub(super) prefix: String,
     /// The last key of the last page.
@@ -58,11 +58,11 @@ pub(super) struct PausedListing {
     pub(super) guard: ListingGuard,
 }
 
-/// A signed request that is kept.
+/// A signed request that is used several times.
 pub(super) struct Signature {
     pub(super) signed: Arc<SignedRequest>,
     pub(super) until: Instant,
-    /// Whether it was used again after the read that it was made for.
+    /// Whether a second read has used it.
     pub(super) used: bool,
 }
 
@@ -78,7 +78,7 @@ impl Session {
         if let Some(region) = &*lock(&quirks.region) {
             location.move_to(region);
         }
-        // Nothing is waited for longer than all of it.
+        // No step of a request waits longer than the whole request.
         location.timeouts = location.timeouts.within(config.io_timeout);
         let (ttl, io_timeout) = (config.ttl, config.io_timeout);
         let config = transport::TransportConfig {
@@ -93,7 +93,7 @@ impl Session {
         let shared = signer.clone().map(|signer| Arc::new(signer) as Arc<dyn SignRequest>);
         let context = transport::context(config, shared);
         let operator = |settings| {
-            operator(location.scheme, settings, signer.is_some())
+            operator(location.scheme, settings, signer.as_ref())
                 .with_context(|| format!("{}: the options cannot be used", location.url))
                 .map(|operator| operator.with_context(context.clone()))
         };
@@ -104,7 +104,7 @@ impl Session {
         let capability = operator.info().capability();
         let is_fast = match location.scheme {
             Scheme::Http => true,
-            // Its signed reads are another API, with other ETags.
+            // Google's signed reads use its XML API, which has other ETags.
             Scheme::Gcs => false,
             _ => capability.presign_read,
         };
@@ -129,12 +129,12 @@ impl Session {
         })
     }
 
-    /// What requests go by.
+    /// The context of requests.
     pub(in crate::remote) fn context(&self) -> &OperationContext {
         self.operator.context()
     }
 
-    /// The region of the bucket, which the store tells without credentials.
+    /// The region of the bucket, which S3 names without credentials.
     pub(super) fn ask_region(&self) -> Option<String> {
         let mut request = http::Request::new(Buffer::new());
         *request.method_mut() = Method::HEAD;
@@ -146,7 +146,7 @@ impl Session {
         }
     }
 
-    /// What is asked of an object, for errors.
+    /// The URL of an object, for messages.
     pub(in crate::remote) fn object_url(&self, key: &str) -> String {
         format!("{}/{key}", self.location.url.trim_end_matches('/'))
     }
@@ -163,7 +163,7 @@ impl Session {
         self.head_with_time(key).map(|(version, _)| version)
     }
 
-    /// The object's version, and the time of change that who wrote it has kept with it.
+    /// The object's version, and the time of change that its writer has kept in the metadata.
     pub(in crate::remote) fn head_with_time(
         &self,
         key: &str,
@@ -180,19 +180,19 @@ impl Session {
 
     pub(in crate::remote) fn version(&self, key: String, found: &Metadata) -> Version {
         let etag = match self.location.scheme {
-            // The generation: ETags differ between its APIs.
+            // The generation: ETags differ between Google's APIs.
             Scheme::Gcs => found.version().filter(|it| it.parse::<u64>().is_ok()).map(str::to_string),
-            // What is none would not come back as it is: such a version is told apart by size and time.
+            // An invalid ETag would not match in a condition: such a version is compared by size and time.
             _ if self.quirks.etags_vary.load(Ordering::Relaxed) => None,
             _ => found.etag().and_then(response::etag),
         };
-        // Listings of some stores have fractions of seconds, answers for an object do not.
+        // Listings of some stores have fractions of seconds, responses for an object do not.
         let seconds = found.last_modified().map_or(0, |time| time.into_inner().as_second());
         let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
         Version { key, size: found.content_length(), etag, modified: SystemTime::UNIX_EPOCH + since }
     }
 
-    /// What every key of the place begins with, as the store knows them.
+    /// The prefix of all keys of the location, as the store knows them.
     pub(super) fn root(&self) -> String {
         match self.location.settings.get("root").map_or("", |root| root.trim_matches('/')) {
             "" => String::new(),
@@ -200,7 +200,7 @@ impl Session {
         }
     }
 
-    /// A plain server's file.
+    /// A file of a web server.
     pub(super) fn file(&self, key: &str) -> Result<web::File<'_>, StoreError> {
         let setting = |name: &str| self.location.settings.get(name).map(String::as_str);
         let root = setting("root").unwrap_or_default().trim_end_matches('/');
@@ -210,7 +210,7 @@ impl Session {
         Ok(web::File { context: self.context(), url, authorization: self.authorization() })
     }
 
-    /// What a plain server wants to know us by.
+    /// The value of `authorization` for a web server.
     pub(in crate::remote) fn authorization(&self) -> Option<http::HeaderValue> {
         use opendal::raw::{format_authorization_by_basic, format_authorization_by_bearer};
         let setting = |name: &str| self.location.settings.get(name).map(String::as_str);
@@ -243,7 +243,7 @@ impl FileServer for Session {
     }
 }
 
-/// opendal's name for a key, which must be the key: others are other objects to it.
+/// opendal's path for a key, which must be equal to the key: opendal takes other paths for other objects.
 pub(in crate::remote) fn to_path(key: &str) -> Result<&str, StoreError> {
     let odd = key.trim() != key || key.starts_with('/') || key.contains("//") || key.is_empty();
     match odd {
@@ -252,16 +252,16 @@ pub(in crate::remote) fn to_path(key: &str) -> Result<&str, StoreError> {
     }
 }
 
-/// opendal's operator; `unsigned`: somebody else signs.
+/// opendal's operator. It does not sign if there is a signer.
 pub(super) fn operator(
     scheme: Scheme,
     mut settings: BTreeMap<String, String>,
-    unsigned: bool,
+    signer: Option<&OssSigner>,
 ) -> opendal::Result<Operator> {
     fn of<C: Configurator>(settings: BTreeMap<String, String>) -> opendal::Result<Operator> {
         Operator::from_config(C::from_iter(settings)?)
     }
-    if unsigned {
+    if signer.is_some() {
         settings.insert("skip_signature".to_string(), "true".to_string());
     }
     match scheme {

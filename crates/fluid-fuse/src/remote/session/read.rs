@@ -40,7 +40,7 @@ impl Session {
     ) -> Result<Box<dyn Read + Send>, StoreError> {
         let agreed = self.quirks.alias(version);
         let requested = agreed.as_ref().unwrap_or(version);
-        // Another read may find out at the same time.
+        // Another read may change this quirk at the same time.
         let is_conditional = self.reads_conditionally(requested);
         match self.get_once(requested, range) {
             Ok(body) => {
@@ -63,7 +63,7 @@ impl Session {
         }
     }
 
-    /// Reads a version that the store refused by the name of `asked`, by what the store calls it now.
+    /// Reads a version that the store refused under the name `requested`, under its present name.
     fn get_revalidated(
         &self,
         version: &Version,
@@ -107,7 +107,7 @@ impl Session {
         }
     }
 
-    /// By the fast path, or where that does not lead to the object, by the library.
+    /// Reads by the fast path, or by opendal where the fast path does not work.
     fn get_fast_or_by_library(
         &self,
         version: &Version,
@@ -129,8 +129,8 @@ impl Session {
             Err(FastPathError::Store(
                 refused @ (StoreError::Denied(_) | StoreError::NotImplemented(_) | StoreError::Failed(_)),
             )) if self.location.scheme != Scheme::Http => {
-                // A store or a policy may refuse requests that are signed in the query, and no others. A signature that
-                // was made before may be too old, which says nothing about the next.
+                // A store or a policy may refuse only requests with a signature in the query. A refused signature
+                // that was used before may have expired, which does not concern the next one.
                 let was_kept = self.signatures().remove(&version.key).is_some_and(|signature| signature.used);
                 let body = self.get_by_library(version, range)?;
                 if !was_kept && !self.quirks.denies_query_signatures.swap(true, Ordering::Relaxed) {
@@ -175,7 +175,7 @@ impl Session {
             }
             _ => {}
         }
-        // A time is not enough: it has seconds, and some servers do not know the condition.
+        // A time is not enough: it has whole seconds, and some servers do not know the condition.
         let by_generation = options.if_version_match.is_some();
         let certain = by_generation || options.if_match.is_some();
         let opened = self.run(&version.key, |path| async move {
@@ -183,14 +183,14 @@ impl Session {
             let mut stream = reader.into_stream(BytesRange::from(range.clone())).await?;
             match stream.metadata().await {
                 Ok(metadata) => Ok((stream, Some(metadata))),
-                // Not every store tells; the read is open in any case.
+                // Not every store sends metadata with a read. The read is open in any case.
                 Err(error) if error.kind() == ErrorKind::Unsupported => Ok((stream, None)),
                 Err(error) => Err(error),
             }
         });
         let (stream, metadata) = match opened {
             Ok(opened) => opened,
-            // Of a file that is shorter by now, some stores refuse the range in words of their own.
+            // Some stores refuse the range of a file that has become shorter with an error of their own.
             Err(error @ (StoreError::Denied(_) | StoreError::Failed(_))) if !certain => {
                 self.check_now(version)?;
                 return Err(error);
@@ -200,10 +200,10 @@ impl Session {
         match metadata.and_then(|metadata| self.is_of(&metadata, version, range.end - range.start)) {
             Some(true) => {}
             Some(false) => return Err(StoreError::Stale),
-            // A generation is no header, but part of what is asked for: who does not know it refuses.
+            // A generation is part of the query: a store that does not know it refuses the request.
             None if by_generation => {}
-            // Whoever does not tell the version may not know the condition either. What is open by now is what was there
-            // before.
+            // A store that does not name the version may not know the condition either. The version that is there
+            // once the read is open was there before.
             None => self.check_now(version)?,
         }
         Ok(Box::new(LibraryReader {
@@ -213,14 +213,14 @@ impl Session {
         }))
     }
 
-    /// Whether an answer of so many bytes is of the version, if it tells.
+    /// Whether a response of that many bytes is of the version, if it says so.
     fn is_of(&self, metadata: &Metadata, version: &Version, bytes: u64) -> Option<bool> {
         if self.location.scheme == Scheme::Gcs {
-            // A generation is a condition, and reads do not tell it.
+            // A generation is a condition, and responses to reads do not name it.
             return None;
         }
         let metadata = self.version(String::new(), metadata);
-        // Without the size of all, the library takes that of the part for it.
+        // If the response has no size of the object, opendal takes that of the range for it.
         let sized = metadata.size == version.size;
         if !sized && metadata.size != bytes {
             return Some(false);
@@ -235,7 +235,7 @@ impl Session {
         }
     }
 
-    /// Asks whether the version is the present one.
+    /// Checks that the version is the present one.
     fn check_now(&self, version: &Version) -> Result<(), StoreError> {
         match same(&self.head(&version.key)?, version) {
             true => Ok(()),
@@ -251,7 +251,7 @@ impl Session {
     }
 }
 
-/// A read that opendal does.
+/// A read by opendal.
 struct LibraryReader {
     stream: Box<BufferStream>,
     piece: Buffer,
@@ -272,7 +272,7 @@ impl Read for LibraryReader {
             self.piece = self.next()?;
             self.left = self.left.saturating_sub(self.piece.len() as u64);
             if self.left == 0 {
-                // The end, without which the connection is not used again.
+                // A connection is used again only if the end was read.
                 self.next()?;
             }
         }

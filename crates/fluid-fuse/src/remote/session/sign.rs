@@ -14,17 +14,17 @@ use crate::remote::request::describe;
 use crate::remote::transport::SignRequest as _;
 use crate::store::StoreError;
 
-/// How long a signature is good for; a store takes a clock that is wrong by as much.
+/// How long a signature is valid: stores accept a clock that is wrong by as much.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
-/// The same with credentials that end sooner.
+/// The same for credentials that expire sooner.
 const SHORT_SIGNATURE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Signatures that are kept.
+/// Largest number of signatures that are kept.
 const MAX_SIGNATURES: usize = 8192;
 
 impl Session {
-    /// The object's signed request, signed again well before it ends.
+    /// The signed request of an object. It is signed again after half of its lifetime.
     pub(super) fn signed(&self, key: &str) -> Result<Arc<SignedRequest>, FastPathError> {
         let now = Instant::now();
         if let Some(signature) = self.signatures().get_mut(key)
@@ -65,7 +65,7 @@ impl Session {
         SignedRequest::new(&request.uri, &request.headers, description)
     }
 
-    /// A plain server's request.
+    /// The request to a web server.
     fn unsigned(&self, key: &str) -> Result<SignedRequest, FastPathError> {
         let url = self.file(key)?.url;
         let mut headers = http::HeaderMap::new();

@@ -10,23 +10,23 @@ use super::open::Session;
 use crate::remote::Version;
 use crate::store::StoreError;
 
-/// By how much a store's clock may differ from ours.
+/// Largest difference between the clocks of a store and of this machine.
 pub(in crate::remote) const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
 
-/// How often an object is asked about to find out whether its ETag varies: with two ETags at random, the chance that one
-/// is seen each time is 1 in 128.
+/// Number of HEAD requests to find out whether an ETag varies: if one of two ETags comes at random, the chance that
+/// one comes each time is 1 in 128.
 const ETAG_CHECKS: usize = 8;
 
-/// By how much a store's times for one version may differ: some round up, others down.
+/// Largest difference of a store's times for one version: some responses round up, others down.
 const TIME_ROUNDING: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// What the store calls a version now, after it refused a read of it by the name of `requested`: [`StoreError::Stale`]
-    /// only if the object did change, as far as anybody can tell.
+    /// Returns the store's present name of a version, after it refused a read of it under the name `requested`.
+    /// [`StoreError::Stale`]: the object has changed, as far as that can be found out.
     ///
-    /// An object of another size or time is another one. Beyond that, ETags are compared with their like: that of a
-    /// listing with that of the listing now, since a store may have others for its reads, and that of one answer with
-    /// that of the next, since a farm of servers may have one each.
+    /// An object of another size or time has changed. Beyond that, ETags are compared with those of the same source:
+    /// that of a listing with that of the present listing, since a store may send others for reads, and that of one
+    /// response with that of the next, since each server of a store may send its own.
     pub(in crate::remote) fn revalidate(
         &self,
         version: &Version,
@@ -45,7 +45,7 @@ impl Session {
         }
         let without_etag = Version { etag: None, ..now.clone() };
         if same(&now, requested) {
-            // It refused what is there.
+            // The store refused the version that is there.
             if requested.etag.is_some() && self.has_other_etag(version, &now)? {
                 return Ok(without_etag);
             }
@@ -68,7 +68,7 @@ impl Session {
             (Some(_), Some(_)) if self.has_other_etag(version, &now)? => Ok(without_etag),
             (Some(_), Some(_)) if requested != version && self.is_listed(version)? => Ok(now),
             (Some(_), Some(_)) => Err(StoreError::Stale),
-            // Told apart by time alone.
+            // Only the time tells whether the object changed.
             _ if is_dated_alike && dates.is_some() => Ok(now),
             (None, _) if !self.quirks.dates_agree.load(Ordering::Relaxed) && self.is_listed(version)? => {
                 Ok(now)
@@ -77,7 +77,7 @@ impl Session {
         }
     }
 
-    /// Whether the store's listing still says of an object what it said before.
+    /// Whether the store's listing still has this version.
     fn is_listed(&self, version: &Version) -> Result<bool, StoreError> {
         let listed = match &self.index {
             Some(index) => return index.still_lists(self, version),
@@ -90,8 +90,8 @@ impl Session {
         }
     }
 
-    /// Whether the same object has another ETag when it is asked about again, although it did not change: the ETag of
-    /// before comes back, or the time of change is long ago, or no two ETags are the same.
+    /// Whether repeated requests get other ETags although the object did not change: an earlier ETag comes back, or
+    /// the time of change is long ago, or no two ETags are the same.
     pub(in crate::remote) fn has_other_etag(
         &self,
         version: &Version,
@@ -119,13 +119,13 @@ impl Session {
         }
         varies |= others.len() > ETAG_CHECKS;
         if varies && !self.quirks.etags_vary.swap(true, Ordering::Relaxed) {
-            info!("{}: ETags vary, so versions are told apart by size and time", self.location.url);
+            info!("{}: ETags vary, so versions are compared by size and time", self.location.url);
         }
         Ok(varies)
     }
 }
 
-/// Whether what is known of two versions is the same.
+/// Whether two versions are the same, as far as both have an ETag and a time.
 pub(in crate::remote) fn same(one: &Version, other: &Version) -> bool {
     let etags = one.etag.as_ref().zip(other.etag.as_ref());
     let dates = one.date().zip(other.date());
