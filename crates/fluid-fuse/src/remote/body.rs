@@ -12,7 +12,7 @@ use crate::limits::Held;
 use crate::store::StoreError;
 
 /// Bytes of one read of a body: above 128 KiB, the allocator asks the kernel for each buffer.
-pub(super) const PIECE: usize = 96 * 1024;
+pub(super) const CHUNK: usize = 96 * 1024;
 
 /// A body in memory, and what counts that memory.
 #[derive(Default)]
@@ -36,21 +36,21 @@ pub(super) fn read_body(
     until: Instant,
 ) -> opendal::Result<BufferedBody> {
     let too_large = || {
-        let text = format!("{request}: an answer of more than {} MiB", most >> 20);
+        let text = format!("{request}: a response of more than {} MiB", most >> 20);
         fail(StoreError::Failed(text))
     };
     if length.is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let (mut reader, mut answer) = (body.into_reader(), BufferedBody::default());
-    let mut piece =
-        vec![0; length.and_then(|it| usize::try_from(it).ok()).map_or(PIECE, |it| it.clamp(1, PIECE))];
+    let mut chunk =
+        vec![0; length.and_then(|it| usize::try_from(it).ok()).map_or(CHUNK, |it| it.clamp(1, CHUNK))];
     loop {
         let unavailable = |why: &str| fail(StoreError::Unavailable(format!("{request}: {why}")));
         if Instant::now() > until {
-            return Err(unavailable("the answer comes too slowly"));
+            return Err(unavailable("the response comes too slowly"));
         }
-        let read = match reader.read(&mut piece) {
+        let read = match reader.read(&mut chunk) {
             Ok(0) => return Ok(answer),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -60,19 +60,19 @@ pub(super) fn read_body(
             return Err(too_large());
         }
         if !answer._held.take(read) {
-            return Err(unavailable("too many large answers at a time"));
+            return Err(unavailable("too many large responses at a time"));
         }
-        answer.bytes.extend_from_slice(piece.get(..read).unwrap_or_default());
+        answer.bytes.extend_from_slice(chunk.get(..read).unwrap_or_default());
     }
 }
 
 /// Reads until a moment; a byte now and then does not put it off.
 pub(super) fn read_until(mut body: impl Read, moment: Instant) -> Vec<u8> {
-    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
     while Instant::now() < moment
-        && let Ok(read @ 1..) = body.read(&mut piece)
+        && let Ok(read @ 1..) = body.read(&mut chunk)
     {
-        text.extend_from_slice(piece.get(..read).unwrap_or_default());
+        text.extend_from_slice(chunk.get(..read).unwrap_or_default());
     }
     text
 }
@@ -99,12 +99,12 @@ impl<R: Read + Unpin> futures_core::Stream for StreamedBody<R> {
     type Item = opendal::Result<Buffer>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut piece = vec![0; self.size];
-        Poll::Ready(match self.body.read(&mut piece) {
+        let mut chunk = vec![0; self.size];
+        Poll::Ready(match self.body.read(&mut chunk) {
             Ok(0) => None,
             Ok(read) => {
-                piece.truncate(read);
-                Some(Ok(Buffer::from(piece)))
+                chunk.truncate(read);
+                Some(Ok(Buffer::from(chunk)))
             }
             Err(error) => {
                 let text = format!("{}: {}", self.request, error.kind());

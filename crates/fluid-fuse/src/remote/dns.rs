@@ -2,7 +2,7 @@
 //!
 //! The system's resolver may block for long, often 20 s where no server answers. So threads of this module call it,
 //! one for each name at a time. Callers that look up the same name meanwhile wait for the same answer, and a lookup
-//! that hangs is not started again. Answers are cached for a short time (`KEPT`), failures are not. The module knows
+//! that hangs is not started again. Answers are cached for a short time (`CACHE_TIME`), failures are not. The module knows
 //! neither connections nor proxies.
 
 use std::collections::HashMap;
@@ -17,11 +17,11 @@ use crate::outage::{InPhase, Phase};
 
 /// How long an answer is cached: a burst of connections makes one lookup, and a changed address is used after this
 /// time at the latest.
-const KEPT: Duration = Duration::from_secs(5);
+const CACHE_TIME: Duration = Duration::from_secs(5);
 
 /// Largest number of lookups at a time. A mount has a name for each source and some for redirects; hostile redirects
 /// may bring more.
-const LOOKUPS: usize = 64;
+const MAX_LOOKUPS: usize = 64;
 
 /// Largest number of cached names.
 const CACHED_NAMES: usize = 256;
@@ -72,7 +72,7 @@ impl DnsCache {
         let mut known = lock(&self.known);
         loop {
             match known.get(host) {
-                Some(DnsEntry::Found(addresses, at)) if at.elapsed() < KEPT || *at >= begun => {
+                Some(DnsEntry::Found(addresses, at)) if at.elapsed() < CACHE_TIME || *at >= begun => {
                     return Ok(addresses.clone());
                 }
                 Some(DnsEntry::Failed(kind, reason, at)) if *at >= begun => {
@@ -98,9 +98,9 @@ impl DnsCache {
         if known.len() >= CACHED_NAMES {
             known.retain(|_, known| is_pending(known));
         }
-        if known.values().filter(|known| is_pending(known)).count() >= LOOKUPS {
+        if known.values().filter(|known| is_pending(known)).count() >= MAX_LOOKUPS {
             return Err(io::Error::other(format!(
-                "the name {host:?} cannot be resolved: {LOOKUPS} others are being looked up"
+                "the name {host:?} cannot be resolved: {MAX_LOOKUPS} others are being looked up"
             )));
         }
         let name = host.to_string();

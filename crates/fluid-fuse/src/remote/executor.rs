@@ -19,7 +19,7 @@ use crate::store::StoreError;
 pub(super) const SIGNING: &str = "signing http request";
 
 /// Letters of opendal's message that an error shows.
-const UNREADABLE: usize = 200;
+const MAX_LIBRARY_MESSAGE: usize = 200;
 
 thread_local! {
     /// The last error response on this thread.
@@ -65,7 +65,7 @@ pub(super) fn block_on_listing<T>(
 fn explain(description: impl FnOnce() -> String, error: &Error) -> StoreError {
     let response = FAILURE.take();
     if error.message() == SIGNING {
-        let reason = response.map(|answer| format!(" ({answer})")).unwrap_or_default();
+        let reason = response.map(|error| format!(" ({error})")).unwrap_or_default();
         return StoreError::Denied(format!("{}: no credentials were found{reason}", description()));
     }
     match (response, error.kind()) {
@@ -81,8 +81,8 @@ fn explain(description: impl FnOnce() -> String, error: &Error) -> StoreError {
 
 /// The error for a response that opendal cannot read. Its causes are left out, since they may repeat the response.
 fn unreadable(description: &str, error: &Error) -> String {
-    let text: String = error.message().chars().take(UNREADABLE).collect();
-    format!("{description}: the answer is not that of such a store ({text}): check the option endpoint")
+    let text: String = error.message().chars().take(MAX_LIBRARY_MESSAGE).collect();
+    format!("{description}: the response is not that of such a store ({text}): check the option endpoint")
 }
 
 /// Makes opendal fail with this error, and keeps it for [`block_on`].

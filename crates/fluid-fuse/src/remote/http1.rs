@@ -26,7 +26,7 @@ use crate::outage::{InPhase, Phase};
 use crate::store::StoreError;
 
 /// Largest number of idle connections.
-const IDLE: usize = 64;
+const MAX_IDLE: usize = 64;
 
 /// How long an idle connection is kept: stores close theirs after 10 to 60 s.
 const IDLE_TIME: Duration = Duration::from_secs(8);
@@ -35,7 +35,7 @@ const IDLE_TIME: Duration = Duration::from_secs(8);
 const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Largest head of a response, in bytes. Bytes of the body that arrive with the head are copied once more.
-const HEAD: usize = 8 * 1024;
+const MAX_HEAD: usize = 8 * 1024;
 
 /// Bytes that are read of the body of an error.
 const ERROR_BODY: u64 = 16 * 1024;
@@ -146,7 +146,7 @@ impl Http1Client {
             };
             FastPathError::Store(StoreError::Unavailable(format!("{}: {error}", signed.description)))
         };
-        let mut buffer = vec![0; HEAD];
+        let mut buffer = vec![0; MAX_HEAD];
         let kept = self.take(&signed.server);
         let mut exchange = |mut connection: Connection| -> io::Result<(Connection, usize)> {
             let got = connection.exchange(&request, &mut buffer, self.timeouts.first_byte)?;
@@ -192,8 +192,8 @@ impl Http1Client {
         head: Head,
     ) -> Result<Body, FastPathError> {
         let front = buffer.get(used..filled).unwrap_or_default().to_vec();
-        if head.odd && head.status < 400 {
-            return Err(FastPathError::Unsuitable("an answer without a plain body"));
+        if head.is_unsuitable && head.status < 400 {
+            return Err(FastPathError::Unsuitable("a response without a plain body"));
         }
         if head.status >= 300 {
             // S3 redirects for a bucket in another region.
@@ -221,7 +221,7 @@ impl Http1Client {
         let date = version.date().filter(|_| version.etag.is_none());
         // Without an ETag or a time, the response could be of another version.
         if version.etag.is_some() && head.etag.is_none() || date.is_some() && head.modified.is_none() {
-            return Err(FastPathError::Unsuitable("an answer that does not tell the version"));
+            return Err(FastPathError::Unsuitable("a response that does not name the version"));
         }
         if let Some(date) = date
             && let Some(modified) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
@@ -240,9 +240,9 @@ impl Http1Client {
         connection
             .set_timeout(self.timeouts.stall)
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let back = head.keep.then(|| (self.clone(), signed.server.clone()));
-        let mut body = Body { connection: Some(connection), back, front, at: 0, left };
-        body.give_back();
+        let returns_to = head.keeps_connection.then(|| (self.clone(), signed.server.clone()));
+        let mut body = Body { connection: Some(connection), returns_to, front, at: 0, left };
+        body.return_connection();
         Ok(body)
     }
 
@@ -388,8 +388,8 @@ struct Head {
     modified: Option<String>,
     retry_after: Option<String>,
     region: Option<String>,
-    keep: bool,
-    odd: bool,
+    keeps_connection: bool,
+    is_unsuitable: bool,
 }
 
 /// Parses the head; returns it with its length if it is complete.
@@ -399,9 +399,9 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
     let used = match response.parse(bytes) {
         Ok(httparse::Status::Complete(used)) => used,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(FastPathError::Unsuitable("an answer that is not HTTP/1")),
+        Err(_) => return Err(FastPathError::Unsuitable("a response that is not HTTP/1")),
     };
-    let keep = response.version == Some(1);
+    let keeps_connection = response.version == Some(1);
     let mut head = Head {
         status: response.code.unwrap_or_default(),
         length: None,
@@ -410,15 +410,15 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
         modified: None,
         retry_after: None,
         region: None,
-        keep,
-        odd: false,
+        keeps_connection,
+        is_unsuitable: false,
     };
     for header in response.headers.iter() {
         let Ok(value) = std::str::from_utf8(header.value).map(str::trim) else { continue };
         match header.name.to_ascii_lowercase().as_str() {
             "content-length" => {
                 let length = value.parse().ok();
-                head.odd |= length.is_none() || head.length.is_some() && head.length != length;
+                head.is_unsuitable |= length.is_none() || head.length.is_some() && head.length != length;
                 head.length = length;
             }
             "content-range" => head.range = Some(value.to_string()),
@@ -426,20 +426,20 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
             "last-modified" => head.modified = Some(value.to_string()),
             "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
             "x-amz-bucket-region" => head.region = Some(value.to_string()),
-            "connection" => head.keep &= !value.eq_ignore_ascii_case("close"),
-            "transfer-encoding" => head.odd = true,
-            "content-encoding" => head.odd |= !value.eq_ignore_ascii_case("identity"),
+            "connection" => head.keeps_connection &= !value.eq_ignore_ascii_case("close"),
+            "transfer-encoding" => head.is_unsuitable = true,
+            "content-encoding" => head.is_unsuitable |= !value.eq_ignore_ascii_case("identity"),
             _ => {}
         }
     }
-    head.odd |= head.length.is_none() || head.status < 200;
+    head.is_unsuitable |= head.length.is_none() || head.status < 200;
     Ok(Some((used, head)))
 }
 
 /// The bytes of a range. The connection returns to the idle ones when they were read to the end.
 pub(super) struct Body {
     connection: Option<Connection>,
-    back: Option<(Arc<Http1Client>, Server)>,
+    returns_to: Option<(Arc<Http1Client>, Server)>,
     /// Bytes of the body that arrived with the head.
     front: Vec<u8>,
     at: usize,
@@ -448,14 +448,14 @@ pub(super) struct Body {
 
 impl Body {
     /// Returns the connection to the idle ones if nothing more is to be read from it.
-    fn give_back(&mut self) {
+    fn return_connection(&mut self) {
         let waiting = (self.front.len() - self.at) as u64;
         if self.left == waiting
             && let Some(connection) = self.connection.take()
-            && let Some((wire, server)) = self.back.take()
+            && let Some((wire, server)) = self.returns_to.take()
         {
             let mut idle = wire.idle();
-            if idle.len() < IDLE {
+            if idle.len() < MAX_IDLE {
                 idle.push((server, connection, Instant::now()));
             }
         }
@@ -485,7 +485,7 @@ impl Read for Body {
             (None, true) => return Err(ErrorKind::UnexpectedEof.into()),
         };
         self.left -= read as u64;
-        self.give_back();
+        self.return_connection();
         Ok(read)
     }
 }

@@ -28,10 +28,10 @@ use crate::limits::{SKIPPED, TIME_PER_QUESTION, Until};
 use crate::store::StoreError;
 
 /// Time between two attempts to read a manifest that could not be read.
-const AGAIN: Duration = Duration::from_secs(5);
+const MANIFEST_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Requests for a file that may get no response before the file is left out.
-const ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
 /// Files in a row without a response, after which the server is taken to be the reason.
 const FAILED_IN_A_ROW: usize = 8;
@@ -70,7 +70,7 @@ pub(super) struct Index {
     manifest: Option<String>,
     /// How long a manifest is trusted, and how long the state of a listing that failed is kept.
     ttl: Duration,
-    known: Mutex<Option<CachedManifest>>,
+    manifest_cache: Mutex<Option<CachedManifest>>,
     /// Listings that failed, by their prefixes.
     unfinished: Mutex<HashMap<String, Unfinished>>,
     /// Warnings that were logged, so that each is logged once.
@@ -115,7 +115,7 @@ impl Index {
             manifest: location.manifest.clone(),
             // A directory that is listed again after `ttl` gets another manifest than before.
             ttl: ttl / 2,
-            known: Mutex::default(),
+            manifest_cache: Mutex::default(),
             unfinished: Mutex::default(),
             warned: Mutex::default(),
         }
@@ -125,8 +125,8 @@ impl Index {
     pub(super) fn inherit(&self, from: &Self) {
         *lock(&self.warned) = std::mem::take(&mut lock(&from.warned));
         if self.manifest == from.manifest {
-            let known = lock(&from.known).clone();
-            *lock(&self.known) = known;
+            let known = lock(&from.manifest_cache).clone();
+            *lock(&self.manifest_cache) = known;
         }
     }
 
@@ -136,7 +136,7 @@ impl Index {
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError> {
-        let mut listing = match self.begun(prefix) {
+        let mut listing = match self.take_unfinished(prefix) {
             Some(unfinished) => unfinished,
             None => Unfinished {
                 begun: Instant::now(),
@@ -199,7 +199,7 @@ impl Index {
                     let attempts = listing.failed.entry(name.clone()).or_default();
                     *attempts += 1;
                     // A server that still shows the page works.
-                    if *attempts >= ATTEMPTS && self.names(server, prefix).is_ok() {
+                    if *attempts >= MAX_ATTEMPTS && self.names(server, prefix).is_ok() {
                         listing.omit(&key, &error);
                         continue;
                     }
@@ -236,7 +236,7 @@ impl Index {
     }
 
     /// The state of a listing that failed a short time ago.
-    fn begun(&self, prefix: &str) -> Option<Unfinished> {
+    fn take_unfinished(&self, prefix: &str) -> Option<Unfinished> {
         let mut unfinished = lock(&self.unfinished);
         unfinished.retain(|_, listing| listing.begun.elapsed() < self.ttl);
         unfinished.remove(prefix)
@@ -283,13 +283,13 @@ impl Index {
         manifest: &str,
     ) -> Result<Arc<BTreeMap<String, FileEntry>>, StoreError> {
         let before = {
-            let mut known = lock(&self.known);
+            let mut known = lock(&self.manifest_cache);
             if let Some(known) = known.as_mut() {
                 if known.since.elapsed() < known.ttl {
                     return Ok(known.files.clone());
                 }
                 // Other threads use the last manifest while this one reads.
-                (known.since, known.ttl) = (Instant::now(), AGAIN.min(self.ttl));
+                (known.since, known.ttl) = (Instant::now(), MANIFEST_RETRY_INTERVAL.min(self.ttl));
             }
             known.as_ref().map(|known| known.files.clone())
         };
@@ -302,13 +302,14 @@ impl Index {
         match (text, before) {
             (Ok(text), _) => {
                 let files = Arc::new(manifest::parse(&text));
-                *lock(&self.known) = Some(CachedManifest { files: files.clone(), since, ttl: self.ttl });
+                *lock(&self.manifest_cache) =
+                    Some(CachedManifest { files: files.clone(), since, ttl: self.ttl });
                 Ok(files)
             }
             (Err(error), Some(files)) => {
                 warn!("the manifest cannot be read again, so it is trusted for longer: {error}");
-                if let Some(known) = lock(&self.known).as_mut() {
-                    (known.since, known.ttl) = (Instant::now(), AGAIN.min(self.ttl));
+                if let Some(known) = lock(&self.manifest_cache).as_mut() {
+                    (known.since, known.ttl) = (Instant::now(), MANIFEST_RETRY_INTERVAL.min(self.ttl));
                 }
                 Ok(files)
             }

@@ -43,10 +43,10 @@ use crate::store::StoreError;
 use crate::trust::Trust;
 
 /// The default time for which names are trusted.
-const TRUSTED: Duration = Duration::from_secs(60);
+const DEFAULT_TTL: Duration = Duration::from_secs(60);
 
 /// The default of `--io-timeout`.
-const IO_TIMEOUT: Duration = Duration::from_secs(60);
+const DEFAULT_IO_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The largest object that can be copied, in bytes: S3 copies no larger one in one request.
 pub const LARGEST_COPY: u64 = 5 << 30;
@@ -71,8 +71,8 @@ pub struct BucketConfig {
 impl Default for BucketConfig {
     fn default() -> Self {
         BucketConfig {
-            ttl: TRUSTED,
-            io_timeout: IO_TIMEOUT,
+            ttl: DEFAULT_TTL,
+            io_timeout: DEFAULT_IO_TIMEOUT,
             redirects: Arc::default(),
             trust: Trust::default(),
         }
@@ -107,7 +107,7 @@ impl FromStr for Host {
     }
 }
 
-/// Opens the bucket that a URL names, with the options of [`options::Meaning`]. Nothing is asked of the store.
+/// Opens the bucket that a URL names, with the options of [`options::Meaning`]. It makes no request.
 ///
 /// ```no_run
 /// # fn main() -> anyhow::Result<()> {

@@ -67,8 +67,8 @@ pub fn facts(scheme: Scheme) -> &'static Facts {
 pub struct Spellings(pub &'static [&'static str]);
 
 named! {
-    /// What an option is about: every option, with its text for the documentation. A name with a store's prefix is read
-    /// for that store alone; each also exists as `<name>_file`, the path of a file that has the value.
+    /// Every option, with its text for the documentation. A name with a store's prefix is read for that store only;
+    /// each name also exists as `<name>_file`, the path of a file that has the value.
     #[allow(rustdoc::broken_intra_doc_links, reason = "what is in brackets is a default")]
     pub enum Meaning: Spellings {
         /// Where the store is, with or without https://.

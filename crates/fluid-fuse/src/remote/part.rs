@@ -9,7 +9,7 @@ use opendal::Buffer;
 use crate::store::StoreError;
 
 /// Bytes that one write may bring beyond the size of a part.
-const SPARE: usize = 2 << 20;
+const SPARE_BYTES: usize = 2 << 20;
 
 /// A part in an anonymous mapping: an allocator would keep blocks of this size when they are freed.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl Part {
             return Ok(());
         }
         if self.memory.as_ref().is_none_or(|memory| memory.len() < length) {
-            let mut memory = MmapMut::map_anon(length.max(expected) + SPARE)
+            let mut memory = MmapMut::map_anon(length.max(expected) + SPARE_BYTES)
                 .map_err(|error| StoreError::Failed(format!("no memory for a part: {error}")))?;
             memory[..self.filled].copy_from_slice(self.bytes());
             self.memory = Some(memory);

@@ -16,10 +16,10 @@ use crate::inodes::lock;
 const FALLBACK_TIME: Duration = Duration::from_secs(10 * 60);
 
 /// Largest number of objects with a fallback, and of versions with an alias.
-const OBJECTS: usize = 4096;
+const MAX_OBJECTS: usize = 4096;
 
 /// Number of objects in a row that need a fallback, after which all objects use it.
-const ODD_IN_A_ROW: usize = 4;
+const FALLBACKS_IN_A_ROW: usize = 4;
 
 /// The quirks of one store.
 #[derive(Default)]
@@ -41,7 +41,7 @@ pub(super) struct Quirks {
     /// The region of the bucket, as the store says.
     pub(super) region: Mutex<Option<String>>,
     fallbacks: Mutex<Fallbacks>,
-    odd_in_a_row: AtomicUsize,
+    fallbacks_in_a_row: AtomicUsize,
     aliases: Mutex<HashMap<Version, Version>>,
 }
 
@@ -75,15 +75,15 @@ impl Quirks {
     pub(super) fn use_fallback(&self, key: &str, fallback: Fallback) -> bool {
         let taken = (fallback, Instant::now() + FALLBACK_TIME);
         let mut fallbacks = lock(&self.fallbacks);
-        if fallbacks.objects.len() >= OBJECTS {
+        if fallbacks.objects.len() >= MAX_OBJECTS {
             fallbacks.objects.clear();
         }
         if fallbacks.objects.insert(key.to_string(), taken).is_some() {
             return false;
         }
-        let is_usual = self.odd_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= ODD_IN_A_ROW;
+        let is_usual = self.fallbacks_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= FALLBACKS_IN_A_ROW;
         if is_usual {
-            self.odd_in_a_row.store(0, Ordering::Relaxed);
+            self.fallbacks_in_a_row.store(0, Ordering::Relaxed);
             fallbacks.all = Some(taken);
         }
         is_usual
@@ -91,8 +91,8 @@ impl Quirks {
 
     /// Records that the fast path worked for an object.
     pub(super) fn fast_path_worked(&self) {
-        if self.odd_in_a_row.load(Ordering::Relaxed) > 0 {
-            self.odd_in_a_row.store(0, Ordering::Relaxed);
+        if self.fallbacks_in_a_row.load(Ordering::Relaxed) > 0 {
+            self.fallbacks_in_a_row.store(0, Ordering::Relaxed);
         }
     }
 
@@ -103,7 +103,7 @@ impl Quirks {
 
     pub(super) fn record_alias(&self, version: &Version, now: Version) {
         let mut aliases = lock(&self.aliases);
-        if aliases.len() >= OBJECTS {
+        if aliases.len() >= MAX_OBJECTS {
             aliases.clear();
         }
         aliases.insert(version.clone(), now);

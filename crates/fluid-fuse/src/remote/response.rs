@@ -60,10 +60,10 @@ pub(super) fn take_bucket_region() -> Option<BucketRegion> {
 }
 
 /// Length of the shortest secret that is searched for: shorter parts of a request are found in any text.
-const SECRET: usize = 6;
+const MIN_SECRET: usize = 6;
 
 /// Letters of a store's message that are shown.
-const MESSAGE: usize = 300;
+const MAX_MESSAGE: usize = 300;
 
 impl ErrorResponse {
     pub(super) fn into_error(self) -> StoreError {
@@ -172,7 +172,7 @@ pub(super) fn reason(body: &[u8], sent: &str) -> Reason {
         let message = after(start).split(end).next().unwrap_or_default();
         let is_repeated = secrets(sent).any(|secret| message.contains(secret));
         let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-        let message: String = message.trim_end_matches('.').chars().take(MESSAGE).collect();
+        let message: String = message.trim_end_matches('.').chars().take(MAX_MESSAGE).collect();
         (!message.is_empty() && !is_repeated).then_some(message)
     });
     Reason { code, message, region: word("<Region>") }
@@ -191,7 +191,7 @@ fn secrets(head: &str) -> impl Iterator<Item = &str> {
     let headers = lines.filter_map(|line| line.split_once(':'));
     let headers = headers.filter(move |(name, _)| !is_plain(name)).map(|(_, value)| value);
     let parts = headers.chain([query]).flat_map(|text| text.split([' ', ',', ';', '=', '&', '%', '/', '+']));
-    parts.filter(|part| part.len() >= SECRET)
+    parts.filter(|part| part.len() >= MIN_SECRET)
 }
 
 /// The error in a response with status 200: S3 sends the status before it has copied an object or joined its parts.

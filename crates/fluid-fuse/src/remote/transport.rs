@@ -25,7 +25,7 @@ use opendal::{
 use ureq::{Agent, SendBody};
 
 use super::Host;
-use super::body::{BufferedBody, Once, PIECE, StreamedBody, read_body, read_until};
+use super::body::{BufferedBody, CHUNK, Once, StreamedBody, read_body, read_until};
 use super::executor::{
     CallingThread, block_on, fail, fail_permanently, keep_failure, take_failure, with_listing,
 };
@@ -38,11 +38,11 @@ use crate::limits::{self, Until};
 use crate::store::StoreError;
 
 /// Largest head of a response, in bytes: ureq keeps a head in less than 64 KiB.
-const HEAD: usize = 32 * 1024;
+const MAX_HEAD: usize = 32 * 1024;
 
 /// Largest body that is sent with a deadline for the response, in bytes. Sockets on the path buffer some MiB at most,
 /// so a server that accepts a larger body works.
-const BUFFERED: usize = 1 << 20;
+const MAX_BUFFERED: usize = 1 << 20;
 
 /// The shortest timeout of a request, so that ureq reports the timeout itself.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -209,7 +209,7 @@ impl Transport {
                 let request = agent.configure_request(request).proxy(tunnel);
                 // A store that accepts a large body works. A small one may be in buffers on the path to a store that
                 // has stopped.
-                if body.len() <= BUFFERED {
+                if body.len() <= MAX_BUFFERED {
                     let within = |time| Some(Until::left(time).max(SHORTEST));
                     let Timeouts { connect, first_byte, .. } = self.config.timeouts;
                     let request = request.timeout_connect(within(connect));
@@ -259,10 +259,10 @@ fn configuration(timeouts: Timeouts) -> ureq::config::Config {
         // This module follows redirects, after `redirect` has checked them.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .max_response_header_size(HEAD)
+        .max_response_header_size(MAX_HEAD)
         .user_agent(concat!("fluid-fuse/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
-        .input_buffer_size(PIECE)
+        .input_buffer_size(CHUNK)
         .max_idle_connections_per_host(8)
         .max_idle_age(Duration::from_secs(8))
         .timeout_connect(Some(timeouts.connect))
@@ -355,11 +355,11 @@ impl HttpTransport for Transport {
         }
         let encoded = parts.headers.contains_key(CONTENT_ENCODING);
         let size = length.filter(|_| !head && !encoded);
-        let piece =
-            size.and_then(|size| usize::try_from(size).ok()).map_or(PIECE, |size| size.clamp(1, PIECE));
+        let chunk =
+            size.and_then(|size| usize::try_from(size).ok()).map_or(CHUNK, |size| size.clamp(1, CHUNK));
         Ok(Response::from_parts(
             parts,
-            HttpBody::new(StreamedBody { body: body.into_reader(), size: piece, request: description }, size),
+            HttpBody::new(StreamedBody { body: body.into_reader(), size: chunk, request: description }, size),
         ))
     }
 }

@@ -29,7 +29,7 @@ use super::{LARGEST_REWRITE, Upload, Version};
 use crate::store::StoreError;
 
 /// The smallest part, in bytes.
-const PART: u64 = 8 << 20;
+const MIN_PART: u64 = 8 << 20;
 
 /// The largest part of an object that is appended to, in bytes: two of them may be in memory.
 const LARGEST_CONTINUED: u64 = 32 << 20;
@@ -38,14 +38,14 @@ const LARGEST_CONTINUED: u64 = 32 << 20;
 const CONTINUED_PARTS: u64 = 64;
 
 /// Number of equal parts: 47 GiB of an object of unknown size, all of one of known size. Later parts double every
-/// [`GROWTH`] parts, so that 2 TiB fit into the 10,000 parts that stores accept.
+/// [`PARTS_PER_SIZE`] parts, so that 2 TiB fit into the 10,000 parts that stores accept.
 const EQUAL_PARTS: usize = 6000;
 
 /// Number of parts of one size after the equal ones.
-const GROWTH: usize = 500;
+const PARTS_PER_SIZE: usize = 500;
 
 /// Largest end of a finished object that is kept to append to it, in bytes. A longer one is read again.
-const KEPT: usize = 1 << 20;
+const MAX_KEPT_END: usize = 1 << 20;
 
 /// An object that is being replaced.
 pub(super) struct ObjectUpload {
@@ -103,7 +103,7 @@ impl ObjectUpload {
             base,
             sent: 0,
             parts: 0,
-            part_size: PART,
+            part_size: MIN_PART,
             part: Part::default(),
             missing: 0..0,
             full: None,
@@ -131,7 +131,7 @@ impl ObjectUpload {
 
     /// The size of the part that is being filled.
     fn part_size(&self) -> usize {
-        let doubled = self.parts.saturating_sub(EQUAL_PARTS).div_ceil(GROWTH).min(8);
+        let doubled = self.parts.saturating_sub(EQUAL_PARTS).div_ceil(PARTS_PER_SIZE).min(8);
         usize::try_from(self.part_size << doubled).unwrap_or(usize::MAX)
     }
 
@@ -212,7 +212,7 @@ impl ObjectUpload {
                             ) =>
                     {
                         info!(
-                            "{}: parts cannot be copied ({error}), so what goes on is sent again",
+                            "{}: parts cannot be copied ({error}), so all parts are sent again",
                             self.object_url()
                         );
                         self.session.quirks.denies_part_copies.store(true, Ordering::Relaxed);
@@ -337,7 +337,7 @@ impl ObjectUpload {
     /// Sends all bytes and completes the upload; returns the version as the response names it.
     fn complete(&mut self) -> Result<Version, StoreError> {
         // The next append needs the end of the object, if it is not a complete part.
-        let is_kept = self.full.is_none() && self.part.filled <= KEPT;
+        let is_kept = self.full.is_none() && self.part.filled <= MAX_KEPT_END;
         if is_kept {
             self.begin()?;
         }
@@ -379,7 +379,7 @@ impl ObjectUpload {
 impl Upload for ObjectUpload {
     fn expect(&mut self, size: u64) {
         if self.writer.is_none() && self.base.is_none() {
-            self.part_size = PART * size.div_ceil(PART * EQUAL_PARTS as u64).max(1);
+            self.part_size = MIN_PART * size.div_ceil(MIN_PART * EQUAL_PARTS as u64).max(1);
         }
     }
 
@@ -437,8 +437,8 @@ fn writer(writer: &mut Option<oio::Writer>) -> Result<&mut oio::Writer, StoreErr
 
 /// The size of the parts of an object that is appended to.
 fn continued_part_size(size: u64) -> u64 {
-    let few = size.div_ceil(PART * CONTINUED_PARTS).next_power_of_two() * PART;
-    few.min(LARGEST_CONTINUED).max(PART * size.div_ceil(PART * EQUAL_PARTS as u64))
+    let few = size.div_ceil(MIN_PART * CONTINUED_PARTS).next_power_of_two() * MIN_PART;
+    few.min(LARGEST_CONTINUED).max(MIN_PART * size.div_ceil(MIN_PART * EQUAL_PARTS as u64))
 }
 
 #[cfg(test)]
@@ -448,11 +448,14 @@ mod tests {
     #[test]
     fn no_object_has_too_many_parts() {
         const TIB: u64 = 1 << 40;
-        for size in [0, 1, PART, 512 << 20, 3 << 30, 70 << 30, TIB, 48 * TIB] {
+        for size in [0, 1, MIN_PART, 512 << 20, 3 << 30, 70 << 30, TIB, 48 * TIB] {
             let part = continued_part_size(size);
-            assert!(part.is_multiple_of(PART) && size.div_ceil(part) <= EQUAL_PARTS as u64, "{size}: {part}");
+            assert!(
+                part.is_multiple_of(MIN_PART) && size.div_ceil(part) <= EQUAL_PARTS as u64,
+                "{size}: {part}"
+            );
             assert!(part <= LARGEST_CONTINUED || size > LARGEST_CONTINUED * EQUAL_PARTS as u64);
         }
-        assert_eq!([continued_part_size(512 << 20), continued_part_size(1 << 30)], [PART, 2 * PART]);
+        assert_eq!([continued_part_size(512 << 20), continued_part_size(1 << 30)], [MIN_PART, 2 * MIN_PART]);
     }
 }

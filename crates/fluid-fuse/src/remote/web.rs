@@ -47,7 +47,7 @@ impl File<'_> {
             ResponseHead { status: 200, headers, .. } => {
                 match version(key, header(&headers, CONTENT_LENGTH), &headers) {
                     Some(version) => return Ok(version),
-                    None => StoreError::Failed(format!("HEAD {}: no size is told", self.shown())),
+                    None => StoreError::Failed(format!("HEAD {}: the response has no size", self.shown())),
                 }
             }
             // An overloaded server gets no second request.

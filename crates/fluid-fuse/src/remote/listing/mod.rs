@@ -65,13 +65,13 @@ impl ListingGuard {
         let failed =
             |reason: &str| StoreError::Failed(format!("{}: {reason}", describe(&http::Method::GET, uri)));
         if !self.requested_pages.insert(self.hasher.hash_one(uri.path_and_query())) {
-            return Err(failed("the listing begins anew: the same page is named twice"));
+            return Err(failed("the listing repeats itself: the store names the same page twice"));
         }
         let query = uri.query().unwrap_or_default();
         let asks_for_directories = ["delimiter=%2F", "delimiter=/"].iter().any(|ask| query.contains(ask));
         // opendal would take the content of these directories for nothing.
         if found.has_directories && !asks_for_directories {
-            return Err(failed("the listing has directories although all keys were asked for"));
+            return Err(failed("the listing has directories although all keys were requested"));
         }
         self.pages += 1;
         self.entries += found.keys.len();
@@ -80,7 +80,7 @@ impl ListingGuard {
         let has_tokens = query.contains("list-type=2");
         if found.is_truncated && !found.has_token && has_tokens {
             self.needs_markers = self.pages == 1;
-            return Err(failed("the listing says that it goes on, and not where"));
+            return Err(failed("the listing is truncated, and has no token for the rest"));
         }
         let before = self.seen.len();
         for (key, bytes) in &found.keys {
@@ -93,7 +93,7 @@ impl ListingGuard {
         SKIPPED.fetch_add(found.skipped as u64, Ordering::Relaxed);
         self.skipped += found.skipped;
         if new == 0 && !found.keys.is_empty() && self.pages > 1 {
-            return Err(failed("the listing does not get on: a page has only names of earlier ones"));
+            return Err(failed("the listing makes no progress: a page has only names of earlier ones"));
         }
         if self.pages > PAGES || self.empty_pages > EMPTY_PAGES {
             return Err(failed("the listing has too many pages"));

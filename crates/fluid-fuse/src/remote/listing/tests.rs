@@ -131,7 +131,7 @@ fn a_listing_must_get_on() {
     assert_eq!(take(&mut guard, 0, 0..5), Ok(()));
     assert_eq!(take(&mut guard, 1, 4..6), Ok(()));
     assert!(take(&mut guard, 1, 6..7).unwrap_err().contains("named twice"));
-    assert!(take(&mut guard, 2, 1..4).unwrap_err().contains("does not get on"));
+    assert!(take(&mut guard, 2, 1..4).unwrap_err().contains("makes no progress"));
     assert_eq!(take(&mut guard, 3, 0..0), Ok(()));
     let empty = (4..).map(|token| take(&mut guard, token, 0..0)).take_while(Result::is_ok).count();
     assert_eq!(empty, EMPTY_PAGES - 1);

@@ -44,7 +44,7 @@ impl Session {
         let mut guard = ListingGuard::new(self.location.scheme, format!("{}{prefix}", self.root()));
         let mut listed = self.list_pages(prefix, &mut guard, page);
         if guard.needs_markers && !self.quirks.lists_by_markers.swap(true, Ordering::Relaxed) {
-            info!("{}: listings have no tokens, so they are asked for by markers", self.location.url);
+            info!("{}: listings have no tokens, so they are requested by markers", self.location.url);
             guard = ListingGuard::new(self.location.scheme, format!("{}{prefix}", self.root()));
             listed = self.list_pages(prefix, &mut guard, page);
         }
@@ -74,7 +74,7 @@ impl Session {
             };
             if guard.is_none() && entry.is_none() {
                 return Err(StoreError::Failed(format!(
-                    "LIST {}: the answer is no listing: check the option endpoint",
+                    "LIST {}: the response is no listing: check the option endpoint",
                     url()
                 )));
             }
@@ -118,7 +118,7 @@ impl Session {
                 let page = self.next_page(&mut pages)?;
                 if page.items.iter().any(|item| !is_behind(item, after, depth)) {
                     if !self.quirks.ignores_start.swap(true, Ordering::Relaxed) {
-                        info!("{}: listings do not begin where they are asked to", self.location.url);
+                        info!("{}: listings do not begin at the requested key", self.location.url);
                     }
                     return Err(StoreError::Failed("the listing does not begin behind the key".into()));
                 }
@@ -187,7 +187,7 @@ impl Session {
             items.extend(self.item(prefix, &entry));
         }
         if guard.is_none() {
-            return Err(StoreError::Failed(format!("LIST {}: the answer is no listing", url())));
+            return Err(StoreError::Failed(format!("LIST {}: the response is no listing", url())));
         }
         warn_of_skipped(prefix, guard);
         let more_after = items.iter().map(Item::key).max().filter(|_| more).map(str::to_string);

@@ -1,13 +1,14 @@
-//! Reads of a session: which client reads, on which condition, and what a refusal means.
+//! Reads of a session: which client reads, on which condition, and the meaning of a refusal.
 //!
-//! Where a store accepts signatures in the query, [`Http1Client`](crate::remote::http1::Http1Client) reads ranges of an
-//! object that was signed once every few minutes: the fast path. Elsewhere, and where the fast path was found not to work
-//! ([`crate::remote::quirks`]), opendal reads. Each read has a condition, so that it is of the requested version or fails.
-//! Where the store knows no condition, the response is compared, or the store is asked for the version once the read is
-//! open. A refused condition alone does not make a file stale: [`Session::revalidate`] asks the store for the object first.
+//! Where a store accepts signatures in the query, [`Http1Client`](crate::remote::http1::Http1Client) reads ranges of
+//! an object that was signed once every few minutes: the fast path. Elsewhere, and where the fast path was found not
+//! to work ([`crate::remote::quirks`]), opendal reads. Each read has a condition, so that it is of the requested
+//! version or fails. Where the store knows no condition, the response is compared, or a HEAD request checks the
+//! version once the read is open. A refused condition alone does not make a file stale: [`Session::revalidate`]
+//! requests the object's present version first.
 //!
-//! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) says nothing about a range of it.
-//! So a range is checked by its length and version.
+//! A checksum that a store keeps of a whole object (`x-amz-checksum-*`, OSS's CRC64) does not help to check a range
+//! of it. So a range is checked by its length and version.
 
 use std::future::poll_fn;
 use std::io::{self, Read};
