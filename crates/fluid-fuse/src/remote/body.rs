@@ -14,6 +14,9 @@ use crate::store::StoreError;
 /// Bytes of one read of a body: above 128 KiB, the allocator asks the kernel for each buffer.
 pub(super) const CHUNK: usize = 96 * 1024;
 
+/// Bytes of one read of the body of an error: most have less.
+const ERROR_CHUNK: usize = 4096;
+
 /// A body in memory, and what counts that memory.
 #[derive(Default)]
 pub(super) struct BufferedBody {
@@ -68,7 +71,7 @@ pub(super) fn read_body(
 
 /// Reads until a moment; a byte now and then does not put it off.
 pub(super) fn read_until(mut body: impl Read, moment: Instant) -> Vec<u8> {
-    let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
+    let (mut text, mut chunk) = (Vec::new(), [0; ERROR_CHUNK]);
     while Instant::now() < moment
         && let Ok(read @ 1..) = body.read(&mut chunk)
     {

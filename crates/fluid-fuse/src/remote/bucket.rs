@@ -6,7 +6,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::session::{Sessions, to_path};
+use super::session::{RequestError, Sessions, to_path};
 use super::upload::ObjectUpload;
 use super::{Bucket, BucketConfig, Depth, Item, Page, Upload, Version};
 use crate::store::StoreError;
@@ -48,7 +48,10 @@ impl Bucket for RemoteBucket {
                 begun = true;
                 page(items)
             };
-            session.list(prefix, &mut visit).map_err(|error| (error, !begun))
+            session.list(prefix, &mut visit).map_err(|error| match begun {
+                true => RequestError::Final(error),
+                false => RequestError::Retriable(error),
+            })
         })
     }
 

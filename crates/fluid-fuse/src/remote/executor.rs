@@ -28,9 +28,12 @@ thread_local! {
     static LISTING: RefCell<Option<ListingGuard>> = const { RefCell::new(None) };
 }
 
+/// Threads that read files for reqsign, which reads few small ones.
+const FILE_THREADS: usize = 2;
+
 /// For reqsign, which reads files with tokio. The runtime has threads only while a file is read.
 static RUNTIME: LazyLock<Option<Runtime>> =
-    LazyLock::new(|| Builder::new_current_thread().max_blocking_threads(2).build().ok());
+    LazyLock::new(|| Builder::new_current_thread().max_blocking_threads(FILE_THREADS).build().ok());
 
 /// Runs one of opendal's futures on this thread.
 pub(super) fn block_on<T>(

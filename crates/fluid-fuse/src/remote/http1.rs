@@ -19,7 +19,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
 use super::response::{self, ErrorResponse, Headers};
-use super::timeouts::Timeouts;
+use super::timeouts::{IDLE_TIME, Timeouts};
 use super::tls::{self, Verification};
 use super::{Version, dns, proxy};
 use crate::outage::{InPhase, Phase};
@@ -28,14 +28,17 @@ use crate::store::StoreError;
 /// Largest number of idle connections.
 const MAX_IDLE: usize = 64;
 
-/// How long an idle connection is kept: stores close theirs after 10 to 60 s.
-const IDLE_TIME: Duration = Duration::from_secs(8);
-
 /// The shortest time to connect to an address: a socket does not accept a timeout of zero.
 const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Largest head of a response, in bytes. Bytes of the body that arrive with the head are copied once more.
 const MAX_HEAD: usize = 8 * 1024;
+
+/// Largest number of headers of a response: object stores send some 20.
+const MAX_HEADERS: usize = 96;
+
+/// Room for the headers that need no signature, in bytes: the range and a condition with an ETag of usual length.
+const UNSIGNED_HEADERS: usize = 128;
 
 /// Bytes that are read of the body of an error.
 const ERROR_BODY: u64 = 16 * 1024;
@@ -130,7 +133,7 @@ impl Http1Client {
         version: &Version,
         condition: Option<(HeaderName, HeaderValue)>,
     ) -> Result<Body, FastPathError> {
-        let mut request = Vec::with_capacity(signed.head.len() + 128);
+        let mut request = Vec::with_capacity(signed.head.len() + UNSIGNED_HEADERS);
         request.extend_from_slice(&signed.head);
         write!(request, "range: bytes={}-{}\r\n", range.start, range.end - 1)
             .map_err(|error| StoreError::Failed(error.to_string()))?;
@@ -394,7 +397,7 @@ struct Head {
 
 /// Parses the head; returns it with its length if it is complete.
 fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
-    let mut headers = [httparse::EMPTY_HEADER; 96];
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let used = match response.parse(bytes) {
         Ok(httparse::Status::Complete(used)) => used,

@@ -1,7 +1,7 @@
 //! The options of a bucket, as users of Fluid's runtimes write them.
 //!
-//! [`Meaning`] is the one table of options and of their meaning for each store. [`super::option_values`] reads their
-//! values, [`super::location`] uses them.
+//! [`Meaning`] is the one table of options and of their meaning for each store. `option_values` reads their
+//! values, `location` uses them.
 
 use std::iter;
 use std::path::Path;
@@ -253,6 +253,9 @@ impl Meaning {
     }
 }
 
+/// Largest edit distance of a name to a known one that a message proposes instead.
+const MAX_TYPOS: usize = 3;
+
 /// Options whose value is the path of a file or a directory.
 pub(super) const PATHS: [Meaning; 4] = [OidcTokenFile, ServiceAccountFile, Manifest, CredentialsDirectory];
 
@@ -290,7 +293,7 @@ pub(super) fn meaning(name: &str) -> anyhow::Result<Option<(Option<Scheme>, Mean
         .flat_map(|meaning| meaning.names())
         .map(|known| (strsim::damerau_levenshtein(&plain(known), &plain_name), known))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= 3)
+        .filter(|(distance, _)| *distance <= MAX_TYPOS)
         .map(|(_, known)| format!("; did you mean {known:?}?"))
         .unwrap_or_default();
     ensure!(store.is_none(), "the option {name:?} is not known{near}");

@@ -3,7 +3,7 @@
 //! Decides as curl does: `http_proxy` and `https_proxy` are for URLs of their scheme, `all_proxy` is for schemes
 //! without a variable of their own. `no_proxy` names servers that need no proxy: hosts with all names below them,
 //! addresses and networks, with or without a port. Names of variables may have lower or upper case; lower case comes
-//! first. [`super::connect`] speaks to the proxy.
+//! first. `connect` speaks to the proxy.
 
 use std::net::IpAddr;
 use std::sync::LazyLock;

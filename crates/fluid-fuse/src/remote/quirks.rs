@@ -2,7 +2,7 @@
 //!
 //! A store may refuse the fast path, not know a condition, or give one object several ETags. One request finds that
 //! out, and the next ones use it. Quirks stay with the mount when credentials are loaded again. A fallback for one
-//! object counts for that object only, and for a time. This module keeps the quirks; [`super::session`] finds them.
+//! object counts for that object only, and for a time. This module keeps the quirks; `session` finds them.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -62,6 +62,9 @@ pub(super) fn take_bucket_region() -> Option<BucketRegion> {
 /// Length of the shortest secret that is searched for: shorter parts of a request are found in any text.
 const MIN_SECRET: usize = 6;
 
+/// Largest length of an error code or the name of a region: those of all stores have less than half of it.
+const MAX_WORD: usize = 64;
+
 /// Letters of a store's message that are shown.
 const MAX_MESSAGE: usize = 300;
 
@@ -154,7 +157,8 @@ impl ErrorResponse {
 }
 
 fn is_region(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    (1..=MAX_WORD).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// The error in a body, without texts that repeat secrets of the request whose head was `sent`.
@@ -165,7 +169,7 @@ pub(super) fn reason(body: &[u8], sent: &str) -> Reason {
     };
     let word = |start: &str| -> Option<String> {
         let letters = after(start).chars().take_while(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c));
-        Some(letters.take(64).collect()).filter(|word: &String| !word.is_empty())
+        Some(letters.take(MAX_WORD).collect()).filter(|word: &String| !word.is_empty())
     };
     let code = ["<Code>", "\"exception\"", "\"reason\"", "\"code\""].into_iter().find_map(word);
     let message = [("<Message>", '<'), ("\"message\"", '"')].into_iter().find_map(|(start, end)| {

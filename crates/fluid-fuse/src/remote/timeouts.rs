@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How long an idle connection is kept: stores close theirs after 10 to 60 s.
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(8);
+
 /// The default of `connect_timeout`, in seconds.
 pub(super) const CONNECT: u64 = 5;
 

@@ -31,7 +31,7 @@ use super::executor::{
 };
 use super::request::{BUCKET_REGION, describe, describe_with_proxy, head_text, header, origin};
 use super::response::{self, ErrorResponse, Headers};
-use super::timeouts::Timeouts;
+use super::timeouts::{IDLE_TIME, Timeouts};
 use super::tls::{self, Verification};
 use super::{connect, proxy, redirect};
 use crate::limits::{self, Until};
@@ -43,6 +43,9 @@ const MAX_HEAD: usize = 32 * 1024;
 /// Largest body that is sent with a deadline for the response, in bytes. Sockets on the path buffer some MiB at most,
 /// so a server that accepts a larger body works.
 const MAX_BUFFERED: usize = 1 << 20;
+
+/// Largest number of idle connections to one host: metadata requests of more threads open new ones.
+const MAX_IDLE_PER_HOST: usize = 8;
 
 /// The shortest timeout of a request, so that ureq reports the timeout itself.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -184,12 +187,12 @@ impl Transport {
         }
     }
 
-    /// Sends a request, and follows redirects.
+    /// Sends a request, and follows redirects. The timeout is for requests without a body.
     fn exchange(
         &self,
         mut parts: http::request::Parts,
         body: Buffer,
-        is_read: bool,
+        timeout: Option<Duration>,
     ) -> Result<(http::Uri, Response<ureq::Body>), StoreError> {
         let sends = matches!(parts.method, Method::PUT | Method::POST | Method::PATCH) || !body.is_empty();
         for _ in 0..=limits::REDIRECTS {
@@ -219,9 +222,9 @@ impl Transport {
                 }
             } else {
                 // The lookup, the connection and the response have one deadline.
-                let time = (!is_read).then(|| Until::left(self.config.io_timeout));
+                let timeout = timeout.map(Until::left);
                 let request = Request::from_parts(parts.clone(), ());
-                agent.run(agent.configure_request(request).proxy(tunnel).timeout_global(time).build())
+                agent.run(agent.configure_request(request).proxy(tunnel).timeout_global(timeout).build())
             };
             let response = answered.map_err(|error| match &error {
                 // The proxy will refuse the next time, too.
@@ -263,8 +266,8 @@ fn configuration(timeouts: Timeouts) -> ureq::config::Config {
         .user_agent(concat!("fluid-fuse/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
         .input_buffer_size(CHUNK)
-        .max_idle_connections_per_host(8)
-        .max_idle_age(Duration::from_secs(8))
+        .max_idle_connections_per_host(MAX_IDLE_PER_HOST)
+        .max_idle_age(IDLE_TIME)
         .timeout_connect(Some(timeouts.connect))
         .timeout_recv_response(Some(timeouts.first_byte))
         .timeout_per_read(Some(timeouts.stall.max(timeouts.first_byte)))
@@ -290,8 +293,8 @@ impl HttpTransport for Transport {
         parts.extensions = http::Extensions::new();
         let (url, headers) = (parts.uri.clone(), parts.headers.clone());
         let sent = || head_text(&url, &headers);
-        let answered = self.exchange(parts, body, is_read);
-        let (uri, response) = answered.map_err(fail)?;
+        let timeout = (!is_read).then_some(self.config.io_timeout);
+        let (uri, response) = self.exchange(parts, body, timeout).map_err(fail)?;
         let (mut parts, body) = response.into_parts();
         let status = parts.status.as_u16();
         debug!("{description}: {status}");

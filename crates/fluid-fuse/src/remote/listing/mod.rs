@@ -65,7 +65,7 @@ impl ListingGuard {
         let failed =
             |reason: &str| StoreError::Failed(format!("{}: {reason}", describe(&http::Method::GET, uri)));
         if !self.requested_pages.insert(self.hasher.hash_one(uri.path_and_query())) {
-            return Err(failed("the listing repeats itself: the store names the same page twice"));
+            return Err(failed("the listing repeats itself: the store named the same page twice"));
         }
         let query = uri.query().unwrap_or_default();
         let asks_for_directories = ["delimiter=%2F", "delimiter=/"].iter().any(|ask| query.contains(ask));

@@ -40,6 +40,12 @@ pub(super) struct Sessions {
     session: Mutex<(Arc<Session>, Instant)>,
 }
 
+/// An error, and whether the request may run again.
+pub(super) enum RequestError {
+    Retriable(StoreError),
+    Final(StoreError),
+}
+
 impl Sessions {
     /// Opens the first session.
     pub(super) fn open(
@@ -72,29 +78,33 @@ impl Sessions {
         &self,
         request: impl Fn(&Arc<Session>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.with_retry_if(|session| request(session).map_err(|error| (error, true)))
+        self.with_retry_if(|session| request(session).map_err(RequestError::Retriable))
     }
 
     /// The same for a request that says of its error whether it may run again.
     pub(super) fn with_retry_if<T>(
         &self,
-        mut request: impl FnMut(&Arc<Session>) -> Result<T, (StoreError, bool)>,
+        mut request: impl FnMut(&Arc<Session>) -> Result<T, RequestError>,
     ) -> Result<T, StoreError> {
         let mut session = self.session();
         response::take_bucket_region();
-        let mut answer = request(&session);
-        if let Err((StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_), true)) = answer
+        let mut result = request(&session);
+        if let Err(RequestError::Retriable(
+            StoreError::Denied(_) | StoreError::NoBucket(_) | StoreError::Failed(_),
+        )) = result
             && let Some(elsewhere) = self.find_region(&session)
         {
             session = elsewhere;
-            answer = request(&session);
+            result = request(&session);
         }
-        if let Err((StoreError::Denied(_), true)) = answer
+        if let Err(RequestError::Retriable(StoreError::Denied(_))) = result
             && let Some(renewed) = self.reload(&session)
         {
-            answer = request(&renewed);
+            result = request(&renewed);
         }
-        answer.map_err(|(error, _)| error)
+        result.map_err(|error| match error {
+            RequestError::Retriable(error) | RequestError::Final(error) => error,
+        })
     }
 
     /// A session for the bucket's region, if the last error was because of the region.
@@ -120,6 +130,7 @@ impl Sessions {
         Some(held.0.clone())
     }
 
+    /// The present session, with new credentials if their files have changed.
     pub(super) fn session(&self) -> Arc<Session> {
         let mut held = self.held();
         if held.1.elapsed() >= CREDENTIALS_CHECK_INTERVAL {
