@@ -49,7 +49,7 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
             "{source} is a directory: there is nothing to compare with"
         );
         let redirects = options.source.allow_redirects.clone().into();
-        let terms = remote::Terms { redirects, trust: mount.trust, ..remote::Terms::default() };
+        let terms = remote::BucketConfig { redirects, trust: mount.trust, ..remote::BucketConfig::default() };
         buckets.push((mount.path, remote::open_with(&mount.url, &mount.options.0, &terms)?));
     }
     let mut unread = None;

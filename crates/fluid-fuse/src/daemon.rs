@@ -319,7 +319,7 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
                     ttl,
                     name_bytes: name_bytes(settings.memory, settings.mounts.len()),
                 };
-                let terms = remote::Terms {
+                let terms = remote::BucketConfig {
                     ttl,
                     io_timeout: settings.io_timeout,
                     redirects: settings.allow_redirects.clone().into(),

@@ -222,7 +222,7 @@ fn fill_cache(options: &WarmOptions, paths: &[PathBuf], progress: &Progress) -> 
         match local_directory(&mount.url)? {
             Some(_) => info!("nothing to fetch source={:?}", shown(&mount.url)),
             None => {
-                let terms = remote::Terms {
+                let terms = remote::BucketConfig {
                     ttl: LISTED,
                     io_timeout: options.cache.io_timeout,
                     redirects: options.source.allow_redirects.clone().into(),

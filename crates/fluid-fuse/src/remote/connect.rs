@@ -1,8 +1,9 @@
-//! How the library's HTTP client reaches a server: directly or by a proxy, with our TLS.
+//! How ureq reaches a server: directly or through a proxy, with the TLS of this crate.
 //!
-//! Decides that `http` goes through a proxy as a request with a whole URL, and `https` through a tunnel, as curl has it:
-//! most proxies open tunnels to port 443 alone. TLS is configured in one place for this client and the fast one
-//! ([`super::tls`]). The time to connect begins before the address of a name is known ([`super::names`]). Which proxy it is, [`super::proxy`] decides.
+//! Decides that `http` goes through a proxy as a request with a complete URL, and `https` through a tunnel, as in
+//! curl: most proxies open tunnels to port 443 only. TLS is configured in one place for ureq and the fast path
+//! ([`super::tls`]). The time to connect includes the lookup of the name ([`super::dns`]). [`super::proxy`] decides
+//! which proxy leads to a server.
 
 use std::cell::Cell;
 use std::fmt;
@@ -19,34 +20,34 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error};
 
-use super::names;
+use super::dns;
 use super::proxy;
 use super::tls::{self, Verification};
 use crate::outage::{InPhase, Phase};
 
-/// Addresses of a name that are tried, at most: as many as the library has room for.
+/// Largest number of addresses of a name that are tried: ureq has room for 16.
 const ADDRESSES: usize = 16;
 
-/// The shortest time to connect to an address.
+/// The shortest time to connect to an address, so that a slow lookup leaves some.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// A client of our own connections.
+/// Makes a client that connects through this module.
 pub(super) fn agent(config: Config, verification: Verification) -> Agent {
     let connector = ().chain(ForwardProxy);
     let connector = connector.chain(ConnectProxyConnector::default()).chain(Sockets::default());
-    Agent::with_parts(config, connector.chain(Tls(verification)), Names)
+    Agent::with_parts(config, connector.chain(Tls(verification)), DnsResolver)
 }
 
 thread_local! {
-    /// How long the last lookup of a name took on this thread, which is missing to connect.
+    /// How long the last lookup of a name took on this thread. It is subtracted from the time to connect.
     static LOOKED_UP: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Looks for addresses, but not of servers that a proxy looks for.
+/// Looks up addresses, but not those of servers that the proxy looks up.
 #[derive(Debug)]
-struct Names;
+struct DnsResolver;
 
-impl Resolver for Names {
+impl Resolver for DnsResolver {
     fn resolve(
         &self,
         uri: &http::Uri,
@@ -63,7 +64,7 @@ impl Resolver for Names {
         let time = connect.map_or(*timeout.after, |connect| connect.min(*timeout.after));
         let host = uri.host().ok_or(Error::HostNotFound)?;
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-        let addresses = names::addresses(host, port, time)?;
+        let addresses = dns::addresses(host, port, time)?;
         LOOKED_UP.set(begun.elapsed());
         for address in config.ip_family().keep_wanted(addresses.into_iter()).take(ADDRESSES) {
             found.push(address);
@@ -72,7 +73,7 @@ impl Resolver for Names {
     }
 }
 
-/// Connects to an address in what the lookup of the name has left of the time.
+/// Connects to an address in the time that the lookup of its name has left.
 #[derive(Debug, Default)]
 struct Sockets(TcpConnector);
 
@@ -93,7 +94,7 @@ impl<In: Transport> Connector<In> for Sockets {
     }
 }
 
-/// The details of a connection once more.
+/// A copy of the details of a connection.
 fn again<'a>(details: &ConnectionDetails<'a>) -> ConnectionDetails<'a> {
     ConnectionDetails {
         uri: details.uri,
@@ -109,9 +110,9 @@ fn again<'a>(details: &ConnectionDetails<'a>) -> ConnectionDetails<'a> {
     }
 }
 
-/// The proxy that gets whole URLs of a server.
+/// The proxy that gets requests with complete URLs for a server.
 fn forward_proxy(uri: &http::Uri) -> Option<&'static proxy::Proxy> {
-    // The way to the proxy itself, also to that of a tunnel, is no other proxy's.
+    // A connection to a proxy, or to the proxy of a tunnel, does not go through another proxy.
     let is_plain = uri.scheme_str() == Some("http");
     proxy::of(uri).filter(|proxy| is_plain && !proxy.is(uri) && !is_tunnel(uri))
 }
@@ -122,7 +123,7 @@ fn is_tunnel(uri: &http::Uri) -> bool {
     proxy::of(&anywhere).is_some_and(|proxy| proxy.is(uri))
 }
 
-/// Connects to the proxy in a server's stead.
+/// Connects to the proxy instead of the server.
 #[derive(Debug)]
 struct ForwardProxy;
 
@@ -177,7 +178,7 @@ impl<In: Transport> Connector<In> for Tls {
     }
 }
 
-/// What bytes of a connection go through.
+/// A layer of a connection: TLS, or the requests of a proxy.
 trait Through: Read + Write + Send + Sync + 'static {
     const IS_TLS: bool;
 
@@ -210,7 +211,7 @@ impl Write for Encrypted {
     }
 }
 
-/// Requests that name their server, for a proxy.
+/// Requests with complete URLs, for a proxy.
 struct Forwarded {
     stream: TransportAdapter,
     origin: String,
@@ -258,7 +259,7 @@ impl Write for Forwarded {
     }
 }
 
-/// A stream as ureq has it.
+/// A stream with the buffers that ureq expects.
 struct Layer<S> {
     buffers: LazyBuffers,
     stream: S,

@@ -1,24 +1,36 @@
 //! Object stores, as far as a file system needs them: versions of objects, pages of listings, ranges of bytes.
 //!
-//! A [`Bucket`] is the place that a URL names. Keys are relative to the URL's path and never begin with `/`;
-//! whether a key can be a file name is not decided here. A call blocks until the store has answered once: it
-//! knows neither caches nor retries, and tells by [`StoreError::Unavailable`] that one may help.
+//! A [`Bucket`] is the bucket or directory that a URL names. Keys are relative to the URL's path and never begin with
+//! `/`; [`crate::object_store`] decides whether a key can be a file name. A call blocks until the store has responded
+//! once. It knows neither caches nor retries: [`StoreError::Unavailable`] says that a retry may help.
 
-mod answer;
+mod body;
 mod bucket;
 mod connect;
+mod dns;
+mod executor;
+mod http1;
 mod index;
-mod learned;
+mod index_page;
 mod listing;
-mod names;
+mod location;
+mod manifest;
+mod mtime;
+mod option_values;
 pub mod options;
 mod oss;
+mod part;
 mod proxy;
+mod quirks;
+mod redirect;
+mod request;
+mod response;
+mod session;
+mod timeouts;
 mod tls;
 mod transport;
 mod upload;
 mod web;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -30,38 +42,44 @@ use std::time::{Duration, SystemTime};
 use crate::store::StoreError;
 use crate::trust::Trust;
 
-/// How long names are trusted by who says nothing else.
-const TRUSTED: Duration = Duration::from_secs(60);
+/// The default time for which names are trusted.
+const DEFAULT_TTL: Duration = Duration::from_secs(60);
 
-/// How long answers may take for who says nothing else: the default of `--io-timeout`.
-const IO_TIMEOUT: Duration = Duration::from_secs(60);
+/// The default of `--io-timeout`.
+const DEFAULT_IO_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The largest object that may be copied, in bytes: S3 copies no larger one in one request.
+/// The largest object that can be copied, in bytes: S3 copies no larger one in one request.
 pub const LARGEST_COPY: u64 = 5 << 30;
 
-/// The largest object that goes on where the store does not copy parts, in bytes: all of it comes here and goes back.
+/// The largest object that can be appended to where the store copies no parts, in bytes: all of it is downloaded and
+/// uploaded again.
 pub const LARGEST_REWRITE: u64 = 1 << 30;
 
-/// What a bucket is opened with, beside its own options.
+/// The configuration of a bucket beside its options.
 #[derive(Clone, Debug)]
-pub struct Terms {
-    /// How long names are trusted, which is how a manifest is read again in time.
+pub struct BucketConfig {
+    /// How long names are trusted. A manifest is read again in time for that.
     pub ttl: Duration,
-    /// How long an answer may take that is not the bytes of a file.
+    /// How long a response may take that is not the bytes of a file.
     pub io_timeout: Duration,
     /// The hosts to which redirects may lead beside their own server.
     pub redirects: Arc<[Host]>,
-    /// Who has said what the bucket and its options are.
+    /// The author of the bucket's URL and options.
     pub trust: Trust,
 }
 
-impl Default for Terms {
+impl Default for BucketConfig {
     fn default() -> Self {
-        Terms { ttl: TRUSTED, io_timeout: IO_TIMEOUT, redirects: Arc::default(), trust: Trust::default() }
+        BucketConfig {
+            ttl: DEFAULT_TTL,
+            io_timeout: DEFAULT_IO_TIMEOUT,
+            redirects: Arc::default(),
+            trust: Trust::default(),
+        }
     }
 }
 
-/// The name of a host, `*.` and the end of the names of several, or `*` for all.
+/// A host name, a suffix of host names after `*.`, or `*` for all hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host(String);
 
@@ -89,7 +107,7 @@ impl FromStr for Host {
     }
 }
 
-/// Opens the bucket that a URL names, with the options of [`options::Meaning`]. Nothing is asked of the store.
+/// Opens the bucket that a URL names, with the options of [`options::Meaning`]. It makes no request.
 ///
 /// ```no_run
 /// # fn main() -> anyhow::Result<()> {
@@ -102,55 +120,54 @@ impl FromStr for Host {
 /// # }
 /// ```
 pub fn open(url: &str, options: &BTreeMap<String, String>) -> anyhow::Result<Arc<dyn Bucket>> {
-    open_with(url, options, &Terms::default())
+    open_with(url, options, &BucketConfig::default())
 }
 
-/// The same, on these terms.
+/// Opens a bucket with this configuration.
 pub fn open_with(
     url: &str,
     options: &BTreeMap<String, String>,
-    terms: &Terms,
+    config: &BucketConfig,
 ) -> anyhow::Result<Arc<dyn Bucket>> {
-    Ok(Arc::new(bucket::Remote::open(url, options, terms)?))
+    Ok(Arc::new(bucket::RemoteBucket::open(url, options, config)?))
 }
 
-/// One version of an object, as a listing or a question for it told it.
+/// One version of an object, as a listing or a HEAD request describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     /// The key, relative to the bucket's URL.
     pub key: String,
     /// Bytes.
     pub size: u64,
-    /// What tells this version from others, as the store writes it (with its quotes); a store that has none
-    /// is told apart by size and time alone.
+    /// The ETag as the store writes it, with its quotes. Versions without one are compared by size and time only.
     pub etag: Option<String>,
-    /// Time of the last change; the beginning of 1970 where the store tells none.
+    /// Time of the last change; the beginning of 1970 if the store has none.
     pub modified: SystemTime,
 }
 
 impl Version {
-    /// Time of the last change, if the store tells one.
+    /// Time of the last change, if the store has one.
     fn date(&self) -> Option<SystemTime> {
         Some(self.modified).filter(|time| *time != SystemTime::UNIX_EPOCH)
     }
 
-    /// Whether its ETag is one that no condition of a request is ever met by (RFC 9110, 8.8.3.2).
+    /// Whether the ETag is weak: no condition of a request is met by it (RFC 9110, 8.8.3.2).
     fn is_weak(&self) -> bool {
         self.etag.as_deref().is_some_and(|etag| etag.starts_with("W/"))
     }
 }
 
-/// A line of a listing.
+/// An entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// An object right below the prefix. Its key may be the prefix itself (a directory marker).
     Object(Version),
-    /// What further keys have in common up to the next `/`, which it ends with.
+    /// The common prefix of further keys, which ends with `/`.
     Prefix(String),
 }
 
 impl Item {
-    /// Its key, or what its keys begin with.
+    /// Its key, or the prefix of its keys.
     pub fn key(&self) -> &str {
         match self {
             Item::Object(version) => &version.key,
@@ -162,22 +179,22 @@ impl Item {
 /// How deep a listing goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// What is right below the prefix.
+    /// The objects and prefixes right below the prefix.
     One,
-    /// All keys below it, in order; as a [`Item::Prefix`], markers alone.
+    /// All keys below it, in order. Only directory markers are an [`Item::Prefix`].
     All,
 }
 
 /// A page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// What it has, in no order where the [`Depth`] is one.
+    /// The entries, in no order if the [`Depth`] is one.
     pub items: Vec<Item>,
-    /// The key up to which all is listed, if there are more.
+    /// The last key of the page, if there are more.
     pub more_after: Option<String>,
 }
 
-/// A place with objects.
+/// A bucket, or a directory of one.
 pub trait Bucket: Send + Sync {
     /// The URL of the server, if the options name one.
     fn endpoint(&self) -> Option<String> {
@@ -187,66 +204,67 @@ pub trait Bucket: Send + Sync {
     /// The object's present version.
     fn head(&self, key: &str) -> Result<Version, StoreError>;
 
-    /// The objects and prefixes right below a prefix (`""`, or ending with `/`), page by page in the store's
-    /// order, until the visitor breaks: whether that was all there is. A prefix that nothing has is an empty
-    /// listing.
+    /// Lists the objects and prefixes right below a prefix (`""`, or ending with `/`), page by page in the store's
+    /// order, until the visitor breaks. Returns whether the visitor got all of them. A prefix without keys is an
+    /// empty listing.
     fn list(
         &self,
         prefix: &str,
         page: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
     ) -> Result<bool, StoreError>;
 
-    /// One page of a listing, which begins behind a key. Where the store cannot begin anywhere, or not list so deep:
-    /// [`StoreError::Unsupported`].
+    /// Lists one page that begins behind a key. [`StoreError::Unsupported`]: the store cannot begin at any key, or
+    /// cannot list that deep.
     fn list_page(&self, _prefix: &str, _after: Option<&str>, _: Depth) -> Result<Page, StoreError> {
         Err(StoreError::Unsupported("a listing from a key on"))
     }
 
-    /// The bytes of a range of this very version, as they arrive: [`StoreError::Stale`] if the object is
-    /// another by now. The range is not empty and within the size. The reader ends early, or fails, when the
-    /// connection does: who reads it must count.
+    /// Reads a range of this version while it arrives. [`StoreError::Stale`]: the object has another version now. The
+    /// range is not empty and within the size. The reader ends early, or fails, if the connection does: the caller
+    /// has to count the bytes.
     fn get(&self, version: &Version, range: Range<u64>) -> Result<Box<dyn Read + Send>, StoreError>;
 
-    /// The same, and the time of change that whoever wrote it has kept with it.
+    /// The same, with the time of change that the writer has kept in the metadata.
     fn head_with_time(&self, key: &str) -> Result<(Version, Option<SystemTime>), StoreError> {
         self.head(key).map(|version| (version, None))
     }
 
-    /// Begins to replace an object. Nothing is seen of it before [`Upload::finish`].
+    /// Begins to replace an object. The new bytes are not visible before [`Upload::finish`].
     fn put(&self, key: &str) -> Result<Box<dyn Upload>, StoreError>;
 
-    /// Begins to replace an object by itself and what is written: [`StoreError::Stale`] later, if it is another by
+    /// Begins to append to an object. Later calls return [`StoreError::Stale`] if the object has another version by
     /// then.
     fn resume(&self, _: &Version) -> Result<Box<dyn Upload>, StoreError> {
         Err(StoreError::Unsupported("continuing an object"))
     }
 
-    /// Makes a directory of a key that ends with `/`, as an empty object where the store has no other.
+    /// Makes a directory: an empty object where the store has no other directories. The key ends with `/`.
     fn make_directory(&self, key: &str) -> Result<(), StoreError>;
 
-    /// Removes an object; one that is not there is [`StoreError::NotFound`] where the store tells.
+    /// Removes an object. [`StoreError::NotFound`]: there is none, if the store says so.
     fn delete(&self, key: &str) -> Result<(), StoreError>;
 
-    /// Copies an object within the store, without its bytes coming here.
+    /// Copies an object within the store: its bytes are not downloaded.
     fn copy(&self, from: &str, to: &str) -> Result<(), StoreError>;
 }
 
-/// An object that is being written from its beginning to its end. Dropped before it is finished, it leaves
-/// nothing behind.
+/// An object that is being written from its beginning to its end. If it is dropped before it is finished, nothing
+/// remains.
 pub trait Upload: Send {
-    /// How many bytes it will have at least, as far as is known: so large are its parts.
+    /// Announces the smallest size of the object, from which the size of its parts follows.
     fn expect(&mut self, size: u64);
 
-    /// The next bytes. They are taken in any case: after [`StoreError::Unavailable`], writing no further ones
-    /// tries again. After [`Upload::finish`], the object goes on with them.
+    /// Takes the next bytes, even if it fails: after [`StoreError::Unavailable`], a call without bytes tries again.
+    /// After [`Upload::finish`], the bytes are appended to the object.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// The time of change to keep with the object, where the store can; further bytes make it be forgotten.
+    /// Sets the time of change to keep with the object, where the store can keep one. A later write drops it.
     fn set_time(&mut self, time: SystemTime);
 
-    /// Begins anew: the object will have nothing of what it has.
+    /// Begins again with an empty object.
     fn restart(&mut self) -> Result<(), StoreError>;
 
-    /// Makes the object what was written, checked by the store; its new version. It may be tried again.
+    /// Replaces the object by the bytes that were written, checked by the store, and returns its new version. It may
+    /// be called again after a failure.
     fn finish(&mut self) -> Result<Version, StoreError>;
 }

@@ -1,10 +1,11 @@
 //! Signatures of version 4 for OSS.
 //!
-//! opendal signs for OSS with version 1, which OSS no longer takes for new users and new buckets. Where the
-//! region is known, as version 4 needs it, requests are made unsigned by opendal and signed here, by the library
-//! that opendal signs with. Decides from where credentials come: the options, the environment, the Pod's OIDC token
-//! (RRSA), a role to assume, profiles, the machine's RAM role, in this order.
+//! opendal signs for OSS with version 1, which OSS does not accept for new users and new buckets. Version 4 needs the
+//! region. Where it is known, opendal makes requests unsigned, and this module signs them with reqsign, which opendal
+//! uses, too. Decides the order in which credentials are looked for: the options, the environment, the Pod's OIDC
+//! token (RRSA), a role to assume, profiles, the machine's RAM role.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use fluid_sidecar_layout::source::Scheme;
@@ -16,10 +17,11 @@ use reqsign_aliyun_oss::{
 use reqsign_core::{Context, Env, OsEnv, ProvideCredentialChain, Signer, StaticEnv};
 use reqsign_file_read_tokio::TokioFileRead;
 
-use super::options::Place;
-use super::transport::{SIGNING, Terms, Transport};
+use super::executor::SIGNING;
+use super::location::StoreLocation;
+use super::transport::{SignRequest, Transport, TransportConfig};
 
-/// What signs for one bucket.
+/// Signs requests for one bucket.
 #[derive(Clone)]
 pub(super) struct OssSigner {
     signer: Signer<Credential>,
@@ -27,11 +29,11 @@ pub(super) struct OssSigner {
 }
 
 impl OssSigner {
-    /// The signer, if this is such a place.
-    pub(super) fn new(place: &Place, terms: &Terms) -> Option<Self> {
-        let setting = |name: &str| place.settings.get(name).map(String::as_str);
+    /// The signer of a location that is in OSS, is not anonymous and has a region.
+    pub(super) fn new(location: &StoreLocation, config: &TransportConfig) -> Option<Self> {
+        let setting = |name: &str| location.settings.get(name).map(String::as_str);
         let anonymous = setting("skip_signature") == Some("true");
-        let region = place.region.as_deref().filter(|_| place.scheme == Scheme::Oss && !anonymous)?;
+        let region = location.region.as_deref().filter(|_| location.scheme == Scheme::Oss && !anonymous)?;
 
         let own = OsEnv;
         let mut envs = own.vars();
@@ -51,7 +53,7 @@ impl OssSigner {
             }
         }
         let mut chain = ProvideCredentialChain::new();
-        // Without a role to assume, keys are used as they are; else they are what assumes it.
+        // Without a role to assume, the keys sign. With one, they assume the role.
         if setting("role_arn").is_none() {
             if let (Some(id), Some(secret)) = (setting("access_key_id"), setting("access_key_secret")) {
                 let key = StaticCredentialProvider::new(id, secret);
@@ -62,13 +64,13 @@ impl OssSigner {
             }
             chain = chain.push(EnvCredentialProvider::new());
         }
-        // The Pod's own role, before that of the machine, which the library asks for first.
+        // The Pod's role comes before that of the machine, for which the default chain asks first.
         chain =
             chain.push(AssumeRoleWithOidcCredentialProvider::new()).push(DefaultCredentialProvider::new());
         let context = Context::new()
             .with_file_read(TokioFileRead)
             .with_http_send(HttpTransporter::new(Transport::new(
-                Terms { scheme: None, ..terms.clone() },
+                TransportConfig { scheme: None, ..config.clone() },
                 None,
             )))
             .with_env(StaticEnv { home_dir: own.home_dir(), envs });
@@ -76,22 +78,25 @@ impl OssSigner {
         let signer = RequestSigner::new(&bucket).with_region(region).with_signing_version(SigningVersion::V4);
         Some(Self { signer: Signer::new(context, chain, signer), bucket })
     }
+}
 
-    /// Signs the headers, or the query for a time.
-    pub(super) async fn sign(
-        &self,
-        request: &mut http::request::Parts,
-        time: Option<Duration>,
-    ) -> opendal::Result<()> {
-        // A bucket in the path is signed as a directory; opendal leaves the slash out.
-        let target = request.uri.to_string();
-        if request.uri.path().trim_start_matches('/') == self.bucket
-            && let Some(slashed) = target.split_once('?').map(|(path, query)| format!("{path}/?{query}"))
-            && let Ok(uri) = slashed.parse()
-        {
-            request.uri = uri;
-        }
-        let signed = self.signer.sign(request, time).await;
-        signed.map_err(|error| Error::new(ErrorKind::Unexpected, SIGNING).set_source(error))
+impl SignRequest for OssSigner {
+    fn sign<'a>(
+        &'a self,
+        request: &'a mut http::request::Parts,
+        query_expiry: Option<Duration>,
+    ) -> Pin<Box<dyn Future<Output = opendal::Result<()>> + Send + 'a>> {
+        Box::pin(async move {
+            // OSS signs a bucket in the path as a directory; opendal leaves the slash out.
+            let target = request.uri.to_string();
+            if request.uri.path().trim_start_matches('/') == self.bucket
+                && let Some(slashed) = target.split_once('?').map(|(path, query)| format!("{path}/?{query}"))
+                && let Ok(uri) = slashed.parse()
+            {
+                request.uri = uri;
+            }
+            let signed = self.signer.sign(request, query_expiry).await;
+            signed.map_err(|error| Error::new(ErrorKind::Unexpected, SIGNING).set_source(error))
+        })
     }
 }

@@ -1,8 +1,9 @@
-//! Which proxy leads to a server, as the environment says.
+//! The proxies that the environment names.
 //!
-//! Decides as curl does: `http_proxy` and `https_proxy` are for URLs of their scheme, `all_proxy` is for what has none of
-//! its own, and `no_proxy` names servers that are reached without: hosts with all below them, addresses, networks, each
-//! with or without a port. Both cases of letters count, the lower one first. How a proxy is spoken to is not known here.
+//! Decides as curl does: `http_proxy` and `https_proxy` are for URLs of their scheme, `all_proxy` is for schemes
+//! without a variable of their own. `no_proxy` names servers that need no proxy: hosts with all names below them,
+//! addresses and networks, with or without a port. Names of variables may have lower or upper case; lower case comes
+//! first. `connect` speaks to the proxy.
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -14,7 +15,7 @@ use ureq::ProxyProtocol;
 /// A proxy for requests of one scheme.
 #[derive(Clone, Debug)]
 pub(super) struct Proxy {
-    /// As ureq has it, which opens tunnels.
+    /// For ureq, which opens tunnels.
     pub(super) tunnel: ureq::Proxy,
 }
 
@@ -35,13 +36,13 @@ impl Proxy {
         }
     }
 
-    /// Without credentials.
+    /// The URL without credentials, for messages.
     pub(super) fn shown(&self) -> String {
         let scheme = if self.tunnel.protocol() == ProxyProtocol::Https { "https" } else { "http" };
         format!("{scheme}://{}:{}", self.tunnel.host(), self.tunnel.port())
     }
 
-    /// What the proxy knows us by.
+    /// The value of `proxy-authorization`, if the URL has a user.
     pub(super) fn authorization(&self) -> Option<String> {
         let user = self.tunnel.username()?;
         format_authorization_by_basic(user, self.tunnel.password().unwrap_or_default()).ok()
@@ -63,7 +64,7 @@ struct Proxies {
 
 static PROXIES: LazyLock<Proxies> = LazyLock::new(|| Proxies::read(|name| std::env::var(name).ok()));
 
-/// The proxy that leads to a URL, if one does.
+/// The proxy for requests to a URL, if there is one.
 pub(super) fn of(uri: &http::Uri) -> Option<&'static Proxy> {
     PROXIES.of(uri)
 }
@@ -102,7 +103,7 @@ impl Proxies {
     }
 }
 
-/// A server that is reached without a proxy.
+/// Servers that are reached without a proxy.
 struct Exception {
     hosts: Hosts,
     port: Option<u16>,
@@ -110,9 +111,9 @@ struct Exception {
 
 enum Hosts {
     All,
-    /// A name and what is below it.
+    /// A name and all names below it.
     Domain(String),
-    /// The addresses that begin with so many bits of this one.
+    /// The addresses that have the first bits of this one in common.
     Network(IpAddr, u32),
 }
 
@@ -127,7 +128,7 @@ impl Exception {
         {
             return Exception { hosts: Hosts::Network(address, bits), port: None };
         }
-        // Without brackets, what is behind the last colon of an IPv6 address is no port.
+        // The last part of an IPv6 address without brackets is no port.
         let (host, port) = match entry.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()),
             _ => (entry.as_str(), None),

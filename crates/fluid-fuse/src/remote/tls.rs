@@ -1,9 +1,9 @@
-//! Whom to trust: the system's certificate authorities, or Mozilla's where the system has none.
+//! TLS: the certificate authorities of the system, or Mozilla's if the system has none.
 //!
-//! Read when the first `https` URL is, not before: it takes milliseconds, which a mount of plain HTTP need not
-//! wait for. `SSL_CERT_FILE` and `SSL_CERT_DIR` are respected, and what `AWS_CA_BUNDLE` names is trusted, too. A
-//! certificate that is trusted itself may be the server's own, as other clients have it, whatever else it may do; its
-//! names and dates count all the same. What is signed, and with what, is not known here.
+//! They are loaded for the first `https` URL: that takes milliseconds, which a mount over plain HTTP need not wait
+//! for. `SSL_CERT_FILE` and `SSL_CERT_DIR` are respected, and the certificates in `AWS_CA_BUNDLE` are trusted, too. A
+//! trusted certificate may be the server's own, as in other clients, even if it may sign others; its names and dates
+//! are checked.
 
 use std::io;
 use std::path::Path;
@@ -24,15 +24,15 @@ use rustls_native_certs::{load_certs_from_paths, load_native_certs};
 pub(super) enum Verification {
     /// They are.
     Full,
-    /// They are not: anybody on the way can be the server.
+    /// They are not: anybody on the path can pretend to be the server.
     None,
 }
 
 /// The provider of cryptography.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
 
-/// Where distributions keep all authorities in one file. The directory beside it has the same ones, a file each:
-/// reading both takes four times as long, and far longer from a disk that is cold.
+/// Files in which distributions keep all authorities. The directory beside such a file has the same ones in one file
+/// each: reading both takes four times as long, and far longer from a cold disk.
 const BUNDLES: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -41,7 +41,7 @@ const BUNDLES: &[&str] = &[
     "/etc/ssl/cert.pem",
 ];
 
-/// The certificates of the system and of the environment; none where there are none.
+/// The certificates of the system and of the environment.
 fn trusted() -> Vec<CertificateDer<'static>> {
     let chosen = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     let bundle = BUNDLES.iter().map(Path::new).find(|path| !chosen && path.is_file());
@@ -60,18 +60,19 @@ fn trusted() -> Vec<CertificateDer<'static>> {
     found.certs
 }
 
-/// The configuration of clients, which keeps the sessions that can be resumed.
+/// The configuration of clients, which also keeps sessions that can be resumed.
 pub(super) fn client(verification: Verification) -> Result<Arc<ClientConfig>, Error> {
     static FULL: LazyLock<Result<Arc<ClientConfig>, Error>> =
-        LazyLock::new(|| configured(Trust::Checked(Checked::new(trusted())?)));
-    static NONE: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| configured(Trust::Anybody));
+        LazyLock::new(|| configured(CertificateCheck::Full(FullCheck::new(trusted())?)));
+    static NONE: LazyLock<Result<Arc<ClientConfig>, Error>> =
+        LazyLock::new(|| configured(CertificateCheck::Skipped));
     match verification {
         Verification::Full => FULL.clone(),
         Verification::None => NONE.clone(),
     }
 }
 
-fn configured(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
+fn configured(trust: CertificateCheck) -> Result<Arc<ClientConfig>, Error> {
     let client = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -80,23 +81,23 @@ fn configured(trust: Trust) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(client))
 }
 
-/// Who may be a server.
+/// How the certificate of a server is checked.
 #[derive(Debug)]
-enum Trust {
-    /// Whoever has a certificate that is checked.
-    Checked(Checked),
-    /// Whoever has the key of its certificate.
-    Anybody,
+enum CertificateCheck {
+    /// It is checked.
+    Full(FullCheck),
+    /// Any certificate is accepted; the server proves that it has the key.
+    Skipped,
 }
 
-/// What authorities have signed is trusted, and certificates that are trusted themselves.
+/// Accepts certificates that an authority has signed, and those that are trusted themselves.
 #[derive(Debug)]
-struct Checked {
+struct FullCheck {
     authorities: Arc<WebPkiServerVerifier>,
     certificates: Vec<CertificateDer<'static>>,
 }
 
-impl Checked {
+impl FullCheck {
     fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates.iter().cloned());
@@ -106,11 +107,11 @@ impl Checked {
         let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), PROVIDER.clone())
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Checked { authorities, certificates })
+        Ok(FullCheck { authorities, certificates })
     }
 }
 
-/// A failure of a connection in words; if it is the certificate's, with what to set.
+/// The message for a failed connection; for a failed certificate with the option to set.
 pub(super) fn explain(error: &io::Error) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
     match cause {
@@ -127,7 +128,7 @@ pub(super) fn explain(error: &io::Error) -> String {
     }
 }
 
-/// Whether a certificate is refused for nothing but that it may sign others. Its dates were looked at before.
+/// Whether a certificate is refused only because it may sign others. Its dates were checked before.
 fn may_sign_others(error: &Error) -> bool {
     matches!(
         error,
@@ -136,7 +137,7 @@ fn may_sign_others(error: &Error) -> bool {
     )
 }
 
-impl ServerCertVerifier for Trust {
+impl ServerCertVerifier for CertificateCheck {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -145,7 +146,7 @@ impl ServerCertVerifier for Trust {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Trust::Checked(Checked { authorities, certificates }) = self else {
+        let CertificateCheck::Full(FullCheck { authorities, certificates }) = self else {
             return Ok(ServerCertVerified::assertion());
         };
         match authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {

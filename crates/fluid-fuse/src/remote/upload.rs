@@ -1,95 +1,99 @@
-//! Uploads: how an object is replaced, from its first byte or by itself and what follows.
+//! Uploads: how an object is replaced or appended to.
 //!
-//! Decides the size of the parts. All parts of an upload are equal and only the last one is smaller, as R2 demands.
-//! An upload that is finished can go on: the next one copies the whole parts of the object within the store
-//! (`UploadPartCopy`, on the condition that the object is still the same), and sends the rest of it again with what
-//! was added. Where a store does not copy parts, the bytes come here and go back, up to [`LARGEST_REWRITE`]. The object
-//! stays what it was until all of the new one is there.
+//! Decides the size of the parts. All parts of an upload are equal and only the last one is smaller, as R2 demands. A
+//! finished upload can be appended to: the next upload copies the complete parts of the object within the store
+//! (`UploadPartCopy`, on the condition that the object is still the same), and sends the rest of it again with the
+//! new bytes. Where a store does not copy parts, the bytes are downloaded and uploaded again, up to
+//! [`LARGEST_REWRITE`]. The object does not change until all of the new one is there.
 //!
-//! It calls opendal below its own writer: that one holds back small parts, and loses them when the part before fails.
+//! The upload calls opendal below opendal's own writer, which holds back small parts and loses them when the part
+//! before fails.
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use log::{info, warn};
-use memmap2::MmapMut;
 use opendal::options::{ReadOptions, WriteOptions};
 use opendal::raw::oio::{self, Write};
 use opendal::raw::{OpReader, OpWrite, Timestamp};
 use opendal::{Buffer, BytesRange};
 
-use super::bucket::{CLOCK, Session, Sessions, path, same};
-use super::transport::block_on;
+use super::executor::block_on;
+use super::mtime;
+use super::part::{Part, read_all};
+use super::session::{MAX_CLOCK_DIFFERENCE, Session, Sessions, same, to_path};
 use super::{LARGEST_REWRITE, Upload, Version};
 use crate::store::StoreError;
 
 /// The smallest part, in bytes.
-const PART: u64 = 8 << 20;
+const MIN_PART: u64 = 8 << 20;
 
-/// The largest part of an object that is continued, in bytes: two of them may be in memory.
+/// The largest part of an object that is appended to, in bytes: two of them may be in memory.
 const LARGEST_CONTINUED: u64 = 32 << 20;
 
-/// An object that is continued has about as many parts, so that it is not copied in too many requests.
+/// Number of parts of an object that is appended to, about: more would be too many requests to copy it.
 const CONTINUED_PARTS: u64 = 64;
 
-/// Equal parts: 47 GiB of an object whose size is not known before, all of one whose size is. Later ones double every
-/// [`GROWTH`] parts, so that 2 TiB fit into the 10,000 parts that stores take.
+/// Number of equal parts: 47 GiB of an object of unknown size, all of one of known size. Later parts double every
+/// [`PARTS_PER_SIZE`] parts, so that 2 TiB fit into the 10,000 parts that stores accept.
 const EQUAL_PARTS: usize = 6000;
 
-/// Parts of one size after the equal ones.
-const GROWTH: usize = 500;
+/// Number of parts of one size after the equal ones.
+const PARTS_PER_SIZE: usize = 500;
 
-/// Bytes that one write may bring beyond a part.
-const SPARE: usize = 2 << 20;
-
-/// The end of a finished object is kept for what follows if it has no more bytes. A longer one is read again.
-const KEPT: usize = 1 << 20;
+/// Largest end of a finished object that is kept to append to it, in bytes. A longer one is read again.
+const MAX_KEPT_END: usize = 1 << 20;
 
 /// An object that is being replaced.
 pub(super) struct ObjectUpload {
     sessions: Arc<Sessions>,
-    /// The session that the present upload was begun in, as the writer belongs to it.
+    /// The session in which the upload was begun: the writer belongs to it.
     session: Arc<Session>,
     key: String,
     writer: Option<oio::Writer>,
-    /// The object that is there and goes on.
+    /// The version that is appended to.
     base: Option<Version>,
-    /// Bytes that are copied or given to the writer.
+    /// Bytes that were copied or given to the writer.
     sent: u64,
     parts: usize,
     part_size: u64,
     /// The part that is being filled, from `sent` on.
     part: Part,
-    /// What of its beginning is still to be read from the base.
+    /// The range of this part that has to be read from the base.
     missing: Range<usize>,
-    /// The part before, until it is sent.
+    /// The part before, until it was sent.
     full: Option<Buffer>,
-    /// The time of change to keep with the object, and the one that the present upload was begun with.
+    /// The time of change to keep with the object, and the one with which the upload was begun.
     time: Option<SystemTime>,
     begun_with: Option<SystemTime>,
-    /// When that was.
+    /// When the upload was begun.
     begun: SystemTime,
-    /// Whether there is anything to upload.
+    /// Whether there is something to upload.
     changed: bool,
-    /// The base is still what is there.
+    /// Whether the object was still the base when the upload was begun.
     is_checked: bool,
-    /// Somebody else has replaced what was written.
+    /// Whether another writer has replaced the object since.
     foreign: bool,
 }
 
+/// Which bytes are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    FullParts,
+    All,
+}
+
 impl ObjectUpload {
-    /// Begins to replace the object of a key, or to continue the version that is there.
+    /// Begins to replace the object of a key, or to append to its version `base`.
     pub(super) fn new(
         sessions: &Arc<Sessions>,
         key: &str,
         base: Option<Version>,
     ) -> Result<Self, StoreError> {
-        path(key)?;
+        to_path(key)?;
         Ok(Self {
             sessions: Arc::clone(sessions),
             session: sessions.session(),
@@ -99,7 +103,7 @@ impl ObjectUpload {
             base,
             sent: 0,
             parts: 0,
-            part_size: PART,
+            part_size: MIN_PART,
             part: Part::default(),
             missing: 0..0,
             full: None,
@@ -127,31 +131,31 @@ impl ObjectUpload {
 
     /// The size of the part that is being filled.
     fn part_size(&self) -> usize {
-        let doubled = self.parts.saturating_sub(EQUAL_PARTS).div_ceil(GROWTH).min(8);
+        let doubled = self.parts.saturating_sub(EQUAL_PARTS).div_ceil(PARTS_PER_SIZE).min(8);
         usize::try_from(self.part_size << doubled).unwrap_or(usize::MAX)
     }
 
-    fn asked(&self) -> String {
-        self.session.asked(&self.key)
+    fn object_url(&self) -> String {
+        self.session.object_url(&self.key)
     }
 
-    /// Sends what is full; at the end, all.
-    fn send(&mut self, all: bool) -> Result<(), StoreError> {
-        if self.full.is_none() && self.part.filled < self.part_size() && !all {
+    /// Sends full parts, or all bytes.
+    fn send(&mut self, flush: Flush) -> Result<(), StoreError> {
+        if self.full.is_none() && self.part.filled < self.part_size() && flush == Flush::FullParts {
             return Ok(());
         }
         self.begin()?;
         loop {
             if let Some(full) = &self.full {
                 // A part that fails is kept: the same can be written again.
-                let asked = self.session.asked(&self.key);
-                block_on(|| asked, writer(&mut self.writer)?.write(full.clone()))?;
+                let url = self.session.object_url(&self.key);
+                block_on(|| url, writer(&mut self.writer)?.write(full.clone()))?;
                 self.sent += full.len() as u64;
                 self.parts += 1;
                 self.full = None;
             }
             let size = self.part_size();
-            if self.part.filled < size && !(all && self.part.filled > 0) {
+            if self.part.filled < size && !(flush == Flush::All && self.part.filled > 0) {
                 return Ok(());
             }
             let size = size.min(self.part.filled);
@@ -163,7 +167,7 @@ impl ObjectUpload {
         }
     }
 
-    /// Makes the writer, and gives it what is there already.
+    /// Makes the writer, and gives it the parts of the base.
     fn begin(&mut self) -> Result<(), StoreError> {
         if self.writer.is_none() {
             self.session = self.sessions.session();
@@ -176,7 +180,7 @@ impl ObjectUpload {
             }
             (self.begun_with, self.begun) = (self.time, SystemTime::now());
             let (service, context) = (operator.service(), operator.context());
-            self.writer = Some(block_on(|| self.asked(), async {
+            self.writer = Some(block_on(|| self.object_url(), async {
                 let (args, _): (_, _) = OpWrite::from_options(&capability, options)?;
                 service.write_dyn(context, &self.key, args)
             })?);
@@ -184,7 +188,7 @@ impl ObjectUpload {
         let Some(base) = self.base.clone() else { return Ok(()) };
         let rest = base.size % self.part_size;
         let begins = base.size - rest;
-        // What is copied or read again has the condition that it is the same; what was kept has none.
+        // A copy or a read of the base has its version as a condition. Bytes that were kept have none.
         if !self.is_checked && base.size == rest && self.missing.is_empty() {
             self.check(&base)?;
         }
@@ -195,7 +199,7 @@ impl ObjectUpload {
             match self.copies() {
                 false => self.fetch(&base, &range)?,
                 true => match self.copy(&base, &range) {
-                    // Neither what may be answered otherwise another time, nor what is true of reading, too.
+                    // These errors may not occur the next time, or concern reads, too.
                     Err(error)
                         if range.start == 0
                             && !matches!(
@@ -208,10 +212,10 @@ impl ObjectUpload {
                             ) =>
                     {
                         info!(
-                            "{}: parts cannot be copied ({error}), so what goes on is sent again",
-                            self.asked()
+                            "{}: parts cannot be copied ({error}), so all parts are sent again",
+                            self.object_url()
                         );
-                        self.session.learned.denies_part_copies.store(true, Ordering::Relaxed);
+                        self.session.quirks.denies_part_copies.store(true, Ordering::Relaxed);
                         self.abort();
                         return self.begin();
                     }
@@ -221,9 +225,9 @@ impl ObjectUpload {
             self.sent = range.end;
             self.parts += 1;
         }
-        // What is there by now is what was there before.
+        // The object that is there after the copy was there before it.
         if is_copied
-            && !self.session.asks_conditionally(&base)
+            && !self.session.reads_conditionally(&base)
             && let Err(error) = self.check(&base)
         {
             self.abort();
@@ -232,10 +236,10 @@ impl ObjectUpload {
         }
         if !self.missing.is_empty() {
             let from = begins + self.missing.start as u64..begins + self.missing.end as u64;
-            let mut body = self.sessions.ask(|session| session.get(&base, &from))?;
+            let mut body = self.sessions.with_retry(|session| session.get(&base, &from))?;
             self.part.reserve(self.missing.end, self.part_size())?;
             let room = self.part.bytes_mut().get_mut(self.missing.clone()).unwrap_or_default();
-            // What was read is kept, should the rest have to be asked for again.
+            // Bytes that were read are kept if the read has to be repeated.
             self.missing.start += read_all(&mut body, room);
             if !self.missing.is_empty() {
                 return Err(self.ends_early());
@@ -245,36 +249,36 @@ impl ObjectUpload {
         Ok(())
     }
 
-    /// Asks whether the base is still what is there. Whoever may not ask goes on.
+    /// Checks that the object is still the base. If the store denies the check, the upload goes on.
     fn check(&self, base: &Version) -> Result<(), StoreError> {
-        match self.sessions.ask(|session| session.head(&self.key)) {
+        match self.sessions.with_retry(|session| session.head(&self.key)) {
             Ok(now) if same(&now, base) => Ok(()),
-            // When it was written, its time was not known.
+            // When this upload wrote it, its time was not known.
             Ok(now) if now.size == base.size && now.etag.is_some() && now.etag == base.etag => Ok(()),
-            Ok(_) => self.session.agree(base, base).map(|_| ()),
+            Ok(_) => self.session.revalidate(base, base).map(|_| ()),
             Err(StoreError::NotFound) => Err(StoreError::Stale),
             Err(StoreError::Denied(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether parts are copied within the store. Where each part has a checksum, opendal copies none, so these uploads
-    /// have none.
+    /// Whether parts are copied within the store. opendal copies no parts of uploads whose parts have checksums, so
+    /// these uploads have none.
     fn copies(&self) -> bool {
         let is_large = self.base.as_ref().is_some_and(|base| base.size >= self.part_size);
         let can = self.session.copier.info().capability().write_can_copy_from;
-        is_large && can && !self.session.learned.denies_part_copies.load(Ordering::Relaxed)
+        is_large && can && !self.session.quirks.denies_part_copies.load(Ordering::Relaxed)
     }
 
-    /// Copies a part within the store, which may call the version something else by now, as for reads.
+    /// Copies a part within the store, which may use another name for the version, as for reads.
     fn copy(&mut self, base: &Version, range: &Range<u64>) -> Result<(), StoreError> {
-        let asked = self.session.learned.agreed(base).unwrap_or_else(|| base.clone());
-        match self.copy_once(&asked, range) {
+        let requested = self.session.quirks.alias(base).unwrap_or_else(|| base.clone());
+        match self.copy_once(&requested, range) {
             Err(StoreError::Stale) => {
-                let agreed = self.session.agree(base, &asked)?;
+                let agreed = self.session.revalidate(base, &requested)?;
                 self.copy_once(&agreed, range)?;
                 if agreed != *base {
-                    self.session.learned.agree(base, agreed);
+                    self.session.quirks.record_alias(base, agreed);
                 }
                 Ok(())
             }
@@ -282,20 +286,21 @@ impl ObjectUpload {
         }
     }
 
-    fn copy_once(&mut self, asked: &Version, range: &Range<u64>) -> Result<(), StoreError> {
+    fn copy_once(&mut self, requested: &Version, range: &Range<u64>) -> Result<(), StoreError> {
         let mut options = ReadOptions::default();
-        match &asked.etag {
-            _ if !self.session.asks_conditionally(asked) => {}
+        match &requested.etag {
+            _ if !self.session.reads_conditionally(requested) => {}
             Some(etag) => options.if_match = Some(etag.clone()),
             None => {
-                options.if_unmodified_since = asked.date().and_then(|date| Timestamp::try_from(date).ok());
+                options.if_unmodified_since =
+                    requested.date().and_then(|date| Timestamp::try_from(date).ok());
             }
         }
         let (_, args, _): (BytesRange, _, OpReader) = options.into();
-        let asked = self.asked();
+        let url = self.object_url();
         let key = self.key.clone();
         let part = BytesRange::new(range.start, Some(range.end - range.start));
-        block_on(|| asked, writer(&mut self.writer)?.copy_from(&key, args, part))
+        block_on(|| url, writer(&mut self.writer)?.copy_from(&key, args, part))
     }
 
     /// Reads a part, and writes it again.
@@ -308,73 +313,73 @@ impl ObjectUpload {
         let mut part = Part::default();
         let length = usize::try_from(range.end - range.start).unwrap_or_default();
         part.reserve(length, length)?;
-        let mut body = self.sessions.ask(|session| session.get(base, range))?;
+        let mut body = self.sessions.with_retry(|session| session.get(base, range))?;
         if read_all(&mut body, part.bytes_mut()) < length {
             return Err(self.ends_early());
         }
-        let asked = self.asked();
-        block_on(|| asked, writer(&mut self.writer)?.write(part.first(length)))
+        let url = self.object_url();
+        block_on(|| url, writer(&mut self.writer)?.write(part.first(length)))
     }
 
     fn ends_early(&self) -> StoreError {
-        StoreError::Unavailable(format!("GET {}: it ends early", self.asked()))
+        StoreError::Unavailable(format!("GET {}: it ends early", self.object_url()))
     }
 
-    /// Leaves the upload that is under way, if there is one.
+    /// Aborts the present upload.
     fn abort(&mut self) {
         if let Some(mut writer) = self.writer.take()
-            && let Err(error) = block_on(|| self.session.asked(&self.key), writer.abort())
+            && let Err(error) = block_on(|| self.session.object_url(&self.key), writer.abort())
         {
-            warn!("{}: an unfinished upload stays behind: {error}", self.asked());
+            warn!("{}: an unfinished upload stays behind: {error}", self.object_url());
         }
     }
 
-    /// Uploads all that there is; what the store has called it.
+    /// Sends all bytes and completes the upload; returns the version as the response names it.
     fn complete(&mut self) -> Result<Version, StoreError> {
-        // What follows needs the end again, if it is not a whole part.
-        let is_kept = self.full.is_none() && self.part.filled <= KEPT;
+        // The next append needs the end of the object, if it is not a complete part.
+        let is_kept = self.full.is_none() && self.part.filled <= MAX_KEPT_END;
         if is_kept {
             self.begin()?;
         }
         let end = if is_kept { self.part.bytes().to_vec() } else { Vec::new() };
-        self.send(true)?;
-        let asked = self.asked();
-        let made = block_on(|| asked, writer(&mut self.writer)?.close())?;
-        let told = self.session.version(self.key.clone(), &made);
-        let told = Version { size: self.sent, modified: SystemTime::now(), ..told };
+        self.send(Flush::All)?;
+        let url = self.object_url();
+        let made = block_on(|| url, writer(&mut self.writer)?.close())?;
+        let uploaded = self.session.version(self.key.clone(), &made);
+        let uploaded = Version { size: self.sent, modified: SystemTime::now(), ..uploaded };
         (self.writer, self.full, self.changed, self.is_checked) = (None, None, false, false);
         (self.sent, self.parts, self.missing) = (0, 0, 0..0);
         if self.part.add(&end, end.len()).is_err() {
-            // It is read again.
+            // Without memory for the end, it is read again.
             self.part = Part::default();
         }
-        Ok(told)
+        Ok(uploaded)
     }
 
-    /// The version that was written, as the store says it now, which is better, as it has the store's time. Whoever may
-    /// not ask, or gets an answer from before, has written all the same.
-    fn written(&mut self, told: Version) -> Version {
-        // It may have taken longer than the credentials that it was begun with.
-        let Ok(now) = self.sessions.ask(|session| session.head(&self.key)) else { return told };
+    /// The version that was written, as the store describes it now: that has the store's time. If the store denies
+    /// the request, or answers with an older version, the upload has succeeded nevertheless.
+    fn confirm(&mut self, uploaded: Version) -> Version {
+        // The upload may have taken longer than its credentials are valid.
+        let Ok(now) = self.sessions.with_retry(|session| session.head(&self.key)) else { return uploaded };
         let name =
             |version: &Version| version.etag.as_ref().map(|etag| etag.trim_start_matches("W/").to_string());
-        let names = name(&told).zip(name(&now));
-        let is_named_so = names.as_ref().is_some_and(|(told, now)| told == now);
-        let is_old = now.date().is_some_and(|date| date + CLOCK < self.begun)
+        let names = name(&uploaded).zip(name(&now));
+        let is_named_so = names.as_ref().is_some_and(|(uploaded, now)| uploaded == now);
+        let is_old = now.date().is_some_and(|date| date + MAX_CLOCK_DIFFERENCE < self.begun)
             || self.base.as_ref().is_some_and(|base| base.etag.is_some() && base.etag == now.etag);
         if is_old && !is_named_so {
-            return told;
+            return uploaded;
         }
-        let has_other_name = || !self.sessions.session().has_other_etag(&told, &now).unwrap_or_default();
-        self.foreign = !is_named_so && (now.size != told.size || names.is_some() && has_other_name());
-        if now.size == told.size { now } else { told }
+        let has_other_name = || !self.sessions.session().has_other_etag(&uploaded, &now).unwrap_or_default();
+        self.foreign = !is_named_so && (now.size != uploaded.size || names.is_some() && has_other_name());
+        if now.size == uploaded.size { now } else { uploaded }
     }
 }
 
 impl Upload for ObjectUpload {
     fn expect(&mut self, size: u64) {
         if self.writer.is_none() && self.base.is_none() {
-            self.part_size = PART * size.div_ceil(PART * EQUAL_PARTS as u64).max(1);
+            self.part_size = MIN_PART * size.div_ceil(MIN_PART * EQUAL_PARTS as u64).max(1);
         }
     }
 
@@ -385,11 +390,11 @@ impl Upload for ObjectUpload {
         self.change();
         if !bytes.is_empty() {
             self.time = None;
-            // What is still to be read of the object comes before.
+            // The bytes of the base that are still to be read come before.
             self.part.reserve(self.missing.end, self.part_size())?;
             self.part.add(bytes, self.part_size())?;
         }
-        self.send(false)
+        self.send(Flush::FullParts)
     }
 
     fn set_time(&mut self, time: SystemTime) {
@@ -407,13 +412,13 @@ impl Upload for ObjectUpload {
             return Ok(base.clone());
         }
         loop {
-            let told = self.complete()?;
-            let version = self.written(told);
+            let uploaded = self.complete()?;
+            let version = self.confirm(uploaded);
             self.base = Some(version.clone());
             if self.foreign || self.time.is_none() || self.time == self.begun_with {
                 return Ok(version);
             }
-            // It was told too late for the upload.
+            // The time was set after the upload was begun.
             self.change();
         }
     }
@@ -430,129 +435,27 @@ fn writer(writer: &mut Option<oio::Writer>) -> Result<&mut oio::Writer, StoreErr
     writer.as_mut().ok_or_else(|| StoreError::Failed("an upload that has not begun".to_string()))
 }
 
-/// The size of the parts of an object that goes on.
+/// The size of the parts of an object that is appended to.
 fn continued_part_size(size: u64) -> u64 {
-    let few = size.div_ceil(PART * CONTINUED_PARTS).next_power_of_two() * PART;
-    few.min(LARGEST_CONTINUED).max(PART * size.div_ceil(PART * EQUAL_PARTS as u64))
-}
-
-/// Reads until the room is full or the body ends; how much.
-fn read_all(body: &mut dyn Read, room: &mut [u8]) -> usize {
-    let mut filled = 0;
-    while let Some(rest @ [_, ..]) = room.get_mut(filled..) {
-        match body.read(rest) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => break,
-        }
-    }
-    filled
-}
-
-/// The time of change, as rclone and s3fs keep it.
-pub(super) mod mtime {
-    use std::time::{Duration, SystemTime};
-
-    /// Its name in an object's metadata.
-    pub(crate) const NAME: &str = "mtime";
-
-    /// Seconds since 1970, with a fraction if there is one; nothing before.
-    pub(crate) fn to_text(time: SystemTime) -> Option<String> {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        Some(match since.subsec_nanos() {
-            0 => since.as_secs().to_string(),
-            fraction => format!("{}.{fraction:09}", since.as_secs()),
-        })
-    }
-
-    /// The time that such a text tells, if it is one.
-    pub(crate) fn from_text(text: &str) -> Option<SystemTime> {
-        let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let nanos = format!("{:0<9}", fraction.get(..fraction.len().min(9))?);
-        let (seconds, nanos) =
-            (digits(seconds).then(|| seconds.parse().ok())??, digits(&nanos).then(|| nanos.parse().ok())??);
-        SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
-    }
-}
-
-/// Memory of the kernel's own: an allocator would keep what it is given back in pieces of this size.
-#[derive(Default)]
-struct Part {
-    memory: Option<MmapMut>,
-    filled: usize,
-}
-
-impl Part {
-    fn bytes(&self) -> &[u8] {
-        self.memory.as_ref().and_then(|memory| memory.get(..self.filled)).unwrap_or_default()
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.as_mut().and_then(|memory| memory.get_mut(..self.filled)).unwrap_or_default()
-    }
-
-    /// Makes it as long as that at least, with room for as many bytes as are expected in all: what is not used costs
-    /// nothing.
-    fn reserve(&mut self, length: usize, expected: usize) -> Result<(), StoreError> {
-        if length <= self.filled {
-            return Ok(());
-        }
-        if self.memory.as_ref().is_none_or(|memory| memory.len() < length) {
-            let mut memory = MmapMut::map_anon(length.max(expected) + SPARE)
-                .map_err(|error| StoreError::Failed(format!("no memory for a part: {error}")))?;
-            memory[..self.filled].copy_from_slice(self.bytes());
-            self.memory = Some(memory);
-        }
-        self.filled = length;
-        Ok(())
-    }
-
-    /// Adds bytes.
-    fn add(&mut self, bytes: &[u8], expected: usize) -> Result<(), StoreError> {
-        let begin = self.filled;
-        self.reserve(begin + bytes.len(), expected)?;
-        self.bytes_mut()[begin..].copy_from_slice(bytes);
-        Ok(())
-    }
-
-    fn first(self, size: usize) -> Buffer {
-        let bytes = self.memory.map(Bytes::from_owner).unwrap_or_default();
-        Buffer::from(bytes.slice(..size))
-    }
+    let few = size.div_ceil(MIN_PART * CONTINUED_PARTS).next_power_of_two() * MIN_PART;
+    few.min(LARGEST_CONTINUED).max(MIN_PART * size.div_ceil(MIN_PART * EQUAL_PARTS as u64))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
     fn no_object_has_too_many_parts() {
         const TIB: u64 = 1 << 40;
-        for size in [0, 1, PART, 512 << 20, 3 << 30, 70 << 30, TIB, 48 * TIB] {
+        for size in [0, 1, MIN_PART, 512 << 20, 3 << 30, 70 << 30, TIB, 48 * TIB] {
             let part = continued_part_size(size);
-            assert!(part.is_multiple_of(PART) && size.div_ceil(part) <= EQUAL_PARTS as u64, "{size}: {part}");
+            assert!(
+                part.is_multiple_of(MIN_PART) && size.div_ceil(part) <= EQUAL_PARTS as u64,
+                "{size}: {part}"
+            );
             assert!(part <= LARGEST_CONTINUED || size > LARGEST_CONTINUED * EQUAL_PARTS as u64);
         }
-        assert_eq!([continued_part_size(512 << 20), continued_part_size(1 << 30)], [PART, 2 * PART]);
-    }
-
-    #[test]
-    fn times_are_those_of_rclone() {
-        for (text, seconds, nanos) in [
-            ("1354040105", 1_354_040_105, 0),
-            ("1354040105.123", 1_354_040_105, 123_000_000),
-            ("0.000000001", 0, 1),
-        ] {
-            let time = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
-            assert_eq!(mtime::from_text(text), Some(time), "{text}");
-            assert_eq!(mtime::from_text(&mtime::to_text(time).unwrap()), Some(time), "{text}");
-        }
-        for text in ["", "x", "-1", "+1", "1.x", "1.ä", "99999999999999999999", "1e9"] {
-            assert_eq!(mtime::from_text(text), None, "{text}");
-        }
+        assert_eq!([continued_part_size(512 << 20), continued_part_size(1 << 30)], [MIN_PART, 2 * MIN_PART]);
     }
 }

@@ -1,8 +1,8 @@
-//! What a plain HTTP server is asked about a file, and whole files of servers that send no parts.
+//! Requests to a web server for one file, and complete files of servers that send no ranges.
 //!
-//! Decides how size, ETag and time of a file are found out where a server does not answer HEAD, and up to which size a
-//! file is fetched as a whole to read a part of it. One such file is kept, since its parts are read one after another.
-//! It does not know which files there are.
+//! Decides how size, ETag and time of a file are requested if the server does not answer HEAD, and up to which size a
+//! file is downloaded completely to read a range of it. One such file is kept, since its ranges are read one after
+//! another. The module does not know which files there are.
 
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -16,8 +16,9 @@ use opendal::raw::Timestamp;
 use opendal::{Buffer, OperationContext};
 
 use super::Version;
-use super::answer;
-use super::transport::{self, Extent, Told, header};
+use super::request::header;
+use super::response;
+use super::transport::{self, ResponseExtent, ResponseHead};
 use crate::inodes::lock;
 use crate::limits;
 use crate::store::StoreError;
@@ -30,7 +31,7 @@ pub(super) struct File<'a> {
 }
 
 impl File<'_> {
-    fn request(&self, method: Method, extent: Extent) -> Request<Buffer> {
+    fn request(&self, method: Method, extent: ResponseExtent) -> Request<Buffer> {
         let mut request = Request::new(Buffer::new());
         *request.method_mut() = method;
         *request.uri_mut() = self.url.clone();
@@ -39,39 +40,39 @@ impl File<'_> {
         request
     }
 
-    /// The file's present version: by HEAD, and by the head of a GET where that does not tell.
-    pub(super) fn ask(&self, key: &str) -> Result<Version, StoreError> {
-        let told = transport::told(self.context, self.request(Method::HEAD, Extent::Head))?;
-        let refused = match told {
-            Told { status: 200, headers, .. } => {
+    /// Requests the present version: by HEAD, and by the head of a GET if that has no size.
+    pub(super) fn head(&self, key: &str) -> Result<Version, StoreError> {
+        let head = transport::head(self.context, self.request(Method::HEAD, ResponseExtent::Head))?;
+        let refused = match head {
+            ResponseHead { status: 200, headers, .. } => {
                 match version(key, header(&headers, CONTENT_LENGTH), &headers) {
                     Some(version) => return Ok(version),
-                    None => StoreError::Failed(format!("HEAD {}: no size is told", self.shown())),
+                    None => StoreError::Failed(format!("HEAD {}: the response has no size", self.shown())),
                 }
             }
-            // Whoever has too much to do is not asked more.
-            Told { status: 404 | 410 | 429 | 503, refused: Some(error), .. } => return Err(error),
-            Told { status, refused, .. } => {
+            // An overloaded server gets no second request.
+            ResponseHead { status: 404 | 410 | 429 | 503, refused: Some(error), .. } => return Err(error),
+            ResponseHead { status, refused, .. } => {
                 refused.unwrap_or_else(|| StoreError::Failed(format!("HEAD {}: {status}", self.shown())))
             }
         };
-        let mut request = self.request(Method::GET, Extent::Head);
+        let mut request = self.request(Method::GET, ResponseExtent::Head);
         request.headers_mut().insert(RANGE, HeaderValue::from_static("bytes=0-0"));
-        let Told { status, headers, .. } = transport::told(self.context, request)?;
+        let ResponseHead { status, headers, .. } = transport::head(self.context, request)?;
         let total = header(&headers, CONTENT_RANGE).and_then(|range| Some(range.rsplit_once('/')?.1));
         let size = match status {
             200 => header(&headers, CONTENT_LENGTH),
             206 => total,
-            // There is no first byte.
+            // The file is empty.
             416 => total.filter(|total| *total == "0"),
             _ => None,
         };
         version(key, size, &headers).ok_or(refused)
     }
 
-    /// All bytes of a version.
+    /// Downloads all bytes of a version.
     fn fetch(&self, wanted: &Version) -> Result<Buffer, StoreError> {
-        let request = self.request(Method::GET, Extent::Whole(limits::WHOLE));
+        let request = self.request(Method::GET, ResponseExtent::Whole(limits::WHOLE));
         let (headers, bytes) = transport::document(self.context, request)?;
         let now = version(&wanted.key, Some(&bytes.len().to_string()), &headers).ok_or(StoreError::Stale)?;
         let etags = wanted.etag.as_ref().zip(now.etag.as_ref());
@@ -92,17 +93,17 @@ fn version(key: &str, size: Option<&str>, headers: &HeaderMap) -> Option<Version
     Some(Version {
         key: key.to_string(),
         size: size?.trim().parse().ok()?,
-        etag: header(headers, ETAG).and_then(answer::etag),
+        etag: header(headers, ETAG).and_then(response::etag),
         modified: time.map_or(std::time::SystemTime::UNIX_EPOCH, Into::into),
     })
 }
 
-/// The last file that was fetched as a whole to read a part of it, until its end was read.
+/// The last file that was downloaded completely to read a range of it, until its end was read.
 #[derive(Default)]
-pub(super) struct Whole(Mutex<Option<(Version, Buffer)>>);
+pub(super) struct WholeFileCache(Mutex<Option<(Version, Buffer)>>);
 
-impl Whole {
-    /// A part of a file whose server sends none.
+impl WholeFileCache {
+    /// Reads a range of a file whose server sends no ranges.
     pub(super) fn part(
         &self,
         file: &File<'_>,
@@ -119,7 +120,7 @@ impl Whole {
         if *range == (0..version.size) {
             return Ok(Box::new(Cursor::new(file.fetch(version)?.to_bytes())));
         }
-        // Others wait for it, which bounds the memory.
+        // Other reads wait for the download, which limits the memory.
         let mut kept = lock(&self.0);
         let bytes = match kept.as_ref().filter(|(of, _)| of == version) {
             Some((_, bytes)) => bytes.clone(),

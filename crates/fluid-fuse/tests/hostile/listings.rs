@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fluid_fuse::remote::{self, Terms};
+use fluid_fuse::remote::{self, BucketConfig};
 use fluid_fuse::store::StoreError;
 
 use crate::store::{Asked, Store, entry, keys, listing, prefix};
@@ -237,6 +237,6 @@ fn f11_one_bad_line_of_an_index_hides_no_other() {
         true => asked.answer("404 Not Found", "", ""),
         false => asked.answer("200 OK", "", index),
     });
-    let bucket = remote::open_with(&store.endpoint, &[].into(), &Terms::default()).unwrap();
+    let bucket = remote::open_with(&store.endpoint, &[].into(), &BucketConfig::default()).unwrap();
     assert_eq!(keys(&*bucket, "").unwrap(), ["a", "d/"]);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fluid_fuse::remote::{self, Bucket, Terms};
+use fluid_fuse::remote::{self, Bucket, BucketConfig};
 use fluid_fuse::store::StoreError;
 
 use crate::store::{Store, keys};
@@ -10,7 +10,12 @@ use crate::store::{Store, keys};
 fn web(store: &Store, hosts: &[&str]) -> Arc<dyn Bucket> {
     let redirects = hosts.iter().map(|host| host.parse().unwrap()).collect();
     let options = [("token".to_string(), "s3cr3t".to_string())];
-    remote::open_with(&store.endpoint, &options.into(), &Terms { redirects, ..Terms::default() }).unwrap()
+    remote::open_with(
+        &store.endpoint,
+        &options.into(),
+        &BucketConfig { redirects, ..BucketConfig::default() },
+    )
+    .unwrap()
 }
 
 const PAGE: &str = "<a href='a/'>a</a>";

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use fluid_fuse::remote::{self, Bucket, Item, Terms};
+use fluid_fuse::remote::{self, Bucket, BucketConfig, Item};
 use fluid_fuse::store::StoreError;
 use test_store::{Connection, KEY, SECRET, Server};
 
@@ -126,7 +126,7 @@ impl Store {
             ("secret_access_key", SECRET),
         ];
         let options = options.map(|(name, value)| (name.to_string(), value.to_string())).into();
-        remote::open_with(url, &options, &Terms { io_timeout, ..Terms::default() }).unwrap()
+        remote::open_with(url, &options, &BucketConfig { io_timeout, ..BucketConfig::default() }).unwrap()
     }
 }
 

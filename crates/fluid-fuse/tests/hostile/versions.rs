@@ -112,7 +112,7 @@ fn f13_a_part_that_does_not_tell_its_version_is_no_proof() {
     };
     let same = Store::start(|asked| silent(asked, "\"a\""));
     let other = Store::start(|asked| silent(asked, "\"b\""));
-    for way in ["wire", "library"] {
+    for way in ["http1", "library"] {
         let web = |store: &Store| {
             remote::open(&store.endpoint, &[("http_client".to_string(), way.to_string())].into()).unwrap()
         };

@@ -1,4 +1,4 @@
-//! What a reader gets when a server does what it should not.
+//! Reads from servers with faults.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use test_store::Connection;
 
 use super::{WAYS, open, read};
 
-/// A server of our own manners.
+/// A server whose responses a test chooses.
 pub(crate) struct Server {
     pub(crate) endpoint: String,
     server: test_store::Server,
 }
 
 impl Server {
-    /// The answer is given the number of the request and its head.
+    /// Makes a response from the number of the request and its head.
     pub(crate) fn start(answer: impl Fn(usize, &str, &Connection) -> bool + Send + Sync + 'static) -> Self {
         let server = test_store::Server::start(move |request, connection| {
             answer(request.number, &request.head, connection)
@@ -80,7 +80,7 @@ fn a_kept_connection_that_died_is_replaced() {
         say(socket, OK);
         false
     });
-    let bucket = server.bucket("wire");
+    let bucket = server.bucket("http1");
     for _ in 0..3 {
         assert_eq!(get(&*bucket).unwrap(), b"0123456789");
         thread::sleep(Duration::from_millis(20));
@@ -89,13 +89,13 @@ fn a_kept_connection_that_died_is_replaced() {
 
 #[test]
 fn a_body_that_is_left_closes_its_connection() {
-    // More than comes along with a head, or is read to save a connection.
+    // More bytes than arrive with a head, or are read to keep a connection.
     const SIZE: usize = 4 * 1024 * 1024;
     for way in WAYS {
         let strays = Arc::new(AtomicUsize::new(0));
         let stray = strays.clone();
         let server = Server::start(move |_, head, socket| {
-            // What is not understood on the short way is asked for on the other, which has a name.
+            // opendal repeats a request that the fast path does not understand. It names itself.
             if head.contains("\r\nuser-agent: ") != (way == "library") {
                 stray.fetch_add(1, Ordering::SeqCst);
             }
@@ -123,15 +123,14 @@ fn a_body_that_is_left_closes_its_connection() {
     }
 }
 
-/// An answer with bytes of a file of that size.
+/// A response with bytes of a file of that size.
 fn part(total: &str, more: &str) -> String {
     format!(
         "HTTP/1.1 206 X\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/{total}\r\n{more}\r\n0123456789"
     )
 }
 
-/// The store has another version from the moment on that it was asked for the present one, and knows no
-/// conditions.
+/// The store has another version after the first request for the present one, and knows no conditions.
 #[test]
 fn an_answer_of_another_version_is_not_read() {
     let since = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -174,8 +173,8 @@ fn an_answer_of_another_version_is_not_read() {
     }
 }
 
-/// A server of HDFS's names that sends us to itself for bytes. It has this answer there, and the file changes at that
-/// time before it gives it.
+/// A name node of HDFS that redirects to itself for bytes. The file changes after the redirect and before the
+/// response.
 fn hdfs(bytes: &'static str, time: i64) -> (Server, Arc<dyn Bucket>) {
     let changed = AtomicI64::new(1_000_000_000_000);
     let server = Server::start(move |_, head, socket| {
@@ -206,7 +205,7 @@ fn hdfs(bytes: &'static str, time: i64) -> (Server, Arc<dyn Bucket>) {
 }
 
 #[test]
-fn of_hdfs_the_version_is_asked_for_when_the_read_is_open() {
+fn the_version_of_hdfs_is_checked_when_the_read_is_open() {
     const BYTES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
     let (_server, bucket) = hdfs(BYTES, 1_000_000_000_000);
     let version = bucket.head("file").unwrap();
@@ -223,9 +222,9 @@ fn of_hdfs_the_version_is_asked_for_when_the_read_is_open() {
     assert!(matches!(read(&*bucket, &version, 0..10), Err(StoreError::Denied(_))));
 }
 
-/// The answers, and whether the error is the right one.
+/// Each response, and whether the error is the right one.
 #[test]
-fn answers_and_errors() {
+fn responses_and_errors() {
     type Right = fn(&StoreError) -> bool;
     let stale: Right = |error| matches!(error, StoreError::Stale);
     let failed: Right = |error| matches!(error, StoreError::Failed(_));
@@ -271,7 +270,7 @@ fn answers_and_errors() {
                 false
             });
             let bucket = server.bucket(way);
-            // A question after a refusal may find its connection closed, and is asked again.
+            // The connection may be closed after an error. The next request is then sent again.
             let errors: Vec<_> = (0..3).map(|_| get(&*bucket).unwrap_err()).collect();
             assert!(errors.iter().any(right), "{way}: {answer:?}: {errors:?}");
         }
@@ -299,14 +298,14 @@ fn waiting_ends() {
 }
 
 #[test]
-fn the_reason_of_an_error_is_waited_for_only_so_long() {
+fn the_wait_for_the_reason_of_an_error_ends() {
     for way in WAYS {
         let server = Server::start(move |_, _, socket| {
             let head = "HTTP/1.1 503 X\r\nContent-Length: 10000\r\n\r\n<Error><Code>SlowDown</Code>";
             if !say(socket, head) {
                 return false;
             }
-            // A byte comes before each read is given up.
+            // A byte arrives before each read reaches its timeout.
             (0..300).all(|_| {
                 thread::sleep(Duration::from_millis(100));
                 say(socket, " ")
@@ -323,10 +322,10 @@ fn the_reason_of_an_error_is_waited_for_only_so_long() {
 }
 
 #[test]
-fn what_the_short_way_cannot_do_the_library_does() {
+fn opendal_reads_where_the_fast_path_cannot() {
     let chunked = "HTTP/1.1 206 X\r\nTransfer-Encoding: chunked\r\nContent-Range: bytes 0-9/20\r\nETag: \"a\"\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n";
     let server = Server::start(move |_, _, socket| say(socket, chunked));
-    let bucket = server.bucket("wire");
+    let bucket = server.bucket("http1");
     for _ in 0..3 {
         assert_eq!(get(&*bucket).unwrap(), b"0123456789");
     }
@@ -336,23 +335,23 @@ fn what_the_short_way_cannot_do_the_library_does() {
         true => say(socket, "HTTP/1.1 302 Found\r\nLocation: /other/file\r\nContent-Length: 0\r\n\r\n"),
         false => say(socket, OK),
     });
-    assert_eq!(get(&*server.bucket("wire")).unwrap(), b"0123456789");
+    assert_eq!(get(&*server.bucket("http1")).unwrap(), b"0123456789");
 }
 
-/// A server of objects of which some have an encoding, which the fast path does not read.
+/// A server some of whose objects have an encoding, which the fast path does not read.
 #[test]
 fn goofys_147_one_odd_object_slows_no_other() {
     let slow = Arc::new(AtomicUsize::new(0));
     let count = slow.clone();
     let server = Server::start(move |_, head, socket| {
-        // The library has a name.
+        // opendal names itself.
         count.fetch_add(usize::from(head.contains("\r\nuser-agent: ")), Ordering::SeqCst);
         match head.contains("/odd") {
             true => say(socket, &OK.replace("ETag", "Content-Encoding: gzip\r\nETag")),
             false => say(socket, OK),
         }
     });
-    let bucket = server.bucket("wire");
+    let bucket = server.bucket("http1");
     let read_key = |key: &str| {
         let version = Version { key: key.to_string(), ..version() };
         assert_eq!(read(&*bucket, &version, 0..10).unwrap(), b"0123456789");
@@ -362,7 +361,7 @@ fn goofys_147_one_odd_object_slows_no_other() {
         read_key("even");
     }
     assert_eq!((server.requests(), slow.load(Ordering::SeqCst)), (11, 5));
-    // Where all are odd, none is tried.
+    // If no object can be read by the fast path, it is not tried.
     for number in 0..20 {
         read_key(&format!("odd{number}"));
     }
@@ -370,7 +369,7 @@ fn goofys_147_one_odd_object_slows_no_other() {
 }
 
 #[test]
-fn a_server_without_kept_connections_is_read_the_fast_way() {
+fn a_server_without_kept_connections_is_read_by_the_fast_path() {
     for (version, header, is_closed) in [
         ("HTTP/1.0", "", true),
         ("HTTP/1.0", "Connection: close\r\n", true),
@@ -385,7 +384,7 @@ fn a_server_without_kept_connections_is_read_the_fast_way() {
             let answer = OK.replace("HTTP/1.1", version).replace("ETag", &format!("{header}ETag"));
             say(socket, &answer) && !is_closed
         });
-        let bucket = server.bucket("wire");
+        let bucket = server.bucket("http1");
         for _ in 0..8 {
             assert_eq!(get(&*bucket).unwrap(), b"0123456789");
         }

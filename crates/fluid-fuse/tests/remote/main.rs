@@ -1,12 +1,12 @@
-//! Buckets against servers: one of others that checks signatures (`s3s-fs`), and one that misbehaves on purpose.
+//! Buckets at real servers: one of others that checks signatures (`s3s-fs`), and one that misbehaves on purpose.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-mod answers;
 mod faults;
 mod oss;
-mod parts;
+mod part_copies;
 mod proxy;
+mod responses;
 mod s3;
 #[path = "../support/s3s.rs"]
 mod s3s;
@@ -25,8 +25,8 @@ use std::sync::Arc;
 use fluid_fuse::remote::{self, Bucket, Item, Version};
 use fluid_fuse::store::StoreError;
 
-/// The ways that a read can take.
-const WAYS: [&str; 2] = ["wire", "library"];
+/// The clients that can read.
+const WAYS: [&str; 2] = ["http1", "library"];
 
 fn open(url: &str, options: &[(&str, &str)]) -> Arc<dyn Bucket> {
     remote::open(url, &map(options)).unwrap()
@@ -53,7 +53,7 @@ fn list(bucket: &dyn Bucket, prefix: &str) -> Result<Vec<Item>, StoreError> {
     Ok(items)
 }
 
-/// Bytes that differ by place.
+/// Bytes that differ by offset.
 fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at.wrapping_mul(0x9e37_79b1) >> 13) as u8).collect()
 }

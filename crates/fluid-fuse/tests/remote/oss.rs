@@ -110,7 +110,7 @@ fn parse(head: &str) -> Request {
     (first.next().unwrap(), first.next().unwrap(), headers.collect())
 }
 
-/// What the security token service answers.
+/// The response of the security token service.
 fn assumed(access_key: &str, lifetime: Duration) -> String {
     let expiration = humantime::format_rfc3339_millis(SystemTime::now() + lifetime);
     let body = format!(
@@ -136,7 +136,7 @@ fn the_pods_token_is_exchanged_for_credentials_of_its_role_and_anew_when_they_en
                 };
                 assert_eq!((&*value("RoleArn="), &*value("OIDCProviderArn=")), ("role", "provider"));
                 heard.lock().unwrap().push(value("OIDCToken="));
-                // The first are good for three seconds, but for the two minutes that are left to be safe.
+                // The first credentials expire in three seconds, after the margin of two minutes.
                 let lifetime = if heard.lock().unwrap().len() == 1 { 123 } else { 3600 };
                 return say(socket, &assumed(&value("OIDCToken="), Duration::from_secs(lifetime)));
             }

@@ -1,4 +1,4 @@
-//! Through a proxy of the environment: `http` as whole URLs, `https` by tunnels, and some servers directly.
+//! Proxies of the environment: `http` with complete URLs, `https` through tunnels, and some servers directly.
 
 use std::fs;
 use std::net::{Shutdown, TcpStream};
@@ -41,8 +41,8 @@ fn tunnels() -> (test_store::Server, Arc<Mutex<Vec<String>>>) {
 }
 
 #[test]
-fn http_goes_as_whole_urls_and_https_through_tunnels() {
-    // What is asked of it as of a server is asked of no server.
+fn http_requests_have_complete_urls_and_https_uses_tunnels() {
+    // A request to the proxy without a complete URL is for no server.
     let web = Server::start(|_, head, socket| {
         let first = head.lines().next().unwrap();
         assert!(head.to_lowercase().contains(USER), "{head}");
@@ -91,7 +91,7 @@ fn http_goes_as_whole_urls_and_https_through_tunnels() {
     let authority = directory.path().join("cert.pem");
     let mut environment = common.to_vec();
     environment.extend([
-        // That of another scheme.
+        // The proxy of the other scheme.
         ("http_proxy", "http://127.0.0.1:9"),
         ("https_proxy", &*proxy),
         ("SSL_CERT_FILE", authority.to_str().unwrap()),
@@ -111,7 +111,7 @@ fn reads_directly() {
 }
 
 #[test]
-#[ignore = "run by http_goes_as_whole_urls_and_https_through_tunnels"]
+#[ignore = "run by http_requests_have_complete_urls_and_https_uses_tunnels"]
 fn reads_http() {
     let bucket = open("http://no-such-host.invalid:81/data", &[]);
     assert_eq!(list(&*bucket, "").unwrap().len(), 1);
@@ -123,7 +123,7 @@ fn reads_http() {
 }
 
 #[test]
-#[ignore = "run by http_goes_as_whole_urls_and_https_through_tunnels"]
+#[ignore = "run by http_requests_have_complete_urls_and_https_uses_tunnels"]
 fn reads_https() {
     let url = fs::read_to_string(std::env::var_os("TEST_URL_FILE").unwrap()).unwrap();
     let bucket = open(&url, &[]);
@@ -133,7 +133,7 @@ fn reads_https() {
 }
 
 #[test]
-#[ignore = "run by http_goes_as_whole_urls_and_https_through_tunnels"]
+#[ignore = "run by http_requests_have_complete_urls_and_https_uses_tunnels"]
 fn is_refused() {
     let proxy = std::env::var("TEST_PROXY").unwrap();
     for url in ["http://no-such-host.invalid/data", "https://no-such-host.invalid/data"] {

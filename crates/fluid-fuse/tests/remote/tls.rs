@@ -1,4 +1,4 @@
-//! The same over TLS, with an authority of our own.
+//! Reads over TLS, with a certificate authority of the test.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -80,7 +80,7 @@ pub(super) fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
                      ETag: \"a\"\r\n\r\n",
                     SIZE - 1
                 );
-                // One answer a connection, so that there are handshakes.
+                // One response for each connection, so that there are handshakes.
                 let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(&bytes(SIZE)));
                 stream.conn.send_close_notify();
                 let _ = stream.flush();
@@ -133,7 +133,7 @@ fn reads_with_the_authority() {
         for _ in 0..3 {
             assert!(read(&*bucket, &version, 0..version.size).unwrap() == bytes(SIZE), "{way}");
         }
-        // It is trusted for its own names alone.
+        // It is trusted for its own names only.
         let other = open(&url.replace("localhost", "127.0.0.1"), &[("http_client", way)]);
         let refused = read(&*other, &version, 0..version.size);
         assert!(

@@ -1,4 +1,4 @@
-//! Stores whose answers do not agree on what an object is called: a file is unreadable only if it did change.
+//! Stores whose responses disagree on the version of an object: a read fails only if the object did change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ const CONTENT: &[u8] = b"0123456789";
 const SATURDAY: &str = "Sat, 03 Feb 2024 04:05:06 GMT";
 const SUNDAY: &str = "Sun, 04 Feb 2024 04:05:06 GMT";
 
-/// What a store does with `If-Match`.
+/// How a store evaluates `If-Match`.
 #[derive(Clone, Copy)]
 enum Condition {
     Understood,
@@ -21,17 +21,17 @@ enum Condition {
     Answered(&'static str),
 }
 
-/// What a store says of its one object.
+/// How a store describes its one object.
 #[derive(Clone, Copy)]
 struct Manners {
     /// In the listing; none: no `ETag` at all.
     listed: Option<&'static str>,
     listed_time: &'static str,
-    /// In answers for the object, one after another.
+    /// In responses for the object, one after another.
     told: &'static [&'static str],
     time: &'static str,
     condition: Condition,
-    /// What requests that are signed in the query are answered.
+    /// The response to requests with a signature in the query.
     of_query: Option<&'static str>,
 }
 
@@ -44,7 +44,7 @@ const SOUND: Manners = Manners {
     of_query: None,
 };
 
-/// What it says before and after the object is replaced, which the second part of the answer does.
+/// The descriptions before and after the object is replaced; the second part of a response replaces it.
 fn start(before: Manners, after: Manners) -> (Server, Arc<AtomicUsize>) {
     let is_replaced = Arc::new(AtomicUsize::new(0));
     let (replaced, asked) = (is_replaced.clone(), AtomicUsize::new(0));
@@ -133,11 +133,11 @@ fn seaweedfs_7274_the_etag_of_a_listing_may_be_another() {
     let after = Manners { listed: Some("\"b-x\""), told: &["\"b\""], ..SOUND };
     // Replaced within the same second, by one of the same size.
     is_readable_until_replaced(other, after);
-    // What the listing says is late.
+    // The listing is late.
     let late =
         Manners { listed: other.listed, time: SUNDAY, listed_time: "2024-02-04T04:05:06.000Z", ..after };
     is_readable_until_replaced(other, late);
-    // A server in between weakens ETags.
+    // A proxy weakens ETags.
     is_readable_until_replaced(Manners { told: &["W/\"a\""], ..SOUND }, after);
 }
 
@@ -150,13 +150,13 @@ fn mc_1187_an_empty_etag_is_none() {
             is_readable_until_replaced(of(SOUND), of(later));
         }
     }
-    // Refused for its own sake.
+    // Denied for another reason.
     let of = |manners| Manners { listed: Some("\"\""), condition: Condition::Answered("412 X"), ..manners };
     is_readable_until_replaced(of(SOUND), of(later));
 }
 
 #[test]
-fn times_of_a_listing_may_be_rounded_or_others() {
+fn times_of_a_listing_may_be_rounded_or_differ() {
     let of = |listed_time, manners| Manners { listed: None, told: &[""], listed_time, ..manners };
     for listed_time in ["2024-02-03T04:05:05.700Z", "2024-02-03T12:05:06.000Z"] {
         let later = Manners { time: SUNDAY, ..SOUND };
@@ -174,7 +174,7 @@ fn minio_1981_a_condition_need_not_be_understood() {
 }
 
 #[test]
-fn the_etags_of_a_farm_may_vary() {
+fn the_etags_of_a_server_farm_may_vary() {
     let of = |condition, manners| Manners { told: &["\"a\"", "\"b\"", "\"c\""], condition, ..manners };
     let later = Manners { time: SUNDAY, listed_time: "2024-02-04T04:05:06.000Z", ..SOUND };
     for condition in [Condition::Understood, Condition::Ignored] {
@@ -199,7 +199,7 @@ fn the_etags_of_a_farm_may_vary() {
     }
 }
 
-/// What changes all the time is no farm: an ETag is another each time, and never one of before.
+/// An object that changes all the time has another ETag each time, and never a former one.
 #[test]
 fn an_object_that_is_being_replaced_is_stale() {
     let count = AtomicUsize::new(0);
@@ -228,7 +228,7 @@ fn minio_20469_a_policy_may_deny_signatures_in_the_query() {
     for status in ["403 X", "401 X", "400 X", "501 X"] {
         let refusing = Manners { of_query: Some(status), ..SOUND };
         let (server, _) = start(refusing, refusing);
-        let bucket = bucket(&server, "wire");
+        let bucket = bucket(&server, "http1");
         let version = listed(&*bucket);
         let requests = server.requests();
         for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! Plain HTTP servers: Python's own, which lists directories and sends whole files alone, our own with faults, and a manifest.
+//! Web servers: Python's own, which lists directories and sends only complete files, one with faults, and a manifest.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fluid_fuse::remote::{self, Bucket, Item, Terms, Version};
+use fluid_fuse::remote::{self, Bucket, BucketConfig, Item, Version};
 use fluid_fuse::store::StoreError;
 use tempfile::TempDir;
 
@@ -80,7 +80,7 @@ fn a_manifest() {
     }
 }
 
-/// A page with these files, and what is answered for one of them.
+/// A page with these files, and the response for one of them.
 fn directory(answer: impl Fn(&str, usize) -> Option<String> + Send + Sync + 'static) -> (Server, Asked) {
     let asked = Asked::default();
     let heard = asked.clone();
@@ -111,7 +111,7 @@ type Asked = Arc<Mutex<Vec<String>>>;
 const EMPTY: &str = "\r\nContent-Length: 0\r\n\r\n";
 
 #[test]
-fn of_a_listing_the_question_that_failed_alone_is_asked_again() {
+fn only_the_failed_request_of_a_listing_is_repeated() {
     let (server, asked) = directory(|what, before| {
         (what == "HEAD /data/b" && before < 2).then(|| format!("HTTP/1.1 503 X{EMPTY}"))
     });
@@ -121,13 +121,13 @@ fn of_a_listing_the_question_that_failed_alone_is_asked_again() {
     let once = ["GET /data/", "HEAD /data/a", "HEAD /data/b", "HEAD /data/c", "HEAD /data/b", "HEAD /data/b"];
     assert_eq!(*asked.lock().unwrap(), once);
 
-    // What was listed to its end is listed anew.
+    // A complete listing is not used again.
     asked.lock().unwrap().clear();
     assert!(list(&*bucket, "").is_err());
     assert_eq!(*asked.lock().unwrap(), once[..5]);
 }
 
-/// Lists as a mount does, which tries again.
+/// Lists as a mount does, which retries.
 fn insist(bucket: &dyn Bucket) -> Vec<String> {
     let mut attempts = 0;
     let items = loop {
@@ -153,7 +153,7 @@ fn rclone_7988_one_bad_file_hides_no_other() {
         ("HTTP/1.1 503 X", false),
         ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", false),
         ("not HTTP\r\nConnection: close\r\n\r\n", false),
-        // HEAD alone is refused.
+        // Only HEAD is refused.
         ("HEAD HTTP/1.1 400 X", true),
         ("HEAD HTTP/1.1 403 X", true),
         ("HEAD HTTP/1.1 405 X", true),
@@ -175,7 +175,7 @@ fn rclone_7988_one_bad_file_hides_no_other() {
         let expected: &[&str] = if is_shown { &["a", "b", "c", "d/"] } else { &["a", "c", "d/"] };
         assert_eq!(insist(&*bucket), expected, "{answer}");
     }
-    // A server that is away is not one with bad files.
+    // A server that does not respond has no bad files.
     let (server, _) = directory(|_, before| (before > 0).then(|| format!("HTTP/1.1 503 X{EMPTY}")));
     let bucket = open(&format!("{}/data", server.endpoint), &[]);
     insist(&*bucket);
@@ -219,7 +219,7 @@ fn a_server_that_sends_no_parts() {
 }
 
 fn trusting(url: &str, manifest: &str, ttl: Duration) -> Arc<dyn Bucket> {
-    let terms = Terms { ttl, ..Terms::default() };
+    let terms = BucketConfig { ttl, ..BucketConfig::default() };
     remote::open_with(url, &map(&[("manifest", manifest)]), &terms).unwrap()
 }
 

@@ -1,10 +1,10 @@
-//! The short way of bytes: one signed GET of a range on a kept connection, read from the socket straight into
-//! the caller's buffer.
+//! The fast path: one signed GET of a range on a connection that is kept, read from the socket into the caller's
+//! buffer.
 //!
-//! Decides how such a request is written, which connections are kept and when one that died meanwhile is
-//! replaced in silence. It speaks the part of HTTP/1.1 that object stores use for ranges, a `Content-Length` and
-//! nothing else; whatever is beyond (chunks, redirects, encodings) is [`Miss::Odd`], which a whole HTTP client
-//! must answer. It does not know how requests are signed, and retries nothing that reached a server.
+//! Decides how such a request is written, which connections are kept, and when a connection that died while it was
+//! idle is replaced silently. It speaks the part of HTTP/1.1 that object stores use for ranges: a `Content-Length`
+//! and nothing else. Chunks, redirects and encodings are [`FastPathError::Unsuitable`]; a complete HTTP client has to
+//! make that request. It does not know how requests are signed, and does not retry a request that reached a server.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -18,26 +18,29 @@ use opendal::raw::Timestamp;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use super::answer::{self, Headers, Refusal};
-use super::options::Timeouts;
+use super::response::{self, ErrorResponse, Headers};
+use super::timeouts::{IDLE_TIME, Timeouts};
 use super::tls::{self, Verification};
-use super::{Version, names, proxy};
+use super::{Version, dns, proxy};
 use crate::outage::{InPhase, Phase};
 use crate::store::StoreError;
 
-/// Connections that are kept for the next request.
-const IDLE: usize = 64;
+/// Largest number of idle connections.
+const MAX_IDLE: usize = 64;
 
-/// How long they are: stores close theirs after some 10 to 60 s.
-const IDLE_TIME: Duration = Duration::from_secs(8);
-
-/// The shortest time to connect to an address: none is no time that a socket takes.
+/// The shortest time to connect to an address: a socket does not accept a timeout of zero.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// The head of an answer must fit; what comes along with it is the part of the body that is copied once more.
-const HEAD: usize = 8 * 1024;
+/// Largest head of a response, in bytes. Bytes of the body that arrive with the head are copied once more.
+const MAX_HEAD: usize = 8 * 1024;
 
-/// What is read of the body of an error.
+/// Largest number of headers of a response: object stores send some 20.
+const MAX_HEADERS: usize = 96;
+
+/// Room for the headers that need no signature, in bytes: the range and a condition with an ETag of usual length.
+const UNSIGNED_HEADERS: usize = 128;
+
+/// Bytes that are read of the body of an error.
 const ERROR_BODY: u64 = 16 * 1024;
 
 /// A server.
@@ -48,45 +51,49 @@ struct Server {
     port: u16,
 }
 
-/// A request that is signed, but for what need not be: the range and the conditions. It is as good as a
+/// A signed request without the headers that need no signature: the range and the conditions. It is as good as a
 /// credential until it expires, so it has no `Debug`.
-pub(super) struct Signed {
+pub(super) struct SignedRequest {
     server: Server,
     /// The head without the empty line at its end.
     head: Vec<u8>,
-    /// The method and the URL as it may be shown.
-    asked: String,
+    /// The method and the URL without its secrets, for messages.
+    description: String,
 }
 
-/// Why there is no body.
-pub(super) enum Miss {
-    /// The short way does not lead there.
-    Odd(&'static str),
-    /// What the store says.
+/// Why the fast path returned no body.
+pub(super) enum FastPathError {
+    /// This client cannot make the request, or not read the response.
+    Unsuitable(&'static str),
+    /// The store, or the way to it, failed.
     Store(StoreError),
 }
 
-impl From<StoreError> for Miss {
+impl From<StoreError> for FastPathError {
     fn from(error: StoreError) -> Self {
-        Miss::Store(error)
+        FastPathError::Store(error)
     }
 }
 
-impl Signed {
-    /// A request from its parts, or why it cannot be sent this way.
-    pub(super) fn new(request: &http::Uri, headers: &http::HeaderMap, asked: String) -> Result<Self, Miss> {
+impl SignedRequest {
+    /// Makes a request of its parts, or says why this client cannot send it.
+    pub(super) fn new(
+        request: &http::Uri,
+        headers: &http::HeaderMap,
+        description: String,
+    ) -> Result<Self, FastPathError> {
         let (Some(scheme), Some(host)) = (request.scheme_str(), request.host()) else {
-            return Err(Miss::Odd("a URL without a host"));
+            return Err(FastPathError::Unsuitable("a URL without a host"));
         };
         if proxy::of(request).is_some() {
-            return Err(Miss::Odd("a proxy leads to the server"));
+            return Err(FastPathError::Unsuitable("a proxy leads to the server"));
         }
         let https = scheme == "https";
         let port = request.port_u16().unwrap_or(if https { 443 } else { 80 });
         let path = request.path_and_query().map_or("/", |path| path.as_str());
         let mut head = format!("GET {path} HTTP/1.1\r\n").into_bytes();
         if !headers.contains_key(http::header::HOST) {
-            // As it is signed: with the port only where it is written.
+            // The signature covers the port only where the URL names one.
             let authority = request.authority().map_or(host, |authority| authority.as_str());
             head.extend_from_slice(format!("host: {authority}\r\n").as_bytes());
         }
@@ -94,11 +101,11 @@ impl Signed {
             line(&mut head, name, value);
         }
         let host = host.trim_matches(['[', ']']).to_string();
-        Ok(Self { server: Server { https, host, port }, head, asked })
+        Ok(Self { server: Server { https, host, port }, head, description })
     }
 }
 
-/// A line of a head. Its value is one that can stand in a line.
+/// Adds a header. A [`HeaderValue`] has no line break.
 fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
         head.extend_from_slice(part);
@@ -106,27 +113,27 @@ fn line(head: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 }
 
 /// The connections to the servers of one bucket.
-pub(super) struct Wire {
+pub(super) struct Http1Client {
     scheme: Scheme,
     verification: Verification,
     timeouts: Timeouts,
     idle: Mutex<Vec<(Server, Connection, Instant)>>,
 }
 
-impl Wire {
+impl Http1Client {
     pub(super) fn new(scheme: Scheme, verification: Verification, timeouts: Timeouts) -> Arc<Self> {
         Arc::new(Self { scheme, verification, timeouts, idle: Mutex::default() })
     }
 
-    /// The bytes of a range of that version; the condition is a header that the server checks.
+    /// Requests a range of a version. The condition is a header that the server checks.
     pub(super) fn get(
         self: &Arc<Self>,
-        signed: &Signed,
+        signed: &SignedRequest,
         range: &Range<u64>,
         version: &Version,
         condition: Option<(HeaderName, HeaderValue)>,
-    ) -> Result<Body, Miss> {
-        let mut request = Vec::with_capacity(signed.head.len() + 128);
+    ) -> Result<Body, FastPathError> {
+        let mut request = Vec::with_capacity(signed.head.len() + UNSIGNED_HEADERS);
         request.extend_from_slice(&signed.head);
         write!(request, "range: bytes={}-{}\r\n", range.start, range.end - 1)
             .map_err(|error| StoreError::Failed(error.to_string()))?;
@@ -140,9 +147,9 @@ impl Wire {
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_string(),
                 _ => tls::explain(&error),
             };
-            Miss::Store(StoreError::Unavailable(format!("{}: {error}", signed.asked)))
+            FastPathError::Store(StoreError::Unavailable(format!("{}: {error}", signed.description)))
         };
-        let mut buffer = vec![0; HEAD];
+        let mut buffer = vec![0; MAX_HEAD];
         let kept = self.take(&signed.server);
         let mut exchange = |mut connection: Connection| -> io::Result<(Connection, usize)> {
             let got = connection.exchange(&request, &mut buffer, self.timeouts.first_byte)?;
@@ -150,7 +157,7 @@ impl Wire {
         };
         let (mut connection, mut filled) = match kept.map(&mut exchange) {
             Some(Ok(done)) => done,
-            // It was closed while it lay there: nothing has been answered, so nothing is done twice.
+            // The server closed the connection while it was idle. Nothing was answered, so nothing is done twice.
             Some(Err(error)) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 self.connect(&signed.server).and_then(exchange).map_err(lost)?
             }
@@ -164,7 +171,7 @@ impl Wire {
                 Some((used, head)) => {
                     return self.answer(signed, range, version, connection, (&buffer, used, filled), head);
                 }
-                None if filled == buffer.len() => return Err(Miss::Odd("a long head")),
+                None if filled == buffer.len() => return Err(FastPathError::Unsuitable("a long head")),
                 None if start.elapsed() > self.timeouts.first_byte => {
                     return Err(lost(ErrorKind::TimedOut.into()));
                 }
@@ -180,63 +187,65 @@ impl Wire {
 
     fn answer(
         self: &Arc<Self>,
-        signed: &Signed,
+        signed: &SignedRequest,
         range: &Range<u64>,
         version: &Version,
         mut connection: Connection,
         (buffer, used, filled): (&[u8], usize, usize),
         head: Head,
-    ) -> Result<Body, Miss> {
+    ) -> Result<Body, FastPathError> {
         let front = buffer.get(used..filled).unwrap_or_default().to_vec();
-        if head.odd && head.status < 400 {
-            return Err(Miss::Odd("an answer without a plain body"));
+        if head.is_unsuitable && head.status < 400 {
+            return Err(FastPathError::Unsuitable("a response without a plain body"));
         }
         if head.status >= 300 {
-            // S3 answers so for a bucket in another region.
+            // S3 redirects for a bucket in another region.
             if head.status < 400 && self.scheme != Scheme::S3 {
-                return Err(Miss::Odd("a redirect"));
+                return Err(FastPathError::Unsuitable("a redirect"));
             }
             let mut text = front;
             let more = head.length.unwrap_or(ERROR_BODY).min(ERROR_BODY).saturating_sub(text.len() as u64);
-            // The status is known; the reason is told as far as it comes in time.
+            // The status is known. The reason is read as far as it arrives in time.
             connection.end_at(Instant::now() + self.timeouts.stall);
             let _ = connection.take(more).read_to_end(&mut text);
-            let refusal = Refusal {
-                asked: signed.asked.clone(),
+            let error = ErrorResponse {
+                request: signed.description.clone(),
                 status: head.status,
-                reason: answer::reason(&text, &String::from_utf8_lossy(&signed.head)),
+                reason: response::reason(&text, &String::from_utf8_lossy(&signed.head)),
                 retry_after: head.retry_after,
                 region: head.region,
                 scheme: Some(self.scheme),
             };
-            return Err(Miss::Store(refusal.into_error()));
+            return Err(FastPathError::Store(error.into_error()));
         }
         let headers =
             Headers { length: head.length, range: head.range.as_deref(), etag: head.etag.as_deref() };
-        answer::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
+        response::check_range(head.status, &headers, range, Some(version.size), version.etag.as_deref())?;
         let date = version.date().filter(|_| version.etag.is_none());
-        // Without them, such a version could be another by now.
+        // Without an ETag or a time, the response could be of another version.
         if version.etag.is_some() && head.etag.is_none() || date.is_some() && head.modified.is_none() {
-            return Err(Miss::Odd("an answer that does not tell the version"));
+            return Err(FastPathError::Unsuitable("a response that does not name the version"));
         }
         if let Some(date) = date
-            && let Some(told) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
-            && SystemTime::from(told) != date
+            && let Some(modified) = head.modified.and_then(|time| Timestamp::parse_rfc2822(&time).ok())
+            && SystemTime::from(modified) != date
         {
             return Err(StoreError::Stale.into());
         }
         let left = range.end - range.start;
         if front.len() as u64 > left {
-            return Err(
-                StoreError::Unavailable(format!("{}: more bytes than announced", signed.asked)).into()
-            );
+            return Err(StoreError::Unavailable(format!(
+                "{}: more bytes than announced",
+                signed.description
+            ))
+            .into());
         }
         connection
             .set_timeout(self.timeouts.stall)
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let back = head.keep.then(|| (self.clone(), signed.server.clone()));
-        let mut body = Body { connection: Some(connection), back, front, at: 0, left };
-        body.give_back();
+        let returns_to = head.keeps_connection.then(|| (self.clone(), signed.server.clone()));
+        let mut body = Body { connection: Some(connection), returns_to, front, at: 0, left };
+        body.return_connection();
         Ok(body)
     }
 
@@ -253,11 +262,11 @@ impl Wire {
 
     fn connect(&self, server: &Server) -> io::Result<Connection> {
         let end = Instant::now() + self.timeouts.connect;
-        let addresses = names::addresses(&server.host, server.port, self.timeouts.connect)?;
+        let addresses = dns::addresses(&server.host, server.port, self.timeouts.connect)?;
         let _phase = InPhase::begin(Phase::Connection);
         let mut failure = io::Error::new(ErrorKind::NotFound, "the host name has no address");
         for (address, others) in addresses.iter().zip((0..addresses.len()).rev()) {
-            // Each has the same share of what is left.
+            // Each address has the same share of the time that is left.
             let share = end.saturating_duration_since(Instant::now()) / (others as u32 + 1);
             match TcpStream::connect_timeout(address, share.max(SHORTEST)) {
                 Ok(socket) => {
@@ -282,8 +291,8 @@ impl Wire {
     }
 }
 
-/// A socket whose reads end at a moment, if they are given one, and not only when nothing comes: below TLS, one
-/// read asks for as many as its record takes.
+/// A socket whose reads may have a deadline beside the timeout of one read: with TLS, one read of the caller may read
+/// the socket several times for one record.
 struct Socket {
     stream: TcpStream,
     until: Option<Instant>,
@@ -351,7 +360,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Nothing is read any more from that moment on.
+    /// Sets the deadline of reads.
     fn end_at(&mut self, moment: Instant) {
         self.socket().until = Some(moment);
     }
@@ -373,7 +382,7 @@ impl Read for Connection {
     }
 }
 
-/// What counts of the head of an answer.
+/// The headers of a response that this client uses.
 struct Head {
     status: u16,
     length: Option<u64>,
@@ -382,20 +391,20 @@ struct Head {
     modified: Option<String>,
     retry_after: Option<String>,
     region: Option<String>,
-    keep: bool,
-    odd: bool,
+    keeps_connection: bool,
+    is_unsuitable: bool,
 }
 
-/// The head and its length, if it is complete.
-fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
-    let mut headers = [httparse::EMPTY_HEADER; 96];
+/// Parses the head; returns it with its length if it is complete.
+fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, FastPathError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let used = match response.parse(bytes) {
         Ok(httparse::Status::Complete(used)) => used,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(Miss::Odd("an answer that is not HTTP/1")),
+        Err(_) => return Err(FastPathError::Unsuitable("a response that is not HTTP/1")),
     };
-    let keep = response.version == Some(1);
+    let keeps_connection = response.version == Some(1);
     let mut head = Head {
         status: response.code.unwrap_or_default(),
         length: None,
@@ -404,52 +413,52 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Miss> {
         modified: None,
         retry_after: None,
         region: None,
-        keep,
-        odd: false,
+        keeps_connection,
+        is_unsuitable: false,
     };
     for header in response.headers.iter() {
         let Ok(value) = std::str::from_utf8(header.value).map(str::trim) else { continue };
         match header.name.to_ascii_lowercase().as_str() {
             "content-length" => {
                 let length = value.parse().ok();
-                head.odd |= length.is_none() || head.length.is_some() && head.length != length;
+                head.is_unsuitable |= length.is_none() || head.length.is_some() && head.length != length;
                 head.length = length;
             }
             "content-range" => head.range = Some(value.to_string()),
-            "etag" => head.etag = answer::etag(value),
+            "etag" => head.etag = response::etag(value),
             "last-modified" => head.modified = Some(value.to_string()),
             "retry-after" => head.retry_after = value.parse::<u32>().ok().map(|_| value.to_string()),
             "x-amz-bucket-region" => head.region = Some(value.to_string()),
-            "connection" => head.keep &= !value.eq_ignore_ascii_case("close"),
-            "transfer-encoding" => head.odd = true,
-            "content-encoding" => head.odd |= !value.eq_ignore_ascii_case("identity"),
+            "connection" => head.keeps_connection &= !value.eq_ignore_ascii_case("close"),
+            "transfer-encoding" => head.is_unsuitable = true,
+            "content-encoding" => head.is_unsuitable |= !value.eq_ignore_ascii_case("identity"),
             _ => {}
         }
     }
-    head.odd |= head.length.is_none() || head.status < 200;
+    head.is_unsuitable |= head.length.is_none() || head.status < 200;
     Ok(Some((used, head)))
 }
 
-/// The bytes of a range. The connection goes back to the others when they were read to the end.
+/// The bytes of a range. The connection returns to the idle ones when they were read to the end.
 pub(super) struct Body {
     connection: Option<Connection>,
-    back: Option<(Arc<Wire>, Server)>,
-    /// What came along with the head.
+    returns_to: Option<(Arc<Http1Client>, Server)>,
+    /// Bytes of the body that arrived with the head.
     front: Vec<u8>,
     at: usize,
     left: u64,
 }
 
 impl Body {
-    /// Gives the connection back when nothing more is to be read from it.
-    fn give_back(&mut self) {
+    /// Returns the connection to the idle ones if nothing more is to be read from it.
+    fn return_connection(&mut self) {
         let waiting = (self.front.len() - self.at) as u64;
         if self.left == waiting
             && let Some(connection) = self.connection.take()
-            && let Some((wire, server)) = self.back.take()
+            && let Some((wire, server)) = self.returns_to.take()
         {
             let mut idle = wire.idle();
-            if idle.len() < IDLE {
+            if idle.len() < MAX_IDLE {
                 idle.push((server, connection, Instant::now()));
             }
         }
@@ -479,7 +488,7 @@ impl Read for Body {
             (None, true) => return Err(ErrorKind::UnexpectedEof.into()),
         };
         self.left -= read as u64;
-        self.give_back();
+        self.return_connection();
         Ok(read)
     }
 }

@@ -1,9 +1,8 @@
-//! What a server's answer means.
+//! The meaning of a server's response.
 //!
-//! Decides from status and headers alone, the same for both ways to send a request: which error a status is,
-//! whether the bytes that follow are those that were asked for, and whether they are of the version that was
-//! asked for. Messages name the request, the store's own words for the error and the option to set, never a query or a
-//! header: there signatures and tokens are.
+//! Decides from status and headers, the same for both HTTP clients: which error a status is, whether the body is the
+//! requested range, and whether it is of the requested version. Messages name the request, the store's own words for
+//! the error and the option to set, but never a query or a header: these contain signatures and tokens.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,75 +13,71 @@ use quick_xml::events::Event;
 use crate::limits;
 use crate::store::StoreError;
 
-/// An answer that is an error.
+/// A response that is an error.
 #[derive(Debug, Default)]
-pub(super) struct Refusal {
-    /// What was asked: the method and the URL as it may be shown.
-    pub(super) asked: String,
+pub(super) struct ErrorResponse {
+    /// The method and the URL without its secrets.
+    pub(super) request: String,
     pub(super) status: u16,
-    /// What the body says.
+    /// The error in the body.
     pub(super) reason: Reason,
     /// Seconds, as the server gave them.
     pub(super) retry_after: Option<String>,
-    /// The region in which the bucket is, if a header tells.
+    /// The region of the bucket, if a header names it.
     pub(super) region: Option<String>,
     /// The store, if it has buckets.
     pub(super) scheme: Option<Scheme>,
 }
 
-/// What the body of an error says.
+/// The error in the body of a response.
 #[derive(Debug, Default)]
 pub(super) struct Reason {
     /// The store's name for the error: `<Code>` in XML, `code`, `reason` or `exception` in JSON.
     pub(super) code: Option<String>,
-    /// The same in words.
+    /// The store's message.
     message: Option<String>,
     /// The region of the bucket.
     region: Option<String>,
 }
 
-/// What an error tells of where a bucket is.
+/// What an error says about the region of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Whereabouts {
-    /// In this region.
-    Region(String),
-    /// In another region than that of the request.
-    Elsewhere,
+pub(super) enum BucketRegion {
+    /// The bucket is in this region.
+    Known(String),
+    /// The bucket is in another region than that of the request.
+    Other,
 }
 
 thread_local! {
-    /// What the last error on this thread told of that.
-    static WHEREABOUTS: RefCell<Option<Whereabouts>> = const { RefCell::new(None) };
+    /// The region in the last error response of this thread.
+    static BUCKET_REGION: RefCell<Option<BucketRegion>> = const { RefCell::new(None) };
 }
 
-/// What errors on this thread told of the bucket's region since this was called.
-pub(super) fn take_whereabouts() -> Option<Whereabouts> {
-    WHEREABOUTS.take()
+/// Takes the region that an error response of this thread has named since the last call.
+pub(super) fn take_bucket_region() -> Option<BucketRegion> {
+    BUCKET_REGION.take()
 }
 
-/// Letters of the shortest secret: a part of what was sent that is shorter is found in any text.
-const SECRET: usize = 6;
+/// Length of the shortest secret that is searched for: shorter parts of a request are found in any text.
+const MIN_SECRET: usize = 6;
 
-/// Letters of a store's words that are shown.
-const MESSAGE: usize = 300;
+/// Largest length of an error code or the name of a region: those of all stores have less than half of it.
+const MAX_WORD: usize = 64;
 
-impl Refusal {
+/// Letters of a store's message that are shown.
+const MAX_MESSAGE: usize = 300;
+
+impl ErrorResponse {
     pub(super) fn into_error(self) -> StoreError {
         let code = self.reason.code.as_deref().unwrap_or_default();
-        let is_elsewhere = matches!(self.status, 301 | 307 | 308)
-            || matches!(
-                code,
-                "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
-            )
-            // HEAD has no body to say so.
-            || self.status == 400 && self.asked.starts_with("HEAD ");
         let region =
             self.region.clone().or_else(|| self.reason.region.clone()).filter(|name| is_region(name));
         if self.status < 500 && self.scheme == Some(Scheme::S3) {
-            let known = region.clone().map(Whereabouts::Region);
-            WHEREABOUTS.set(known.or(is_elsewhere.then_some(Whereabouts::Elsewhere)));
+            let known = region.clone().map(BucketRegion::Known);
+            BUCKET_REGION.set(known.or(self.is_of_other_region().then_some(BucketRegion::Other)));
         }
-        let mut text = format!("{}: {} {code}", self.asked, self.status).trim_end().to_string();
+        let mut text = format!("{}: {} {code}", self.request, self.status).trim_end().to_string();
         if let Some(message) = &self.reason.message {
             text += &format!(": {message}");
         }
@@ -92,13 +87,13 @@ impl Refusal {
         if let Some(region) = region.filter(|_| self.status < 500) {
             text += &format!(", the bucket is in the region {region}");
         }
-        if let Some(advice) = self.advice(code, is_elsewhere) {
+        if let Some(advice) = self.advice(code) {
             text += &format!(" ({advice})");
         }
         match (self.status, code) {
             (_, "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName" | "PermanentRedirect")
             | (301 | 308, _) => StoreError::NoBucket(text),
-            // S3 says so with 400, the last of a signature for another region.
+            // S3 sends these with 400; `AuthorizationHeaderMalformed` is a signature for another region.
             (
                 _,
                 "ExpiredToken"
@@ -119,14 +114,26 @@ impl Refusal {
         }
     }
 
-    /// What to set, of what the options of a source can change.
-    fn advice(&self, code: &str, is_elsewhere: bool) -> Option<&'static str> {
+    /// Whether the bucket is in another region than that of the request.
+    fn is_of_other_region(&self) -> bool {
+        let code = self.reason.code.as_deref().unwrap_or_default();
+        matches!(self.status, 301 | 307 | 308)
+            || matches!(
+                code,
+                "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
+            )
+            // The response to HEAD has no body with a code.
+            || self.status == 400 && self.request.starts_with("HEAD ")
+    }
+
+    /// The option of the source that may help.
+    fn advice(&self, code: &str) -> Option<&'static str> {
         let scheme = self.scheme.filter(|scheme| !matches!(scheme, Scheme::Http | Scheme::Webhdfs))?;
-        let is_write = self.asked.starts_with("PUT ") || self.asked.starts_with("POST ");
+        let is_write = self.request.starts_with("PUT ") || self.request.starts_with("POST ");
         let is_of_checksum = matches!(code, "InvalidDigest" | "BadDigest" | "XAmzContentSHA256Mismatch")
             || self.reason.message.as_ref().is_some_and(|text| text.to_lowercase().contains("checksum"));
         Some(match (self.status, code) {
-            _ if is_elsewhere => "set the option region, and endpoint if it is that of a region",
+            _ if self.is_of_other_region() => "set the option region, and endpoint if it is that of a region",
             (501, _) | (_, "NotImplemented") if is_write && scheme == Scheme::S3 => {
                 "if the store does not know this checksum, set the option checksum_algorithm to md5 or none"
             }
@@ -150,10 +157,11 @@ impl Refusal {
 }
 
 fn is_region(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    (1..=MAX_WORD).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// What the body of an error says, without what the store repeats of the request whose head was `sent`.
+/// The error in a body, without texts that repeat secrets of the request whose head was `sent`.
 pub(super) fn reason(body: &[u8], sent: &str) -> Reason {
     let text = String::from_utf8_lossy(body);
     let after = |start: &str| {
@@ -161,20 +169,20 @@ pub(super) fn reason(body: &[u8], sent: &str) -> Reason {
     };
     let word = |start: &str| -> Option<String> {
         let letters = after(start).chars().take_while(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c));
-        Some(letters.take(64).collect()).filter(|word: &String| !word.is_empty())
+        Some(letters.take(MAX_WORD).collect()).filter(|word: &String| !word.is_empty())
     };
     let code = ["<Code>", "\"exception\"", "\"reason\"", "\"code\""].into_iter().find_map(word);
     let message = [("<Message>", '<'), ("\"message\"", '"')].into_iter().find_map(|(start, end)| {
         let message = after(start).split(end).next().unwrap_or_default();
         let is_repeated = secrets(sent).any(|secret| message.contains(secret));
         let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-        let message: String = message.trim_end_matches('.').chars().take(MESSAGE).collect();
+        let message: String = message.trim_end_matches('.').chars().take(MAX_MESSAGE).collect();
         (!message.is_empty() && !is_repeated).then_some(message)
     });
     Reason { code, message, region: word("<Region>") }
 }
 
-/// What the store knows us by, of the head of a request: parts of its query and of its headers.
+/// Possible secrets in the head of a request: parts of its query and of its headers.
 fn secrets(head: &str) -> impl Iterator<Item = &str> {
     let mut lines = head.lines();
     let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
@@ -187,11 +195,10 @@ fn secrets(head: &str) -> impl Iterator<Item = &str> {
     let headers = lines.filter_map(|line| line.split_once(':'));
     let headers = headers.filter(move |(name, _)| !is_plain(name)).map(|(_, value)| value);
     let parts = headers.chain([query]).flat_map(|text| text.split([' ', ',', ';', '=', '&', '%', '/', '+']));
-    parts.filter(|part| part.len() >= SECRET)
+    parts.filter(|part| part.len() >= MIN_SECRET)
 }
 
-/// What an answer says that is an error although its status is 200: S3 sends the status before it has copied an object or
-/// joined its parts.
+/// The error in a response with status 200: S3 sends the status before it has copied an object or joined its parts.
 pub(super) fn error_in_success(body: &[u8], sent: &str) -> Option<Reason> {
     let mut reader = quick_xml::Reader::from_str(std::str::from_utf8(body).ok()?);
     loop {
@@ -205,7 +212,7 @@ pub(super) fn error_in_success(body: &[u8], sent: &str) -> Option<Reason> {
     }
 }
 
-/// The headers that say what a body is.
+/// The headers that describe a body.
 #[derive(Debug, Default)]
 pub(super) struct Headers<'a> {
     pub(super) length: Option<u64>,
@@ -213,7 +220,7 @@ pub(super) struct Headers<'a> {
     pub(super) etag: Option<&'a str>,
 }
 
-/// Whether a success is the range that was asked for, of an object of that size and ETag (where known).
+/// Checks that a response is the requested range of an object of that size and ETag, if these are known.
 pub(super) fn check_range(
     status: u16,
     headers: &Headers<'_>,
@@ -229,8 +236,8 @@ pub(super) fn check_range(
     if status != 206 {
         return Err(StoreError::NoParts(status));
     }
-    let told = headers.range.and_then(parse_content_range);
-    let Some((start, last, total)) = told else {
+    let content_range = headers.range.and_then(parse_content_range);
+    let Some((start, last, total)) = content_range else {
         return Err(StoreError::Failed("the server does not say which part of a file it sends".to_string()));
     };
     if let (Some(size), Some(total)) = (size, total)
@@ -238,8 +245,11 @@ pub(super) fn check_range(
     {
         return Err(StoreError::Stale);
     }
-    let asked = range.end - range.start;
-    if start != range.start || last + 1 != range.end || headers.length.is_some_and(|length| length != asked) {
+    let requested = range.end - range.start;
+    if start != range.start
+        || last + 1 != range.end
+        || headers.length.is_some_and(|length| length != requested)
+    {
         return Err(StoreError::Unavailable(format!(
             "the server sent bytes {start}-{last} instead of {}-{}",
             range.start,
@@ -257,14 +267,14 @@ fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
     (start <= last && last < u64::MAX).then_some((start, last, total.parse().ok()))
 }
 
-/// `bytes=0-9`, as we write it.
+/// `bytes=0-9`, as this crate and opendal write it.
 pub(super) fn parse_range(value: &str) -> Option<Range<u64>> {
     let (start, last) = value.strip_prefix("bytes=")?.split_once('-')?;
     Some(start.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?)
 }
 
-/// Whether it is an ETag as RFC 9110, 8.8.3, has it, no longer than one may be, and not empty: stores that have none
-/// write `""`. It goes into requests as it is.
+/// Whether a text is an ETag as in RFC 9110, 8.8.3, is not too long, and is not empty: stores without ETags write
+/// `""`. An ETag is repeated in requests unchanged.
 fn is_etag(etag: &str) -> bool {
     let is_of_etag = |byte: u8| matches!(byte, 0x21 | 0x23..=0x7e | 0x80..);
     let opaque = etag.strip_prefix("W/").unwrap_or(etag);
@@ -281,7 +291,7 @@ fn quoted(etag: &str) -> String {
     }
 }
 
-/// The ETag that a header or a listing has, if it is one.
+/// The ETag in a header or a listing, if it is valid.
 pub(super) fn etag(text: &str) -> Option<String> {
     Some(quoted(text)).filter(|etag| is_etag(etag))
 }
@@ -292,9 +302,9 @@ mod tests {
 
     fn error(status: u16, code: Option<&str>) -> StoreError {
         let reason = Reason { code: code.map(str::to_string), ..Reason::default() };
-        let asked = "GET s3://b/k".to_string();
+        let request = "GET s3://b/k".to_string();
         let (retry_after, region) = (Some("3".to_string()), Some("r".to_string()));
-        Refusal { asked, status, reason, retry_after, region, scheme: None }.into_error()
+        ErrorResponse { request, status, reason, retry_after, region, scheme: None }.into_error()
     }
 
     #[test]
@@ -344,9 +354,9 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_set() {
-        let text = |status, asked: &str, body: &str| {
-            let (asked, reason) = (asked.to_string(), reason(body.as_bytes(), SENT));
-            Refusal { asked, status, reason, scheme: Some(Scheme::S3), ..Refusal::default() }
+        let text = |status, request: &str, body: &str| {
+            let (request, reason) = (request.to_string(), reason(body.as_bytes(), SENT));
+            ErrorResponse { request, status, reason, scheme: Some(Scheme::S3), ..ErrorResponse::default() }
                 .into_error()
                 .to_string()
         };
@@ -362,7 +372,7 @@ mod tests {
             of("AuthorizationHeaderMalformed", "expecting 'x'").replace("<Code>", "<Region>x</Region><Code>");
         let region = text(400, "GET http://s/b/k", &region);
         assert!(region.contains("is in the region x (set the option region"), "{region}");
-        assert_eq!(take_whereabouts(), Some(Whereabouts::Region("x".to_string())));
+        assert_eq!(take_bucket_region(), Some(BucketRegion::Known("x".to_string())));
         assert!(text(403, "GET http://s/b/k", &of("SignatureDoesNotMatch", "")).contains("path_style"));
         assert!(text(404, "GET http://s/b", &of("NoSuchBucket", "")).contains("path_style"));
         for repeated in ["GET /?X-Amz-Signature=1f2e3d4c", "a token \nc2VjcmV0", "Basic dXNlcjpwYXNz"] {
@@ -372,7 +382,7 @@ mod tests {
         let said = text(403, "GET http://s/b", &of("AccessDenied", "host.example says no to bytes=0-9"));
         assert!(said.ends_with("says no to bytes=0-9"), "{said}");
         text(400, "HEAD http://s/b/k", "");
-        assert_eq!(take_whereabouts(), Some(Whereabouts::Elsewhere));
+        assert_eq!(take_bucket_region(), Some(BucketRegion::Other));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What a store says when it does not do what it was asked: where the bucket is, that it has no such operation, that it
-//! failed after it had begun to answer.
+//! Responses of a store that did not do as requested: the bucket is elsewhere, the store has no such operation, or it
+//! failed after it had begun to respond.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +29,7 @@ fn bucket(server: &Server, more: &[(&str, &str)]) -> Arc<dyn Bucket> {
 
 const LISTING: &str = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>file</Key><LastModified>2024-02-03T04:05:06.000Z</LastModified><ETag>\"a\"</ETag><Size>10</Size></Contents></ListBucketResult>";
 
-/// What is right for a bucket with one object.
+/// The responses of a bucket with one object.
 fn well(socket: &Connection, head: &str) -> bool {
     let etag = "ETag: \"a\"\r\n";
     if head.contains("list-type=2") {
@@ -45,7 +45,7 @@ fn well(socket: &Connection, head: &str) -> bool {
 fn the_region_of_a_bucket_is_found_by_itself() {
     let header = "x-amz-bucket-region: eu-west-9\r\n";
     let in_body = "<Region>eu-west-9</Region>";
-    // The status, a header and a body of a refusal, and a header that only the bucket itself has.
+    // The status, a header and the body of an error, and a header that only the bucket itself sends.
     for (status, headers, body, of_bucket) in [
         ("301 X", header, error("PermanentRedirect", ""), ""),
         ("301 X", "", error("PermanentRedirect", ""), header),
@@ -70,7 +70,7 @@ fn the_region_of_a_bucket_is_found_by_itself() {
         let version = listed.head("file").unwrap();
         assert_eq!(read(&*listed, &version, 0..10).unwrap(), b"0123456789", "{what}");
         assert_eq!(server.requests() - requests, 2, "{what}: it is found once");
-        // A question that HEAD asks is answered without a body.
+        // The response to HEAD has no body.
         let asked = bucket(&server, &[]);
         match headers == header || of_bucket == header {
             true => assert_eq!(asked.head("file").unwrap().size, 10, "{what}"),
@@ -82,7 +82,7 @@ fn the_region_of_a_bucket_is_found_by_itself() {
 }
 
 #[test]
-fn a_region_that_nobody_tells_is_an_error_that_says_so() {
+fn an_unknown_region_is_an_error_that_says_so() {
     let server = Server::start(|_, head, socket| {
         answer(socket, head, "301 X", "x-amz-bucket-region: a/../b c\r\n", &error("PermanentRedirect", ""))
     });
@@ -93,7 +93,7 @@ fn a_region_that_nobody_tells_is_an_error_that_says_so() {
     assert!(!text.contains("a/../b"), "{text}");
 }
 
-/// Writes so that the store is asked to join parts, and copies; how often it was asked until it did.
+/// Writes so that the store joins parts, and copies; returns the number of requests until it did.
 fn changes(server: &Server) -> (Result<(), StoreError>, Result<(), StoreError>) {
     let bucket = bucket(server, &[]);
     let mut upload = bucket.put("file").unwrap();
@@ -120,7 +120,7 @@ fn an_error_in_a_success_is_an_error() {
         let server = Server::start(move |_, head, socket| {
             let is_join = head.starts_with("POST ") && head.contains("uploadId=");
             let is_copy = head.to_lowercase().contains("\r\nx-amz-copy-source: ");
-            // Each kind fails twice, or always.
+            // Each kind of request fails twice, or always.
             if (is_join || is_copy) && (count.fetch_add(1, Ordering::SeqCst) % 3 < 2 || !is_retried) {
                 return answer(socket, head, "200 OK", "", &format!("  {}", error(code, "")));
             }
@@ -178,7 +178,7 @@ fn backblaze_501_is_said_with_what_to_set_and_not_retried() {
 }
 
 #[test]
-fn an_answer_of_something_else_says_what_to_check() {
+fn a_response_of_another_server_says_what_to_check() {
     let server = Server::start(|_, head, socket| {
         answer(socket, head, "200 OK", "", "<!doctype html><title>Console</title>")
     });
@@ -190,7 +190,7 @@ fn an_answer_of_something_else_says_what_to_check() {
     assert!(error.to_string().contains("check the option endpoint"), "{error}");
 }
 
-/// What HEAD answers after an object was written.
+/// The response to HEAD after an object was written.
 fn written(answer_of_head: impl Fn() -> (&'static str, &'static str) + Send + Sync + 'static) -> Version {
     let server = Server::start(move |_, head, socket| match head.starts_with("HEAD ") {
         true => {
@@ -212,14 +212,14 @@ fn an_object_is_written_although_head_says_otherwise() {
         ("403 X", ""),
         ("404 X", ""),
         ("503 X", ""),
-        // What was there before.
+        // The former object.
         ("200 OK", "ETag: \"old\"\r\nLast-Modified: Sat, 03 Feb 2024 04:05:06 GMT\r\n"),
     ] {
         let version = written(move || answer);
         assert_eq!((version.size, version.etag.as_deref()), (7, Some("\"new\"")), "{answer:?}");
         assert!(version.modified >= since, "{answer:?}");
     }
-    // The store's time is better than ours.
+    // The store's time is better than the local one.
     let version = written(|| ("200 OK", "ETag: \"new\"\r\nLast-Modified: Sat, 03 Feb 2024 04:05:06 GMT\r\n"));
     assert!(version.modified < since);
 }

@@ -1,5 +1,5 @@
-//! Uploads in parts, and objects that go on, at a store that is as strict as R2: all parts but the last must be equal,
-//! and the last no larger.
+//! Uploads in parts, and appends to objects, at a store that is as strict as R2: all parts but the last must be
+//! equal, and the last no larger.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,16 +13,16 @@ use super::{bytes, open};
 
 const MIB: usize = 1 << 20;
 
-/// What the store does with copies of parts.
+/// How the store answers requests to copy a part.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Copies {
     Made,
     Refused,
-    /// No condition is ever met.
+    /// It meets no condition.
     WithoutConditions,
 }
 
-/// What was asked of the store.
+/// The requests that the store got.
 #[derive(Default)]
 struct Asked {
     copied: usize,
@@ -30,11 +30,11 @@ struct Asked {
     parts: BTreeMap<usize, usize>,
     /// How the next completion fails.
     fails: Option<Fault>,
-    /// Whether the store says of an object what it was before.
+    /// Whether the store still describes the former object.
     is_late: bool,
 }
 
-/// A store that says nothing in listings, what is asked of it, and a bucket of it.
+/// A store with empty listings, its requests, and a bucket of it.
 fn strict(copies: Copies) -> (S3, Arc<Mutex<Asked>>, Arc<dyn Bucket>) {
     let (store, asked) = (S3::start(), Arc::new(Mutex::new(Asked::default())));
     let heard = Arc::clone(&asked);
@@ -93,7 +93,7 @@ fn opendal_6252_parts_are_equal_and_the_last_is_not_larger() {
         assert_eq!(upload.finish().unwrap().size, size as u64);
         assert!(store.content("file").unwrap() == content, "{size}");
     }
-    // Where the size is known before, there are no more parts than a store takes.
+    // If the size is known before, there are no more parts than a store accepts.
     let mut upload = bucket.put("file").unwrap();
     upload.expect(100 << 30);
     write(&mut *upload, &bytes(30 * MIB));
@@ -102,7 +102,7 @@ fn opendal_6252_parts_are_equal_and_the_last_is_not_larger() {
 }
 
 #[test]
-fn an_object_goes_on_whether_parts_can_be_copied_or_not() {
+fn an_object_is_appended_to_whether_parts_can_be_copied_or_not() {
     for copies in [Copies::Made, Copies::Refused] {
         let (store, asked, bucket) = strict(copies);
         let content = bytes(41 * MIB);
@@ -121,7 +121,7 @@ fn an_object_goes_on_whether_parts_can_be_copied_or_not() {
         assert_eq!(upload.finish().unwrap().size, content.len() as u64);
         assert!(store.content("file").unwrap() == content);
         assert_eq!(asked.lock().unwrap().copied > 0, copies == Copies::Made);
-        // What fails leaves what was there, and can be tried again.
+        // A failed upload leaves the former object, and can be tried again.
         asked.lock().unwrap().fails = Some(Fault::Status(503, "SlowDown"));
         upload.write(b"more").unwrap();
         assert!(matches!(upload.finish(), Err(StoreError::Unavailable(_))));
@@ -132,7 +132,7 @@ fn an_object_goes_on_whether_parts_can_be_copied_or_not() {
 }
 
 #[test]
-fn an_object_that_others_have_replaced_does_not_go_on() {
+fn an_object_that_others_have_replaced_is_not_appended_to() {
     let (made, refused) = (Copies::Made, Copies::Refused);
     for (copies, size) in [(made, 20 * MIB), (refused, 20 * MIB), (made, 1000), (made, 2 * MIB)] {
         let (store, _, bucket) = strict(copies);
@@ -148,7 +148,7 @@ fn an_object_that_others_have_replaced_does_not_go_on() {
 }
 
 #[test]
-fn an_object_goes_on_although_what_is_said_of_it_is_late() {
+fn an_object_is_appended_to_although_head_is_late() {
     let (store, asked, bucket) = strict(Copies::Made);
     let mut upload = bucket.put("file").unwrap();
     let mut content: Vec<u8> = Vec::new();
@@ -173,7 +173,7 @@ fn minio_1981_parts_are_copied_where_conditions_are_not_understood() {
     upload.finish().unwrap();
     assert!(store.content("file").unwrap() == [&content, b"more".as_slice()].concat());
     assert_eq!(asked.lock().unwrap().copied, 2);
-    // Then it is asked whether it is still the same.
+    // Then a HEAD request checks that the object is still the same.
     let theirs = vec![7; 20 * MIB];
     store.put("file", theirs.clone());
     let written = upload.write(b"more").and_then(|()| upload.finish().map(|_| ()));
@@ -189,7 +189,7 @@ fn rclone_4070_the_time_of_change_is_kept() {
         let content = bytes(size);
         let mut upload = bucket.put("file").unwrap();
         write(&mut *upload, &content);
-        // Before its end, and when it has ended.
+        // Set before the upload is finished, and after.
         for seconds in [1_000_000_000, 1_100_000_000] {
             upload.set_time(time(seconds));
             upload.finish().unwrap();

@@ -1,9 +1,9 @@
 //! Addresses of hosts, within a time.
 //!
-//! The system's resolver blocks for as long as it likes, often 20 s where no server answers. So it is called by threads of
-//! their own, one for each name at a time: those who ask for a name while it is looked up wait for the same answer, and a
-//! lookup that hangs is not begun again. Answers are kept for a short time (`KEPT`), failures are not. It knows neither
-//! connections nor proxies.
+//! The system's resolver may block for long, often 20 s where no server answers. So threads of this module call it,
+//! one for each name at a time. Callers that look up the same name meanwhile wait for the same answer, and a lookup
+//! that hangs is not started again. Answers are cached for a short time (`CACHE_TIME`), failures are not. The module knows
+//! neither connections nor proxies.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -15,43 +15,45 @@ use std::time::{Duration, Instant};
 use crate::inodes::lock;
 use crate::outage::{InPhase, Phase};
 
-/// How long an answer is used again: a burst of connections asks once, and who changes a name waits for no more than this.
-const KEPT: Duration = Duration::from_secs(5);
+/// How long an answer is cached: a burst of connections makes one lookup, and a changed address is used after this
+/// time at the latest.
+const CACHE_TIME: Duration = Duration::from_secs(5);
 
-/// Lookups at a time. A mount has a name for each source, and some for redirects; hostile ones may bring more.
-const LOOKUPS: usize = 64;
+/// Largest number of lookups at a time. A mount has a name for each source and some for redirects; hostile redirects
+/// may bring more.
+const MAX_LOOKUPS: usize = 64;
 
-/// Names whose answers are kept.
-const NAMES: usize = 256;
+/// Largest number of cached names.
+const CACHED_NAMES: usize = 256;
 
 /// The stack of a thread that looks up a name: the system's resolver keeps its buffers there.
 const STACK: usize = 256 * 1024;
 
-/// The C libraries want a port, and give it back.
+/// The port that the C libraries expect and return.
 const NO_PORT: u16 = 0;
 
-type Lookup = fn(&str) -> io::Result<Vec<IpAddr>>;
+type Resolve = fn(&str) -> io::Result<Vec<IpAddr>>;
 
-static NAMES_OF_HOSTS: LazyLock<Names> = LazyLock::new(|| Names::new(system));
+static DNS: LazyLock<DnsCache> = LazyLock::new(|| DnsCache::new(system));
 
-struct Names {
-    lookup: Lookup,
-    known: Mutex<HashMap<String, Known>>,
+struct DnsCache {
+    lookup: Resolve,
+    known: Mutex<HashMap<String, DnsEntry>>,
     changed: Condvar,
 }
 
-enum Known {
-    Asked,
+enum DnsEntry {
+    Pending,
     Found(Vec<IpAddr>, Instant),
     Failed(ErrorKind, String, Instant),
 }
 
-/// The addresses of a host, which may be an address itself, if they are found in that time.
+/// The addresses of a host, if they are found in that time. The host may be an address itself.
 pub(super) fn addresses(host: &str, port: u16, time: Duration) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let found = NAMES_OF_HOSTS.find(host, time)?;
+    let found = DNS.find(host, time)?;
     Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
@@ -59,9 +61,9 @@ fn system(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok((host, NO_PORT).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
-impl Names {
-    fn new(lookup: Lookup) -> Self {
-        Names { lookup, known: Mutex::default(), changed: Condvar::new() }
+impl DnsCache {
+    fn new(lookup: Resolve) -> Self {
+        DnsCache { lookup, known: Mutex::default(), changed: Condvar::new() }
     }
 
     fn find(&'static self, host: &str, time: Duration) -> io::Result<Vec<IpAddr>> {
@@ -70,13 +72,13 @@ impl Names {
         let mut known = lock(&self.known);
         loop {
             match known.get(host) {
-                Some(Known::Found(addresses, at)) if at.elapsed() < KEPT || *at >= begun => {
+                Some(DnsEntry::Found(addresses, at)) if at.elapsed() < CACHE_TIME || *at >= begun => {
                     return Ok(addresses.clone());
                 }
-                Some(Known::Failed(kind, reason, at)) if *at >= begun => {
+                Some(DnsEntry::Failed(kind, reason, at)) if *at >= begun => {
                     return Err(io::Error::new(*kind, reason.clone()));
                 }
-                Some(Known::Asked) => {
+                Some(DnsEntry::Pending) => {
                     let left = time.saturating_sub(begun.elapsed());
                     if left.is_zero() {
                         return Err(io::Error::other(format!(
@@ -91,14 +93,14 @@ impl Names {
         }
     }
 
-    fn begin(&'static self, host: &str, known: &mut HashMap<String, Known>) -> io::Result<()> {
-        let is_asked = |known: &Known| matches!(known, Known::Asked);
-        if known.len() >= NAMES {
-            known.retain(|_, known| is_asked(known));
+    fn begin(&'static self, host: &str, known: &mut HashMap<String, DnsEntry>) -> io::Result<()> {
+        let is_pending = |known: &DnsEntry| matches!(known, DnsEntry::Pending);
+        if known.len() >= CACHED_NAMES {
+            known.retain(|_, known| is_pending(known));
         }
-        if known.values().filter(|known| is_asked(known)).count() >= LOOKUPS {
+        if known.values().filter(|known| is_pending(known)).count() >= MAX_LOOKUPS {
             return Err(io::Error::other(format!(
-                "the name {host:?} cannot be resolved: {LOOKUPS} others are being looked up"
+                "the name {host:?} cannot be resolved: {MAX_LOOKUPS} others are being looked up"
             )));
         }
         let name = host.to_string();
@@ -107,30 +109,30 @@ impl Names {
             let found = (self.lookup)(&name);
             let now = Instant::now();
             let known = match found {
-                Ok(addresses) => Known::Found(addresses, now),
+                Ok(addresses) => DnsEntry::Found(addresses, now),
                 Err(error) => {
-                    Known::Failed(error.kind(), format!("the name {name:?} is not known: {error}"), now)
+                    DnsEntry::Failed(error.kind(), format!("the name {name:?} is not known: {error}"), now)
                 }
             };
             lock(&self.known).insert(name.clone(), known);
             drop(end);
         };
         thread::Builder::new().name("name".into()).stack_size(STACK).spawn(look_up)?;
-        known.insert(host.to_string(), Known::Asked);
+        known.insert(host.to_string(), DnsEntry::Pending);
         Ok(())
     }
 }
 
-/// A lookup that has ended, also by a panic.
+/// Ends a lookup, even if it panics.
 struct Ended<'a> {
-    names: &'static Names,
+    names: &'static DnsCache,
     name: &'a str,
 }
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         let mut known = lock(&self.names.known);
-        if let Some(Known::Asked) = known.get(self.name) {
+        if let Some(DnsEntry::Pending) = known.get(self.name) {
             known.remove(self.name);
         }
         drop(known);
@@ -149,7 +151,7 @@ mod tests {
     fn a_lookup_that_hangs_is_waited_for_in_time_and_not_begun_again() {
         static LOOKUPS_BEGUN: AtomicUsize = AtomicUsize::new(0);
         static HANG: Mutex<()> = Mutex::new(());
-        let names: &'static Names = Box::leak(Box::new(Names::new(|host| {
+        let names: &'static DnsCache = Box::leak(Box::new(DnsCache::new(|host| {
             LOOKUPS_BEGUN.fetch_add(1, Ordering::SeqCst);
             if host == "silent" {
                 drop(lock(&HANG));
