@@ -19,11 +19,11 @@ use rustix::fs::{Advice, fadvise};
 use crate::cli::BenchOptions;
 use crate::fetch::request_ranges;
 use crate::inodes::lock;
+use crate::metrics::shown;
 use crate::remote::{self, Bucket, Version};
 use crate::store::local_directory;
 use crate::union::innermost;
 use crate::warm::{files_below, read_whole};
-use crate::watch::shown;
 
 /// What is read of a large file.
 const MOST: u64 = 1 << 30;
@@ -68,7 +68,7 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
     let file = direct.file(&large)?;
     let end = size.min(MOST);
 
-    let mut table = Table(vec![]);
+    let mut table = ResultTable(vec![]);
     let (through, first) = sequential(&mountpoint.join(&large), end)?;
     let direct_first = timed(|| fetch(&file, 0..RANDOM_BYTES.min(size)))?;
     let took = timed(|| at_once(options.requests.into(), request_ranges(end), |range| fetch(&file, range)))?;
@@ -111,10 +111,10 @@ struct Direct {
     buckets: Vec<(PathBuf, Arc<dyn Bucket>)>,
 }
 
-type Remote = (Arc<dyn Bucket>, Version);
+type DirectFile = (Arc<dyn Bucket>, Version);
 
 impl Direct {
-    fn file(&self, path: &Path) -> anyhow::Result<Remote> {
+    fn file(&self, path: &Path) -> anyhow::Result<DirectFile> {
         let owner = innermost(&self.buckets, path);
         let (_, bucket, key) = owner.with_context(|| format!("no source has {}", path.display()))?;
         let key = key.to_str().context("a name that is not UTF-8")?;
@@ -124,7 +124,7 @@ impl Direct {
     }
 }
 
-fn fetch((bucket, version): &Remote, range: Range<u64>) -> anyhow::Result<()> {
+fn fetch((bucket, version): &DirectFile, range: Range<u64>) -> anyhow::Result<()> {
     let length = range.end - range.start;
     if length == 0 {
         return Ok(());
@@ -201,9 +201,9 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times.get(times.len() / 2).copied().map(milliseconds).unwrap_or_default()
 }
 
-struct Table(Vec<String>);
+struct ResultTable(Vec<String>);
 
-impl Table {
+impl ResultTable {
     /// A row of figures of which more is better: the ratio.
     fn more(&mut self, what: &str, unit: &str, mount: f64, direct: f64) -> f64 {
         self.row(what, unit, mount, direct, mount / direct)

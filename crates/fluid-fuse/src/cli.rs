@@ -18,11 +18,11 @@ use fluid_sidecar_layout::contract::{
 use fluid_sidecar_layout::{Runtime, clap_parser};
 
 use crate::config::FluidConfig;
-use crate::descriptor::FuseFd;
+use crate::fuse_fd::FuseFd;
+use crate::metrics::Address;
 use crate::remote::Host;
 use crate::remote::options::is_secret;
 use crate::trust::{self, NONE};
-use crate::watch::Address;
 
 /// The hidden command with which this program asks a file system for an answer, in a process of its own.
 pub(crate) mod hidden {
@@ -50,7 +50,7 @@ Examples:
   {FLUID_FUSE} {check} --{mountpoint} {place}                (readinessProbe)
   {FLUID_FUSE} {release}                                     (preStop)
   {FLUID_FUSE} {unmount} --{mountpoint} {place}
-  {FLUID_FUSE} warm --source s3://one/a --cache-dir /cache --cache-size 100GiB
+  {FLUID_FUSE} warm --{mountpoint} DIR train labels.csv
   {FLUID_FUSE} bench --source s3://one/a --{mountpoint} DIR
 
 As the image of a Fluid ThinRuntime, `{FLUID_FUSE} {mount}` needs no options: the mount point comes from
@@ -89,13 +89,12 @@ pub enum Command {
     /// Tell the process that mounts in this container that the Pod ends, so that the mount may go (preStop)
     #[command(name = command::RELEASE)]
     Release,
-    /// Fetch a Dataset, or some of its files, before it is read; exit code 1 when a file could not be had
+    /// Fill the caches of a mount: read its files, or some of them, through it; exit code 1 when one cannot be read
     #[command(long_about = format!(
-        "Fetch a Dataset, or some of its files, before it is read; exit code {} when a file could not be had\n\n\
-         With the options of the mount that comes later, into its cache directory, while nothing is mounted with \
-         it. With --{} alone, by reading through a mount: into its cache directory and the kernel's page cache.",
+        "Fill the caches of a mount: read its files, or some of them, through it; exit code {} when one cannot be \
+         read\n\n\
+         The bytes go into the cache directory of the mount, if it has one, and into the kernel's page cache.",
         exit_code::FAILURE,
-        option::MOUNTPOINT,
     ))]
     Warm(WarmOptions),
     /// Measure a mount against its own source: the same bytes, with as many requests, without the mount
@@ -294,13 +293,9 @@ pub struct MountOptions {
 pub struct WarmOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "as above")]
-    pub source: SourceOptions,
+    pub target: Target,
 
-    /// Read through the mount at this directory, instead of fetching from its sources
-    #[arg(long = option::MOUNTPOINT, value_name = "DIR")]
-    pub mountpoint: Option<PathBuf>,
-
-    /// The files and directories to fetch, as they are named below the mount point [otherwise: all]
+    /// The files and directories to read, relative to the mount point [otherwise: all]
     #[arg(value_name = "PATH", value_parser = sub_path)]
     pub paths: Vec<PathBuf>,
 
@@ -308,14 +303,10 @@ pub struct WarmOptions {
     #[arg(long, value_name = "FILE")]
     pub files: Option<PathBuf>,
 
-    /// Requests, or files being read, at a time
+    /// Files that are read at a time
     #[arg(long, value_name = "N", env = env::WORKERS, default_value = "16")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,
-
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "as above")]
-    pub cache: CacheOptions,
 }
 
 /// `bench`, as written.
@@ -497,7 +488,7 @@ mod tests {
     fn secrets_are_no_arguments() {
         for option in ["fs.oss.accessKeySecret=s3cr3t", "session-token=s3cr3t", "password=s3cr3t"] {
             let refused =
-                Cli::read(["fluid-fuse", "warm", "-o", "region=r", "-o", option]).unwrap_err().to_string();
+                Cli::read(["fluid-fuse", "mount", "-o", "region=r", "-o", option]).unwrap_err().to_string();
             assert!(refused.contains("_file=PATH") && !refused.contains("s3cr3t"), "{refused}");
         }
         let json = |options: &str| {

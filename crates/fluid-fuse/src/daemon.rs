@@ -33,6 +33,7 @@ use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::{View, Writes};
 use crate::in_pod::News;
 use crate::limits;
+use crate::metrics::{self, Mounted, shown};
 use crate::mount::{self, Mount};
 use crate::object_store::{ObjectStore, Presentation};
 use crate::place::Place;
@@ -42,7 +43,6 @@ use crate::store::{LocalStore, Store, local_directory};
 use crate::trust::{self, Trust};
 use crate::union::Union;
 use crate::users;
-use crate::watch::{self, Mounted, shown};
 
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
@@ -156,7 +156,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     let writes = Writes::new(settings.memory, settings.io_timeout);
     let view = View::new(store, Arc::clone(&writes));
     if let Some(address) = &settings.metrics {
-        watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
+        metrics::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
     let (mount, descriptor) = match &settings.fuse_fd {
         Some(from) => Mount::handed_over(path.clone(), from)?,

@@ -30,19 +30,19 @@ pub(crate) struct Flight {
     /// Until when the one who asks waits.
     deadline: Option<Arc<Deadline>>,
     availability: Arc<Availability>,
-    state: Mutex<State>,
+    state: Mutex<FlightState>,
     landed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct FlightState {
     outcome: Option<Result<(), StoreError>>,
     waiting: Vec<Continuation>,
 }
 
 /// An operation that can be run again.
 #[derive(Default)]
-struct Operation {
+struct Rerunnable {
     /// The flight that it has waited for.
     landed: Option<Arc<Flight>>,
     /// The flight that it has to wait for now.
@@ -51,7 +51,7 @@ struct Operation {
 
 thread_local! {
     /// The operation on this thread, if it can be run again.
-    static OPERATION: RefCell<Option<Operation>> = const { RefCell::new(None) };
+    static OPERATION: RefCell<Option<Rerunnable>> = const { RefCell::new(None) };
     /// Whether the last failure on this thread was another's.
     static IS_REPEATED: Cell<bool> = const { Cell::new(false) };
 }
@@ -60,15 +60,15 @@ thread_local! {
 /// first, and then its result means nothing.
 pub(crate) fn run<T>(landed: Option<Arc<Flight>>, operation: impl FnOnce() -> T) -> Result<T, Arc<Flight>> {
     /// Ends also with a panic: the thread serves others, too.
-    struct Turn;
-    impl Drop for Turn {
+    struct ClearOnDrop;
+    impl Drop for ClearOnDrop {
         fn drop(&mut self) {
             OPERATION.take();
         }
     }
     IS_REPEATED.set(false);
-    OPERATION.set(Some(Operation { landed, waits_for: None }));
-    let _turn = Turn;
+    OPERATION.set(Some(Rerunnable { landed, waits_for: None }));
+    let _clear = ClearOnDrop;
     let result = operation();
     match OPERATION.take().and_then(|operation| operation.waits_for) {
         Some(flight) => Err(flight),

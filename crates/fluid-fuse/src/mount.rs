@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
-use crate::descriptor::{self, FuseFd, HELPER};
+use crate::fuse_fd::{self, FuseFd, HELPER};
 use crate::{guard, nofollow, probe};
 
 const DEVICE: &str = "/dev/fuse";
@@ -168,7 +168,7 @@ impl Mount {
         let descriptor = match attach(&path, source, subtype, read_only) {
             Ok(descriptor) => descriptor,
             Err(refusal) if matches!(refusal.errno, Errno::PERM | Errno::ACCESS) => {
-                descriptor::from_helper(&path, source, subtype, read_only).map_err(|helper| {
+                fuse_fd::from_helper(&path, source, subtype, read_only).map_err(|helper| {
                     anyhow::anyhow!(
                         "{refusal}; {HELPER}: {helper:#}; and no descriptor was given (--fuse-fd)"
                     )
@@ -191,7 +191,7 @@ impl Mount {
     /// The mount that somebody else made, with the descriptor that it is served on. It need not be visible
     /// from here.
     pub fn handed_over(path: PathBuf, from: &FuseFd) -> anyhow::Result<(Self, OwnedFd)> {
-        let descriptor = descriptor::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
+        let descriptor = fuse_fd::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
         let device = mounted_at(&path)?.filter(MountEntry::is_fuse).map(|entry| entry.device);
         Ok((Mount { path, device, is_theirs: true }, descriptor))
     }
@@ -305,7 +305,7 @@ pub(crate) fn detach_by(path: &Path, named: &Path) -> anyhow::Result<()> {
         Err(errno) => {
             let what = format!("cannot unmount {}", path.display());
             let refusal = Refusal::new(&errno.into(), what, mount_needs);
-            match errno == Errno::PERM && descriptor::unmount(path).is_ok() {
+            match errno == Errno::PERM && fuse_fd::unmount(path).is_ok() {
                 true => Ok(()),
                 false => bail!(refusal),
             }

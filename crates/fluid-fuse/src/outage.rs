@@ -18,8 +18,8 @@ use humantime::format_duration;
 use log::{debug, warn};
 
 use crate::inodes::lock;
+use crate::metrics::shown;
 use crate::store::StoreError;
-use crate::watch::shown;
 
 /// Between two outages that are logged, and between two refusals.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ thread_local! {
 
 /// What requests wait for before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ConnectPhase {
     /// The address of a host.
     Name,
     /// A connection.
@@ -52,20 +52,20 @@ struct Phases {
 }
 
 impl Phases {
-    fn count(&self, phase: Phase) -> &AtomicUsize {
+    fn count(&self, phase: ConnectPhase) -> &AtomicUsize {
         match phase {
-            Phase::Name => &self.names,
-            Phase::Connection => &self.connections,
+            ConnectPhase::Name => &self.names,
+            ConnectPhase::Connection => &self.connections,
         }
     }
 }
 
 /// A request that is in a phase, until it is dropped.
-pub(crate) struct InPhase(Option<(Arc<Phases>, Phase)>);
+pub(crate) struct InPhase(Option<(Arc<Phases>, ConnectPhase)>);
 
 impl InPhase {
     /// The request on this thread, to the source that it asks.
-    pub(crate) fn begin(phase: Phase) -> Self {
+    pub(crate) fn begin(phase: ConnectPhase) -> Self {
         let phases = ASKED.with_borrow(Clone::clone);
         if let Some(phases) = &phases {
             phases.count(phase).fetch_add(1, Ordering::Relaxed);
@@ -99,8 +99,8 @@ pub(crate) struct Availability {
     io_timeout: Duration,
     /// Whether the next answer changes anything; read without the lock.
     troubled: AtomicBool,
-    state: Mutex<State>,
-    operations: Mutex<Operations>,
+    state: Mutex<AvailabilityState>,
+    operations: Mutex<PendingOperations>,
     /// Operations that wait for the answer to another's request.
     parked: AtomicUsize,
     started: Instant,
@@ -119,7 +119,7 @@ struct Silence {
 }
 
 #[derive(Default)]
-struct State {
+struct AvailabilityState {
     silence: Option<Silence>,
     outages: Outages,
     refusals: Limited,
@@ -128,12 +128,12 @@ struct State {
 }
 
 #[derive(Default)]
-struct Operations {
+struct PendingOperations {
     last: u64,
-    waiting: HashMap<u64, Operation>,
+    waiting: HashMap<u64, PendingOperation>,
 }
 
-struct Operation {
+struct PendingOperation {
     kind: &'static str,
     path: String,
     since: Instant,
@@ -141,12 +141,12 @@ struct Operation {
 }
 
 /// An operation that waits, until it is dropped.
-pub(crate) struct Waiting<'a> {
+pub(crate) struct WaitGuard<'a> {
     availability: &'a Availability,
     number: u64,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         lock(&self.availability.operations).waiting.remove(&self.number);
     }
@@ -243,7 +243,7 @@ impl Availability {
         }
     }
 
-    fn end_outage(&self, state: &mut State) {
+    fn end_outage(&self, state: &mut AvailabilityState) {
         let silence = state.silence.take();
         let ended = state.outages.answered(Instant::now());
         if let (Some(silence), None) = (silence, &ended) {
@@ -260,13 +260,14 @@ impl Availability {
     }
 
     /// Registers an operation that waits for the store from now on.
-    pub(crate) fn wait(&self, kind: &'static str, path: &str) -> Waiting<'_> {
+    pub(crate) fn wait(&self, kind: &'static str, path: &str) -> WaitGuard<'_> {
         let mut operations = lock(&self.operations);
         operations.last += 1;
         let number = operations.last;
-        let operation = Operation { kind, path: path.to_string(), since: Instant::now(), is_reported: false };
+        let operation =
+            PendingOperation { kind, path: path.to_string(), since: Instant::now(), is_reported: false };
         operations.waiting.insert(number, operation);
-        Waiting { availability: self, number }
+        WaitGuard { availability: self, number }
     }
 
     /// A line about the source, if it is silent and that is to be logged now; with the reads that wait, and since when
@@ -442,7 +443,7 @@ mod tests {
 
     /// What the tests are told of: the outages of a sequence, each with its first failure and its end.
     #[derive(Default)]
-    struct Told {
+    struct Reports {
         began: Vec<Instant>,
         ended: usize,
         others: u64,
@@ -455,7 +456,7 @@ mod tests {
             requests in prop::collection::vec((any::<bool>(), prop_oneof![0..50_u64, 0..20_000_u64]), 1..400)
         ) {
             let mut outages = Outages::default();
-            let (mut now, mut told) = (Instant::now(), Told::default());
+            let (mut now, mut told) = (Instant::now(), Reports::default());
             let (mut in_outage, mut is_reported, mut silent) = (false, false, 0);
             for (is_answered, milliseconds) in requests {
                 now += Duration::from_millis(milliseconds);

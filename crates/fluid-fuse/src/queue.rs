@@ -52,11 +52,11 @@ pub(crate) struct Queue {
     most: usize,
     /// Threads that there may be beside, each in the place of one that is stuck.
     spare: usize,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     work: Condvar,
 }
 
-struct State {
+struct QueueState {
     lanes: Vec<Lane>,
     /// The lane whose job is looked for first.
     turn: usize,
@@ -88,7 +88,7 @@ impl Queue {
 
     /// The same with lanes, and as many further threads where jobs are stuck: a slow store must not take all of them.
     pub(crate) fn with_spare(most: usize, spare: usize, lanes: usize) -> Arc<Self> {
-        let state = State {
+        let state = QueueState {
             lanes: std::iter::repeat_with(Lane::default).take(lanes).collect(),
             turn: 0,
             most,
@@ -142,7 +142,7 @@ impl Queue {
         self.wake(state);
     }
 
-    fn wake(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    fn wake(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState>) {
         self.work.notify_one();
         // A thread that was woken before counts as idle until it runs.
         if state.idle < state.ready() && state.threads < state.limit() {
@@ -226,7 +226,7 @@ impl Lane {
     }
 }
 
-impl State {
+impl QueueState {
     /// Threads that each lane has for itself.
     fn reserve(&self) -> usize {
         (self.most / RESERVED / self.lanes.len().max(1)).max(1)

@@ -19,11 +19,11 @@ use rustix::process::{getgid, getuid};
 
 use crate::cli::{BenchOptions, MountOptions, SourceOptions, Target, mode};
 use crate::config::{FluidConfig, MountSpec, Options, below};
-use crate::descriptor::FuseFd;
+use crate::fuse_fd::FuseFd;
+use crate::metrics::Address;
 use crate::remote::Host;
 use crate::trust::Trust;
 use crate::users::Expected;
-use crate::watch::Address;
 
 /// `mount`, as meant.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct Settings {
 
 impl Target {
     /// The directory: the flag, its variable or [`MOUNT_POINT`].
-    pub fn resolve(self) -> anyhow::Result<PathBuf> {
+    pub fn resolve(&self) -> anyhow::Result<PathBuf> {
         self.known().with_context(|| {
             format!("no mount point: give --{MOUNTPOINT}, {} or {MOUNT_POINT}", env::MOUNTPOINT)
         })
@@ -124,11 +124,6 @@ impl SourceOptions {
         let mut mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
         mounts.iter_mut().for_each(|mount| mount.read_only |= read_only);
         Ok((mounts, mountpoint))
-    }
-
-    /// The same for commands that need no mount point.
-    pub fn mounts(&self) -> anyhow::Result<Vec<MountSpec>> {
-        Ok(self.resolve(Some(PathBuf::new()), None)?.0)
     }
 }
 

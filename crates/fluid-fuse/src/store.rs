@@ -57,10 +57,10 @@ pub trait Store: Send + Sync {
     fn stat(&self, path: &Path) -> Result<Stat, StoreError>;
 
     /// The same, if it takes no time to tell; nothing if somebody far away must be asked.
-    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>>;
+    fn cached_stat(&self, path: &Path) -> Option<Result<Stat, StoreError>>;
 
     /// Since when that is known, where it is; without having been asked for it, now.
-    fn known_since(&self, _: &Path) -> Option<Instant> {
+    fn cached_since(&self, _: &Path) -> Option<Instant> {
         Some(Instant::now())
     }
 
@@ -79,9 +79,9 @@ pub trait Store: Send + Sync {
     /// How long what is known stays true, as far as anybody relies on it.
     fn ttl(&self) -> Duration;
 
-    /// Whether somebody far away is asked: what is not [known](Store::known) must not be waited for by a
+    /// Whether somebody far away is asked: what is not [known](Store::cached_stat) must not be waited for by a
     /// thread that others need.
-    fn is_far(&self) -> bool;
+    fn is_remote(&self) -> bool;
 
     /// How many sources there are, each of which can fail alone.
     fn lanes(&self) -> usize {

@@ -90,17 +90,17 @@ impl Store for Union {
         }
     }
 
-    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+    fn cached_stat(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         match self.find(path) {
             _ if self.is_made_up(path) => Some(Ok(self.directory())),
-            Some((store, rest)) => store.known(rest),
+            Some((store, rest)) => store.cached_stat(rest),
             None => Some(Err(StoreError::NotFound)),
         }
     }
 
-    fn known_since(&self, path: &Path) -> Option<Instant> {
+    fn cached_since(&self, path: &Path) -> Option<Instant> {
         match self.find(path) {
-            Some((store, rest)) if !self.is_made_up(path) => store.known_since(rest),
+            Some((store, rest)) if !self.is_made_up(path) => store.cached_since(rest),
             _ => Some(Instant::now()),
         }
     }
@@ -147,8 +147,8 @@ impl Store for Union {
         self.mounts.values().map(|store| store.ttl()).min().unwrap_or_default()
     }
 
-    fn is_far(&self) -> bool {
-        self.mounts.values().any(|store| store.is_far())
+    fn is_remote(&self) -> bool {
+        self.mounts.values().any(|store| store.is_remote())
     }
 
     fn lanes(&self) -> usize {

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Names that are being changed. Nobody begins to write, remove or move what they name, so that the store does not
 /// end one change after the next was made.
-struct Held<'a> {
+struct NameLock<'a> {
     core: &'a Core,
     paths: Vec<PathBuf>,
 }
@@ -67,7 +67,7 @@ impl Object for Empty {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for NameLock<'_> {
     fn drop(&mut self) {
         let mut held = lock(&self.core.held);
         for path in &self.paths {
@@ -99,7 +99,7 @@ impl Core {
 
     /// Holds the paths until the end of a change, if nobody writes or changes them. The end of what is closed, or
     /// may be, is waited for.
-    fn hold(&self, paths: &[&Path]) -> Result<Held<'_>, Errno> {
+    fn hold(&self, paths: &[&Path]) -> Result<NameLock<'_>, Errno> {
         let since = Instant::now();
         loop {
             let writing = lock(&self.writing);
@@ -120,7 +120,7 @@ impl Core {
             if written.is_empty() {
                 let paths: Vec<_> = paths.iter().map(|path| path.to_path_buf()).collect();
                 held.extend(paths.iter().cloned());
-                return Ok(Held { core: self, paths });
+                return Ok(NameLock { core: self, paths });
             }
             drop((held, writing));
             pause()?;
@@ -139,7 +139,7 @@ impl Core {
             return Err(Errno::EBUSY);
         }
         // Whether it is still the same is found out when it is uploaded: not every listing tells all of its identity.
-        if let Some(Err(StoreError::NotFound)) = self.store.known(path) {
+        if let Some(Err(StoreError::NotFound)) = self.store.cached_stat(path) {
             return Err(Errno::ESTALE);
         }
         file.resume();
@@ -244,7 +244,7 @@ impl Core {
             return Err(Errno::ESTALE);
         }
         // Nor is it what was to be written, if it was replaced or removed meanwhile.
-        let known = old.and_then(|old| Some((old, self.store.known(path)?)));
+        let known = old.and_then(|old| Some((old, self.store.cached_stat(path)?)));
         match known.is_some_and(|(old, now)| now.map_or(true, |now| now.identity != old.identity)) {
             true => Err(Errno::ESTALE),
             false => Ok(()),

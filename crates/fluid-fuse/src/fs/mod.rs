@@ -8,7 +8,7 @@
 //! it is mounted.
 
 mod changes;
-mod killed;
+mod waiters;
 mod writing;
 
 use std::collections::{HashMap, HashSet};
@@ -31,16 +31,16 @@ use fuser::{
 use log::{Level, debug, error, info, log};
 use rustix::fs::OFlags;
 
-use self::killed::{Reply, Waiter, Waiting};
+use self::waiters::{Reply, Waiter, WaitingCalls};
 pub use self::writing::Writes;
 use self::writing::{Done, Opened, Writing};
 use crate::flight::{self, Flight};
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
 use crate::limits::{Deadline, Until};
+use crate::metrics::Answers;
 use crate::queue::Queue;
 use crate::store::{Kind, Object, Stat, Store, StoreError};
-use crate::watch::Answers;
 
 /// A path is never reused for another file under the same number ([`crate::inodes`]).
 const GENERATION: Generation = Generation(0);
@@ -98,7 +98,7 @@ struct Core {
     last_change: Mutex<Option<Instant>>,
     asking: Arc<Queue>,
     /// Those that wait for what is asked.
-    waiting: Arc<Waiting>,
+    waiting: Arc<WaitingCalls>,
     answers: Arc<Answers>,
     writes: Arc<Writes>,
     /// The files that are being written, with the identities that they have meanwhile.
@@ -167,7 +167,7 @@ impl View {
         question: impl Fn(&Core) -> T + Send + 'static,
         answer: impl FnOnce(&Core, T, R) + Send + 'static,
     ) {
-        if !self.0.store.is_far() || known(&self.0) {
+        if !self.0.store.is_remote() || known(&self.0) {
             return calmly(|| answer(&self.0, question(&self.0), reply));
         }
         let core = Arc::clone(&self.0);
@@ -283,13 +283,13 @@ impl Core {
 
     /// How long what the store has just told of a path is still true.
     fn trusted(&self, path: &Path) -> Duration {
-        let since = self.store.known_since(path);
+        let since = self.store.cached_since(path);
         since.map_or(Duration::ZERO, |since| self.ttl.saturating_sub(since.elapsed()))
     }
 
     /// Whether the attributes of the number need not be asked for.
     fn knows(&self, ino: INodeNo) -> bool {
-        self.path(ino).is_ok_and(|path| self.store.known(&path).is_some())
+        self.path(ino).is_ok_and(|path| self.store.cached_stat(&path).is_some())
     }
 
     /// The attributes, provided that they are those of the file that the number was given for.
@@ -412,7 +412,7 @@ impl Core {
         };
         let (stat, ttl) = match self.being_written(&line.path) {
             Some((identity, file)) if identity == line.stat.identity => (file.stat(), Duration::ZERO),
-            _ if !listing.is_all_known && self.store.known(&line.path).is_none() => {
+            _ if !listing.is_all_known && self.store.cached_stat(&line.path).is_none() => {
                 (line.stat, Duration::ZERO)
             }
             // What the listing says was true when it was taken.
@@ -607,7 +607,7 @@ impl Filesystem for View {
             request,
             reply,
             |core| asked.map_or(0, |path| core.store.lane(&path)),
-            |core| known.is_none_or(|path| core.store.known(&path).is_some()),
+            |core| known.is_none_or(|path| core.store.cached_stat(&path).is_some()),
             move |core| {
                 let path = path.clone()?;
                 Ok(match core.being_written(&path) {
@@ -940,7 +940,7 @@ impl Filesystem for View {
             move |core| core.stat(ino),
             move |core, stat, reply| {
                 answer!(reply, stat, _ => {
-                    let flags = match core.store.is_far() {
+                    let flags = match core.store.is_remote() {
                         true if core.is_listed(ino) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
                         true => FopenFlags::FOPEN_CACHE_DIR,
                         false => FopenFlags::empty(),

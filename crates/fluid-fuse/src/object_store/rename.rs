@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::names::Child;
-use super::{ObjectStore, reachable};
+use super::ObjectStore;
+use super::keys::is_reachable;
+use super::table::Child;
 use crate::inodes::lock;
 use crate::limits::Until;
 use crate::remote::{Item, LARGEST_COPY, Version};
@@ -39,11 +40,11 @@ impl ObjectStore {
         // A key that is not shown cannot be asked for either.
         let below = |key: &str| {
             let rest = key.strip_prefix(prefix)?;
-            (reachable(rest) && !rest.starts_with('/') && !rest.contains("//")).then(|| rest.to_string())
+            (is_reachable(rest) && !rest.starts_with('/') && !rest.contains("//")).then(|| rest.to_string())
         };
         while let Some(at) = prefixes.pop() {
             let mut items = Vec::new();
-            self.insist_on_step(|| {
+            self.retry_step(|| {
                 items.clear();
                 self.bucket.list(&at, &mut |page| {
                     items.extend(page);
@@ -105,14 +106,14 @@ impl ObjectStore {
             half_moved.insert(from.to_string(), (to.to_string(), Instant::now()));
         }
         for marker in tree.directories.iter().filter(|(_, has_marker)| **has_marker).map(|(key, _)| key) {
-            self.insist_on_step(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
+            self.retry_step(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
         }
         let files: Vec<_> = tree.files.iter().collect();
         self.all_at_once(&files, |file| match is_same(*file) {
             true => Ok(()),
-            false => self.insist_on_step(|| {
-                self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0))
-            }),
+            false => {
+                self.retry_step(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
+            }
         })?;
         // Nothing is deleted that is not there.
         let taken = Instant::now();
@@ -129,13 +130,13 @@ impl ObjectStore {
             Err(StoreError::NotFound) => Ok(()),
             deleted => deleted,
         };
-        self.all_at_once(&files, |(key, _)| self.insist_on_step(|| delete(key)))?;
+        self.all_at_once(&files, |(key, _)| self.retry_step(|| delete(key)))?;
         // The innermost first, where they are more than markers.
         for directory in tree.directories.keys().rev() {
-            self.insist_on_step(|| delete(directory))?;
+            self.retry_step(|| delete(directory))?;
         }
         lock(&self.half_moved).remove(from);
-        self.names.forget_below(&[&old, &new]);
+        self.names.invalidate_below(&[&old, &new]);
         self.names.note(from, Instant::now(), None);
         for directory in tree.directories.keys() {
             let key = format!("{new}{directory}");

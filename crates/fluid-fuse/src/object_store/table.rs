@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::names::Child;
 use crate::remote::Version;
 use crate::store::StoreError;
 
@@ -31,6 +30,13 @@ const PARTS: u8 = 0x08;
 const LONG_TIME: u8 = 0x10;
 
 const MD5_DIGITS: usize = 32;
+
+/// The file or directory that a name stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Child {
+    Directory,
+    File(Arc<Version>),
+}
 
 /// Names without repetition, in order once it is finished.
 #[derive(Default)]

@@ -13,27 +13,18 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-use super::listing::{Extent, hide};
-use super::names::{Child, Listing};
-use super::table::Table;
-use super::{LARGEST, ObjectStore, name, reachable, split};
+use super::ObjectStore;
+use super::keys::{LARGEST_FILE, count_hidden, is_name, is_reachable, split};
+use super::listing::DirectoryListing;
+use super::name_cache::{UNDER_WAY, WALKS};
+use super::table::{Child, Table};
 use crate::inodes::lock;
 use crate::limits::{TIME_PER_ENTRY, Until};
 use crate::remote::{Depth, Item, Page};
 use crate::store::StoreError;
 
-/// Directories that are listed in the order of their names until it is a walk: the third begins it.
-const STEPS: usize = 2;
-
-/// How far from the furthest a directory may be, counted in directories, and still belong to the walk: several programs
-/// or threads share one.
-const ABREAST: usize = 16;
-
-/// Names between two directories that are looked through to count the directories among them.
-const LOOKED_THROUGH: usize = 4096;
-
-/// Walks at a time.
-pub(super) const WALKS: usize = 4;
+/// Directories that are listed in order before it is a walk: the third one begins it.
+const DIRECTORIES_IN_ORDER: usize = 2;
 
 /// Pages in a row that may bring nothing for whoever waits.
 const PAGES_FOR_NOTHING: usize = 2;
@@ -44,33 +35,12 @@ const VAIN: usize = 2;
 /// How long a directory is not listed flat after that did not pay, or failed.
 const LEFT_FOR: Duration = Duration::from_secs(60);
 
-/// The part of the memory for names that directories may take whose listing is not complete yet: so much for each walk.
-pub(super) const UNDER_WAY: usize = 16;
-
-/// Directories being listed in the order of a listing.
-#[derive(Default)]
-pub(super) struct Order {
-    furthest: Option<usize>,
-    steps: usize,
-}
-
-impl Order {
-    /// Notes that a directory is listed; how many before it were, in turn.
-    fn step(&mut self, listing: &Listing, index: usize) -> usize {
-        let is_near = |from: usize, to: usize| {
-            let mut between = (from..to).take(LOOKED_THROUGH).filter(|index| listing.is_directory(*index));
-            to - from <= LOOKED_THROUGH && between.nth(ABREAST).is_none()
-        };
-        match self.furthest {
-            Some(furthest) if index > furthest && is_near(furthest, index) => {
-                self.furthest = Some(index);
-                self.steps += 1;
-            }
-            Some(furthest) if index <= furthest && is_near(index, furthest) => {}
-            _ => *self = Order { furthest: Some(index), steps: 0 },
-        }
-        self.steps
-    }
+/// How much of a directory is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    All,
+    /// At most that many pages, and no more than the cache keeps.
+    Pages(usize),
 }
 
 /// The walks that are under way.
@@ -158,7 +128,7 @@ impl Walk {
 
 impl ObjectStore {
     /// The listing of a directory by a walk that leads to it, if one does.
-    pub(super) fn walk(&self, prefix: &str, extent: Extent) -> Option<Arc<Listing>> {
+    pub(super) fn walk(&self, prefix: &str, extent: Extent) -> Option<Arc<DirectoryListing>> {
         if self.walks.are_impossible.load(Ordering::Relaxed) || prefix.is_empty() {
             return None;
         }
@@ -197,8 +167,8 @@ impl ObjectStore {
             }
         }
         let (listing, index) = self.names.listed(parent, prefix.get(parent.len()..prefix.len() - 1)?)?;
-        let steps = lock(&listing.steps).step(&listing, index);
-        if steps < STEPS || by_root.contains_key(parent) {
+        let steps = lock(&listing.list_order).list(index, |index| listing.is_directory(index));
+        if steps < DIRECTORIES_IN_ORDER || by_root.contains_key(parent) {
             return None;
         }
         // What is below it belongs to it from now on.
@@ -221,7 +191,7 @@ impl ObjectStore {
         root: &str,
         prefix: &str,
         extent: Extent,
-    ) -> Result<Option<Arc<Listing>>, StoreError> {
+    ) -> Result<Option<Arc<DirectoryListing>>, StoreError> {
         let mut for_nothing = 0;
         loop {
             let changes = self.names.changes();
@@ -273,7 +243,7 @@ impl ObjectStore {
         page: Page,
         taken: Instant,
         wanted: &str,
-    ) -> Result<(Option<Arc<Listing>>, bool), StoreError> {
+    ) -> Result<(Option<Arc<DirectoryListing>>, bool), StoreError> {
         let (mut found, mut is_of_use, mut hidden) = (None, false, Vec::new());
         for item in page.items {
             let (key, version) = match item {
@@ -293,7 +263,7 @@ impl ObjectStore {
             while let Some(slash) = key.get(at..).and_then(|rest| rest.find('/')) {
                 let (part, end) = (key.get(at..at + slash).unwrap_or_default(), at + slash + 1);
                 let prefix = key.get(..end).unwrap_or_default();
-                is_shown = name(part) && reachable(prefix);
+                is_shown = is_name(part) && is_reachable(prefix);
                 if !is_shown {
                     // Told once, as where it is listed by itself.
                     if hidden.last().is_none_or(|last| last != prefix) {
@@ -308,14 +278,14 @@ impl ObjectStore {
             }
             let Some(version) = version.filter(|_| is_shown) else { continue };
             let rest = key.get(at..).unwrap_or_default();
-            if !name(rest) || !reachable(&key) || version.size > LARGEST {
+            if !is_name(rest) || !is_reachable(&key) || version.size > LARGEST_FILE {
                 hidden.push(key);
                 continue;
             }
             is_of_use |= walk.inside.last().is_some_and(|inside| inside.prefix == wanted);
             walk.add(rest, &Child::File(Arc::new(version)))?;
         }
-        hide(hidden.len(), root);
+        count_hidden(hidden.len(), root);
         match page.more_after {
             Some(last) => walk.at = last,
             None => {
@@ -331,10 +301,16 @@ impl ObjectStore {
     }
 
     /// Keeps the directories that a key is not in: all of them is listed.
-    fn leave_directories(&self, walk: &mut Walk, key: &str, wanted: &str, found: &mut Option<Arc<Listing>>) {
+    fn leave_directories(
+        &self,
+        walk: &mut Walk,
+        key: &str,
+        wanted: &str,
+        found: &mut Option<Arc<DirectoryListing>>,
+    ) {
         while let Some(inside) = walk.inside.pop_if(|inside| !key.starts_with(&inside.prefix)) {
             let Some(table) = inside.table else { continue };
-            let listing = Listing::new(inside.taken, &inside.prefix, (None, None), table);
+            let listing = DirectoryListing::new(inside.taken, &inside.prefix, (None, None), table);
             let listing = self.names.keep(listing, walk.changes);
             if inside.prefix == wanted {
                 *found = Some(listing);

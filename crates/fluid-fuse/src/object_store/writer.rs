@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::names::Names;
+use super::name_cache::NameCache;
 use crate::fetch::Shared;
 use crate::outage::Availability;
 use crate::remote::Upload;
@@ -22,7 +22,7 @@ pub(super) struct ObjectWriter {
     pub(super) key: String,
     /// The time of change that was set.
     pub(super) time: Option<SystemTime>,
-    pub(super) names: Arc<Names>,
+    pub(super) names: Arc<NameCache>,
     pub(super) shared: Arc<Shared>,
     pub(super) availability: Arc<Availability>,
 }

@@ -22,7 +22,7 @@ use ureq::{Agent, Error};
 use super::names;
 use super::proxy;
 use super::tls::{self, Verification};
-use crate::outage::{InPhase, Phase};
+use crate::outage::{ConnectPhase, InPhase};
 
 /// Addresses of a name that are tried, at most: as many as the library has room for.
 const ADDRESSES: usize = 16;
@@ -84,7 +84,7 @@ impl<In: Transport> Connector<In> for Sockets {
         details: &ConnectionDetails<'_>,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        let _phase = InPhase::begin(Phase::Connection);
+        let _phase = InPhase::begin(ConnectPhase::Connection);
         let mut timeout = details.timeout;
         if !timeout.after.is_not_happening() {
             timeout.after = timeout.after.saturating_sub(LOOKED_UP.take()).max(SHORTEST).into();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::inodes::lock;
-use crate::outage::{InPhase, Phase};
+use crate::outage::{ConnectPhase, InPhase};
 
 /// How long an answer is used again: a burst of connections asks once, and who changes a name waits for no more than this.
 const KEPT: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ impl Names {
     }
 
     fn find(&'static self, host: &str, time: Duration) -> io::Result<Vec<IpAddr>> {
-        let _phase = InPhase::begin(Phase::Name);
+        let _phase = InPhase::begin(ConnectPhase::Name);
         let begun = Instant::now();
         let mut known = lock(&self.known);
         loop {

@@ -22,7 +22,7 @@ use super::answer::{self, Headers, Refusal};
 use super::options::Timeouts;
 use super::tls::{self, Verification};
 use super::{Version, names, proxy};
-use crate::outage::{InPhase, Phase};
+use crate::outage::{ConnectPhase, InPhase};
 use crate::store::StoreError;
 
 /// Connections that are kept for the next request.
@@ -254,7 +254,7 @@ impl Wire {
     fn connect(&self, server: &Server) -> io::Result<Connection> {
         let end = Instant::now() + self.timeouts.connect;
         let addresses = names::addresses(&server.host, server.port, self.timeouts.connect)?;
-        let _phase = InPhase::begin(Phase::Connection);
+        let _phase = InPhase::begin(ConnectPhase::Connection);
         let mut failure = io::Error::new(ErrorKind::NotFound, "the host name has no address");
         for (address, others) in addresses.iter().zip((0..addresses.len()).rev()) {
             // Each has the same share of what is left.

@@ -23,10 +23,10 @@ use crate::inodes::lock;
 use crate::limits::Deadline;
 
 /// Between two looks at those that wait.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Looks at nobody, after which the thread ends.
-const IDLE_LOOKS: usize = 50;
+const MAX_IDLE_POLLS: usize = 50;
 
 /// How long after its deadline an operation is answered from outside. Who asks the store ends at the deadline by
 /// itself, and knows the reason.
@@ -58,30 +58,30 @@ type Refuse = Box<dyn Fn(Errno) -> bool + Send>;
 
 /// Those that wait.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<Waiters>);
+pub(super) struct WaitingCalls(Mutex<Waiters>);
 
 #[derive(Default)]
 struct Waiters {
     last: u64,
-    by_number: HashMap<u64, One>,
+    by_number: HashMap<u64, WaitingCall>,
     is_watched: bool,
 }
 
-struct One {
+struct WaitingCall {
     /// Of another PID namespace, or one that is not to be killed: nothing.
     thread: u32,
     deadline: Arc<Deadline>,
     refuse: Refuse,
 }
 
-/// One that waits, until this is dropped; unanswered, it gets an error then.
+/// WaitingCall that waits, until this is dropped; unanswered, it gets an error then.
 pub(super) struct Waiter<R: Reply> {
     reply: Arc<Mutex<Option<R>>>,
     number: u64,
-    all: Arc<Waiting>,
+    all: Arc<WaitingCalls>,
 }
 
-impl Waiting {
+impl WaitingCalls {
     /// The thread, 0 for one that cannot be killed, begins to wait for the reply, until the deadline.
     pub(super) fn add<R: Reply>(
         self: &Arc<Self>,
@@ -102,7 +102,7 @@ impl Waiting {
         let mut waiters = lock(&self.0);
         waiters.last += 1;
         let number = waiters.last;
-        let one = One { thread, deadline: Arc::clone(deadline), refuse: Box::new(refuse) };
+        let one = WaitingCall { thread, deadline: Arc::clone(deadline), refuse: Box::new(refuse) };
         waiters.by_number.insert(number, one);
         if !waiters.is_watched {
             let all = Arc::clone(self);
@@ -117,10 +117,10 @@ impl Waiting {
     fn watch(&self) {
         let mut idle = 0;
         loop {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
             let mut waiters = lock(&self.0);
             idle = if waiters.by_number.is_empty() { idle + 1 } else { 0 };
-            if idle > IDLE_LOOKS {
+            if idle > MAX_IDLE_POLLS {
                 waiters.is_watched = false;
                 return;
             }
@@ -174,9 +174,9 @@ mod tests {
 
     use super::*;
 
-    struct Told(Sender<i32>);
+    struct Recorder(Sender<i32>);
 
-    impl Reply for Told {
+    impl Reply for Recorder {
         fn refuse(self, errno: Errno) {
             self.0.send(errno.code()).unwrap();
         }
@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn whoever_waits_for_a_thread_is_answered_when_its_time_is_over() {
-        let waiting = Arc::<Waiting>::default();
+        let waiting = Arc::<WaitingCalls>::default();
         let now = Instant::now();
         let ((late, told), (patient, silent)) = (mpsc::channel(), mpsc::channel());
-        let late = waiting.add(0, &Deadline::at(now), Told(late));
-        let patient = waiting.add(0, &Deadline::at(now + Duration::from_secs(60)), Told(patient));
+        let late = waiting.add(0, &Deadline::at(now), Recorder(late));
+        let patient = waiting.add(0, &Deadline::at(now + Duration::from_secs(60)), Recorder(patient));
         assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(Errno::EIO.code()));
         assert!(now.elapsed() >= GRACE && !late.waits() && late.answered().is_none());
         assert!(patient.waits() && silent.try_recv().is_err());
