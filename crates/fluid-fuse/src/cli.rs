@@ -1,4 +1,4 @@
-//! What was asked: the options as they were written ([`Cli`]).
+//! The command line: the options as they were written ([`Cli`]).
 //!
 //! The definitions here are the one table of options: `--help`, the variables' names and docs/fluid-fuse.md come from
 //! them. Secrets are not taken from arguments, which other processes see. What the options come to, with what Fluid says
@@ -143,14 +143,14 @@ pub struct SourceOptions {
     pub allow_redirects: Vec<Host>,
 }
 
-/// Where what is fetched is kept, as written.
+/// The disk cache and the deadline of operations, as written.
 #[derive(Debug, Args)]
 pub struct CacheOptions {
-    /// Keep what is fetched in this directory, which no other process uses
+    /// Cache fetched bytes in this directory, which no other process uses
     #[arg(long, value_name = "DIR", env = env::CACHE_DIR)]
     pub cache_dir: Option<PathBuf>,
 
-    /// How much is kept there
+    /// Largest size of that cache
     #[arg(long, value_name = "SIZE", env = env::CACHE_SIZE, default_value = "10GiB", value_parser = size)]
     pub cache_size: u64,
 
@@ -185,7 +185,7 @@ pub struct MountOptions {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub read_only: Option<bool>,
 
-    /// Memory for what is read, at least 8MiB [default: 128MiB, or 40% of the container's limit if that is less]
+    /// Memory for blocks of files, at least 8MiB [default: 128MiB, or 40% of the container's limit if that is less]
     #[arg(long, value_name = "SIZE", env = env::MEMORY, value_parser = size)]
     pub memory: Option<u64>,
 
@@ -198,7 +198,7 @@ pub struct MountOptions {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub requests: u16,
 
-    /// How long names and attributes of far sources are trusted
+    /// How long names and attributes of remote sources are trusted
     #[arg(long, value_name = "TIME", env = env::METADATA_TTL, default_value = "60s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub metadata_ttl: Duration,

@@ -412,7 +412,7 @@ impl Core {
         };
         let (stat, ttl) = match self.being_written(&line.path) {
             Some((identity, file)) if identity == line.stat.identity => (file.stat(), Duration::ZERO),
-            _ if !listing.is_all_known && self.store.cached_stat(&line.path).is_none() => {
+            _ if !listing.are_complete && self.store.cached_stat(&line.path).is_none() => {
                 (line.stat, Duration::ZERO)
             }
             // What the listing says was true when it was taken.

@@ -11,35 +11,35 @@ use std::time::Instant;
 use super::order::{ListOrder, OpenOrder};
 use super::table::{Child, Table};
 
-/// Parts of one directory's listing that are kept: as many pages.
+/// Parts of one directory's listing that are cached: each request for a name looks through them.
 pub(super) const MAX_PARTS: usize = 64;
 
-/// Bytes that a listing takes beside its table and its keys: the structures around them, and their place in a map.
+/// Bytes of a listing beside its table and its keys: the structures around them, and 64 for the entry of a map.
 const LISTING_OVERHEAD: usize = size_of::<DirectoryListing>() + size_of::<CachedDirectory>() + 64;
 
 /// A listing of a directory, or a part of it.
 pub(super) struct DirectoryListing {
-    /// When it was asked for.
+    /// When it was requested.
     pub(super) taken: Instant,
     pub(super) prefix: Box<str>,
-    /// The part begins behind this name, if not with the first.
+    /// The listing begins behind this name; nothing if it begins with the first one.
     pub(super) after: Option<Box<str>>,
-    /// The name up to which all is listed, if there are more.
+    /// The listing ends with this name; nothing if there are no more.
     more_after: Option<Box<str>>,
     pub(super) table: Table,
-    /// When it was used last, by the clock of the directories.
+    /// When it was used last, by the clock of [`Directories`].
     used: AtomicU64,
-    /// The name that was asked for last, and how often it was another one than before.
+    /// The hash of the name that was asked for last, and how often it changed.
     last: AtomicU64,
     hits: AtomicU64,
-    /// Files being opened in its order.
+    /// The opens of its files.
     pub(super) open_order: Mutex<OpenOrder>,
-    /// Directories being listed in its order.
+    /// The listings of its directories.
     pub(super) list_order: Mutex<ListOrder>,
 }
 
 impl DirectoryListing {
-    /// Of names right below a prefix, between a name and another, as far as these are not the first and the last.
+    /// A listing of the names right below a prefix, between two names unless it begins with the first or ends with the last.
     pub(super) fn new(
         taken: Instant,
         prefix: &str,
@@ -65,7 +65,7 @@ impl DirectoryListing {
         self.table.len()
     }
 
-    /// Whether it has all names of its directory.
+    /// Whether the listing has all names of its directory.
     pub(super) fn is_complete(&self) -> bool {
         self.after.is_none() && self.more_after.is_none()
     }
@@ -82,14 +82,14 @@ impl DirectoryListing {
         self.table.child(index, &self.prefix)
     }
 
-    /// All names, and what they stand for.
+    /// All names with their files and directories.
     pub(super) fn children(&self) -> impl Iterator<Item = (&str, Child)> {
         (0..self.len()).filter_map(|index| Some((self.table.name(index)?, self.child(index)?)))
     }
 
-    /// What a name stands for, if for anything, as far as it is told.
+    /// The answer for a name, unless the listing does not have one; the answer may be that nothing has this name.
     pub(super) fn tells(&self, name: &str) -> Option<Option<Child>> {
-        // What is listed as an object may still turn out to be a directory, too.
+        // The directory of an object's name may come later in the order of keys.
         let covered = self.covers(name);
         match self.index(name) {
             Some(index) if covered || self.is_directory(index) => self.child(index).map(Some),
@@ -98,13 +98,13 @@ impl DirectoryListing {
         }
     }
 
-    /// Whether a name that is not here does not exist, neither as an object nor as a directory.
+    /// Whether a name that is not listed exists neither as an object nor as a directory.
     fn covers(&self, name: &str) -> bool {
         self.after.as_deref().is_none_or(|after| name > after)
             && self.more_after.as_deref().is_none_or(|last| format!("{name}/").as_str() <= last)
     }
 
-    /// Whether another part tells nothing that this one does not tell.
+    /// Whether this part has all that another one has.
     fn replaces(&self, other: &DirectoryListing) -> bool {
         let begins = self.after.is_none() || other.after.is_some() && self.after <= other.after;
         let ends = match (&self.more_after, &other.more_after) {
@@ -118,11 +118,11 @@ impl DirectoryListing {
     pub(super) fn bytes(&self) -> usize {
         let ends = [&self.after, &self.more_after];
         let ends: usize = ends.into_iter().flatten().map(|name| name.len()).sum();
-        // The prefix is the key in the map, too.
+        // The prefix is also the key in the map.
         LISTING_OVERHEAD + 2 * self.prefix.len() + ends + self.table.bytes()
     }
 
-    /// Counts that a name was asked for; the same one may be asked for several times in a row.
+    /// Counts a request that was answered. Requests for the same name in a row count once.
     pub(super) fn hit(&self, name: &str) {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
@@ -132,40 +132,40 @@ impl DirectoryListing {
         }
     }
 
-    /// Whether another name was asked for than the one for which it was listed.
+    /// Whether it answered for more names than the one for which it was requested.
     pub(super) fn has_paid(&self) -> bool {
         self.hits.load(Ordering::Relaxed) > 1
     }
 }
 
-/// The listings that are kept, by prefix.
+/// The cached listings, by prefix.
 #[derive(Default)]
 pub(super) struct Directories {
     pub(super) cached: HashMap<Box<str>, CachedDirectory>,
     pub(super) bytes: usize,
     /// Counts the uses of listings.
     pub(super) clock: u64,
-    /// How often something was changed here that no listing from before tells of.
+    /// Counts the changes that earlier listings do not have.
     pub(super) changes: u64,
 }
 
-/// The parts of one directory's listing, the last used first, and how it is asked for.
+/// The parts of one directory's listing, the last used first, and counts of requests for its names.
 #[derive(Default)]
 pub(super) struct CachedDirectory {
     pub(super) parts: Vec<Arc<DirectoryListing>>,
-    /// Requests for what the parts do not tell, since one of them told of several names.
+    /// Requests for names that no part has, since one of the parts answered for several names.
     pub(super) requests: usize,
-    /// How many of these there must be before the directory is listed.
+    /// The number of these after which the directory is listed.
     pub(super) patience: usize,
-    /// Questions for single files since the last page, and how many there are before the next.
-    pub(super) questions: u32,
-    pub(super) questions_before_page: u32,
-    /// The last page that was listed for one name.
+    /// Requests for single files since the last page, and the number after which the next page is requested.
+    pub(super) single_requests: u32,
+    pub(super) singles_before_page: u32,
+    /// The last page that was requested for one name.
     pub(super) page: Option<Weak<DirectoryListing>>,
 }
 
 impl Directories {
-    /// Notes that the part of a directory at an index is used.
+    /// Notes that a part of a directory is used, and moves it to the front.
     pub(super) fn touch(
         clock: &mut u64,
         cached: &mut CachedDirectory,
@@ -178,7 +178,7 @@ impl Directories {
         Some(Arc::clone(part))
     }
 
-    /// The first part of a directory that is as wanted.
+    /// The first part of a directory that meets a condition.
     pub(super) fn find(
         &mut self,
         prefix: &str,
@@ -228,8 +228,7 @@ impl Directories {
         }
     }
 
-    /// Evicts listings that were not used for the longest time, an eighth more than is needed: each time all are looked
-    /// through.
+    /// Evicts the least recently used listings. It makes an eighth of the room free, since each time it sorts all listings.
     pub(super) fn shrink(&mut self, cap: usize) {
         if self.bytes <= cap {
             return;

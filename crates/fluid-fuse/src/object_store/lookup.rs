@@ -1,4 +1,4 @@
-//! How the store is asked for names: by listings where these tell of neighbours, too, else one by one.
+//! Requests for names: listings where they answer for neighbours, too, and otherwise requests for single names.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::walk::Extent;
 use crate::remote::{Depth, Item};
 use crate::store::StoreError;
 
-/// Bytes at the end of a key in which neighbours differ: numbers of two digits.
-const NEIGHBOURS: usize = 2;
+/// Bytes at the end of a key in which neighbours differ: the last two digits of numbered files.
+const NEIGHBOUR_SUFFIX: usize = 2;
 
-/// NameCache right below a prefix that are being collected.
+/// Names right below a prefix, while they are being received.
 struct Collected<'a> {
     prefix: &'a str,
     table: Table,
@@ -37,7 +37,7 @@ impl<'a> Collected<'a> {
         };
         let is_directory = matches!(child, Child::Directory);
         match key.strip_prefix(self.prefix) {
-            // The directory's own marker.
+            // The directory's own object.
             Some("") => {}
             Some(rest) => {
                 let rest = if is_directory { rest.trim_end_matches('/') } else { rest };
@@ -65,8 +65,8 @@ impl<'a> Collected<'a> {
 }
 
 impl ObjectStore {
-    /// Asks about a key: a listing tells of its neighbours, too; only where none reaches, or where the key is known to
-    /// be a file's, the key itself is asked about.
+    /// Finds the file or directory of a key: by a listing, which answers for its neighbours, too, or by a request for the
+    /// key itself if no listing reaches it, or if the key was a file's.
     pub(super) fn find(&self, key: &str) -> Result<Option<Child>, StoreError> {
         let (prefix, _) = split(key);
         let mut plan = self.names.plan(key);
@@ -87,18 +87,18 @@ impl ObjectStore {
                 self.read_page(key)?;
                 false
             }
-            // It is not trusted for a moment.
+            // With `--metadata-ttl 0` the page is too old already.
             Plan::First => false,
         };
         if let Some(single) = self.names.cached(key) {
             return Ok(single.child);
         }
-        self.ask(key, is_file || self.names.is_known_file(key))
+        self.ask(key, is_file || self.names.is_probably_file(key))
     }
 
-    /// Asks about one key, unless somebody does already.
+    /// Requests one key, or waits for the same request of another operation.
     fn ask(&self, key: &str, is_file: bool) -> Result<Option<Child>, StoreError> {
-        // Nobody may be told what another was told before.
+        // With `--metadata-ttl 0` each operation needs an answer of its own.
         if self.names.show.ttl.is_zero() {
             return self.ask_now(key, is_file);
         }
@@ -106,7 +106,7 @@ impl ObjectStore {
         self.flights.ask(key, known, || self.ask_now(key, is_file))
     }
 
-    /// Asks about one key, unless it is a file's also as a directory.
+    /// Requests one key: as a file and, unless `is_file` and it is one, as a directory.
     fn ask_now(&self, key: &str, is_file: bool) -> Result<Option<Child>, StoreError> {
         let taken = Instant::now();
         let head = || self.retry(|| self.bucket.head_with_time(key));
@@ -122,11 +122,11 @@ impl ObjectStore {
         let inhabited = !is_certain && is_reachable(&below) && self.lists(&below, |_| true)?;
         let child = if inhabited { Some(Child::Directory) } else { child };
         self.names.note(key, taken, child.clone());
-        // What was changed here meanwhile is newer.
+        // A change of this mount meanwhile is newer.
         Ok(self.names.cached(key).map_or(child, |single| single.child))
     }
 
-    /// Whether there is such an item below a prefix.
+    /// Whether an item below a prefix meets a condition, as far as the pages up to the first such item tell.
     pub(super) fn lists(&self, prefix: &str, which: impl Fn(&Item) -> bool) -> Result<bool, StoreError> {
         let mut found = false;
         self.retry(|| {
@@ -138,7 +138,7 @@ impl ObjectStore {
         Ok(found)
     }
 
-    /// Lists a directory, or some pages of it, unless somebody just did.
+    /// Lists a directory, or some pages of it, or waits for the same request of another operation.
     pub(super) fn read_listing(
         &self,
         prefix: &str,
@@ -166,7 +166,7 @@ impl ObjectStore {
     fn list_now(&self, prefix: &str, extent: Extent) -> Result<DirectoryListing, StoreError> {
         let taken = Instant::now();
         let mut collected = Collected::new(prefix);
-        // Of a page, the prefixes come first: before its last object there is nothing more.
+        // A page begins with its prefixes, so it is complete only up to its last object.
         let mut last = String::new();
         let mut pages = 0;
         let mut added = Ok(());
@@ -190,10 +190,12 @@ impl ObjectStore {
         Ok(collected.finish(taken, None, more_after.as_deref()))
     }
 
-    /// Lists the page of a directory that begins with a key, where the store can, unless somebody just did.
+    /// Lists the page of a directory that begins with a key, if the store can, or waits for the same request of another
+    /// operation.
     fn read_page(&self, key: &str) -> Result<(), StoreError> {
-        // Whoever asks for a neighbour at the same time waits for the same page.
-        let neighbours = format!("{}\0", key.get(..key.len().saturating_sub(NEIGHBOURS)).unwrap_or(key));
+        // Operations that ask for neighbours at the same time wait for the same page.
+        let neighbours =
+            format!("{}\0", key.get(..key.len().saturating_sub(NEIGHBOUR_SUFFIX)).unwrap_or(key));
         let known = || self.names.cached(key).map(drop);
         self.flights.ask(&neighbours, known, || self.read_page_now(key))
     }
@@ -204,7 +206,7 @@ impl ObjectStore {
         let (taken, changes) = (Instant::now(), self.names.changes());
         let page = self.retry(|| self.bucket.list_page(prefix, Some(&after), Depth::One));
         let page = match page {
-            // What the store does not answer to can be asked in another way.
+            // The key can still be requested by itself.
             Err(StoreError::Unsupported(_) | StoreError::NotImplemented(_) | StoreError::Failed(_)) => {
                 return Ok(());
             }
@@ -220,12 +222,12 @@ impl ObjectStore {
     }
 }
 
-/// A key of the same directory that comes before a key, with few or none between them.
+/// A key of the same directory that comes before a key, with few or no keys between them.
 fn before(key: &str) -> String {
     let (prefix, name) = split(key);
     let mut start = name.to_string();
     match start.pop() {
-        // Others than letters, digits and the like are not sent for nothing.
+        // A made-up key has no other characters than letters, digits and the like.
         Some(last @ '1'..='~') => {
             start.push(char::from_u32(u32::from(last) - 1).unwrap_or('0'));
             start.push('~');

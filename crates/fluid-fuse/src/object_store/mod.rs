@@ -1,11 +1,18 @@
 //! A [`Bucket`] as a [`Store`]: keys become paths, listings become directories.
 //!
-//! It decides which keys can be seen (`name`), how long a listing is trusted, when a directory is listed
-//! instead of asked about name by name, and which files are likely to be opened next. A directory is what
-//! keys have in common up to a `/`, or an object whose key ends with one; where both `a` and `a/…` exist the
-//! directory is seen. Keys that begin or end with a blank cannot be asked for (`reachable`) and are not shown.
-//! What is changed here is seen here at once: it is remembered name by name, and of a name and a listing the
-//! later one is right. It knows neither inode numbers nor how bytes are fetched.
+//! A directory is a prefix of keys that ends with `/`, or an object whose key ends with `/`. Where both `a` and `a/…`
+//! exist, the directory is shown. The modules, each of which uses only those before it:
+//!
+//! - `keys`: which keys are shown, and their parts;
+//! - `table`: the names of a directory in few bytes;
+//! - `order`: whether names are used in the order of their listing;
+//! - `listing`: listings of directories and their cache by prefix;
+//! - `name_cache`: which of the cached answers is right, how long it is trusted, and how to find out about a name;
+//! - `open_file`: open files, and the prefetch of the files after them;
+//! - `walk`, `lookup`, `rename`, `writer`: the requests to the store.
+//!
+//! Changes that this mount makes are seen in it at once: they are cached name by name, and of the answers for a name the
+//! latest is used. This module knows neither inode numbers nor how the bytes of files are fetched.
 
 mod keys;
 mod listing;
@@ -28,7 +35,7 @@ use std::time::{Duration, Instant, SystemTime};
 use self::keys::{key, new_key};
 use self::name_cache::NameCache;
 pub use self::name_cache::Presentation;
-use self::open_file::{OpenObject, Walker};
+use self::open_file::{FilePrefetcher, OpenObject};
 use self::table::Child;
 use self::walk::{Extent, Walks};
 use self::writer::ObjectWriter;
@@ -41,27 +48,27 @@ use crate::store::{Entries, Entry, Object, Space, Stat, Store, StoreError, Write
 /// A bucket as directories and files.
 pub struct ObjectStore {
     bucket: Arc<dyn Bucket>,
-    walker: Arc<Walker>,
+    file_prefetcher: Arc<FilePrefetcher>,
     shared: Arc<Shared>,
     availability: Arc<Availability>,
     names: Arc<NameCache>,
-    /// Listings by their prefixes, which end with `/` or are empty, pages of listings, whose names end with NUL, and
-    /// questions for single keys: nobody asks the same twice at a time.
+    /// The requests that are under way. Keys of listings are prefixes (empty, or ending with `/`), those of pages end
+    /// with NUL, and those of requests for single names are the names' keys.
     flights: Flights,
     walks: Walks,
-    /// Directories that were renamed not to the end, by their old keys.
+    /// Directories whose rename was interrupted, by their old keys: the new key, and the time.
     half_moved: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 impl ObjectStore {
-    /// A view of the bucket that the URL names; nothing is asked of it yet.
+    /// A view of the bucket that the URL names. Makes no request.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>, show: Presentation) -> Self {
         let fetcher = Fetcher::new(source, Arc::clone(&bucket), Arc::clone(&shared));
         let names = Arc::new(NameCache::new(show));
         ObjectStore {
             availability: fetcher.availability(),
             flights: Flights::new(fetcher.availability()),
-            walker: Arc::new(Walker { fetcher, names: Arc::clone(&names) }),
+            file_prefetcher: Arc::new(FilePrefetcher { fetcher, names: Arc::clone(&names) }),
             bucket,
             shared,
             names,
@@ -70,17 +77,17 @@ impl ObjectStore {
         }
     }
 
-    /// Makes a request again and again until it is answered or the time is up.
+    /// Makes a request, with retries until the deadline of the operation.
     fn retry<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shared.retry.request(&self.availability, request)
     }
 
-    /// The same for a step of an operation that takes one for each object.
+    /// The same for one step of an operation that makes a request for each object.
     fn retry_step<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shared.retry.step(&self.availability, request)
     }
 
-    /// What a key stands for, for an operation that waits if it is not known.
+    /// The file or directory of a key. The operation waits for the store if the key is not cached.
     fn child(&self, operation: &'static str, key: &str) -> Result<Child, StoreError> {
         match self.names.cached(key) {
             Some(single) => single.child,
@@ -92,7 +99,7 @@ impl ObjectStore {
         .ok_or(StoreError::NotFound)
     }
 
-    /// The present version of a file, asked for anew.
+    /// The present version of a file, by a new request.
     fn latest(&self, operation: &'static str, key: &str) -> Result<(Version, Stat), StoreError> {
         let _waiting = self.availability.wait(operation, key);
         let taken = Instant::now();
@@ -125,7 +132,7 @@ impl Store for ObjectStore {
         match key(path)? {
             "" => Ok(self.names.directory_stat()),
             key => match self.child("stat", key)? {
-                Child::File(version) if !self.names.tells(&version) => {
+                Child::File(version) if !self.names.has_time(&version) => {
                     self.latest("stat", key).map(|(_, stat)| stat)
                 }
                 child => Ok(self.names.stat_of(&child)),
@@ -136,9 +143,11 @@ impl Store for ObjectStore {
     fn cached_stat(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         match key(path) {
             Ok("") => Some(Ok(self.names.directory_stat())),
-            Ok(key) => self.names.cached(key).filter(|single| self.names.is_whole(single)).map(|single| {
-                single.child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)
-            }),
+            Ok(key) => {
+                self.names.cached(key).filter(|single| self.names.has_all_attributes(single)).map(|single| {
+                    single.child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)
+                })
+            }
             Err(error) => Some(Err(error)),
         }
     }
@@ -162,7 +171,7 @@ impl Store for ObjectStore {
                 self.read_listing(&prefix, Extent::All)?
             }
         };
-        let changes = self.names.since(&prefix, listing.taken);
+        let changes = self.names.changes_since(&prefix, listing.taken);
         let entry = |(name, child): (&str, Child)| Entry {
             name: OsString::from(name),
             stat: self.names.stat_of(&child),
@@ -170,13 +179,13 @@ impl Store for ObjectStore {
         let unchanged = listing.children().filter(|(name, _)| !changes.contains_key(*name));
         let changed = changes.iter().filter_map(|(name, child)| Some((&**name, child.clone()?)));
         let entries = unchanged.chain(changed).map(entry).collect();
-        Ok(Entries { since: listing.taken, entries, is_all_known: !self.names.show.kept_times })
+        Ok(Entries { since: listing.taken, entries, are_complete: !self.names.show.kept_times })
     }
 
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
         let key = key(path)?;
         let Child::File(version) = self.child("open", key)? else { return Err(StoreError::Stale) };
-        let file = self.walker.fetcher.file(&version);
+        let file = self.file_prefetcher.fetcher.file(&version);
         if file.is_stale() {
             self.names.invalidate(key);
             return Err(StoreError::Stale);
@@ -185,14 +194,14 @@ impl Store for ObjectStore {
             file.hold();
         } else {
             file.open();
-            self.walker.opened(key);
+            self.file_prefetcher.opened(key);
         }
         Ok(Box::new(OpenObject {
             stat: self.names.stat_of(&Child::File(version)),
             whole: file.whole(),
             file,
-            walker: Arc::clone(&self.walker),
-            resting: AtomicBool::new(again),
+            prefetcher: Arc::clone(&self.file_prefetcher),
+            is_open_unnoted: AtomicBool::new(again),
         }))
     }
 
@@ -201,7 +210,7 @@ impl Store for ObjectStore {
     }
 
     fn space(&self) -> Result<Space, StoreError> {
-        // Object stores have no end; programs that compute with it should not overflow.
+        // Object stores are not limited. 1 PiB does not overflow in programs that compute with it.
         let bytes = 1 << 50;
         Ok(Space { bytes, free_bytes: bytes, files: 1 << 40, free_files: 1 << 40 })
     }
@@ -294,7 +303,7 @@ impl Store for ObjectStore {
         self.retry(|| self.bucket.copy(from, to))?;
         let taken = Instant::now();
         let (copied, time) = match self.retry(|| self.bucket.head_with_time(to)) {
-            // It is there, whoever may not ask for it yet or at all.
+            // The copy exists, although the store does not show it yet, or does not allow HEAD.
             Err(StoreError::NotFound | StoreError::Denied(_)) => {
                 let copied =
                     Version { key: to.to_string(), modified: SystemTime::now(), ..Version::clone(&version) };

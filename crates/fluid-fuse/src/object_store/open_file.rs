@@ -1,4 +1,4 @@
-//! Open files, and which files are likely to be opened next.
+//! Open files, and the prefetch of the files that are likely to be opened next.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::inodes::lock;
 use crate::remote::Version;
 use crate::store::{Answer, Object, Stat, StoreError};
 
-/// Fetches files of directories that are opened in the order of their names before they are opened.
-pub(super) struct Walker {
+/// Prefetches files of a directory whose files are opened in the order of their names.
+pub(super) struct FilePrefetcher {
     pub(super) fetcher: Fetcher,
     pub(super) names: Arc<NameCache>,
 }
 
-impl Walker {
-    /// Notes that a file is opened, and fetches those that are likely to be next.
+impl FilePrefetcher {
+    /// Notes that a file is opened, and prefetches those that are likely to be next.
     pub(super) fn opened(&self, key: &str) {
         let (prefix, name) = split(key);
         let Some((listing, index)) = self.names.listed(prefix, name) else { return };
@@ -37,12 +37,12 @@ impl Walker {
 /// A file that is open.
 pub(super) struct OpenObject {
     pub(super) stat: Stat,
-    /// The file on the disk, if all of it is there.
+    /// The file of the disk cache, if it has all bytes.
     pub(super) whole: Option<OwnedFd>,
     pub(super) file: Arc<RemoteFile>,
-    pub(super) walker: Arc<Walker>,
-    /// Nothing has been read yet of what was read before: it was no step of a walk either.
-    pub(super) resting: AtomicBool,
+    pub(super) prefetcher: Arc<FilePrefetcher>,
+    /// Whether its open was not noted, because its pages may all be in the kernel's cache. The first read notes it.
+    pub(super) is_open_unnoted: AtomicBool,
 }
 
 impl Object for OpenObject {
@@ -52,8 +52,8 @@ impl Object for OpenObject {
 
     fn read(&self, offset: u64, length: u32, answer: Answer) {
         self.file.read(offset, length, answer);
-        if self.resting.swap(false, Ordering::Relaxed) {
-            self.walker.opened(&self.file.version().key);
+        if self.is_open_unnoted.swap(false, Ordering::Relaxed) {
+            self.prefetcher.opened(&self.file.version().key);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::outage::Availability;
 use crate::remote::Upload;
 use crate::store::{Stat, StoreError, Writer};
 
-/// What is not found is what was written: removed by others, or finished although the answer was lost.
+/// The upload or the object that is not found: others removed it, or it was finished and the answer was lost.
 fn gone(error: StoreError) -> StoreError {
     match error {
         StoreError::NotFound => StoreError::Failed("what was written is not there any more".into()),

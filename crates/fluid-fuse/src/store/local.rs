@@ -94,7 +94,7 @@ impl Store for LocalStore {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(Entries { since, entries, is_all_known: true })
+        Ok(Entries { since, entries, are_complete: true })
     }
 
     fn open(&self, path: &Path, _: bool) -> Result<Box<dyn Object>, StoreError> {
