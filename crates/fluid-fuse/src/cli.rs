@@ -76,7 +76,7 @@ pub struct Cli {
 pub enum Command {
     /// Mount the source and serve it until SIGTERM, SIGINT, an unmount or the end of its users: exit code 0
     #[command(name = command::MOUNT, after_help = examples())]
-    Mount(MountOptions),
+    Mount(Box<MountOptions>),
     /// Wait until the mount is there and answers; exit code 1 when the time is up, or at once when the store refuses
     #[command(name = command::WAIT)]
     Wait(WaitOptions),

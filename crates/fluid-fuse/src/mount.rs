@@ -1,10 +1,9 @@
-//! The mount table: what is mounted where, and how our file system gets there and away again.
+//! Reads and changes the mount table.
 //!
-//! There are three ways to a descriptor that the file system is served on ([`crate::descriptor`]): somebody
-//! mounted and hands it over, mount(2), `fusermount3`. The second needs no helper program, has the type
-//! `fuse.<subtype>`, and what fails has an error number that can be explained; the third is tried where it is
-//! forbidden. It detaches only what it mounted itself, dead FUSE mounts, and what `unmount` was told to. It does
-//! not know what is served.
+//! There are three ways to a descriptor on which the file system is served ([`crate::fuse_fd`]): another process mounts and
+//! passes it on, mount(2), or `fusermount3`. mount(2) needs no helper program, has the type `fuse.<subtype>`, and its
+//! error numbers can be explained; `fusermount3` is tried where mount(2) is forbidden. This module detaches only its own
+//! mounts, dead FUSE mounts, and those that `unmount` names. It does not know which files are served.
 
 use std::ffi::{CString, OsString};
 use std::fs::{self, File, Permissions};
