@@ -217,7 +217,10 @@ container() {
   port=$(shuf -i 30000-32000 -n 1)
   busybox httpd -f -p "127.0.0.1:$port" -h "$BATS_TEST_TMPDIR" >/dev/null 2>&1 3>&- </dev/null &
   server=$!
-  run container warm --source "http://store.test:$port/" --cache-dir /tmp/cache hello.txt
+  # It compares the files of a directory with those of the source.
+  mkdir -p "$BATS_TEST_TMPDIR/bundle/rootfs/tmp/files"
+  cp demo/nas/hello/hello.txt "$BATS_TEST_TMPDIR/bundle/rootfs/tmp/files"
+  run container bench --source "http://store.test:$port/" --mountpoint /tmp/files
   kill "$server"
   echo "$output"
   [ "$status" -eq 0 ]

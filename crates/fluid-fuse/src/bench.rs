@@ -1,8 +1,8 @@
-//! `bench`: a mount against its own source. The same bytes are read through the mount and, by the same library
-//! and with as many requests, without it.
+//! `bench`: compares a mount with its own source. It reads the same bytes through the mount and, by the same library and
+//! with as many requests, without it.
 //!
-//! It makes one table and says what the figures may mean. It does not know the mount's settings, nor whether the
-//! network was busy: what is read once is no benchmark of a store.
+//! It prints one table, and hints about the ratios. It knows neither the mount's settings nor whether the network was busy;
+//! one run is no benchmark of a store.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,23 +19,28 @@ use rustix::fs::{Advice, fadvise};
 use crate::cli::BenchOptions;
 use crate::fetch::request_ranges;
 use crate::inodes::lock;
+use crate::metrics::shown;
 use crate::remote::{self, Bucket, Version};
 use crate::store::local_directory;
 use crate::union::innermost;
 use crate::warm::{files_below, read_whole};
-use crate::watch::shown;
 
-/// What is read of a large file.
-const MOST: u64 = 1 << 30;
+/// Bytes of a large file that are read: 1 GiB, so that a run ends within a minute on ordinary links.
+const MAX_SEQUENTIAL: u64 = 1 << 30;
 
+/// Number of reads at random offsets, enough for a median.
 const RANDOM_READS: usize = 64;
+/// Bytes of each of them: one block.
 const RANDOM_BYTES: u64 = 128 * 1024;
 
-/// Bytes that every mount has under way: a source that needs no more does not wait for requests.
-const NEAR: f64 = 8e6;
+/// Bytes that every mount requests ahead. A source whose bandwidth-delay product is smaller does not wait for requests.
+const SMALL_WINDOW: f64 = 8e6;
 
+/// Bytes of a small file at most, as for the files that a mount fetches when they are opened.
 const SMALL: u64 = 1024 * 1024;
+/// Number of small files that are read.
 const SMALL_FILES: usize = 400;
+/// Threads that read small files.
 const SMALL_READERS: usize = 8;
 
 /// Measures and prints.
@@ -66,9 +71,9 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
     files.truncate(SMALL_FILES);
     let direct = Direct { buckets };
     let file = direct.file(&large)?;
-    let end = size.min(MOST);
+    let end = size.min(MAX_SEQUENTIAL);
 
-    let mut table = Table(vec![]);
+    let mut table = ResultTable(vec![]);
     let (through, first) = sequential(&mountpoint.join(&large), end)?;
     let direct_first = timed(|| fetch(&file, 0..RANDOM_BYTES.min(size)))?;
     let took = timed(|| at_once(options.requests.into(), request_ranges(end), |range| fetch(&file, range)))?;
@@ -111,10 +116,10 @@ struct Direct {
     buckets: Vec<(PathBuf, Arc<dyn Bucket>)>,
 }
 
-type Remote = (Arc<dyn Bucket>, Version);
+type DirectFile = (Arc<dyn Bucket>, Version);
 
 impl Direct {
-    fn file(&self, path: &Path) -> anyhow::Result<Remote> {
+    fn file(&self, path: &Path) -> anyhow::Result<DirectFile> {
         let owner = innermost(&self.buckets, path);
         let (_, bucket, key) = owner.with_context(|| format!("no source has {}", path.display()))?;
         let key = key.to_str().context("a name that is not UTF-8")?;
@@ -124,7 +129,7 @@ impl Direct {
     }
 }
 
-fn fetch((bucket, version): &Remote, range: Range<u64>) -> anyhow::Result<()> {
+fn fetch((bucket, version): &DirectFile, range: Range<u64>) -> anyhow::Result<()> {
     let length = range.end - range.start;
     if length == 0 {
         return Ok(());
@@ -167,7 +172,7 @@ fn at_once<T: Send>(
     })
 }
 
-/// A file as if nobody had read it: the kernel's own pages are dropped.
+/// Opens a file and drops its pages from the kernel's cache.
 fn open_cold(path: &Path, advice: Advice) -> io::Result<File> {
     let file = File::open(path)?;
     fadvise(&file, 0, None, Advice::DontNeed)?;
@@ -175,7 +180,7 @@ fn open_cold(path: &Path, advice: Advice) -> io::Result<File> {
     Ok(file)
 }
 
-/// The time that it takes to read so much, and to read the first byte.
+/// The times to read this many bytes, and to read the first one.
 fn sequential(path: &Path, end: u64) -> anyhow::Result<(Duration, Duration)> {
     let began = Instant::now();
     let mut file = open_cold(path, Advice::Normal)?.take(end);
@@ -201,15 +206,15 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times.get(times.len() / 2).copied().map(milliseconds).unwrap_or_default()
 }
 
-struct Table(Vec<String>);
+struct ResultTable(Vec<String>);
 
-impl Table {
-    /// A row of figures of which more is better: the ratio.
+impl ResultTable {
+    /// Adds a row of figures of which more is better. Returns the ratio.
     fn more(&mut self, what: &str, unit: &str, mount: f64, direct: f64) -> f64 {
         self.row(what, unit, mount, direct, mount / direct)
     }
 
-    /// A row of figures of which less is better.
+    /// Adds a row of figures of which less is better. Returns the ratio.
     fn less(&mut self, what: &str, unit: &str, mount: f64, direct: f64) -> f64 {
         self.row(what, unit, mount, direct, direct / mount)
     }
@@ -229,28 +234,29 @@ impl Table {
     }
 }
 
-/// What the ratios may mean. `rate`: bytes a second without the mount; `trip`: the time to the first of them.
+/// Hints about the ratios. `rate` is in bytes a second without the mount; `trip` is the time to the first of them.
 fn hints(sequential: f64, first: f64, random: f64, rate: f64, trip: Duration, requests: u16) -> Vec<String> {
     let mut hints = Vec::new();
     if sequential > 1.5 || random > 1.5 {
-        hints.push("Faster than its source: some of it was in the mount's cache already.".to_string());
+        hints.push("Faster than its source: some of the bytes were cached by the mount already.".to_string());
     }
     if sequential < 0.9 {
         let window = rate * trip.as_secs_f64();
-        hints.push(match window > NEAR {
+        hints.push(match window > SMALL_WINDOW {
             true => format!(
-                "Sequential: {:.0} MB must be under way at any time, in {requests} requests here; is --memory (of \
-                 which three quarters are read ahead) twice as much, and --requests the same?",
+                "Sequential: {:.0} MB must be under way at any time, in {requests} requests here; is --memory (three \
+                 quarters of which are for prefetching) twice as much, and --requests the same?",
                 window / 1e6
             ),
-            false => "Sequential: the source is near; what limits is FUSE and this machine's CPUs.".to_string(),
+            false => "Sequential: the latency of the source is low; FUSE and this machine's CPUs are the limit.".to_string(),
         });
     }
     if random < 0.7 {
         hints.push(format!("Random: a read takes {:.1} times as long as its request.", 1.0 / random));
     }
     if first < 0.5 {
-        hints.push("First byte: names and attributes were asked for first (--metadata-ttl).".to_string());
+        hints
+            .push("First byte: the mount requested names and attributes first (--metadata-ttl).".to_string());
     }
     hints
 }

@@ -1,4 +1,4 @@
-//! What was asked: the options as they were written ([`Cli`]).
+//! The command line: the options as they were written ([`Cli`]).
 //!
 //! The definitions here are the one table of options: `--help`, the variables' names and docs/fluid-fuse.md come from
 //! them. Secrets are not taken from arguments, which other processes see. What the options come to, with what Fluid says
@@ -18,11 +18,11 @@ use fluid_sidecar_layout::contract::{
 use fluid_sidecar_layout::{Runtime, clap_parser};
 
 use crate::config::FluidConfig;
-use crate::descriptor::FuseFd;
+use crate::fuse_fd::FuseFd;
+use crate::metrics::Address;
 use crate::remote::Host;
 use crate::remote::options::is_secret;
 use crate::trust::{self, NONE};
-use crate::watch::Address;
 
 /// The hidden command with which this program asks a file system for an answer, in a process of its own.
 pub(crate) mod hidden {
@@ -50,7 +50,7 @@ Examples:
   {FLUID_FUSE} {check} --{mountpoint} {place}                (readinessProbe)
   {FLUID_FUSE} {release}                                     (preStop)
   {FLUID_FUSE} {unmount} --{mountpoint} {place}
-  {FLUID_FUSE} warm --source s3://one/a --cache-dir /cache --cache-size 100GiB
+  {FLUID_FUSE} warm --{mountpoint} DIR train labels.csv
   {FLUID_FUSE} bench --source s3://one/a --{mountpoint} DIR
 
 As the image of a Fluid ThinRuntime, `{FLUID_FUSE} {mount}` needs no options: the mount point comes from
@@ -76,7 +76,7 @@ pub struct Cli {
 pub enum Command {
     /// Mount the source and serve it until SIGTERM, SIGINT, an unmount or the end of its users: exit code 0
     #[command(name = command::MOUNT, after_help = examples())]
-    Mount(MountOptions),
+    Mount(Box<MountOptions>),
     /// Wait until the mount is there and answers; exit code 1 when the time is up, or at once when the store refuses
     #[command(name = command::WAIT)]
     Wait(WaitOptions),
@@ -89,13 +89,12 @@ pub enum Command {
     /// Tell the process that mounts in this container that the Pod ends, so that the mount may go (preStop)
     #[command(name = command::RELEASE)]
     Release,
-    /// Fetch a Dataset, or some of its files, before it is read; exit code 1 when a file could not be had
+    /// Fill the caches of a mount: read its files, or some of them, through it; exit code 1 when one cannot be read
     #[command(long_about = format!(
-        "Fetch a Dataset, or some of its files, before it is read; exit code {} when a file could not be had\n\n\
-         With the options of the mount that comes later, into its cache directory, while nothing is mounted with \
-         it. With --{} alone, by reading through a mount: into its cache directory and the kernel's page cache.",
+        "Fill the caches of a mount: read its files, or some of them, through it; exit code {} when one cannot be \
+         read\n\n\
+         The bytes go into the cache directory of the mount, if it has one, and into the kernel's page cache.",
         exit_code::FAILURE,
-        option::MOUNTPOINT,
     ))]
     Warm(WarmOptions),
     /// Measure a mount against its own source: the same bytes, with as many requests, without the mount
@@ -144,14 +143,14 @@ pub struct SourceOptions {
     pub allow_redirects: Vec<Host>,
 }
 
-/// Where what is fetched is kept, as written.
+/// The disk cache and the deadline of operations, as written.
 #[derive(Debug, Args)]
 pub struct CacheOptions {
-    /// Keep what is fetched in this directory, which no other process uses
+    /// Cache fetched bytes in this directory, which no other process uses
     #[arg(long, value_name = "DIR", env = env::CACHE_DIR)]
     pub cache_dir: Option<PathBuf>,
 
-    /// How much is kept there
+    /// Largest size of that cache
     #[arg(long, value_name = "SIZE", env = env::CACHE_SIZE, default_value = "10GiB", value_parser = size)]
     pub cache_size: u64,
 
@@ -186,7 +185,7 @@ pub struct MountOptions {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub read_only: Option<bool>,
 
-    /// Memory for what is read, at least 8MiB [default: 128MiB, or 40% of the container's limit if that is less]
+    /// Memory for blocks of files, at least 8MiB [default: 128MiB, or 40% of the container's limit if that is less]
     #[arg(long, value_name = "SIZE", env = env::MEMORY, value_parser = size)]
     pub memory: Option<u64>,
 
@@ -199,7 +198,7 @@ pub struct MountOptions {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub requests: u16,
 
-    /// How long names and attributes of far sources are trusted
+    /// How long names and attributes of remote sources are trusted
     #[arg(long, value_name = "TIME", env = env::METADATA_TTL, default_value = "60s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub metadata_ttl: Duration,
@@ -294,13 +293,9 @@ pub struct MountOptions {
 pub struct WarmOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "as above")]
-    pub source: SourceOptions,
+    pub target: Target,
 
-    /// Read through the mount at this directory, instead of fetching from its sources
-    #[arg(long = option::MOUNTPOINT, value_name = "DIR")]
-    pub mountpoint: Option<PathBuf>,
-
-    /// The files and directories to fetch, as they are named below the mount point [otherwise: all]
+    /// The files and directories to read, relative to the mount point [otherwise: all]
     #[arg(value_name = "PATH", value_parser = sub_path)]
     pub paths: Vec<PathBuf>,
 
@@ -308,14 +303,10 @@ pub struct WarmOptions {
     #[arg(long, value_name = "FILE")]
     pub files: Option<PathBuf>,
 
-    /// Requests, or files being read, at a time
+    /// Files that are read at a time
     #[arg(long, value_name = "N", env = env::WORKERS, default_value = "16")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: u16,
-
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "as above")]
-    pub cache: CacheOptions,
 }
 
 /// `bench`, as written.
@@ -497,7 +488,7 @@ mod tests {
     fn secrets_are_no_arguments() {
         for option in ["fs.oss.accessKeySecret=s3cr3t", "session-token=s3cr3t", "password=s3cr3t"] {
             let refused =
-                Cli::read(["fluid-fuse", "warm", "-o", "region=r", "-o", option]).unwrap_err().to_string();
+                Cli::read(["fluid-fuse", "mount", "-o", "region=r", "-o", option]).unwrap_err().to_string();
             assert!(refused.contains("_file=PATH") && !refused.contains("s3cr3t"), "{refused}");
         }
         let json = |options: &str| {

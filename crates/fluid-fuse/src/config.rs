@@ -1,6 +1,6 @@
 //! Fluid's configuration of a ThinRuntime image, `config.json`: which mounts a Dataset has.
 //!
-//! Its fields are those of [`Config`]. What a mount's options mean is the store's matter.
+//! Its fields are those of [`Config`]. The store interprets the options of a mount.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ pub struct MountSpec {
     pub trust: Trust,
 }
 
-/// Options by name. They may be secrets: what prints them prints the names.
+/// Options by name. Values may be secrets, so only the names are printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Options(pub BTreeMap<String, String>);
 
@@ -56,7 +56,7 @@ impl FluidConfig {
     /// Reads the text, which is from the place.
     pub fn parse(place: &str, json: &[u8]) -> anyhow::Result<Self> {
         serde_json::from_slice(json).map(Self).map_err(|error| {
-            // The library's own words may quote a value.
+            // The library's own message may quote a value.
             let kind = match error.classify() {
                 serde_json::error::Category::Data => "a field has another type than Fluid gives it",
                 _ => "it is not JSON",

@@ -1,12 +1,12 @@
 //! The life of the mounted process: mount, serve, end.
 //!
-//! It ends well, with exit code 0, on SIGTERM, on SIGINT, when somebody else unmounts and, if asked for, when the
-//! containers that use the mount have ended: a sidecar must not make a finished Job look failed. It takes the
-//! mount away first; files that are open then are served, and what was written is finished, until there is none,
-//! the time to linger is over or a second signal comes. An error of the store never ends it.
+//! It ends with exit code 0 on SIGTERM, on SIGINT, when another process unmounts and, if it is configured so, when the
+//! containers that use the mount have ended: a sidecar must not make a finished Job look failed. It takes the mount away
+//! first. Then it serves open files and finishes written ones until none is left, `--linger` is over or a second signal
+//! comes. An error of the store never ends it.
 //!
-//! With `--guard`, containers of its Pod may be started after it has ended, and must not see the directory below the
-//! mount. So it takes the mount away only once it knows that the Pod ends ([`News::PodEnds`]):
+//! With `--guard`, containers that start after it has ended must not see the directory below the mount. So it takes the
+//! mount away only once it knows that the Pod ends ([`News::PodEnds`]):
 //!
 //! | the signal to end comes | the mount |
 //! |---|---|
@@ -33,6 +33,7 @@ use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::{View, Writes};
 use crate::in_pod::News;
 use crate::limits;
+use crate::metrics::{self, Mounted, shown};
 use crate::mount::{self, Mount};
 use crate::object_store::{ObjectStore, Presentation};
 use crate::place::Place;
@@ -42,7 +43,6 @@ use crate::store::{LocalStore, Store, local_directory};
 use crate::trust::{self, Trust};
 use crate::union::Union;
 use crate::users;
-use crate::watch::{self, Mounted, shown};
 
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
@@ -80,7 +80,7 @@ impl Ending<'_> {
     }
 }
 
-/// The fate of the mounts when the process ends.
+/// What the process does with the mounts when it ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mounts {
     /// It goes, with all that is mounted below it.
@@ -156,7 +156,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     let writes = Writes::new(settings.memory, settings.io_timeout);
     let view = View::new(store, Arc::clone(&writes));
     if let Some(address) = &settings.metrics {
-        watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
+        metrics::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
     let (mount, descriptor) = match &settings.fuse_fd {
         Some(from) => Mount::handed_over(path.clone(), from)?,
@@ -344,7 +344,7 @@ fn name_bytes(memory: u64, mounts: usize) -> usize {
     usize::try_from(memory / limits::NAMES).unwrap_or(usize::MAX) / mounts.max(1)
 }
 
-/// A mount inside its own source would have to ask itself for its listing.
+/// A mount inside its own source would wait for itself when it lists the source.
 fn refuse_recursion(source: &Path, mountpoint: &Path) -> anyhow::Result<()> {
     let source = source.canonicalize().with_context(|| format!("cannot resolve {}", source.display()))?;
     if mountpoint.starts_with(&source) {

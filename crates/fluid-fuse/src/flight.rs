@@ -1,9 +1,9 @@
-//! One request for all who ask the same: the first one asks, the others wait for its answer.
+//! One request for all operations with the same question (singleflight): the first makes it, the others wait for its answer.
 //!
-//! An operation that can be run again ([`run`]) waits without a thread: [`Flights::ask`] tells it which flight to wait for,
-//! and it is run again when that has landed. Others wait where they are, until their time is over. A failure is the
-//! answer to all who have waited for it, and only the first one logs it ([`is_repeated`]). It knows neither what is asked nor
-//! the threads that ask.
+//! An operation that can be rerun ([`run`]) waits without a thread: [`Flights::ask`] returns the flight that it has to wait
+//! for, and it is rerun when that flight has landed. Other operations block their threads until their deadlines. All that
+//! have waited get the same failure, and only the first one logs it ([`is_repeated`]). This module knows neither the
+//! questions nor the threads.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,22 +27,22 @@ pub(crate) struct Flights {
 /// A request that is under way, or has ended.
 pub(crate) struct Flight {
     key: String,
-    /// Until when the one who asks waits.
+    /// The deadline of the operation that makes the request.
     deadline: Option<Arc<Deadline>>,
     availability: Arc<Availability>,
-    state: Mutex<State>,
+    state: Mutex<FlightState>,
     landed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct FlightState {
     outcome: Option<Result<(), StoreError>>,
     waiting: Vec<Continuation>,
 }
 
-/// An operation that can be run again.
+/// The state of an operation that can be rerun.
 #[derive(Default)]
-struct Operation {
+struct Rerunnable {
     /// The flight that it has waited for.
     landed: Option<Arc<Flight>>,
     /// The flight that it has to wait for now.
@@ -50,25 +50,25 @@ struct Operation {
 }
 
 thread_local! {
-    /// The operation on this thread, if it can be run again.
-    static OPERATION: RefCell<Option<Operation>> = const { RefCell::new(None) };
-    /// Whether the last failure on this thread was another's.
+    /// The operation on this thread, if it can be rerun.
+    static OPERATION: RefCell<Option<Rerunnable>> = const { RefCell::new(None) };
+    /// Whether the last failure on this thread was that of another operation's request.
     static IS_REPEATED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs an operation that can be run again, after the flight that it has waited for; or the flight that it must wait for
-/// first, and then its result means nothing.
+/// Runs an operation that can be rerun, with the flight that it has waited for. Returns its result, or the flight that it
+/// has to wait for; then it has to be rerun.
 pub(crate) fn run<T>(landed: Option<Arc<Flight>>, operation: impl FnOnce() -> T) -> Result<T, Arc<Flight>> {
-    /// Ends also with a panic: the thread serves others, too.
-    struct Turn;
-    impl Drop for Turn {
+    /// Clears the state of the thread, also after a panic, since the thread runs other operations, too.
+    struct ClearOnDrop;
+    impl Drop for ClearOnDrop {
         fn drop(&mut self) {
             OPERATION.take();
         }
     }
     IS_REPEATED.set(false);
-    OPERATION.set(Some(Operation { landed, waits_for: None }));
-    let _turn = Turn;
+    OPERATION.set(Some(Rerunnable { landed, waits_for: None }));
+    let _clear = ClearOnDrop;
     let result = operation();
     match OPERATION.take().and_then(|operation| operation.waits_for) {
         Some(flight) => Err(flight),
@@ -76,27 +76,27 @@ pub(crate) fn run<T>(landed: Option<Arc<Flight>>, operation: impl FnOnce() -> T)
     }
 }
 
-/// An operation that cannot be run again begins on this thread.
+/// Notes that an operation that cannot be rerun starts on this thread.
 pub(crate) fn alone() {
     IS_REPEATED.set(false);
 }
 
-/// Whether the failure of the operation on this thread was another's, who has logged it.
+/// Whether the operation on this thread failed by the request of another one, which has logged the failure.
 pub(crate) fn is_repeated() -> bool {
     IS_REPEATED.get()
 }
 
 impl Flights {
-    /// None yet, to a source whose availability counts those that wait.
+    /// The flights to a source, whose availability counts the operations that wait.
     pub(crate) fn new(availability: Arc<Availability>) -> Self {
         Flights { availability, flights: Mutex::default() }
     }
 
-    /// What is known, or the answer to a request for it, unless somebody makes the same one already.
+    /// Returns the cached answer, makes the request, or waits for another operation's request with the same key.
     pub(crate) fn ask<T>(
         &self,
         key: &str,
-        known: impl Fn() -> Option<T>,
+        cached: impl Fn() -> Option<T>,
         request: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let failed = OPERATION.with_borrow_mut(|operation| {
@@ -123,7 +123,7 @@ impl Flights {
                         flights.insert(key.to_string(), Arc::clone(&flight));
                         drop(flights);
                         let landing = Landing { flights: self, flight, outcome: None };
-                        return landing.with(known().map_or_else(request, Ok));
+                        return landing.with(cached().map_or_else(request, Ok));
                     }
                 }
             };
@@ -134,8 +134,8 @@ impl Flights {
                 return Err(late());
             }
             flight.wait()?;
-            if let Some(known) = known() {
-                return Ok(known);
+            if let Some(answer) = cached() {
+                return Ok(answer);
             }
         }
     }
@@ -146,7 +146,7 @@ fn late() -> StoreError {
 }
 
 impl Flight {
-    /// Calls it when the flight has landed, whoever waits until the deadline.
+    /// Calls the continuation of an operation with this deadline when the flight has landed.
     pub(crate) fn then(self: &Arc<Self>, deadline: &Arc<Deadline>, continuation: Continuation) {
         if let Some(leader) = &self.deadline {
             deadline.follow(leader);
@@ -160,7 +160,7 @@ impl Flight {
         continuation(Arc::clone(self));
     }
 
-    /// Waits in this thread.
+    /// Blocks this thread until the flight has landed, or the deadline.
     fn wait(&self) -> Result<(), StoreError> {
         let mut state = lock(&self.state);
         if let (Some(own), Some(leader)) = (Until::shared(), &self.deadline) {
@@ -181,7 +181,7 @@ impl Flight {
     }
 }
 
-/// Ends the flight, also with a panic.
+/// Ends the flight when it is dropped, also after a panic.
 struct Landing<'a> {
     flights: &'a Flights,
     flight: Arc<Flight>,

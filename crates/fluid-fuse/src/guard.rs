@@ -1,4 +1,4 @@
-//! The guard: a FUSE file system without a server, mounted below ours for the life of a Pod.
+//! The guard: a FUSE file system without a server, mounted below the sidecar's for the life of a Pod.
 //!
 //! When the gate of a Pod has failed, kubelet starts the application nevertheless, and a sidecar that is started
 //! again leaves its mount point empty for a moment. Without a guard the application would then see the bare directory:
@@ -7,8 +7,8 @@
 //!
 //! One thing must succeed: container runtimes ask for the attributes of a directory before they bind it into a
 //! container. So the guard's root answers that one request before its connection is closed, with attributes that the
-//! kernel keeps for good. A container that starts upon the guard sees our file system as soon as it is mounted on
-//! the guard, by mount propagation.
+//! kernel keeps for good. A container that starts upon the guard sees the sidecar's file system as soon as it is
+//! mounted on the guard, by mount propagation.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -55,7 +55,7 @@ pub fn mount(path: &Path) -> anyhow::Result<()> {
     let asked = path.to_path_buf();
     let attributes = thread::spawn(move || std::fs::metadata(asked).map(drop));
     let answered = answer(&mut connection, || attributes.is_finished());
-    // Whoever waits for an answer gets an error from now on, this thread's question included.
+    // All requests that wait get an error from now on, that of this thread included.
     drop(connection);
     let known = attributes.join().map_err(|_| io::Error::other("the question failed"));
     answered.and(known?.map_err(anyhow::Error::new)).context("the guard's attributes are not known")

@@ -1,5 +1,4 @@
-//! What is open: the numbers that the kernel uses between an open and its release, and the listings behind
-//! those of directories. It does not know what a number is asked for.
+//! File handles: the numbers that the kernel uses between an open and its release, and the listings of open directories.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -13,7 +12,7 @@ use fuser::FileHandle;
 use crate::inodes::lock;
 use crate::store::{Entries, Entry, Stat, Store, StoreError};
 
-/// What is open, by the number that the kernel knows it by.
+/// Open files or directories, by their handles.
 pub(crate) struct Handles<T> {
     last: AtomicU64,
     open: Mutex<HashMap<u64, Arc<T>>>,
@@ -26,41 +25,41 @@ impl<T> Default for Handles<T> {
 }
 
 impl<T> Handles<T> {
-    /// A new number.
+    /// Adds a value. Returns its new handle.
     pub(crate) fn add(&self, value: T) -> FileHandle {
         let handle = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         lock(&self.open).insert(handle, Arc::new(value));
         FileHandle(handle)
     }
 
-    /// What the number stands for.
+    /// The value of a handle.
     pub(crate) fn get(&self, handle: FileHandle) -> Option<Arc<T>> {
         lock(&self.open).get(&handle.0).cloned()
     }
 
-    /// Gives the number back.
+    /// Removes a handle.
     pub(crate) fn remove(&self, handle: FileHandle) {
         lock(&self.open).remove(&handle.0);
     }
 }
 
-/// A directory at one moment, so that an offset means the same until it is read from the start again.
+/// The entries of a directory at one moment, so that offsets keep their meaning until it is read from the start again.
 pub(crate) struct Listing {
-    /// The moment, or a little before it.
+    /// When they were requested.
     pub(crate) taken: Instant,
-    /// Whether nobody needs to ask for more of what it held.
-    pub(crate) is_all_known: bool,
-    /// What it held, from `.` and `..` on.
+    /// Whether the attributes of the entries are complete.
+    pub(crate) are_complete: bool,
+    /// The entries, from `.` and `..` on.
     pub(crate) lines: Vec<Line>,
 }
 
-/// A name of a listing.
+/// An entry of a listing.
 pub(crate) struct Line {
     /// The name.
     pub(crate) name: OsString,
-    /// The path it leads to.
+    /// Its path.
     pub(crate) path: PathBuf,
-    /// What is there.
+    /// Its attributes.
     pub(crate) stat: Stat,
 }
 
@@ -73,8 +72,8 @@ impl Listing {
             lines.push(Line { name: name.into(), path: path.into(), stat: store.stat(path)? });
         }
         let line = |Entry { name, stat }| Line { path: directory.join(&name), name, stat };
-        let Entries { since, entries, is_all_known } = store.list(directory)?;
+        let Entries { since, entries, are_complete } = store.list(directory)?;
         lines.extend(entries.into_iter().map(line));
-        Ok(Listing { taken: since, is_all_known, lines })
+        Ok(Listing { taken: since, are_complete, lines })
     }
 }

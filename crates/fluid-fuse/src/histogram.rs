@@ -1,14 +1,14 @@
-//! Times, counted by size: a relaxed addition each. What they are the times of, and who looks, is not known here.
+//! A histogram of times. Counting is a relaxed addition.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper ends of the buckets. The first is for no time at all; beyond the last there is one more.
+/// Upper bounds of the buckets, in milliseconds. The first is for no time at all; one more is for all above the last.
 pub(crate) const MILLISECONDS: [u64; 9] = [0, 5, 20, 50, 100, 250, 1000, 5000, 20_000];
 
 const BUCKETS: usize = MILLISECONDS.len() + 1;
 
-/// Times, by size.
+/// Counts of times, by size.
 #[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
@@ -26,7 +26,7 @@ impl Histogram {
         }
     }
 
-    /// How many there were in each bucket, and their sum.
+    /// The count of each bucket, and the sum of all times.
     pub(crate) fn read(&self) -> ([u64; BUCKETS], Duration) {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         (

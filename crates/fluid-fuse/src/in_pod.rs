@@ -1,8 +1,8 @@
 //! The news that a container's hooks tell the process that serves it, and the container's termination message.
 //!
-//! kubelet runs the gate (postStart) and the preStop hook in the sidecar's container, and tells the serving process
-//! nothing but SIGTERM, whatever the reason. So the hooks tell it, by signals: that the gate has passed, and that the
-//! Pod ends. A gate that fails ends it.
+//! kubelet runs the gate (postStart) and the preStop hook in the sidecar's container, but sends the serving process only
+//! SIGTERM, whatever the reason. So the hooks send it signals: the gate has passed, or the Pod ends. A gate that fails ends
+//! the process.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -41,7 +41,7 @@ impl News {
     }
 }
 
-/// Tells every process of this container that serves a mount. Whether there was one.
+/// Sends the news to every process of this container that serves a mount. Returns whether there was one.
 pub fn tell(news: News) -> bool {
     let mut told = false;
     for pid in serving() {

@@ -1,9 +1,9 @@
-//! Inode numbers: what the kernel calls a path by, for as long as it remembers it.
+//! Inode numbers, by which the kernel names paths.
 //!
-//! A number is the hash of a path and of the identity of the file there. So it is the same after the kernel
-//! forgot it, in a listing that nobody looked into, and in the sidecar's next life; and a file that replaces
-//! another gets its own, so that the kernel never mixes the pages of two. The table holds what the kernel
-//! holds, with its count of look-ups, and nothing else; it does not know whether the path still exists.
+//! A number is the hash of a path and of the identity of its file. So it is the same after the kernel has evicted the
+//! inode, in a listing before any look-up, and in the next process. A file that replaces another gets another number, so the
+//! kernel never mixes the pages of two. The table has the inodes that the kernel has cached, with their counts of look-ups;
+//! it does not know whether the paths still exist.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,7 +16,7 @@ use crate::stable_hash::StableHash;
 /// The root's number, by definition of the protocol.
 pub const ROOT: u64 = 1;
 
-/// What the kernel remembers.
+/// The inodes that the kernel has cached.
 #[derive(Debug, Default)]
 pub struct Inodes {
     nodes: Mutex<Nodes>,
@@ -49,7 +49,7 @@ pub struct Node {
 }
 
 impl Inodes {
-    /// The number of a path that the kernel need not remember.
+    /// The number of a path, without a look-up of the kernel.
     pub fn number(path: &Path, identity: u64) -> u64 {
         if path.as_os_str().is_empty() {
             return ROOT;
@@ -58,7 +58,7 @@ impl Inodes {
         (hash.finish() >> 1).max(ROOT + 1)
     }
 
-    /// The number of a path that the kernel remembers from now on, or once more.
+    /// The number of a path, with a look-up of the kernel.
     pub fn remember(&self, path: &Path, identity: u64) -> u64 {
         let mut nodes = lock(&self.nodes);
         let mut number = nodes.number(path, identity);
@@ -138,7 +138,7 @@ impl Inodes {
         }
     }
 
-    /// What a number stands for.
+    /// The path and the identity of a number.
     pub fn get(&self, number: u64) -> Option<Node> {
         if number == ROOT {
             return Some(Node { path: Path::new("").into(), identity: 0, lookups: 1, opened: false });
@@ -147,7 +147,7 @@ impl Inodes {
     }
 }
 
-/// A lock whose data is consistent at every moment, whoever panicked.
+/// Locks a mutex whose data is consistent at every moment, also after a panic of another thread.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

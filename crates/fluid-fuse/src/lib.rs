@@ -1,34 +1,78 @@
-//! A FUSE sidecar: one Dataset as a directory, for the containers of one Pod.
+//! A FUSE sidecar: it shows one Dataset as a directory to the containers of one Pod.
 //!
-//! The way of a request: the kernel → [`fs`] (inodes, handles, error numbers) → [`store::Store`] (paths and
-//! bytes). The way of the process: [`cli`] (what was asked) →
-//! [`settings`] (what is meant) → [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount
-//! table, [`descriptor`] for mounts that others make, [`guard`] for what is below ours, [`place`] for the Pod's directory
-//! on its node, and [`users`] for who uses it. [`probe`] is for the commands that look from outside, [`in_pod`] for what
-//! kubelet's hooks tell, [`warm`] and [`mod@bench`] are for those that read, and [`watch`] tells how it goes.
+//! # Glossary
 //!
-//! It never calls Kubernetes. Of the Pod it knows what a container sees: the variables and files with which Fluid or
-//! the policy starts it (their names are in [`fluid_sidecar_layout::contract`]), the memory limit of its cgroup, and the
-//! processes of the Pod's other containers ([`users`]). Messages name the field of the Pod that would have to change.
-//! Only [`remote`] speaks the protocols of stores and holds credentials; others ask it which options are secrets.
+//! - **source**: a directory or a prefix of an object store, named by a URL; a Dataset has one or several.
+//! - **remote**: of a source that answers over a network, unlike a directory of this machine.
+//! - **mount point**: the directory at which the containers see the file system.
+//! - **version**: one state of a file, told apart by its ETag, or by size and time of change. An open file is one version.
+//! - **block**: 128 KiB of a file, the largest read of the kernel and the unit in which memory and disk cache are counted.
+//! - **range request**: one HTTP request for consecutive bytes of a version; it fills many blocks.
+//! - **prefetch**: to request blocks before a read asks for them.
+//! - **passthrough**: the kernel reads a file of the disk cache by itself (`FUSE_PASSTHROUGH`), without this process.
+//! - **cached**: in the memory of this process or in its disk cache, and fresh enough to be used without a request.
+//! - **evict**: to drop something from a cache. A request that is not needed any more is *cancelled*; an operation that
+//!   gets an error *fails*.
+//! - **flat listing**: a listing of a directory together with everything below it.
+//! - **walk**: a program lists the directories below one directory in turn, as `find` does.
+//! - **flight**: a request whose answer several operations wait for; only the first of them makes it (singleflight).
+//! - **lane**: the share that one source has of the threads and the requests.
+//! - **deadline**: the moment, `--io-timeout` after the kernel's request, at which an operation is answered at the latest.
+//! - **outage**: the time from the first request to a source that fails to the first that is answered.
+//! - **gate**: holds the application back until the mount answers (`wait --gate` in the postStart hook).
+//! - **guard**: a dead mount below the real one; without the file system the containers see errors, never the bare directory.
+//! - **place**: the directory of a Pod on a node that several Pods share.
+//! - **linger**: open files are served for this long after the mount was taken away.
 //!
-//! Nobody from outside is trusted: `limits` says what a store may cost, [`trust`] what a Dataset may name, `nofollow` opens
-//! what others could have planted, and [`plain`] shows the words of others.
+//! # How a request is answered
+//!
+//! 1. The kernel sends a request to [`fs`]. [`inodes`] has the path of its inode, `handles` its open file or listing.
+//! 2. [`fs`] asks a [`store::Store`] about that path: [`union`] finds the mount that has it, and passes the request on to
+//!    [`store::LocalStore`] or to an [`object_store::ObjectStore`].
+//! 3. If the answer is cached, the thread that took the request answers it at once. Otherwise `fs/waiters.rs` keeps the reply
+//!    until its deadline (`limits`), and a thread of `queue` in the lane of the source runs the operation.
+//! 4. [`object_store`] turns the path into a key. Its name cache answers, or a listing or a request for the single name
+//!    does (`lookup`). Operations with the same question share one `flight`.
+//! 5. [`remote`] speaks the protocol of the store. `outage` notes how each request ended.
+//! 6. A read goes to [`fetch`]: it answers from blocks in memory or from the disk cache, or makes range requests, and
+//!    prefetches. The thread that completes the last missing block answers the read.
+//! 7. [`fs`] turns an error into an error number, and decides how long the kernel may cache an answer.
+//! 8. Writes go through `fs/writing.rs`, in one thread for each file, to the [`store::Writer`] of the store.
+//!
+//! # How the process runs
+//!
+//! [`cli`] has the options as they were written, [`settings`] what they come to with the environment and Fluid's [`config`].
+//! [`daemon`] mounts, serves and ends. [`mount`] changes the mount table, [`fuse_fd`] takes mounts that others have made,
+//! [`guard`] mounts the guard, [`place`] makes and removes the Pod's directory, and [`users`] watches the containers that
+//! use the mount. [`probe`] checks a mount from outside. [`in_pod`] passes on the news of kubelet's hooks. [`warm`] fills the
+//! caches of a mount, [`mod@bench`] measures it, and [`metrics`] counts for Prometheus (`histogram`).
+//!
+//! # What it trusts, and what it knows
+//!
+//! It never calls Kubernetes. It knows of its Pod as much as a container sees: the variables and files with which Fluid or
+//! the policy starts it ([`fluid_sidecar_layout::contract`]), the memory limit of its cgroup, and the processes of the
+//! Pod's other containers. Messages name the field of the Pod that has to change.
+//!
+//! Only [`remote`] speaks the protocols of stores and holds credentials; other modules ask it which options are secrets.
+//! Nothing from outside is trusted: `limits` bounds the cost of a store, [`trust`] restricts the sources of a Dataset,
+//! `nofollow` opens paths in which others could have planted links, [`plain`] escapes text of others before it is shown.
+//! Names that outlive the process come from `stable_hash`.
 
 pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;
-pub mod descriptor;
 pub mod fetch;
 mod flight;
 pub mod fs;
+pub mod fuse_fd;
 pub mod guard;
 mod handles;
 mod histogram;
 pub mod in_pod;
 pub mod inodes;
 mod limits;
+pub mod metrics;
 pub mod mount;
 mod nofollow;
 pub mod object_store;
@@ -45,4 +89,3 @@ pub mod trust;
 pub mod union;
 pub mod users;
 pub mod warm;
-pub mod watch;

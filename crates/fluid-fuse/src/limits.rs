@@ -1,9 +1,9 @@
-//! How much a store may cost, but for the bytes of files: the one table of it.
+//! The limits of what a store may cost, but for the bytes of files.
 //!
-//! What a store sends is not trusted: it may be somebody else's, or somebody else may sit on its `http`. The bytes
-//! of files have limits of their own, `--memory` and `--requests` ([`crate::fetch`]). Here are the limits for all
-//! other answers, what counts the memory that they take ([`Held`]), and the moment until which the present thread
-//! may wait for them ([`Until`]). What happens to an answer beyond a limit is decided where it arrives.
+//! The answers of a store are not trusted: the store may be malicious, or somebody may change its answers on the way
+//! (`http`). The bytes of files have limits of their own, `--memory` and `--requests` ([`crate::fetch`]). This module has
+//! the limits of all other answers, the count of their memory ([`Held`]), and the deadline of the operation on the present
+//! thread ([`Until`]). The code that receives an answer decides what happens beyond a limit.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,24 +12,24 @@ use std::time::{Duration, Instant};
 
 use crate::inodes::lock;
 
-/// Bytes of an answer that is not the bytes of a file. A page of 1,000 keys of 1,024 bytes, each byte of them escaped,
+/// Bytes of an answer, other than the bytes of a file. A page of 1,000 keys of 1,024 bytes, each byte of them escaped,
 /// has 6 MiB; the index or the manifest of a web server with 200,000 names has 16 MiB.
 pub(crate) const ANSWER: usize = 16 << 20;
 
-/// Bytes of a file that is fetched as a whole because its server sends no parts of files.
+/// Bytes of a file that is fetched as a whole because its server does not support ranges.
 pub(crate) const WHOLE: usize = 32 << 20;
 
-/// Bytes of all such answers, and of the names of listings, that are being received at a time, over all stores.
+/// Bytes of all such answers, and of the names of listings, that are being received at a time from all stores.
 const ALL_ANSWERS: usize = 256 << 20;
 
-/// Bytes of what one listing tells: some 500,000 names of ordinary length, each counted with what it costs to keep.
+/// Bytes of one listing: some 500,000 names of ordinary length, each counted with its [`ENTRY`].
 pub(crate) const LISTING: usize = 128 << 20;
 
-/// What an entry of a listing costs beside its key and its ETag: the structures around them, measured as the
+/// Bytes of an entry of a listing beside its key and its ETag: the structures around them, measured as the
 /// growth of the process by a directory of 100,000 names.
 pub(crate) const ENTRY: usize = 200;
 
-/// Entries in one answer. Stores send 1,000 or 5,000, HDFS without batches all of a directory.
+/// Entries in one answer. Stores send 1,000 or 5,000; HDFS without batches sends a whole directory.
 pub(crate) const ENTRIES: usize = 200_000;
 
 /// Commas and opening brackets in an answer in JSON, each of which may become a value in memory: 15 for each entry
@@ -39,13 +39,13 @@ pub(crate) const JSON_VALUES: usize = 2_000_000;
 /// Pages of a listing: ten million names of a store that sends 1,000 in a page.
 pub(crate) const PAGES: usize = 10_000;
 
-/// Pages in a row that bring no name. S3 sends some where it has much to skip.
+/// Pages in a row without a name. S3 sends some where it has many keys to skip.
 pub(crate) const EMPTY_PAGES: usize = 100;
 
-/// Bytes of a key: what S3, OSS, Google and Azure allow.
+/// Bytes of a key, as many as S3, OSS, Google and Azure allow.
 pub(crate) const KEY: usize = 1024;
 
-/// Bytes of an ETag, and of what else is told of one entry. MD5 takes 34, and of the parts of an upload some more.
+/// Bytes of an ETag, and of other values of an entry. An MD5 has 34, that of a multipart upload some more.
 pub(crate) const ETAG: usize = 1024;
 
 /// Bytes of the longest name that Linux has (`NAME_MAX`).
@@ -55,32 +55,32 @@ pub(crate) const NAME: usize = 255;
 /// length ([`crate::object_store`]), so that 32 MiB of the 128 MiB by default have 700,000 names of ordinary length.
 pub(crate) const NAMES: u64 = 4;
 
-/// What an entry adds to the time that a listing may take, which begins with `--io-timeout`: a page of 1,000 may take
-/// two seconds, ten times what stores take.
+/// Each entry adds this to the time of a listing, which begins with `--io-timeout`: a page of 1,000 may take two
+/// seconds, ten times as long as stores need.
 pub(crate) const TIME_PER_ENTRY: Duration = Duration::from_millis(2);
 
-/// What a name adds to that time about which a web server must be asked alone.
+/// Each name for which a web server needs a request of its own adds this to the time of a listing.
 pub(crate) const TIME_PER_QUESTION: Duration = Duration::from_millis(50);
 
-/// How long the answer to what was sent may take once it has begun. S3 joins the parts of an upload, and copies, for minutes
-/// while it sends blanks.
+/// Time for the answer to a write once it has begun. S3 sends blanks for minutes while it copies an object or joins the
+/// parts of an upload.
 pub(crate) const WRITTEN: Duration = Duration::from_secs(10 * 60);
 
-/// Redirects that are followed in a row: HDFS needs one, web servers rarely two.
+/// Redirects in a row that are followed: HDFS needs one, web servers rarely two.
 pub(crate) const REDIRECTS: usize = 10;
 
-/// Entries of listings that were left out since the process began, because they cannot be what they say.
+/// Entries of listings that were not shown since the process began, because they cannot be files or directories.
 pub(crate) static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Bytes that are held at the moment.
+/// Bytes of answers that are in memory now.
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-/// Memory for an answer, counted until this is dropped.
+/// Counts the memory of an answer until it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Held(usize);
 
 impl Held {
-    /// Takes so many bytes more, if all that is held then is not too much.
+    /// Counts this many bytes more, unless all answers together would exceed their limit. Returns whether it did.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let fits = |held: usize| held.checked_add(bytes).filter(|held| *held <= ALL_ANSWERS);
         let taken = HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok();
@@ -95,7 +95,7 @@ impl Drop for Held {
     }
 }
 
-/// The moment at which an operation is answered at the latest. It moves on while the store proves that it gets on.
+/// The moment at which an operation is answered at the latest. It is put off while the store makes progress.
 #[derive(Debug)]
 pub(crate) struct Deadline(Mutex<Due>);
 
@@ -103,17 +103,17 @@ pub(crate) struct Deadline(Mutex<Due>);
 struct Due {
     at: Instant,
     is_put_off: bool,
-    /// That of the request whose answer is waited for.
+    /// The deadline of the flight that the operation waits for.
     leader: Option<Arc<Deadline>>,
 }
 
 impl Deadline {
-    /// At that moment.
+    /// A deadline at that moment.
     pub(crate) fn at(at: Instant) -> Arc<Self> {
         Arc::new(Deadline(Mutex::new(Due { at, is_put_off: false, leader: None })))
     }
 
-    /// The moment, as things are.
+    /// The moment as it is now.
     pub(crate) fn moment(&self) -> Instant {
         let due = lock(&self.0);
         let leader = due.leader.as_ref().and_then(|leader| {
@@ -123,7 +123,7 @@ impl Deadline {
         leader.map_or(due.at, |leader| leader.max(due.at))
     }
 
-    /// Whoever waits for the answer to another's request has as much time as that is granted for its progress.
+    /// An operation that waits for a flight gets the time by which the deadline of the flight is put off.
     pub(crate) fn follow(self: &Arc<Self>, leader: &Arc<Deadline>) {
         let moment = self.moment();
         let mut due = lock(&self.0);
@@ -142,44 +142,44 @@ thread_local! {
     static UNTIL: RefCell<Option<Arc<Deadline>>> = const { RefCell::new(None) };
 }
 
-/// The moment until which this thread may wait for a store, as long as this lives. An operation has one, however many
-/// requests it makes.
+/// The deadline of the operation on this thread, until this is dropped. An operation has one deadline for all its
+/// requests.
 #[derive(Debug)]
 pub(crate) struct Until(Option<Arc<Deadline>>);
 
 impl Until {
-    /// From now on that moment, or the earlier one that counts already.
+    /// Sets the deadline to that moment, or to the present one if it is earlier.
     pub(crate) fn set(moment: Instant) -> Self {
         let moment = Self::moment().map_or(moment, |before| before.min(moment));
         Self::share(&Deadline::at(moment))
     }
 
-    /// From now on that moment, which others can see.
+    /// Sets a deadline that other threads see, too.
     pub(crate) fn share(deadline: &Arc<Deadline>) -> Self {
         Until(UNTIL.replace(Some(Arc::clone(deadline))))
     }
 
-    /// The moment that counts, if there is one.
+    /// The moment of the deadline, if there is one.
     pub(crate) fn moment() -> Option<Instant> {
         UNTIL.with_borrow(|until| Some(until.as_ref()?.moment()))
     }
 
-    /// The same, as it moves on.
+    /// The deadline itself, which may be put off later.
     pub(crate) fn shared() -> Option<Arc<Deadline>> {
         UNTIL.with_borrow(Clone::clone)
     }
 
-    /// Whether there is one, and it is over.
+    /// Whether there is a deadline, and it is over.
     pub(crate) fn is_over() -> bool {
         Self::moment().is_some_and(|moment| moment <= Instant::now())
     }
 
-    /// What is left of a time that would begin now.
+    /// The part of a time from now on that ends before the deadline.
     pub(crate) fn left(time: Duration) -> Duration {
         Self::moment().map_or(time, |until| until.saturating_duration_since(Instant::now()).min(time))
     }
 
-    /// From now on, and for no longer than that, the time of the operation is not counted, as long as this lives.
+    /// Puts the deadline off by the time until the result is dropped, by `most` at most.
     pub(crate) fn uncounted(most: Duration) -> Uncounted {
         let (deadline, begun) = (Self::shared(), Instant::now());
         if let Some(deadline) = &deadline {
@@ -188,14 +188,14 @@ impl Until {
         Uncounted { deadline, begun, most }
     }
 
-    /// Gives the operation so much time from now on, if it has less: a step of it was done.
+    /// Gives the operation this much time from now on, if it has less: one of its steps has succeeded.
     pub(crate) fn renew(time: Duration) {
         if let Some(deadline) = Self::shared() {
             deadline.put_off(|_| Instant::now() + time);
         }
     }
 
-    /// Puts the moment off: the store has proved that it gets on.
+    /// Puts the deadline off: the store has made progress.
     pub(crate) fn put_off(by: Duration) {
         if let Some(deadline) = Self::shared() {
             deadline.put_off(|at| at + by);
@@ -203,7 +203,7 @@ impl Until {
     }
 }
 
-/// Time that is not counted.
+/// Time that does not count against the deadline.
 #[derive(Debug)]
 pub(crate) struct Uncounted {
     deadline: Option<Arc<Deadline>>,

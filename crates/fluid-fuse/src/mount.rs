@@ -1,10 +1,9 @@
-//! The mount table: what is mounted where, and how our file system gets there and away again.
+//! Reads and changes the mount table.
 //!
-//! There are three ways to a descriptor that the file system is served on ([`crate::descriptor`]): somebody
-//! mounted and hands it over, mount(2), `fusermount3`. The second needs no helper program, has the type
-//! `fuse.<subtype>`, and what fails has an error number that can be explained; the third is tried where it is
-//! forbidden. It detaches only what it mounted itself, dead FUSE mounts, and what `unmount` was told to. It does
-//! not know what is served.
+//! There are three ways to a descriptor on which the file system is served ([`crate::fuse_fd`]): another process mounts and
+//! passes it on, mount(2), or `fusermount3`. mount(2) needs no helper program, has the type `fuse.<subtype>`, and its
+//! error numbers can be explained; `fusermount3` is tried where mount(2) is forbidden. This module detaches only its own
+//! mounts, dead FUSE mounts, and those that `unmount` names. It does not know which files are served.
 
 use std::ffi::{CString, OsString};
 use std::fs::{self, File, Permissions};
@@ -22,7 +21,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
-use crate::descriptor::{self, FuseFd, HELPER};
+use crate::fuse_fd::{self, FuseFd, HELPER};
 use crate::{guard, nofollow, probe};
 
 const DEVICE: &str = "/dev/fuse";
@@ -168,7 +167,7 @@ impl Mount {
         let descriptor = match attach(&path, source, subtype, read_only) {
             Ok(descriptor) => descriptor,
             Err(refusal) if matches!(refusal.errno, Errno::PERM | Errno::ACCESS) => {
-                descriptor::from_helper(&path, source, subtype, read_only).map_err(|helper| {
+                fuse_fd::from_helper(&path, source, subtype, read_only).map_err(|helper| {
                     anyhow::anyhow!(
                         "{refusal}; {HELPER}: {helper:#}; and no descriptor was given (--fuse-fd)"
                     )
@@ -191,7 +190,7 @@ impl Mount {
     /// The mount that somebody else made, with the descriptor that it is served on. It need not be visible
     /// from here.
     pub fn handed_over(path: PathBuf, from: &FuseFd) -> anyhow::Result<(Self, OwnedFd)> {
-        let descriptor = descriptor::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
+        let descriptor = fuse_fd::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
         let device = mounted_at(&path)?.filter(MountEntry::is_fuse).map(|entry| entry.device);
         Ok((Mount { path, device, is_theirs: true }, descriptor))
     }
@@ -305,7 +304,7 @@ pub(crate) fn detach_by(path: &Path, named: &Path) -> anyhow::Result<()> {
         Err(errno) => {
             let what = format!("cannot unmount {}", path.display());
             let refusal = Refusal::new(&errno.into(), what, mount_needs);
-            match errno == Errno::PERM && descriptor::unmount(path).is_ok() {
+            match errno == Errno::PERM && fuse_fd::unmount(path).is_ok() {
                 true => Ok(()),
                 false => bail!(refusal),
             }

@@ -1,8 +1,8 @@
-//! Opening what others may have planted: nothing is reached through a link.
+//! Opens paths without following links that others could have planted.
 //!
-//! Directories of the node, and volumes of a Pod, can be written to by others than this process. A link there would
-//! make a privileged process create files, mount or look elsewhere. So no component of such a path may be a link, and a
-//! file that is opened must be one of ours: regular, of our user, with one name. Why a path is opened is not known here.
+//! Other processes can write to directories of the node and to volumes of a Pod. A link there would make a privileged
+//! process create files, mount or read elsewhere. So no component of such a path may be a link, and a file that is opened
+//! must be the sidecar's own: regular, of its user, with one name.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,12 +1,14 @@
 //! Whether a store answers: its outages, its refusals, its silence, and the operations that wait for it.
 //!
-//! An outage begins at the first request that fails and ends at the first that is answered. Both are logged, at most
-//! one such pair each `INTERVAL`, so that a store which fails now and then does not fill the log. A refusal is an
-//! answer. An operation registers itself while it waits for the store, so there are at most as many as there are threads
-//! that wait; names and listings that are in memory register nothing. Those that wait for the answer to another's request
-//! ([`crate::flight`]) are counted. Reads do not register themselves: they are found
-//! where they wait ([`crate::fetch`]). A source is silent once an operation has waited for `PATIENCE`; that is logged
-//! then, and in growing intervals as long as operations wait. This module knows neither requests nor retries: callers report how a request ended.
+//! An outage begins with the first request that fails and ends with the first that is answered. Both are logged, at most
+//! one such pair in `LOG_INTERVAL`, so that a store which fails now and then does not fill the log. A refusal is an answer.
+//!
+//! An operation registers itself while it waits for the store, so at most as many are registered as there are threads.
+//! Operations whose answer is cached do not register. Those that wait for a flight ([`crate::flight`]) are only counted.
+//! Reads are found where they wait ([`crate::fetch`]). A source is silent once an operation has waited for `PATIENCE`. The
+//! log says so then, and again in growing intervals as long as operations wait.
+//!
+//! This module makes no requests: callers report how each request ended.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,33 +20,33 @@ use humantime::format_duration;
 use log::{debug, warn};
 
 use crate::inodes::lock;
+use crate::metrics::shown;
 use crate::store::StoreError;
-use crate::watch::shown;
 
-/// Between two outages that are logged, and between two refusals.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// Least time between two outages that are logged, and between two refusals.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long an operation waits until [`Availability::trouble`] mentions it, and the log its source.
+/// An operation that has waited for this long is mentioned by [`Availability::trouble`], and its source by the log.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The longest time between two lines about a silent source: the intervals double until then.
+/// The longest time between two lines about a silent source, up to which the intervals double.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 thread_local! {
-    /// The counts of the source that this thread asks.
+    /// The counts of the source to which this thread makes requests.
     static ASKED: RefCell<Option<Arc<Phases>>> = const { RefCell::new(None) };
 }
 
-/// What requests wait for before they are sent.
+/// The phases of a request before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The address of a host.
+pub(crate) enum ConnectPhase {
+    /// It waits for the address of a host.
     Name,
-    /// A connection.
+    /// It waits for a connection.
     Connection,
 }
 
-/// How many requests are in which phase.
+/// The number of requests in each phase.
 #[derive(Debug, Default)]
 struct Phases {
     names: AtomicUsize,
@@ -52,20 +54,20 @@ struct Phases {
 }
 
 impl Phases {
-    fn count(&self, phase: Phase) -> &AtomicUsize {
+    fn count(&self, phase: ConnectPhase) -> &AtomicUsize {
         match phase {
-            Phase::Name => &self.names,
-            Phase::Connection => &self.connections,
+            ConnectPhase::Name => &self.names,
+            ConnectPhase::Connection => &self.connections,
         }
     }
 }
 
 /// A request that is in a phase, until it is dropped.
-pub(crate) struct InPhase(Option<(Arc<Phases>, Phase)>);
+pub(crate) struct InPhase(Option<(Arc<Phases>, ConnectPhase)>);
 
 impl InPhase {
-    /// The request on this thread, to the source that it asks.
-    pub(crate) fn begin(phase: Phase) -> Self {
+    /// Notes that the request of this thread enters a phase.
+    pub(crate) fn begin(phase: ConnectPhase) -> Self {
         let phases = ASKED.with_borrow(Clone::clone);
         if let Some(phases) = &phases {
             phases.count(phase).fetch_add(1, Ordering::Relaxed);
@@ -82,7 +84,7 @@ impl Drop for InPhase {
     }
 }
 
-/// This thread asks a source, until this is dropped.
+/// This thread makes requests to a source, until this is dropped.
 pub(crate) struct Asking(Option<Arc<Phases>>);
 
 impl Drop for Asking {
@@ -97,43 +99,43 @@ pub(crate) struct Availability {
     name: String,
     /// How long requests are retried.
     io_timeout: Duration,
-    /// Whether the next answer changes anything; read without the lock.
+    /// Whether the next answer changes the state, so that most answers need no lock.
     troubled: AtomicBool,
-    state: Mutex<State>,
-    operations: Mutex<Operations>,
-    /// Operations that wait for the answer to another's request.
+    state: Mutex<AvailabilityState>,
+    operations: Mutex<PendingOperations>,
+    /// Operations that wait for a flight.
     parked: AtomicUsize,
     started: Instant,
-    /// When a request was answered last, in milliseconds since `started`.
+    /// When the last answer came, in milliseconds since `started`.
     last_answer: AtomicU64,
     phases: Arc<Phases>,
 }
 
-/// A source that lets operations wait.
+/// A source that does not answer while operations wait.
 struct Silence {
-    /// When the first of them was asked for.
+    /// Since when the first of them waits.
     since: Instant,
-    /// When it is logged again, and the interval before.
+    /// When the next line is due, and the interval before it.
     next: Instant,
     interval: Duration,
 }
 
 #[derive(Default)]
-struct State {
+struct AvailabilityState {
     silence: Option<Silence>,
     outages: Outages,
     refusals: Limited,
-    /// The last failure, unless a request was answered since.
+    /// The failure of the last request, if it failed.
     trouble: Option<StoreError>,
 }
 
 #[derive(Default)]
-struct Operations {
+struct PendingOperations {
     last: u64,
-    waiting: HashMap<u64, Operation>,
+    waiting: HashMap<u64, PendingOperation>,
 }
 
-struct Operation {
+struct PendingOperation {
     kind: &'static str,
     path: String,
     since: Instant,
@@ -141,19 +143,19 @@ struct Operation {
 }
 
 /// An operation that waits, until it is dropped.
-pub(crate) struct Waiting<'a> {
+pub(crate) struct WaitGuard<'a> {
     availability: &'a Availability,
     number: u64,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         lock(&self.availability.operations).waiting.remove(&self.number);
     }
 }
 
 impl Availability {
-    /// Of the source with this URL; requests are retried for that time.
+    /// The availability of the source with this URL. Requests to it are retried for `io_timeout`.
     pub(crate) fn new(source: &str, endpoint: Option<&str>, io_timeout: Duration) -> Self {
         let (source, endpoint) = (shown(source), endpoint.map(shown));
         // The URL of a web server begins with its endpoint.
@@ -174,17 +176,17 @@ impl Availability {
         }
     }
 
-    /// The present thread asks this source from now on.
+    /// Notes that this thread makes requests to this source from now on.
     pub(crate) fn asking(&self) -> Asking {
         Asking(ASKED.replace(Some(Arc::clone(&self.phases))))
     }
 
-    /// So many operations more, or fewer, wait for the answer to another's request.
+    /// Notes that this many operations more, or fewer, wait for a flight.
     pub(crate) fn parked(&self, more: isize) {
         self.parked.fetch_add(more.cast_unsigned(), Ordering::Relaxed);
     }
 
-    /// A request was answered, or a part of it.
+    /// Notes that a request, or a part of it, was answered.
     pub(crate) fn answered(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_answer.store(now, Ordering::Relaxed);
@@ -196,7 +198,7 @@ impl Availability {
         }
     }
 
-    /// A request failed, or was refused.
+    /// Notes that a request failed or was refused.
     pub(crate) fn failed(&self, error: &StoreError) {
         match error {
             StoreError::Unavailable(reason) => {
@@ -235,7 +237,7 @@ impl Availability {
                 }
             }
             StoreError::NotFound | StoreError::Stale | StoreError::NoParts(_) => self.answered(),
-            // These never came from the store.
+            // These do not come from the store.
             StoreError::ReadOnly
             | StoreError::NotEmpty
             | StoreError::NotMovable
@@ -243,7 +245,7 @@ impl Availability {
         }
     }
 
-    fn end_outage(&self, state: &mut State) {
+    fn end_outage(&self, state: &mut AvailabilityState) {
         let silence = state.silence.take();
         let ended = state.outages.answered(Instant::now());
         if let (Some(silence), None) = (silence, &ended) {
@@ -260,24 +262,25 @@ impl Availability {
     }
 
     /// Registers an operation that waits for the store from now on.
-    pub(crate) fn wait(&self, kind: &'static str, path: &str) -> Waiting<'_> {
+    pub(crate) fn wait(&self, kind: &'static str, path: &str) -> WaitGuard<'_> {
         let mut operations = lock(&self.operations);
         operations.last += 1;
         let number = operations.last;
-        let operation = Operation { kind, path: path.to_string(), since: Instant::now(), is_reported: false };
+        let operation =
+            PendingOperation { kind, path: path.to_string(), since: Instant::now(), is_reported: false };
         operations.waiting.insert(number, operation);
-        Waiting { availability: self, number }
+        WaitGuard { availability: self, number }
     }
 
-    /// A line about the source, if it is silent and that is to be logged now; with the reads that wait, and since when
-    /// the first of them does.
+    /// A log line about the source, if it is silent and a line is due. `reads` is the number of reads that wait, since
+    /// `first_read`.
     pub(crate) fn silence(&self, reads: usize, first_read: Option<Instant>, now: Instant) -> Option<String> {
         let (operations, first) = {
             let waiting = &lock(&self.operations).waiting;
             (waiting.len(), waiting.values().map(|operation| operation.since).min())
         };
         let first = first.into_iter().chain(first_read).min()?;
-        // Who asks for much may wait for long while it comes.
+        // A large listing may take long although its pages come.
         let answered = self.started + Duration::from_millis(self.last_answer.load(Ordering::Relaxed));
         let since = first.max(answered);
         if now.saturating_duration_since(since) < PATIENCE {
@@ -303,7 +306,7 @@ impl Availability {
         ))
     }
 
-    /// A line for each operation that has waited for that long and has none yet.
+    /// Adds a log line for each operation that has waited for `slow` and has none yet.
     pub(crate) fn overdue(&self, slow: Duration, lines: &mut Vec<String>) {
         let reason = self.awaited();
         for operation in lock(&self.operations).waiting.values_mut() {
@@ -316,7 +319,7 @@ impl Availability {
         }
     }
 
-    /// How an operation that still waits is logged.
+    /// The log line of an operation that still waits.
     pub(crate) fn line(&self, what: &str, waited: Duration, reason: &str) -> String {
         format!(
             "no answer yet {what} seconds={:.1} source={:?} waiting_for={reason:?}",
@@ -325,7 +328,7 @@ impl Availability {
         )
     }
 
-    /// What operations wait for: the end of the outage, whose last reason it is, or an answer.
+    /// What operations wait for: another attempt, with the reason of the outage, or an answer.
     pub(crate) fn awaited(&self) -> String {
         match &lock(&self.state).trouble {
             Some(StoreError::Unavailable(reason)) => format!("another attempt after {reason}"),
@@ -335,8 +338,7 @@ impl Availability {
         }
     }
 
-    /// Why nothing works, in a sentence: the last failure, or how long an operation has waited. Nothing if the last
-    /// request was answered.
+    /// The last failure, or how long an operation has waited, as a sentence. Nothing if the last request was answered.
     pub(crate) fn trouble(&self) -> Option<String> {
         if let Some(error) = &lock(&self.state).trouble {
             return Some(self.sentence(error));
@@ -374,20 +376,20 @@ fn plus(others: u64, what: &str) -> String {
     if others > 0 { format!(" ({others} {what})") } else { String::new() }
 }
 
-/// What is reported at most once each [`INTERVAL`].
+/// What is reported at most once in [`LOG_INTERVAL`].
 #[derive(Default)]
 struct Limited {
     last: Option<Instant>,
-    /// How often it was not reported since.
+    /// Lines that were left out since.
     others: u64,
 }
 
 impl Limited {
     fn is_due(&self, now: Instant) -> bool {
-        self.last.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= LOG_INTERVAL)
     }
 
-    /// If it is to be reported now: how often it was not since the last time.
+    /// If a line is due: the number of lines that were left out before it.
     fn report(&mut self, now: Instant) -> Option<u64> {
         if !self.is_due(now) {
             self.others += 1;
@@ -398,7 +400,7 @@ impl Limited {
     }
 }
 
-/// Which outages are reported, and when.
+/// Decides which outages are logged.
 #[derive(Default)]
 struct Outages {
     current: Option<Outage>,
@@ -412,8 +414,8 @@ struct Outage {
 }
 
 impl Outages {
-    /// If the outage is to be reported now: how many were not since the last report. One that begins too early for
-    /// that is reported once it has lasted.
+    /// If the beginning of the outage is to be logged now: the number of outages that were left out before. One that
+    /// begins too early is logged as soon as a line is due again, if it lasts until then.
     fn failed(&mut self, now: Instant) -> Option<u64> {
         let outage = self.current.get_or_insert(Outage { since: now, failures: 0, is_reported: false });
         outage.failures += 1;
@@ -424,7 +426,7 @@ impl Outages {
         self.reports.report(now)
     }
 
-    /// If the end of an outage is to be reported: how long it was, and how many requests failed.
+    /// If the end of the outage is to be logged: its duration, and the number of failed requests.
     fn answered(&mut self, now: Instant) -> Option<(Duration, u64)> {
         let outage = self.current.take()?;
         if !outage.is_reported {
@@ -442,7 +444,7 @@ mod tests {
 
     /// What the tests are told of: the outages of a sequence, each with its first failure and its end.
     #[derive(Default)]
-    struct Told {
+    struct Reports {
         began: Vec<Instant>,
         ended: usize,
         others: u64,
@@ -455,7 +457,7 @@ mod tests {
             requests in prop::collection::vec((any::<bool>(), prop_oneof![0..50_u64, 0..20_000_u64]), 1..400)
         ) {
             let mut outages = Outages::default();
-            let (mut now, mut told) = (Instant::now(), Told::default());
+            let (mut now, mut told) = (Instant::now(), Reports::default());
             let (mut in_outage, mut is_reported, mut silent) = (false, false, 0);
             for (is_answered, milliseconds) in requests {
                 now += Duration::from_millis(milliseconds);
@@ -467,7 +469,7 @@ mod tests {
                     (in_outage, is_reported) = (false, false);
                     continue;
                 }
-                let is_due = told.began.last().is_none_or(|last| now - *last >= INTERVAL);
+                let is_due = told.began.last().is_none_or(|last| now - *last >= LOG_INTERVAL);
                 let report = outages.failed(now);
                 prop_assert_eq!(report.is_some(), !is_reported && is_due);
                 if let Some(others) = report {
@@ -479,7 +481,7 @@ mod tests {
                 }
                 in_outage = true;
             }
-            prop_assert!(told.began.windows(2).all(|two| two[1] - two[0] >= INTERVAL));
+            prop_assert!(told.began.windows(2).all(|two| two[1] - two[0] >= LOG_INTERVAL));
             prop_assert_eq!(told.began.len(), told.ended + usize::from(is_reported));
         }
     }

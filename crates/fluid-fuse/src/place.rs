@@ -30,13 +30,13 @@ use crate::{nofollow, probe};
 /// The file that a living sidecar locks.
 const LOCK: &str = ".fluid-fuse";
 
-/// Between two touches of it.
+/// Time between two touches of it.
 const TOUCH: Duration = Duration::from_secs(60);
 
 /// Three times the longest pause that kubelet makes before it starts a container again (five minutes).
 const ABANDONED: Duration = Duration::from_secs(15 * 60);
 
-/// Directories that are looked at in one sweep.
+/// Directories that are checked in one sweep.
 const SWEEP_MAX: usize = 1000;
 
 /// Whether a directory has a name as the policy gives it: a UUID. All others are somebody else's: Fluid's own fuse Pod

@@ -1,14 +1,14 @@
-//! Text of others as it may be shown: in logs, in messages, on a terminal.
+//! Escapes text of others before it is shown in logs, in messages or on a terminal.
 //!
-//! Keys, error codes and headers are a store's. A line feed in one would forge a line of the log, an escape sequence
-//! would command the terminal that shows it, and a mark of direction would show other words than there are.
+//! Keys, error codes and headers come from a store. A line feed in one would forge a line of the log, an escape sequence
+//! would control the terminal, and a mark of direction (bidi) would change the order of the shown words.
 
 use std::borrow::Cow;
 
 /// Characters of a message, of which a store may fill most.
 const LONGEST: usize = 4096;
 
-/// The text without anything that is not plainly seen, and not longer than a message may be.
+/// The text without invisible characters, cut to the length of a message.
 pub fn plain(text: &str) -> Cow<'_, str> {
     if text.len() <= LONGEST && !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
@@ -27,7 +27,7 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Controls, marks of direction, and what is not seen at all.
+/// Control characters, marks of direction, and other invisible characters.
 fn is_hidden(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')

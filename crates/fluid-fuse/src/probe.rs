@@ -1,9 +1,8 @@
-//! Whether a mount is there and answers, seen from outside: `wait` and `check`.
+//! `wait` and `check`: whether a mount is there and answers, seen from outside.
 //!
-//! A file system that hangs makes whoever asks it hang, and a thread that waits for an answer which the
-//! daemon owes cannot even be killed: its process does not end before the answer comes. So the question is
-//! asked by a process of its own (the hidden command `probe`), which is left behind when the time is up. Its
-//! exit code is the error number. Why a mount is missing or hangs is not known here.
+//! A thread that waits for a file system which hangs cannot even be killed: its process does not end before the answer
+//! comes. So a process of its own (the hidden command `probe`) asks the file system, and is left behind when the time is up.
+//! Its exit code is the error number. This module cannot tell why a mount is missing or hangs.
 
 use std::io;
 use std::iter;
@@ -20,7 +19,7 @@ use crate::cli::{ProbeOptions, hidden};
 use crate::inodes::ROOT;
 use crate::{mount, nofollow};
 
-/// How long a living file system may take for the attributes of its root.
+/// Time in which a file system that works returns the attributes of its root.
 const PROMPT: Duration = Duration::from_secs(1);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -29,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Why a mount is not ready.
 struct NotReady {
     reason: anyhow::Error,
-    /// Waiting does not help: the store refuses.
+    /// The store refuses, so waiting does not help.
     for_good: bool,
 }
 
@@ -39,7 +38,7 @@ impl From<anyhow::Error> for NotReady {
     }
 }
 
-/// What the root of a mount answers when its store refuses: it denies access, or has no such bucket (`crate::fs`).
+/// Errors of a mount's root when the store denies access or has no such bucket (`crate::fs`).
 const REFUSALS: [Errno; 2] = [Errno::ACCESS, Errno::NXIO];
 
 /// Succeeds as soon as a FUSE file system is mounted on the directory and its root, and the path below it,
@@ -56,7 +55,7 @@ pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> any
             Err(NotReady { reason, .. }) => reason,
         };
         let left = end.saturating_duration_since(Instant::now());
-        // An attempt that the end cut short says less than the one before.
+        // An attempt that was cut short by the timeout says less than the one before.
         if !left.is_zero() || began.elapsed() >= PROMPT || last.is_none() {
             last = Some(not_ready);
         }
@@ -107,7 +106,7 @@ pub(crate) fn stat(path: &Path, device: &str) -> io::Result<()> {
     ask(path, None, device, false, Instant::now() + PROMPT)
 }
 
-/// Whether that is the answer of a mount without a server.
+/// Whether the error is that of a mount without a server.
 pub(crate) fn is_dead(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error())
 }
@@ -134,7 +133,7 @@ fn ask(path: &Path, below: Option<&Path>, device: &str, list: bool, end: Instant
     }
 }
 
-/// The command `probe`: asks, and tells the outcome by the exit code.
+/// The command `probe`: asks the file system, and returns the error number as exit code.
 pub fn report(options: &ProbeOptions) -> ExitCode {
     match answer(options) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,11 +1,10 @@
-//! Threads that carry requests out, how many at a time, and each source's share of them.
+//! The threads that make requests, the concurrency limit of prefetches, and each source's share of both.
 //!
-//! Jobs that somebody waits for begin at once; read-ahead begins in its order, with no more requests
-//! at a time than the store bears: it begins with many, since on a wire that is full already they cost
-//! nothing, takes one more for each that ends well while others wait, and half of them when the store fails or
-//! says that they are too many.
+//! Jobs that a read waits for start at once. Prefetches start in their order, up to a concurrency limit for each source.
+//! The limit starts high, since further requests cost nothing on a link that is full already. It grows by one for each
+//! request that succeeds while others wait, and is halved when the store fails or refuses because of too many requests.
 //!
-//! Each source has a lane. Half of the threads are reserved, in equal parts, for the lanes; the lanes compete for the other
+//! Each source has a lane. Half of the threads are reserved for the lanes, in equal parts; the lanes compete for the other
 //! half. So a source that does not answer cannot take the threads of another.
 
 use std::collections::{HashMap, VecDeque};
@@ -18,53 +17,53 @@ use log::error;
 
 use crate::inodes::lock;
 
-/// Requests ahead at a time, before anything is known of the store. From 8 on a fast wire is full; one with
-/// 15 ms to the first byte and 90 MB/s for a connection brings 0.6, 1.1, 1.5 GB/s with 8, 16, 32.
-const FIRST: usize = 32;
+/// The concurrency limit of prefetches before the first answer. 8 requests fill a fast link; a link with 15 ms to the
+/// first byte and 90 MB/s for a connection brings 0.6, 1.1, 1.5 GB/s with 8, 16, 32.
+const INITIAL_LIMIT: usize = 32;
 
-/// Requests ahead at a time, when the store has failed again and again.
-const FEWEST: usize = 2;
+/// The lowest concurrency limit, after failures: with one request alone, a stream would wait for each first byte.
+const MIN_LIMIT: usize = 2;
 
-/// Failures so close together have one cause.
-const TOGETHER: Duration = Duration::from_millis(500);
+/// Failures within this time have one cause, and halve the limit once.
+const FAILURE_WINDOW: Duration = Duration::from_millis(500);
 
-/// How long a thread waits for something to do before it ends.
-const IDLE: Duration = Duration::from_secs(5);
+/// A thread without a job ends after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A store's future, with a TLS handshake in it, lies on the stack.
-const STACK: usize = 1024 * 1024;
+/// Bytes of a thread's stack: the future of a request, with a TLS handshake in it, lies on it.
+const STACK_SIZE: usize = 1024 * 1024;
 
-/// A job that takes longer is stuck: it waits for a store that is slow, or means harm.
-const STUCK: Duration = Duration::from_secs(1);
+/// A job that takes longer is stuck: the store is slow, or malicious.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// Between two looks for stuck jobs, while others wait.
-const WATCH: Duration = Duration::from_millis(250);
+/// Time between two checks for stuck jobs, while others wait.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The part of the threads that is reserved for the lanes: 1/2. A single busy source of two has three quarters of
-/// `--requests`, and one beside a dead source a quarter: 16 of 64, which fill a fast wire.
-const RESERVED: usize = 2;
+/// `--requests`, and one beside a dead source a quarter: 16 of 64, which fill a fast link.
+const RESERVED_PART: usize = 2;
 
-/// A piece of work.
+/// A request to be made, or an operation to be run.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// Jobs and the threads that do them.
+/// Jobs and the threads that run them.
 pub(crate) struct Queue {
     most: usize,
-    /// Threads that there may be beside, each in the place of one that is stuck.
+    /// The number of additional threads, each in the place of one that is stuck.
     spare: usize,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     work: Condvar,
 }
 
-struct State {
+struct QueueState {
     lanes: Vec<Lane>,
-    /// The lane whose job is looked for first.
+    /// The lane whose turn is next.
     turn: usize,
-    /// Threads that there may be: more while jobs are stuck.
+    /// The present limit of threads: higher while jobs are stuck.
     most: usize,
     threads: usize,
     idle: usize,
-    /// When the jobs that are being done began.
+    /// When the running jobs started.
     running: HashMap<ThreadId, Instant>,
     is_watched: bool,
 }
@@ -74,21 +73,21 @@ struct State {
 struct Lane {
     urgent: VecDeque<Job>,
     ahead: VecDeque<Job>,
-    /// Jobs of both kinds that are being done.
+    /// Running jobs of both kinds.
     running: usize,
     ahead_running: usize,
-    pace: Pace,
+    limit: ConcurrencyLimit,
 }
 
 impl Queue {
-    /// A queue with at most as many threads (and at least one for each lane), without lanes.
+    /// A queue without lanes, with at most this many threads, but at least one for each lane that is added.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Self::with_spare(most, 0, 0)
     }
 
-    /// The same with lanes, and as many further threads where jobs are stuck: a slow store must not take all of them.
+    /// The same with lanes, and with spare threads in the place of stuck ones: a slow store must not take all threads.
     pub(crate) fn with_spare(most: usize, spare: usize, lanes: usize) -> Arc<Self> {
-        let state = State {
+        let state = QueueState {
             lanes: std::iter::repeat_with(Lane::default).take(lanes).collect(),
             turn: 0,
             most,
@@ -100,37 +99,37 @@ impl Queue {
         Arc::new(Queue { most, spare, state: Mutex::new(state), work: Condvar::new() })
     }
 
-    /// A lane for one more source.
+    /// Adds a lane for one more source. Returns its number.
     pub(crate) fn add_lane(&self) -> usize {
         let mut state = lock(&self.state);
         state.lanes.push(Lane::default());
         state.lanes.len() - 1
     }
 
-    /// To be done now.
+    /// Adds a job that somebody waits for.
     pub(crate) fn urgent(self: &Arc<Self>, lane: usize, job: Job) {
         self.push(lane, |lane| lane.urgent.push_back(job));
     }
 
-    /// To be done when the number of requests allows it.
+    /// Adds a prefetch, which starts when the concurrency limit allows it.
     pub(crate) fn ahead(self: &Arc<Self>, lane: usize, job: Job) {
         self.push(lane, |lane| lane.ahead.push_back(job));
     }
 
-    /// How many requests ahead a source may have at a time.
+    /// The concurrency limit of a source's prefetches.
     pub(crate) fn requests(&self, lane: usize) -> usize {
-        lock(&self.state).lanes.get(lane).map_or(FEWEST, |lane| lane.pace.requests).min(self.most)
+        lock(&self.state).lanes.get(lane).map_or(MIN_LIMIT, |lane| lane.limit.requests).min(self.most)
     }
 
-    /// A request of a source has ended, well or not.
+    /// Notes whether a request of a source succeeded.
     pub(crate) fn ended(&self, lane: usize, well: bool) {
         let mut state = lock(&self.state);
         let Some(lane) = state.lanes.get_mut(lane) else { return };
         if well && !lane.ahead.is_empty() {
-            lane.pace.requests = (lane.pace.requests + 1).min(self.most);
-        } else if !well && lane.pace.failed.is_none_or(|failed| failed.elapsed() > TOGETHER) {
-            lane.pace.requests = (lane.pace.requests / 2).max(FEWEST);
-            lane.pace.failed = Some(Instant::now());
+            lane.limit.requests = (lane.limit.requests + 1).min(self.most);
+        } else if !well && lane.limit.failed.is_none_or(|failed| failed.elapsed() > FAILURE_WINDOW) {
+            lane.limit.requests = (lane.limit.requests / 2).max(MIN_LIMIT);
+            lane.limit.failed = Some(Instant::now());
         }
     }
 
@@ -142,7 +141,7 @@ impl Queue {
         self.wake(state);
     }
 
-    fn wake(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    fn wake(self: &Arc<Self>, mut state: MutexGuard<'_, QueueState>) {
         self.work.notify_one();
         // A thread that was woken before counts as idle until it runs.
         if state.idle < state.ready() && state.threads < state.limit() {
@@ -159,7 +158,8 @@ impl Queue {
 
     fn start(self: &Arc<Self>, name: &str, work: fn(Arc<Self>)) {
         let queue = Arc::clone(self);
-        let started = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || work(queue));
+        let started =
+            thread::Builder::new().name(name.into()).stack_size(STACK_SIZE).spawn(move || work(queue));
         if let Err(error) = started {
             error!("no further thread for requests: {error}");
             let mut state = lock(&self.state);
@@ -170,12 +170,12 @@ impl Queue {
         }
     }
 
-    /// Allows threads in the place of those that are stuck, as long as there are any.
+    /// Adds threads in the place of stuck ones, as long as there are any.
     fn watch(self: Arc<Self>) {
         loop {
-            thread::sleep(WATCH);
+            thread::sleep(CHECK_INTERVAL);
             let mut state = lock(&self.state);
-            let stuck = state.running.values().filter(|begun| begun.elapsed() >= STUCK).count();
+            let stuck = state.running.values().filter(|begun| begun.elapsed() >= STUCK_AFTER).count();
             state.most = self.most + stuck.min(self.spare);
             if stuck == 0 && state.waiting() == 0 {
                 state.is_watched = false;
@@ -196,7 +196,7 @@ impl Queue {
             if let Some((job, lane, ahead)) = state.next() {
                 state.running.insert(thread::current().id(), Instant::now());
                 drop(state);
-                // A fault in one request ends that request. Who waits for it is told by what it drops.
+                // A panic ends one request. The operations that wait for it get an error from the values it drops.
                 let _ = panic::catch_unwind(AssertUnwindSafe(job));
                 state = lock(&self.state);
                 state.running.remove(&thread::current().id());
@@ -207,7 +207,7 @@ impl Queue {
                 continue;
             }
             state.idle += 1;
-            let waited = self.work.wait_timeout(state, IDLE);
+            let waited = self.work.wait_timeout(state, IDLE_TIMEOUT);
             let (guard, timeout) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
             state = guard;
             state.idle -= 1;
@@ -220,30 +220,30 @@ impl Queue {
 }
 
 impl Lane {
-    /// Jobs that may begin, as far as it depends on the lane.
+    /// Jobs that the lane's own limit allows to start.
     fn ready(&self) -> usize {
-        self.urgent.len() + self.pace.requests.saturating_sub(self.ahead_running).min(self.ahead.len())
+        self.urgent.len() + self.limit.requests.saturating_sub(self.ahead_running).min(self.ahead.len())
     }
 }
 
-impl State {
-    /// Threads that each lane has for itself.
+impl QueueState {
+    /// Threads that are reserved for each lane.
     fn reserve(&self) -> usize {
-        (self.most / RESERVED / self.lanes.len().max(1)).max(1)
+        (self.most / RESERVED_PART / self.lanes.len().max(1)).max(1)
     }
 
     fn limit(&self) -> usize {
         self.most.max(self.reserve() * self.lanes.len())
     }
 
-    /// Threads beyond those that are reserved which no lane has taken.
+    /// Threads that are neither reserved nor taken.
     fn shared(&self) -> usize {
         let reserve = self.reserve();
         let taken: usize = self.lanes.iter().map(|lane| lane.running.saturating_sub(reserve)).sum();
         self.limit().saturating_sub(reserve * self.lanes.len() + taken)
     }
 
-    /// Jobs that may begin now.
+    /// Jobs that may start now.
     fn ready(&self) -> usize {
         let (reserve, mut shared) = (self.reserve(), self.shared());
         let ready = |lane: &Lane| {
@@ -255,18 +255,19 @@ impl State {
         self.lanes.iter().map(ready).sum()
     }
 
-    /// Jobs that somebody waits for and that have not begun.
+    /// Jobs that somebody waits for and that have not started.
     fn waiting(&self) -> usize {
         self.lanes.iter().map(|lane| lane.urgent.len()).sum()
     }
 
-    /// The next job, its lane, and whether it is one of read-ahead. Lanes take turns.
+    /// The next job, its lane, and whether it is a prefetch. Lanes take turns.
     fn next(&mut self) -> Option<(Job, usize, bool)> {
         let (reserve, shared, count) = (self.reserve(), self.shared(), self.lanes.len());
         for ahead in [false, true] {
             for number in (self.turn..self.turn + count).map(|number| number % count) {
                 let Some(lane) = self.lanes.get_mut(number) else { continue };
-                if lane.running >= reserve && shared == 0 || ahead && lane.ahead_running >= lane.pace.requests
+                if lane.running >= reserve && shared == 0
+                    || ahead && lane.ahead_running >= lane.limit.requests
                 {
                     continue;
                 }
@@ -282,16 +283,16 @@ impl State {
     }
 }
 
-/// How many requests ahead the store bears.
-struct Pace {
+/// The concurrency limit of a source's prefetches.
+struct ConcurrencyLimit {
     requests: usize,
-    /// When it was too many.
+    /// When it was halved last.
     failed: Option<Instant>,
 }
 
-impl Default for Pace {
+impl Default for ConcurrencyLimit {
     fn default() -> Self {
-        Pace { requests: FIRST, failed: None }
+        ConcurrencyLimit { requests: INITIAL_LIMIT, failed: None }
     }
 }
 

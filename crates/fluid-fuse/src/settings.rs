@@ -1,4 +1,4 @@
-//! What is meant: the options with what the environment and Fluid's configuration add ([`Settings`]).
+//! The settings of a mount: the options with what the environment and Fluid's configuration add ([`Settings`]).
 //!
 //! A setting has up to four places: the flag, its `FLUID_FUSE_*` variable, the variables that Fluid sets
 //! ([`MOUNT_POINT`], [`MOUNT_OPTIONS`]) and Fluid's `config.json`. The first that has it wins; the file is not read
@@ -19,16 +19,16 @@ use rustix::process::{getgid, getuid};
 
 use crate::cli::{BenchOptions, MountOptions, SourceOptions, Target, mode};
 use crate::config::{FluidConfig, MountSpec, Options, below};
-use crate::descriptor::FuseFd;
+use crate::fuse_fd::FuseFd;
+use crate::metrics::Address;
 use crate::remote::Host;
 use crate::trust::Trust;
 use crate::users::Expected;
-use crate::watch::Address;
 
 /// `mount`, as meant.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What to mount, where below the directory.
+    /// The sources, and where below the directory they are mounted.
     pub mounts: Vec<MountSpec>,
     /// The directory to mount on.
     pub mountpoint: PathBuf,
@@ -44,23 +44,23 @@ pub struct Settings {
     pub users: Option<Expected>,
     /// The descriptor of who has mounted already.
     pub fuse_fd: Option<FuseFd>,
-    /// Bytes of memory for what is read.
+    /// Bytes of memory for blocks.
     pub memory: u64,
-    /// Where what is fetched is kept.
+    /// The directory of the disk cache.
     pub cache_dir: Option<PathBuf>,
-    /// Bytes that are kept there.
+    /// Bytes of the disk cache at most.
     pub cache_size: u64,
-    /// Requests at a time.
+    /// Requests that may be in flight.
     pub requests: usize,
-    /// How long a read is tried for.
+    /// The deadline of an operation, counted from the kernel's request.
     pub io_timeout: Duration,
-    /// How long names and attributes of far sources are trusted.
+    /// How long names and attributes of remote sources are trusted.
     pub metadata_ttl: Duration,
     /// User and group that own what has no owner.
     pub owner: (u32, u32),
     /// Permissions of files and directories that have none.
     pub modes: (u16, u16),
-    /// Whether times of change that are kept with objects are asked for.
+    /// Whether the `mtime` metadata of objects is requested.
     pub kept_times: bool,
     /// Objects below a directory that is renamed, at most.
     pub rename_limit: usize,
@@ -78,7 +78,7 @@ pub struct Settings {
 
 impl Target {
     /// The directory: the flag, its variable or [`MOUNT_POINT`].
-    pub fn resolve(self) -> anyhow::Result<PathBuf> {
+    pub fn resolve(&self) -> anyhow::Result<PathBuf> {
         self.known().with_context(|| {
             format!("no mount point: give --{MOUNTPOINT}, {} or {MOUNT_POINT}", env::MOUNTPOINT)
         })
@@ -124,11 +124,6 @@ impl SourceOptions {
         let mut mounts = if none { config.mounts(&place, |name| std::env::var_os(name))? } else { given };
         mounts.iter_mut().for_each(|mount| mount.read_only |= read_only);
         Ok((mounts, mountpoint))
-    }
-
-    /// The same for commands that need no mount point.
-    pub fn mounts(&self) -> anyhow::Result<Vec<MountSpec>> {
-        Ok(self.resolve(Some(PathBuf::new()), None)?.0)
     }
 }
 
@@ -199,7 +194,7 @@ impl MountOptions {
     }
 }
 
-/// [`MOUNT_OPTIONS`], as far as it is meant for us.
+/// The words of [`MOUNT_OPTIONS`] that this program uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct MountWords {
     read_only: bool,

@@ -1,8 +1,8 @@
-//! The seam between the file system and the place that its bytes come from.
+//! The interface between the file system and its sources.
 //!
-//! A [`Store`] answers for paths below its root, `""` being the root itself; it knows neither inode numbers
-//! nor handles nor the kernel. It is called by several threads at once, and a call may take its time. Which
-//! error number an error becomes is decided in [`crate::fs`] alone. A store that says nothing else is read-only.
+//! A [`Store`] answers for paths below its root, `""` being the root itself. It knows neither inode numbers nor handles nor
+//! the kernel. Several threads call it at once, and a call may block. Only [`crate::fs`] turns errors into error numbers. A
+//! store that implements no method of writing is read-only.
 
 mod local;
 
@@ -24,7 +24,7 @@ pub use local::LocalStore;
 pub(crate) struct Slow(pub(crate) Duration);
 
 impl Slow {
-    /// Logs a read that took so long, if that is too long.
+    /// Logs a read, if it took too long.
     pub(crate) fn tell(
         self,
         took: Duration,
@@ -51,44 +51,44 @@ pub fn local_directory(url: &str) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(OsStr::from_bytes(&path))))
 }
 
-/// Where the files are.
+/// A source of files, or several in one tree.
 pub trait Store: Send + Sync {
     /// The attributes of a path; of a symbolic link, its own.
     fn stat(&self, path: &Path) -> Result<Stat, StoreError>;
 
-    /// The same, if it takes no time to tell; nothing if somebody far away must be asked.
-    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>>;
+    /// The same without a request: nothing if it is not cached.
+    fn cached_stat(&self, path: &Path) -> Option<Result<Stat, StoreError>>;
 
-    /// Since when that is known, where it is; without having been asked for it, now.
-    fn known_since(&self, _: &Path) -> Option<Instant> {
+    /// When the cached attributes were requested; now, where no request is needed.
+    fn cached_since(&self, _: &Path) -> Option<Instant> {
         Some(Instant::now())
     }
 
-    /// What a directory holds.
+    /// The entries of a directory.
     fn list(&self, directory: &Path) -> Result<Entries, StoreError>;
 
-    /// Opens a file. Whoever opens it `again` may have all of it still, and read nothing.
+    /// Opens a file. If it was opened before (`again`), its pages may all be in the kernel's cache, and nothing is read.
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError>;
 
     /// The target of a symbolic link.
     fn read_link(&self, path: &Path) -> Result<OsString, StoreError>;
 
-    /// How full the place is.
+    /// The size and the free space.
     fn space(&self) -> Result<Space, StoreError>;
 
-    /// How long what is known stays true, as far as anybody relies on it.
+    /// How long names and attributes are trusted.
     fn ttl(&self) -> Duration;
 
-    /// Whether somebody far away is asked: what is not [known](Store::known) must not be waited for by a
-    /// thread that others need.
-    fn is_far(&self) -> bool;
+    /// Whether an answer that is not [cached](Store::cached_stat) needs a request over a network. A thread that others
+    /// need must not wait for it.
+    fn is_remote(&self) -> bool;
 
-    /// How many sources there are, each of which can fail alone.
+    /// The number of lanes, one for each source, which can fail alone.
     fn lanes(&self) -> usize {
         1
     }
 
-    /// Which of them is asked about a path.
+    /// The lane of the source that has a path.
     fn lane(&self, _: &Path) -> usize {
         0
     }
@@ -98,22 +98,22 @@ pub trait Store: Send + Sync {
         false
     }
 
-    /// The permissions of a file that is made there.
+    /// The permissions of a new file at the path.
     fn file_mode(&self, _: &Path) -> u16 {
         0
     }
 
-    /// Begins to write a file. What its path names stays as it is until [`Writer::finish`].
+    /// Begins to write a file. The path names the old file until [`Writer::finish`].
     fn create(&self, _: &Path) -> Result<Box<dyn Writer>, StoreError> {
         Err(StoreError::ReadOnly)
     }
 
-    /// Begins to write behind the end of a file that is there; its attributes, asked for anew.
+    /// Begins to write at the end of a file. Returns its attributes, too, by a new request.
     fn append(&self, _: &Path) -> Result<(Box<dyn Writer>, Stat), StoreError> {
         Err(StoreError::ReadOnly)
     }
 
-    /// Sets a file's time of change; its attributes.
+    /// Sets a file's time of change. Returns its attributes.
     fn set_time(&self, _: &Path, _: SystemTime) -> Result<Stat, StoreError> {
         Err(StoreError::ReadOnly)
     }
@@ -123,67 +123,67 @@ pub trait Store: Send + Sync {
         Err(StoreError::ReadOnly)
     }
 
-    /// Makes a directory; its attributes.
+    /// Makes a directory. Returns its attributes.
     fn make_directory(&self, _: &Path) -> Result<Stat, StoreError> {
         Err(StoreError::ReadOnly)
     }
 
-    /// Removes a directory that holds nothing.
+    /// Removes an empty directory.
     fn remove_directory(&self, _: &Path) -> Result<(), StoreError> {
         Err(StoreError::ReadOnly)
     }
 
-    /// Gives a file another path, in place of what is there; its attributes.
+    /// Gives a file another path, and replaces the file there. Returns its attributes.
     fn rename(&self, _from: &Path, _to: &Path) -> Result<Stat, StoreError> {
         Err(StoreError::ReadOnly)
     }
 }
 
-/// A file that is being written from its beginning to its end. Dropped before it is finished, it leaves nothing
-/// behind.
+/// A file that is being written from its beginning to its end. If it is dropped before it is finished, the store is not
+/// changed.
 pub trait Writer: Send {
-    /// How many bytes it will have at least, as far as is known.
+    /// Announces that the file will have at least this many bytes.
     fn expect(&mut self, size: u64);
 
-    /// The next bytes, also after the file was finished: it goes on with them.
+    /// Writes the next bytes. A file that was finished is continued.
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// The time of change that it will have, unless more is written.
+    /// Sets the time of change that the file will have, unless more is written.
     fn set_time(&mut self, time: SystemTime);
 
-    /// Begins anew, with an empty file.
+    /// Starts again with an empty file.
     fn restart(&mut self) -> Result<(), StoreError>;
 
-    /// Makes the path name what was written; its attributes.
+    /// Makes the path name the written file. Returns its attributes.
     fn finish(&mut self) -> Result<Stat, StoreError>;
 }
 
-/// Called once with the bytes, fewer than asked for at the file's end, or with the reason why there are none.
+/// Called once, with the bytes (fewer than requested at the file's end), or with an error.
 pub type Answer = Box<dyn FnOnce(Result<&[u8], StoreError>) + Send>;
 
-/// An open file. It stays the file that was opened, whatever its path names later.
+/// An open file: always the version that was opened, whatever its path names later.
 pub trait Object: Send + Sync {
     /// The file's attributes.
     fn stat(&self) -> Result<Stat, StoreError>;
 
-    /// Reads; the answer may be called at once or later, by another thread.
+    /// Reads. The answer is called at once, or later by another thread.
     fn read(&self, offset: u64, length: u32, answer: Answer);
 
-    /// A descriptor of a local file with the very same bytes, if there is one.
+    /// A descriptor of a local file with the same bytes, if there is one, for passthrough.
     fn backing(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
-/// What a directory holds.
+/// The entries of a directory.
 #[derive(Debug)]
 pub struct Entries {
-    /// Since when that is known.
+    /// When they were requested.
     pub since: Instant,
     /// All but `.` and `..`.
     pub entries: Vec<Entry>,
-    /// Whether nobody needs to ask for more of what they are than is told here.
-    pub is_all_known: bool,
+    /// Whether the attributes of the entries are complete.
+    pub are_complete: bool,
 }
 
 /// A name in a directory.
@@ -195,7 +195,7 @@ pub struct Entry {
     pub stat: Stat,
 }
 
-/// What a path is.
+/// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
@@ -209,9 +209,9 @@ pub enum Kind {
 /// The attributes of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Tells this file from another that had the same path before.
+    /// Differs from that of another file that had the same path before.
     pub identity: u64,
-    /// What it is.
+    /// The type.
     pub kind: Kind,
     /// Bytes.
     pub size: u64,
@@ -234,16 +234,16 @@ impl Stat {
     }
 }
 
-/// How full a store is.
+/// The size and the free space of a store.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Space {
     /// Bytes in all.
     pub bytes: u64,
-    /// Bytes left.
+    /// Free bytes.
     pub free_bytes: u64,
-    /// Files that there can be.
+    /// The largest possible number of files.
     pub files: u64,
-    /// Files that can be added.
+    /// The number of files that can be added.
     pub free_files: u64,
 }
 
@@ -259,16 +259,16 @@ pub enum StoreError {
     /// There is no such bucket, or it is not at this endpoint: the store's own words.
     #[error("no such bucket: {0}")]
     NoBucket(String),
-    /// The path names another file by now.
+    /// The path names another version now.
     #[error("the file was replaced")]
     Stale,
-    /// Nothing is changed here.
+    /// The store, or this part of it, is read-only.
     #[error("it is read-only")]
     ReadOnly,
-    /// The directory holds something.
+    /// The directory is not empty.
     #[error("the directory is not empty")]
     NotEmpty,
-    /// It cannot be moved there, but it can be copied.
+    /// The store cannot rename it, but a program can copy it.
     #[error("it cannot be moved there")]
     NotMovable,
     /// The store does not have this operation.
@@ -277,10 +277,10 @@ pub enum StoreError {
     /// The store answers that it does not have this operation: its own words.
     #[error("the store does not have this operation: {0}")]
     NotImplemented(String),
-    /// The server sends files as a whole alone.
+    /// The server does not support range requests.
     #[error("the server does not send parts of files: it answered {0}")]
     NoParts(u16),
-    /// No answer, or one that may be another soon: too many requests, a server's error, a lost connection.
+    /// No answer, or one that a retry may change: too many requests, a server's error, a lost connection.
     #[error("{0}")]
     Unavailable(String),
     /// Everything else.

@@ -1,9 +1,8 @@
-//! Who has said what is mounted, and what that may reach on this machine.
+//! Restricts the files and directories that a Dataset may name.
 //!
-//! Flags and variables are the administrator's: what they name is used. Fluid's configuration (`config.json`, or its
-//! text in a variable) is a Dataset's, whose author need not be the owner of the Pod, and may mean harm to it. So a
-//! Dataset names no file but those of its Secrets (`secret`), and directories only where they may be (`directory`).
-//! What the options of a mount mean is not known here.
+//! The administrator sets flags and variables, which may name any file. Fluid's configuration (`config.json`, or its text in
+//! a variable) comes from a Dataset. Its author need not be the owner of the Pod, and may be malicious. So a Dataset may name
+//! only the files of its Secrets (`secret`), and only directories in allowed places (`directory`).
 
 use std::fs;
 use std::io;
@@ -20,14 +19,14 @@ use crate::nofollow;
 /// Who chose a source and its options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
-    /// Whoever wrote the container: it is used as it is.
+    /// The author of the container: the source is used as it is.
     #[default]
     Administrator,
     /// The author of a Dataset.
     Dataset,
 }
 
-/// What stands for no directory at all.
+/// The word for no directory at all.
 pub const NONE: &str = "none";
 
 /// Directories that no Dataset names unless the administrator lists them, nor what is above or below them: of the system,

@@ -1,8 +1,7 @@
-//! Several stores in one tree, as a Dataset has several mounts: each at its path, the directories above them
-//! made up.
+//! Several stores in one tree, as a Dataset has several mounts. The directories above the mounts are virtual.
 //!
-//! A path belongs to the store with the longest mount path that it begins with. A store that is mounted
-//! inside another one hides what that one has there.
+//! A path belongs to the store with the longest mount path that it begins with. A store that is mounted inside another
+//! one hides the files of the other at that path.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,7 +20,7 @@ pub struct Union {
 }
 
 impl Union {
-    /// The stores at their paths, which are relative; directories that are made up have the given owner.
+    /// The stores at their relative paths. Virtual directories have the given owner.
     pub fn new(
         stores: impl IntoIterator<Item = (PathBuf, Box<dyn Store>)>,
         owner: (u32, u32),
@@ -37,13 +36,13 @@ impl Union {
         Ok(Union { mounts, mounted: SystemTime::now(), owner })
     }
 
-    /// The store of a path, and the path there; nothing for a directory that is made up.
+    /// The store of a path, and the path in it; nothing for a virtual directory.
     fn find<'u, 'p>(&'u self, path: &'p Path) -> Option<(&'u dyn Store, &'p Path)> {
         path.ancestors()
             .find_map(|above| Some((self.mounts.get(above)?.as_ref(), path.strip_prefix(above).ok()?)))
     }
 
-    /// Names right below a directory that lead to mounts.
+    /// The names in a directory that lead to mounts.
     fn made_up<'u>(&'u self, directory: &'u Path) -> impl Iterator<Item = OsString> + 'u {
         let below = self.mounts.keys().filter_map(move |path| path.strip_prefix(directory).ok());
         let mut names: Vec<OsString> =
@@ -52,14 +51,14 @@ impl Union {
         names.into_iter()
     }
 
-    fn is_made_up(&self, path: &Path) -> bool {
+    fn is_virtual(&self, path: &Path) -> bool {
         !self.mounts.contains_key(path) && self.mounts.keys().any(|mount| mount.starts_with(path))
     }
 
-    /// The store of a path that is neither made up nor a mount's own: these stay what they are.
+    /// The store of a path that may be changed: neither a virtual directory nor the root of a mount.
     fn inside<'u, 'p>(&'u self, path: &'p Path) -> Result<(&'u dyn Store, &'p Path), StoreError> {
         match self.find(path) {
-            Some((store, rest)) if !rest.as_os_str().is_empty() && !self.is_made_up(path) => {
+            Some((store, rest)) if !rest.as_os_str().is_empty() && !self.is_virtual(path) => {
                 Ok((store, rest))
             }
             _ => Err(StoreError::ReadOnly),
@@ -71,7 +70,7 @@ impl Union {
     }
 }
 
-/// Of what is mounted at the paths, that with the longest path that this one begins with; and the path there.
+/// The mount with the longest path that the given path begins with, and the rest of the path.
 pub(crate) fn innermost<'m, 'p, T>(
     mounts: &'m [(PathBuf, T)],
     path: &'p Path,
@@ -84,32 +83,32 @@ pub(crate) fn innermost<'m, 'p, T>(
 impl Store for Union {
     fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
         match self.find(path) {
-            _ if self.is_made_up(path) => Ok(self.directory()),
+            _ if self.is_virtual(path) => Ok(self.directory()),
             Some((store, rest)) => store.stat(rest),
             None => Err(StoreError::NotFound),
         }
     }
 
-    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+    fn cached_stat(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         match self.find(path) {
-            _ if self.is_made_up(path) => Some(Ok(self.directory())),
-            Some((store, rest)) => store.known(rest),
+            _ if self.is_virtual(path) => Some(Ok(self.directory())),
+            Some((store, rest)) => store.cached_stat(rest),
             None => Some(Err(StoreError::NotFound)),
         }
     }
 
-    fn known_since(&self, path: &Path) -> Option<Instant> {
+    fn cached_since(&self, path: &Path) -> Option<Instant> {
         match self.find(path) {
-            Some((store, rest)) if !self.is_made_up(path) => store.known_since(rest),
+            Some((store, rest)) if !self.is_virtual(path) => store.cached_since(rest),
             _ => Some(Instant::now()),
         }
     }
 
     fn list(&self, directory: &Path) -> Result<Entries, StoreError> {
-        let nothing = Entries { since: Instant::now(), entries: Vec::new(), is_all_known: true };
+        let nothing = Entries { since: Instant::now(), entries: Vec::new(), are_complete: true };
         let mut listed = match self.find(directory) {
             Some((store, rest)) => match store.list(rest) {
-                Err(StoreError::NotFound) if self.is_made_up(directory) => nothing,
+                Err(StoreError::NotFound) if self.is_virtual(directory) => nothing,
                 listed => listed?,
             },
             None => nothing,
@@ -147,12 +146,12 @@ impl Store for Union {
         self.mounts.values().map(|store| store.ttl()).min().unwrap_or_default()
     }
 
-    fn is_far(&self) -> bool {
-        self.mounts.values().any(|store| store.is_far())
+    fn is_remote(&self) -> bool {
+        self.mounts.values().any(|store| store.is_remote())
     }
 
     fn lanes(&self) -> usize {
-        // One is for the directories that are made up.
+        // One lane is for the virtual directories.
         self.mounts.len() + 1
     }
 

@@ -1,11 +1,10 @@
-//! Who uses the mount: the Pod's other containers, as far as their processes can be seen.
+//! The users of the mount: the Pod's other containers, as far as their processes can be seen.
 //!
-//! With `shareProcessNamespace` a container sees the processes of the others, and needs no right for what is
-//! asked here: of a process's `cgroup` and `mountinfo`, and when it ends. A container is a cgroup other than
-//! ours; it uses the mount if the mount is in its mount table. So the platform's pause process, log shippers and
-//! other sidecars do not count. What is not known is whether a container that ended will be started again, or
-//! one that has not come yet will come: how many there will be, and how long to wait for one to come back, is
-//! for whoever knows the Pod to say ([`Expected`]).
+//! With `shareProcessNamespace` a container sees the processes of the others, and may read their `cgroup` and `mountinfo`
+//! and wait for their end without further rights. A container is a cgroup other than the sidecar's. It uses the mount if
+//! the mount is in its mount table, so the platform's pause process, log shippers and other sidecars do not count. This
+//! module cannot know whether a container that ended will be started again, or whether further ones will come: the
+//! options say how many to expect, and how long to wait for one to come back ([`Expected`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,26 +21,26 @@ use crate::mount::MountEntry;
 
 const PROC: &str = "/proc";
 
-/// Between two looks while nobody is there. A container runtime takes longer from making a container to starting
-/// it, so that none comes and goes unseen.
+/// Time between two polls while no container uses the mount. A container runtime takes longer from making a container to
+/// starting it, so that none comes and goes unseen.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Once somebody was there, and for so long nobody, those that are missing were missed or will not come.
+/// After this time without a user, once there was one, missing containers are not expected any more.
 const MISSED: Duration = Duration::from_secs(30 * 60);
 
-/// Until somebody who is there ends, or new ones are looked for.
+/// Time until new users are searched for, unless a present one ends before.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is to be expected of the Pod.
+/// The expected users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     /// Containers that use the mount, sooner or later.
     pub containers: usize,
-    /// How long none of them is there before they have ended for good.
+    /// They have ended for good once none of them was there for this time.
     pub settle: Duration,
 }
 
-/// Fails if other containers' processes cannot be seen.
+/// Fails unless the processes of other containers can be seen.
 pub fn require_shared_namespace() -> anyhow::Result<()> {
     let cgroup = |process: &str| fs::read(Path::new(PROC).join(process).join("cgroup"));
     let is_alone = cgroup("1").is_ok_and(|first| cgroup("self").is_ok_and(|own| own == first));
@@ -86,7 +85,7 @@ fn users(proc: &Path, own: &[u8], device: &str) -> BTreeMap<Vec<u8>, Pid> {
         if cgroup == own || users.contains_key(&cgroup) {
             continue;
         }
-        // Of one that is ending there is none.
+        // A process that is ending has none.
         let table = fs::read(process.path().join("mountinfo")).unwrap_or_default();
         if MountEntry::all(&table).any(|entry| entry.device == device) {
             users.insert(cgroup, pid);
@@ -101,7 +100,7 @@ fn wait_for_end(pid: Pid) {
         return thread::sleep(PAUSE);
     };
     let timeout = Timespec { tv_sec: LOOK.as_secs() as i64, tv_nsec: 0 };
-    // It was only a look if this is interrupted.
+    // An interruption only makes the next poll earlier.
     let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout));
 }
 

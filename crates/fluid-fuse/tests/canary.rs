@@ -55,7 +55,9 @@ fn said(program: &mut Command) -> String {
 /// Every kind of store, with the secret in the options that are made for it.
 #[test]
 fn no_store_is_told_of_with_a_secret() {
-    let cache = tempfile::tempdir().unwrap();
+    // `bench` asks the store for the file that it finds in the directory.
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "content").unwrap();
     for status in [403, 500] {
         for (source, options) in [
             ("s3://bucket/path", "access_key_id=AK secret_access_key=CANARY session_token=CANARY region=r"),
@@ -72,16 +74,16 @@ fn no_store_is_told_of_with_a_secret() {
             let store = telltale(status);
             let address = store.address().to_string();
             let options = options.replace("CANARY", CANARY);
-            let mut warm = program("warm");
-            warm.arg("--source").arg(source.replace("ADDRESS", &address));
-            warm.arg("--cache-dir").arg(cache.path()).args(["--io-timeout", "1s"]);
+            let mut bench = program("bench");
+            bench.arg("--source").arg(source.replace("ADDRESS", &address));
+            bench.arg("--mountpoint").arg(directory.path());
             let waits = "connect_timeout=300ms first_byte_timeout=300ms stall_timeout=300ms path_style=true https=false";
             let endpoint = match source.contains("ADDRESS") {
                 true => String::new(),
                 false => format!("endpoint=http://{address} {waits}"),
             };
-            warm.env(env::OPTION, format!("{options} {endpoint}").trim());
-            let said = said(&mut warm);
+            bench.env(env::OPTION, format!("{options} {endpoint}").trim());
+            let said = said(&mut bench);
             let of = format!("{status} {source} {options}");
             assert_clean(&of, &said);
             // The bucket of others is in the name of the host, which nobody here knows.
@@ -98,7 +100,7 @@ fn no_mistake_is_told_with_a_secret() {
     let file = directory.path().join("config.json");
     let with = |text: &str| text.replace("CANARY", CANARY);
     let mut refused = 0;
-    for command in ["mount", "warm", "bench"] {
+    for command in ["mount", "bench"] {
         for source in [
             "s3://key:CANARY@bucket/path",
             "https://user:CANARY@127.0.0.1:1/path?token=CANARY#CANARY",
@@ -153,7 +155,7 @@ fn no_mistake_is_told_with_a_secret() {
             refused += 1;
         }
     }
-    assert!(refused > 100, "{refused}");
+    assert!(refused > 80, "{refused}");
 }
 
 /// In a container the last words of the program are what `kubectl describe pod` shows.

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use fluid_fuse::cli::Cli;
+use fluid_fuse::metrics::{FAMILIES, Family};
 use fluid_fuse::remote::options::{Meaning, facts, is_secret};
 use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_layout::contract::{FLUID_FUSE, env};
@@ -71,6 +72,16 @@ Of the options, these are read from variables too:
 | --- | --- |
 ";
 
+const METRICS: &str = "
+## Metrics
+
+With `--metrics`, in Prometheus' text format. Name, type, unit and labels of a stable metric change with a major version
+alone; an experimental one may change with any version.
+
+| metric | type | unit | stability | meaning |
+| --- | --- | --- | --- | --- |
+";
+
 #[test]
 fn reference() {
     let mut text = head();
@@ -106,6 +117,11 @@ fn reference() {
     for (option, variables) in rows {
         writeln!(text, "| {option} | {} |", variables.join(" ")).unwrap();
     }
+    text.push_str(METRICS);
+    for Family { name, metric_type, unit, stability, help } in FAMILIES {
+        let help = cell(help);
+        writeln!(text, "| `fluid_fuse_{name}` | {metric_type} | {unit} | {stability} | {help} |").unwrap();
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/fluid-fuse.md");
     if let Err(difference) = expect::expect(&path, &text) {
         panic!("{difference}");
@@ -114,7 +130,7 @@ fn reference() {
 
 #[test]
 fn help_shows_nobody_a_secret() {
-    for command in ["mount", "warm", "bench"] {
+    for command in ["mount", "bench"] {
         for flag in ["-h", "--help"] {
             let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_fluid-fuse"));
             program.args([command, flag]).env(env::SOURCE, "https://user:s3cr3t@host/a");

@@ -9,7 +9,7 @@ use super::block_map::{Evict, Outcome, PendingRead};
 use super::file_state::{FileState, ReadState, SMALL_FILE};
 use super::request::{MAX_REQUEST_SIZE, Purpose, RangeRequest, request_ranges};
 use super::shared::Shared;
-use super::transfer::{FetchJob, Position};
+use super::transfer::FetchJob;
 use super::window::PrefetchLimits;
 use crate::inodes::lock;
 use crate::remote::Version;
@@ -51,28 +51,10 @@ impl RemoteFile {
         self.state.close();
     }
 
-    /// Adds a handle for which nothing is fetched. Returns whether the disk cache can [keep](RemoteFile::keep) the file.
-    pub fn hold(&self) -> bool {
+    /// Adds a handle for which nothing is fetched.
+    pub fn hold(&self) {
         self.state.usage.open();
         self.find_in_disk_cache();
-        self.state.disk().is_some()
-    }
-
-    /// Brings a range of the file to the disk cache. The range starts and ends at multiples of 128 KiB, or at the
-    /// file's end. Once all ranges were brought, [`RemoteFile::is_whole`] tells whether the disk cache has them.
-    pub fn keep(&self, range: Range<u64>) -> Result<(), StoreError> {
-        let mut position = Position::at(range.start);
-        let request = Arc::new(RangeRequest::new(range, Purpose::FillDisk));
-        request.await_from_now();
-        self.shared.runner.run_with_retries(&self.job(request), &mut position)
-    }
-
-    /// Whether the disk cache has all bytes of the file, and they have reached the disk.
-    pub fn is_whole(&self) -> bool {
-        self.state.disk().is_some_and(|disk| {
-            disk.seal();
-            disk.whole().is_some()
-        })
     }
 
     /// The file in the disk cache, if it has all bytes.

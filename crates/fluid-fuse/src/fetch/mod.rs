@@ -45,7 +45,7 @@ pub use self::disk::DiskCache;
 pub use self::fetcher::Fetcher;
 pub use self::file::RemoteFile;
 pub use self::metrics::Metrics;
-pub(crate) use self::request::{MAX_REQUEST_SIZE, request_ranges};
+pub(crate) use self::request::request_ranges;
 pub use self::shared::{Budget, Shared};
 
 #[cfg(test)]

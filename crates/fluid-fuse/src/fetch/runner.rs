@@ -124,28 +124,23 @@ impl RequestRunner {
 
     /// Runs the rest of a request. A panic fails the reads that wait for it, too.
     fn run_from(self: &Arc<Self>, job: &FetchJob, mut position: Position) {
-        let run = AssertUnwindSafe(|| drop(self.run_with_retries(job, &mut position)));
+        let run = AssertUnwindSafe(|| self.run_with_retries(job, &mut position));
         if panic::catch_unwind(run).is_err() {
             self.fail(job, position.offset, &fault());
         }
     }
 
     /// Runs the rest of a request in this thread, with retries. If it fails, so do the reads that wait for it.
-    pub(super) fn run_with_retries(
-        self: &Arc<Self>,
-        job: &FetchJob,
-        position: &mut Position,
-    ) -> Result<(), StoreError> {
+    fn run_with_retries(self: &Arc<Self>, job: &FetchJob, position: &mut Position) {
         let mut backoff = Backoff::new();
         loop {
             let start = position.offset;
-            let Err(error) = self.run_once(job, position) else { return Ok(()) };
+            let Err(error) = self.run_once(job, position) else { return };
             if position.offset > start {
                 backoff.reset();
             }
             let StoreError::Unavailable(_) = &error else {
-                self.fail(job, position.offset, &error);
-                return Err(error);
+                return self.fail(job, position.offset, &error);
             };
             self.transfer.queue.ended(job.file.origin.lane, false);
             job.file.origin.note_failure();
@@ -153,15 +148,13 @@ impl RequestRunner {
             if awaited_since.is_none() && position.offset == start {
                 // The next read of these bytes requests them again.
                 self.transfer.metrics.failures.fetch_add(1, Ordering::Relaxed);
-                self.end(job, position.offset, &error, End::Cancelled);
-                return Err(error);
+                return self.end(job, position.offset, &error, End::Cancelled);
             }
             // Reads that wait for its first byte may have waited since before it started.
             let is_first = position.offset == job.request.range.start;
             let since = awaited_since.filter(|since| is_first && *since < position.reached_at);
             if self.retry.is_over(since.unwrap_or(position.reached_at), backoff.next()) {
-                self.fail(job, position.offset, &error);
-                return Err(error);
+                return self.fail(job, position.offset, &error);
             }
             self.retry.pause(&mut backoff);
         }

@@ -1,8 +1,8 @@
-//! What a mount changes: files that are written, and names that come, go and move.
+//! The changes of a mount: files that are written, and names that are made, removed and moved.
 //!
-//! It decides what may be done beside what: a file that has changes which its store does not have keeps its name, nobody
-//! empties a file that others read or write, several may add to one, and the kernel keeps no listing that is older than a
-//! change. How a file gets to its store is [`super::writing`]'s matter.
+//! It decides which operations exclude each other: a file with changes that its store does not have keeps its name, nobody
+//! truncates a file that others read or write, several may append to one, and the kernel caches no listing that is older
+//! than a change. [`super::writing`] brings a file to its store.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::{Answer, Kind, Object, Stat, StoreError, Writer};
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(2);
+/// Time between two checks whether an operation that is in the way has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Names that are being changed. Nobody begins to write, remove or move what they name, so that the store does not
-/// end one change after the next was made.
-struct Held<'a> {
+/// Locks paths during a change: nobody begins to write, remove or move their files, so that the store does not finish one
+/// change after the next was made.
+struct NameLock<'a> {
     core: &'a Core,
     paths: Vec<PathBuf>,
 }
@@ -40,21 +40,21 @@ fn joinable(
     ((file.is_untouched() || !empties) && file.join()).then(|| (*identity, Arc::clone(file)))
 }
 
-/// Waits until the next look, unless the time of the operation is over.
+/// Waits until the next check, unless the deadline of the operation is over.
 fn pause() -> Result<(), Errno> {
     if Until::is_over() {
         return Err(Errno::EIO);
     }
-    thread::sleep(LOOK);
+    thread::sleep(POLL_INTERVAL);
     Ok(())
 }
 
-/// Whether something is being changed that the path, or a directory above it, names.
+/// Whether the path or a directory above it is locked.
 fn is_held(held: &HashSet<PathBuf>, path: &Path) -> bool {
     !held.is_empty() && path.ancestors().any(|above| held.contains(above))
 }
 
-/// A file that somebody has made and nobody has written yet.
+/// A new file that nobody has written yet.
 struct Empty(Stat);
 
 impl Object for Empty {
@@ -67,7 +67,7 @@ impl Object for Empty {
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for NameLock<'_> {
     fn drop(&mut self) {
         let mut held = lock(&self.core.held);
         for path in &self.paths {
@@ -77,7 +77,7 @@ impl Drop for Held<'_> {
 }
 
 impl Core {
-    /// The file that the path names, if it was changed and its store does not have all of it.
+    /// The file of the path, if it has changes that its store does not have.
     pub(super) fn being_written(&self, path: &Path) -> Option<(u64, Arc<Writing>)> {
         lock(&self.writing).get(path).filter(|(_, file)| file.is_changed()).cloned()
     }
@@ -86,7 +86,7 @@ impl Core {
         self.open_for_writing(ino).filter(|file| file.is_changed())
     }
 
-    /// The file if somebody has it open for writing, changed or not.
+    /// The file, if it is open for writing, changed or not.
     pub(super) fn open_for_writing(&self, ino: INodeNo) -> Option<Arc<Writing>> {
         let writing = lock(&self.writing);
         if writing.is_empty() {
@@ -97,9 +97,9 @@ impl Core {
         (*identity == node.identity).then(|| Arc::clone(file))
     }
 
-    /// Holds the paths until the end of a change, if nobody writes or changes them. The end of what is closed, or
-    /// may be, is waited for.
-    fn hold(&self, paths: &[&Path]) -> Result<Held<'_>, Errno> {
+    /// Locks the paths until the end of a change, if nobody writes or changes them. Waits for files that are closed, or may
+    /// be.
+    fn hold(&self, paths: &[&Path]) -> Result<NameLock<'_>, Errno> {
         let since = Instant::now();
         loop {
             let writing = lock(&self.writing);
@@ -120,17 +120,17 @@ impl Core {
             if written.is_empty() {
                 let paths: Vec<_> = paths.iter().map(|path| path.to_path_buf()).collect();
                 held.extend(paths.iter().cloned());
-                return Ok(Held { core: self, paths });
+                return Ok(NameLock { core: self, paths });
             }
             drop((held, writing));
             pause()?;
         }
     }
 
-    /// Lets a file be changed again that its store has all of: nobody may have taken its name meanwhile.
+    /// Lets a finished file be changed again, unless its name was taken meanwhile.
     pub(super) fn resume(&self, path: &Path, file: &Arc<Writing>) -> Result<(), Errno> {
         let writing = lock(&self.writing);
-        // One that is there no more says itself what became of it.
+        // A file that was replaced or removed reports that itself.
         let is_there = writing.get(path).is_some_and(|(_, known)| Arc::ptr_eq(known, file));
         if !is_there || file.is_changed() {
             return Ok(());
@@ -139,7 +139,7 @@ impl Core {
             return Err(Errno::EBUSY);
         }
         // Whether it is still the same is found out when it is uploaded: not every listing tells all of its identity.
-        if let Some(Err(StoreError::NotFound)) = self.store.known(path) {
+        if let Some(Err(StoreError::NotFound)) = self.store.cached_stat(path) {
             return Err(Errno::ESTALE);
         }
         file.resume();
@@ -184,7 +184,7 @@ impl Core {
                 }
                 let changed = writing.get(path).filter(|(_, file)| file.is_changed());
                 let is_closing = changed.map(|(_, file)| file.is_closing(since));
-                let is_in_the_way = |mode: &Mode| replaces || mode.past_us.is_some();
+                let is_in_the_way = |mode: &Mode| replaces || mode.backing.is_some();
                 let is_read = ino.is_some_and(|ino| lock(&self.modes).get(&ino.0).is_some_and(is_in_the_way));
                 match (is_closing, prepared.take()) {
                     // If it is closed its end comes, however long the store takes.
@@ -244,7 +244,7 @@ impl Core {
             return Err(Errno::ESTALE);
         }
         // Nor is it what was to be written, if it was replaced or removed meanwhile.
-        let known = old.and_then(|old| Some((old, self.store.known(path)?)));
+        let known = old.and_then(|old| Some((old, self.store.cached_stat(path)?)));
         match known.is_some_and(|(old, now)| now.map_or(true, |now| now.identity != old.identity)) {
             true => Err(Errno::ESTALE),
             false => Ok(()),

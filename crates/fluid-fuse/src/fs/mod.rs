@@ -1,14 +1,13 @@
 //! The file system that the kernel sees: a [`Store`] behind inode numbers and handles.
 //!
-//! It decides how long the kernel may trust an answer, which error number an error becomes, who waits where,
-//! and what of writing there is: a file is written from its beginning while nobody reads it, or on from its end, and
-//! the kernel keeps no pages of what is written. Where a store is read-only, each operation that changes something
-//! says so. The threads that take the kernel's requests never wait for a store that is far away: what
-//! it must be asked for is done by threads of their own. It knows neither where the bytes come from nor where
-//! it is mounted.
+//! It decides how long the kernel may trust an answer, which error number an error becomes, which thread waits, and which
+//! ways of writing are allowed: a file is written from its beginning while nobody reads it, or continued at its end, and
+//! the kernel keeps no pages of a file that is being written. Where a store is read-only, each operation that changes
+//! something gets `EROFS`. The threads that take the kernel's requests never wait for a remote store: other threads make
+//! the requests to it. This module knows neither where the bytes come from nor where it is mounted.
 
 mod changes;
-mod killed;
+mod waiters;
 mod writing;
 
 use std::collections::{HashMap, HashSet};
@@ -31,46 +30,46 @@ use fuser::{
 use log::{Level, debug, error, info, log};
 use rustix::fs::OFlags;
 
-use self::killed::{Reply, Waiter, Waiting};
+use self::waiters::{Reply, Waiter, WaitingCalls};
 pub use self::writing::Writes;
 use self::writing::{Done, Opened, Writing};
 use crate::flight::{self, Flight};
 use crate::handles::{Handles, Line, Listing};
 use crate::inodes::{Inodes, lock};
 use crate::limits::{Deadline, Until};
+use crate::metrics::Answers;
 use crate::queue::Queue;
 use crate::store::{Kind, Object, Stat, Store, StoreError};
-use crate::watch::Answers;
 
-/// A path is never reused for another file under the same number ([`crate::inodes`]).
+/// Always 0: an inode number is never reused for another file ([`crate::inodes`]).
 const GENERATION: Generation = Generation(0);
 
 const BLOCK: u32 = 4096;
 
-/// Threads that ask a store that is far away for names and attributes.
+/// Threads for operations on names and attributes of remote stores.
 const ASKING: usize = 32;
 
-/// Further ones, while as many are stuck.
+/// Additional threads, each in the place of one that is stuck.
 const ASKING_SPARE: usize = 224;
 
-/// Requests that the kernel may have under way without anybody waiting for them (its read-ahead).
+/// Requests of the kernel's own read-ahead that may be in flight.
 const BACKGROUND: u16 = 64;
 
-/// How many file systems a file that the kernel reads past us may lie on top of.
+/// Stacked file systems that a passthrough file may be on: the kernel's own limit.
 const STACKED: u32 = 2;
 
-/// How soon the kernel asks again for what its read-ahead was refused: at once.
+/// The kernel repeats a failed read of its read-ahead within this time: it does so at once.
 const ASKED_AGAIN: Duration = Duration::from_millis(100);
 
-/// Reads of an open file that are remembered for that, at most.
+/// Failed reads of an open file that are remembered for that, at most.
 const FAILED_READS: usize = 256;
 
-/// Directories whose listing the kernel is known to have.
+/// Directories of which it is remembered that the kernel has cached their listings, at most.
 const LISTED: usize = 4096;
 
-/// What makes the file system cheap, each where the kernel offers it. `AUTO_INVAL_DATA`: the pages of a file that
-/// changed are dropped, although they are kept from one open to the next (`FOPEN_KEEP_CACHE`).
-/// `ATOMIC_O_TRUNC`: an open tells that the file will be written anew.
+/// Features that save requests, each used where the kernel has it. `AUTO_INVAL_DATA`: the kernel drops the pages of a
+/// file that changed, although it keeps them from one open to the next (`FOPEN_KEEP_CACHE`). `ATOMIC_O_TRUNC`: an open
+/// says that the file will be truncated.
 const WANTED: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA
     .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
@@ -87,23 +86,23 @@ struct Core {
     ttl: Duration,
     inodes: Inodes,
     files: Handles<OpenFile>,
-    /// How the kernel reads the files that are open, by inode number.
+    /// The open files by inode number, and whether the kernel reads them by passthrough.
     modes: Mutex<HashMap<u64, Mode>>,
-    /// It lets us hand it files to read past us.
+    /// Whether the kernel supports passthrough and allows it to this process.
     passthrough: AtomicBool,
     directories: Handles<Mutex<Option<Arc<Listing>>>>,
-    /// When the kernel was given the listing that it keeps.
+    /// When the listings that the kernel has cached were read, by inode number.
     listed: Mutex<HashMap<u64, Instant>>,
-    /// When a name was last changed here: no listing from before is kept.
+    /// When a name was last changed by this mount. The kernel must not cache listings from before.
     last_change: Mutex<Option<Instant>>,
     asking: Arc<Queue>,
-    /// Those that wait for what is asked.
-    waiting: Arc<Waiting>,
+    /// The operations that wait for a store.
+    waiting: Arc<WaitingCalls>,
     answers: Arc<Answers>,
     writes: Arc<Writes>,
-    /// The files that are being written, with the identities that they have meanwhile.
+    /// The files that are open for writing, with their identities until they are finished.
     writing: Mutex<HashMap<PathBuf, (u64, Arc<Writing>)>>,
-    /// The paths of which something is being changed, locked after `writing`.
+    /// The paths that an operation is changing. Locked after `writing`.
     held: Mutex<HashSet<PathBuf>>,
 }
 
@@ -118,11 +117,11 @@ struct FailedRead {
     bytes: Range<u64>,
 }
 
-/// An inode is read through us or past us, never both at a time: the kernel insists.
+/// An open inode. Its handles all use passthrough, or none does: the kernel refuses a mixture.
 struct Mode {
     handles: usize,
     stat: Option<Stat>,
-    past_us: Option<Arc<BackingId>>,
+    backing: Option<Arc<BackingId>>,
 }
 
 /// `.` and `..`, which the kernel never counts as looked up.
@@ -151,13 +150,13 @@ impl View {
         }))
     }
 
-    /// What is counted.
+    /// The counters of the kernel's requests.
     pub fn answers(&self) -> Arc<Answers> {
         Arc::clone(&self.0.answers)
     }
 
-    /// Asks what may have to be waited for, as the store is far away, unless `known` says that it need not, and then
-    /// answers, unless whoever waits was killed or has waited for all of its time. The question may be asked again.
+    /// Runs an operation that may wait for a remote store, in another thread unless `known` says that the answer is cached.
+    /// Then calls `answer`, unless the caller was killed or the deadline is over. The question may be asked again.
     fn ask<R: Reply, T: 'static>(
         &self,
         request: &Request,
@@ -167,7 +166,7 @@ impl View {
         question: impl Fn(&Core) -> T + Send + 'static,
         answer: impl FnOnce(&Core, T, R) + Send + 'static,
     ) {
-        if !self.0.store.is_far() || known(&self.0) {
+        if !self.0.store.is_remote() || known(&self.0) {
             return calmly(|| answer(&self.0, question(&self.0), reply));
         }
         let core = Arc::clone(&self.0);
@@ -177,8 +176,7 @@ impl View {
         Question { core, lane, deadline, waiter, question, answer }.enqueue(None);
     }
 
-    /// Changes something at a path, and then answers; `answer` gets no reply if whoever waits has waited for all of its
-    /// time.
+    /// Changes something at a path, and then answers. `answer` gets no reply if the deadline is over.
     fn change<R: Reply, T>(
         &self,
         path: Result<PathBuf, StoreError>,
@@ -193,7 +191,7 @@ impl View {
         };
         let core = Arc::clone(&self.0);
         let deadline = core.deadline();
-        // Nobody could tell what became of a change whose caller was killed.
+        // The caller of a change cannot be killed: nobody would learn whether it was made.
         let waiter = core.waiting.add(0, &deadline, reply);
         self.0.asking.urgent(
             self.0.store.lane(&path),
@@ -220,7 +218,7 @@ impl View {
     }
 }
 
-/// A question to a store that somebody waits for.
+/// A question to a store, and the operation that waits for its answer.
 struct Question<R: Reply, Q, A> {
     core: Arc<Core>,
     lane: usize,
@@ -237,7 +235,7 @@ where
     Q: Fn(&Core) -> T + Send + 'static,
     A: FnOnce(&Core, T, R) + Send + 'static,
 {
-    /// To be asked by a thread of the source, after the flight that it has waited for.
+    /// Queues the question in the lane of its source, after the flight that it has waited for.
     fn enqueue(self, landed: Option<Arc<Flight>>) {
         let asking = Arc::clone(&self.core.asking);
         asking.urgent(self.lane, Box::new(move || self.run(landed)));
@@ -263,12 +261,12 @@ where
 }
 
 impl Core {
-    /// When an operation that is asked for now must be answered.
+    /// The deadline of an operation that is requested now.
     fn deadline(&self) -> Arc<Deadline> {
         Deadline::at(Instant::now() + self.writes.patience())
     }
 
-    /// The source that the number's path is asked about at.
+    /// The lane of the source that has the inode's path.
     fn lane(&self, ino: INodeNo) -> usize {
         self.path(ino).map_or(0, |path| self.store.lane(&path))
     }
@@ -281,18 +279,18 @@ impl Core {
         self.path(parent).map(|parent| parent.join(name))
     }
 
-    /// How long what the store has just told of a path is still true.
+    /// How long the kernel may trust the store's answer for a path.
     fn trusted(&self, path: &Path) -> Duration {
-        let since = self.store.known_since(path);
+        let since = self.store.cached_since(path);
         since.map_or(Duration::ZERO, |since| self.ttl.saturating_sub(since.elapsed()))
     }
 
-    /// Whether the attributes of the number need not be asked for.
+    /// Whether the attributes of the inode are cached.
     fn knows(&self, ino: INodeNo) -> bool {
-        self.path(ino).is_ok_and(|path| self.store.known(&path).is_some())
+        self.path(ino).is_ok_and(|path| self.store.cached_stat(&path).is_some())
     }
 
-    /// The attributes, provided that they are those of the file that the number was given for.
+    /// The attributes, if they are those of the file that has the inode number.
     fn checked(&self, ino: INodeNo, stat: Stat) -> Result<Stat, StoreError> {
         match self.inodes.get(ino.0) {
             Some(node) if ino == INodeNo::ROOT || node.identity == stat.identity => Ok(stat),
@@ -307,7 +305,7 @@ impl Core {
         self.checked(ino, self.store.stat(&self.path(ino)?)?)
     }
 
-    /// The attributes of a file that somebody reads although its path names another one by now, or none.
+    /// The attributes of an open file whose path names another version now, or none.
     fn opened_stat(&self, ino: INodeNo) -> Option<Stat> {
         let stat = lock(&self.modes).get(&ino.0)?.stat?;
         Some(Stat { links: 0, ..stat })
@@ -319,7 +317,7 @@ impl Core {
         Ok(object)
     }
 
-    /// Makes the kernel read the file past us if it can.
+    /// Answers an open, with passthrough if it is possible.
     fn opened(&self, ino: INodeNo, object: Box<dyn Object>, reply: ReplyOpen) {
         let writing = lock(&self.writing);
         let path = self.path(ino).unwrap_or_else(|_| Path::new("").into());
@@ -328,28 +326,28 @@ impl Core {
             return reply.error(Errno::EBUSY);
         }
         let mut modes = lock(&self.modes);
-        let mode = modes.entry(ino.0).or_insert_with(|| Mode { handles: 0, stat: None, past_us: None });
+        let mode = modes.entry(ino.0).or_insert_with(|| Mode { handles: 0, stat: None, backing: None });
         mode.stat = object.stat().ok().or(mode.stat);
         if mode.handles == 0 && written.is_none() && self.passthrough.load(Ordering::Relaxed) {
-            mode.past_us = object.backing().and_then(|file| match reply.open_backing(file) {
+            mode.backing = object.backing().and_then(|file| match reply.open_backing(file) {
                 Ok(backing) => Some(Arc::new(backing)),
                 Err(error) => {
                     if error.raw_os_error() == Some(Errno::EPERM.code()) {
-                        info!("the kernel reads no file past us: {error}");
+                        info!("no passthrough, as the kernel does not allow it to this process: {error}");
                         self.passthrough.store(false, Ordering::Relaxed);
                     }
-                    debug!("a file is not read past us: {error}");
+                    debug!("no passthrough for a file: {error}");
                     None
                 }
             });
         }
         mode.handles += 1;
-        let past_us = mode.past_us.clone();
+        let backing = mode.backing.clone();
         drop(modes);
         drop(writing);
         self.answers.opened();
         let handle = self.files.add(OpenFile::Read { object, ino: ino.0, failed: Arc::default() });
-        match past_us {
+        match backing {
             Some(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
             None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
         }
@@ -380,7 +378,7 @@ impl Core {
         }
     }
 
-    /// Whoever opened a file for writing was answered before, and not with the handle.
+    /// Removes the handle of an open for writing whose caller got an error before.
     fn withdrawn(self: &Arc<Self>, handle: FileHandle) {
         if let Some(open) = self.files.get(handle)
             && let OpenFile::Write { path, open: Opened { file, .. } } = &*open
@@ -391,19 +389,19 @@ impl Core {
         self.files.remove(handle);
     }
 
-    /// Names were changed: the listings that the kernel has are not true any more.
+    /// Notes that names were changed: the listings that the kernel has cached are outdated.
     fn changed(&self) {
         let mut listed = lock(&self.listed);
         *lock(&self.last_change) = Some(Instant::now());
         listed.clear();
     }
 
-    /// Whether the kernel has a listing that is still true.
+    /// Whether the kernel has cached a listing that is not outdated.
     fn is_listed(&self, ino: INodeNo) -> bool {
         lock(&self.listed).get(&ino.0).is_some_and(|taken| taken.elapsed() < self.ttl)
     }
 
-    /// Adds a line with its attributes; whether there was no room for it.
+    /// Adds a line with its attributes. Returns whether there was no room for it.
     fn add_line(&self, listing: &Listing, line: &Line, next: u64, reply: &mut ReplyDirectoryPlus) -> bool {
         let counted = next > DOTS;
         let number = match counted {
@@ -412,10 +410,10 @@ impl Core {
         };
         let (stat, ttl) = match self.being_written(&line.path) {
             Some((identity, file)) if identity == line.stat.identity => (file.stat(), Duration::ZERO),
-            _ if !listing.is_all_known && self.store.known(&line.path).is_none() => {
+            _ if !listing.are_complete && self.store.cached_stat(&line.path).is_none() => {
                 (line.stat, Duration::ZERO)
             }
-            // What the listing says was true when it was taken.
+            // The attributes are as old as the listing.
             _ => (line.stat, self.ttl.saturating_sub(listing.taken.elapsed())),
         };
         let attributes = attributes(INodeNo(number), &stat);
@@ -426,7 +424,7 @@ impl Core {
         full
     }
 
-    /// A directory as it was when it was read from its beginning, which is asked for anew.
+    /// The listing of an open directory, which is requested anew when it is read from its beginning.
     fn listing(&self, ino: INodeNo, handle: FileHandle, offset: u64) -> Result<Arc<Listing>, Errno> {
         let directory = self.directories.get(handle).ok_or(Errno::EBADF)?;
         if let Some(known) = lock(&directory).clone().filter(|_| offset > 0) {
@@ -446,7 +444,7 @@ impl Core {
     }
 }
 
-/// Hands the lines from the offset on to `add`, with the offset of the next, until it has had enough.
+/// Passes the lines from an offset on to `add`, each with the offset of the next, until `add` has no room.
 fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, u64) -> bool) {
     let rest = listing.lines.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
     for (line, next) in rest.zip(offset + 1..) {
@@ -456,8 +454,8 @@ fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, u64) -> 
     }
 }
 
-/// Whether the kernel asks again for bytes that it was just refused. When the request of its read-ahead fails, it asks
-/// once more, for one page, and whoever reads would wait for the store twice.
+/// Whether the kernel repeats a read that just failed. After a failure of its read-ahead the kernel requests one page once
+/// more, and the reader would wait for the store twice.
 fn is_asked_again(failed: &Mutex<Vec<FailedRead>>, offset: u64) -> bool {
     let mut failed = lock(failed);
     failed.retain(|failed| failed.at.elapsed() < ASKED_AGAIN);
@@ -473,9 +471,9 @@ fn note_failed(failed: &Mutex<Vec<FailedRead>>, bytes: Range<u64>) {
     }
 }
 
-/// Why a look-up finds nothing.
+/// The reason why a look-up finds nothing.
 enum Missing {
-    /// There is nothing, which is true for so long.
+    /// Nothing has the name, which may be trusted for this time.
     Known(Duration),
     Failed(StoreError),
 }
@@ -486,17 +484,16 @@ impl From<StoreError> for Missing {
     }
 }
 
-/// Does what a request asks for. A fault in it ends that request, whose reply is an error when it is dropped, and not
-/// the mount.
+/// Runs a request. A panic ends this request, whose reply is an error when it is dropped, and not the mount.
 fn calmly(work: impl FnOnce()) {
     let _ = panic::catch_unwind(AssertUnwindSafe(work));
 }
 
-/// The one place where errors become error numbers.
+/// The error number of an error, for all operations.
 fn errno(error: StoreError) -> Errno {
     match error {
         StoreError::NotFound => Errno::ENOENT,
-        // Not ENOENT: of a listing, C libraries take that for the end of an empty directory.
+        // Not ENOENT: C libraries take that of a listing for the end of an empty directory.
         StoreError::NoBucket(_) => Errno::ENXIO,
         StoreError::Denied(_) => Errno::EACCES,
         StoreError::Stale => Errno::ESTALE,
@@ -505,7 +502,7 @@ fn errno(error: StoreError) -> Errno {
         StoreError::NotMovable => Errno::EXDEV,
         StoreError::Unsupported(_) | StoreError::NotImplemented(_) => Errno::ENOTSUP,
         StoreError::NoParts(_) | StoreError::Unavailable(_) | StoreError::Failed(_) => {
-            // Who has asked for the others has logged it for them.
+            // The operation that made the request has logged the failure.
             let level = if flight::is_repeated() { Level::Debug } else { Level::Warn };
             log!(level, "the source failed errno=EIO error={:?}", error.to_string());
             Errno::EIO
@@ -541,7 +538,7 @@ fn attributes(ino: INodeNo, stat: &Stat) -> FileAttr {
     }
 }
 
-/// What the kernel is told of a name that nothing has: to remember that, without a number.
+/// The answer for a name that nothing has: the kernel caches it without an inode number.
 fn nothing() -> FileAttr {
     attributes(INodeNo(0), &Stat::directory(0, (0, 0), SystemTime::UNIX_EPOCH))
 }
@@ -557,7 +554,7 @@ fn done(reply: ReplyEmpty) -> Done {
     })
 }
 
-/// Answers a change that tells nothing but that it was made.
+/// Answers a change without a result.
 fn changed(_: &Arc<Core>, (): (), reply: Option<ReplyEmpty>) {
     if let Some(reply) = reply {
         reply.ok();
@@ -584,7 +581,7 @@ impl Filesystem for View {
             && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(STACKED).is_ok();
         self.0.passthrough.store(passthrough, Ordering::Relaxed);
-        // The most that the kernel grants is the next best thing.
+        // Otherwise the kernel's own maximum.
         if let Err(most) = config.set_max_background(BACKGROUND) {
             debug!("the kernel grants {most} requests in the background");
         }
@@ -607,7 +604,7 @@ impl Filesystem for View {
             request,
             reply,
             |core| asked.map_or(0, |path| core.store.lane(&path)),
-            |core| known.is_none_or(|path| core.store.known(&path).is_some()),
+            |core| known.is_none_or(|path| core.store.cached_stat(&path).is_some()),
             move |core| {
                 let path = path.clone()?;
                 Ok(match core.being_written(&path) {
@@ -804,7 +801,7 @@ impl Filesystem for View {
                 if size.is_some() && handle.is_none() {
                     core.awaited(ino);
                 }
-                // Owner and permissions are the mount's matter.
+                // Owner and permissions are options of the mount.
                 match (size, modified) {
                     (Some(size), _) => core.truncate(ino, size, handle.is_some()),
                     (None, Some(TimeOrNow::SpecificTime(time))) => core.set_time(ino, time),
@@ -940,7 +937,7 @@ impl Filesystem for View {
             move |core| core.stat(ino),
             move |core, stat, reply| {
                 answer!(reply, stat, _ => {
-                    let flags = match core.store.is_far() {
+                    let flags = match core.store.is_remote() {
                         true if core.is_listed(ino) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
                         true => FopenFlags::FOPEN_CACHE_DIR,
                         false => FopenFlags::empty(),

@@ -1,12 +1,12 @@
-//! Files that are open for writing: what was written, what of it is on its way, and what went wrong.
+//! Files that are open for writing.
 //!
-//! Each has a thread of its own, which alone waits for the store. What is written is taken ahead of it up to
-//! `AHEAD` bytes; further writes are answered when there is room again. A file is written from its beginning
-//! to its end: what is skipped is zeros, and nothing that was written can be written again. Finished, it can go on. It may
-//! be open several times: whoever writes at its end adds to it. The first failure
-//! is every later answer. It knows neither paths nor how a store keeps a file; it decides how much memory
-//! writing takes: up to `SMALL` bytes each file has as it needs them, for more it needs one of the [`Writes`]'
-//! few places, and waits until there is one.
+//! Each file has a thread of its own, which alone waits for the store. It buffers up to `AHEAD` bytes; further writes are
+//! answered when there is room again. A file is written from its beginning to its end: gaps are filled with zeros, and
+//! no byte can be written twice. A finished file can be continued. It may be open several times, and each descriptor that
+//! writes at its end appends to it. After the first failure every operation gets the same error.
+//!
+//! This module decides how much memory writing takes: each file has up to `SMALL` bytes as it needs them. For more it
+//! waits for one of the few places of [`Writes`]. It knows neither paths nor how a store keeps a file.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,26 +25,26 @@ use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::{Stat, StoreError, Writer};
 
-/// Bytes that are taken before the store has them.
+/// Bytes that are buffered before the store has them.
 const AHEAD: usize = 2 << 20;
 
-/// Bytes of a file for which no place is needed.
+/// Bytes of a file that needs no place.
 const SMALL: u64 = 1 << 20;
 
-/// What a large file takes: a part on its way and one being filled, each with room for a write, and what is taken
-/// ahead.
+/// Bytes of memory of a large file: a part that is being uploaded and one that is being filled, each with room for a
+/// write, and the buffer.
 const LARGE: u64 = (20 << 20) + AHEAD as u64;
 
-/// How long after a close a file may be open only because the kernel has not told of its end yet.
+/// The kernel reports the end of a file within this time after the close.
 pub(super) const CLOSING: Duration = Duration::from_secs(1);
 
 /// Files open for writing.
 const MOST: usize = 256;
 
-/// Called once with what became of it.
+/// Called once with the outcome.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
-/// What all files that are being written have in common.
+/// The limits that all files share that are being written.
 pub struct Writes {
     places: usize,
     patience: Duration,
@@ -57,31 +57,31 @@ struct Taken {
     files: usize,
     changed: usize,
     places: usize,
-    /// The large files of each source.
+    /// The number of large files of each source.
     places_by_lane: HashMap<usize, usize>,
 }
 
 impl Writes {
-    /// Room for large files in half of the memory, at least for two; who finds none waits for so long.
+    /// Places for large files in half of the memory, at least two. A file waits for one for `patience` at most.
     pub fn new(memory: u64, patience: Duration) -> Arc<Self> {
         let places = usize::try_from(memory / 2 / LARGE).unwrap_or(usize::MAX).max(2);
         Arc::new(Writes { places, patience, taken: Mutex::default(), given_back: Condvar::new() })
     }
 
-    /// Waits until no file has anything that its store does not have, or the time is up: how many still do.
+    /// Waits until the stores have all files, or the time is up. Returns the number of files that are left.
     pub fn wait(&self, time: Duration) -> usize {
         let taken = lock(&self.taken);
         let waited = self.given_back.wait_timeout_while(taken, time, |taken| taken.changed > 0);
         waited.unwrap_or_else(PoisonError::into_inner).0.changed
     }
 
-    /// How long anybody waits for a store.
+    /// How long an operation waits for a store.
     pub(super) fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// A place for a large file of a source. Where others have taken all, a source that has none has one beyond: it must
-    /// not wait for one that does not answer.
+    /// A place for a large file of a source. If other sources have taken all, a source without one gets an additional one: it
+    /// must not wait for a source that does not answer.
     fn place(self: &Arc<Self>, lane: usize) -> Result<Place, StoreError> {
         let full = |taken: &mut Taken| {
             let has_one = taken.places_by_lane.contains_key(&lane);
@@ -107,7 +107,7 @@ impl Writes {
     }
 }
 
-/// Being one of the large files of a source.
+/// The place of a large file, until this is dropped.
 struct Place {
     writes: Arc<Writes>,
     lane: usize,
@@ -128,7 +128,7 @@ impl Drop for Place {
     }
 }
 
-/// Being one of the files, or of those that have changed.
+/// Counts a file, or a changed one, until this is dropped.
 struct Counted {
     writes: Arc<Writes>,
     as_what: fn(&mut Taken) -> &mut usize,
@@ -144,38 +144,38 @@ impl Drop for Counted {
 /// A file that is open for writing.
 pub(crate) struct Writing {
     writes: Arc<Writes>,
-    /// Its attributes when it was opened.
+    /// The attributes when it was opened.
     stat: Stat,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Nothing after the file was closed for the last time.
+    /// The channel to its thread; nothing after the last close.
     jobs: Option<Sender<Job>>,
-    /// How many have it open.
+    /// The number of open descriptors.
     open: usize,
-    /// Where the next byte comes.
+    /// The offset of the next byte.
     end: u64,
-    /// The size that was asked for, zeros beyond the end.
+    /// The size that was set (`ftruncate`), with zeros beyond the written end.
     size: u64,
     modified: SystemTime,
     /// Bytes that the store does not have yet.
     ahead: usize,
-    /// Changes, how many of them the store has, and what counts it while these are not the same.
+    /// Changes, how many of them the store has, and the count of changed files while these differ.
     changes: u64,
     finished: u64,
     changed: Option<Counted>,
-    /// How often it is going to be finished as things are.
+    /// Finishes that are requested and not done.
     finishing: usize,
-    /// Something was written.
+    /// Whether something was written.
     written: bool,
-    /// The store has a version that it goes on from.
+    /// Whether the store has a version that it continues.
     continues: bool,
     writer: LockOwner,
-    /// When a process closed what others may have open still, unless it was written since.
+    /// When a process closed a descriptor that others may still have, unless the file was written since.
     passed_on: Option<Instant>,
     failed: Option<Errno>,
-    /// Its path names another file, or none.
+    /// Whether its path names another file, or none.
     gone: bool,
 }
 
@@ -200,14 +200,14 @@ impl Opened {
         Opened { file, opener: Process::of(pid), appends, has_written: AtomicBool::new(false) }
     }
 
-    /// Takes bytes.
+    /// Writes bytes.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], owner: Option<LockOwner>, done: Done) {
         let mut state = lock(&self.file.state);
         let offset = if self.appends { state.size } else { offset };
         let refused = match state.failed {
             Some(errno) => Some(errno),
             None if state.gone => Some(Errno::ESTALE),
-            // Whoever has written nothing loses nothing, and is not in the way of who has.
+            // A descriptor that has written nothing loses nothing, and must not fail the file of the others.
             None if offset < state.end && !self.has_written.load(Ordering::Relaxed) => {
                 Some(if state.written { Errno::EBUSY } else { Errno::EINVAL })
             }
@@ -309,41 +309,41 @@ impl Writing {
         Ok(file)
     }
 
-    /// Its attributes at this moment.
+    /// Its attributes now.
     pub(crate) fn stat(&self) -> Stat {
         let state = lock(&self.state);
         Stat { size: state.size, modified: state.modified, ..self.stat }
     }
 
-    /// Whether the store does not have all of it.
+    /// Whether it has changes that the store does not have.
     pub(crate) fn is_changed(&self) -> bool {
         !lock(&self.state).is_finished()
     }
 
-    /// Whether nothing was ever written, and nothing is there that could be added to.
+    /// Whether nothing was ever written, and no old version is continued.
     pub(crate) fn is_untouched(&self) -> bool {
         let state = lock(&self.state);
         !state.written && state.size == 0
     }
 
-    /// Whether the store has a version that it goes on from.
+    /// Whether the store has a version that it continues.
     pub(crate) fn continues(&self) -> bool {
         lock(&self.state).continues
     }
 
-    /// Whether it is closed, and only its end is waited for.
+    /// Whether it is closed and only its end is missing.
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.state).jobs.is_none()
     }
 
-    /// Whether it is closed, or may be, so that whoever has waited since that moment should go on.
+    /// Whether it is closed, or may be, so that an operation that has waited since that moment should go on waiting.
     pub(crate) fn is_closing(&self, since: Instant) -> bool {
         let state = lock(&self.state);
         let may_be = |at: Instant| at.elapsed() < CLOSING && since.elapsed() < CLOSING;
         state.jobs.is_none() || state.passed_on.is_some_and(may_be)
     }
 
-    /// Has it open once more, unless it is closed or has failed.
+    /// Opens it once more, unless it is closed or has failed.
     pub(crate) fn join(&self) -> bool {
         let mut state = lock(&self.state);
         let can = state.jobs.is_some() && state.failed.is_none() && !state.gone;
@@ -399,7 +399,7 @@ impl Writing {
         true
     }
 
-    /// Finishes what was written until now.
+    /// Finishes the bytes that were written until now.
     pub(crate) fn finish(&self, done: Done) {
         let mut state = lock(&self.state);
         let result = state.failed.map_or(Ok(()), Err);
@@ -441,7 +441,7 @@ impl Writing {
         self.release(done);
     }
 
-    /// It is not what its path names any more: what is written has nowhere to go.
+    /// Notes that its path names another file, or none. It cannot be finished any more.
     pub(crate) fn detach(&self) {
         lock(&self.state).detach();
     }
@@ -474,7 +474,7 @@ impl State {
         self.changed = None;
     }
 
-    /// The first failure is what everybody is told from now on: half a file must not take the place of a whole.
+    /// Notes the first failure, which all operations get from now on: a part of a file must not replace a whole one.
     fn fail(&mut self, errno: Errno) -> Errno {
         *self.failed.get_or_insert(errno)
     }
@@ -494,11 +494,11 @@ impl State {
 struct Worker {
     file: Arc<Writing>,
     writer: Box<dyn Writer>,
-    /// The source that it is written to.
+    /// The lane of its source.
     lane: usize,
     _counted: Counted,
     place: Option<Place>,
-    /// Bytes since it was finished.
+    /// Bytes since it was finished last.
     sent: u64,
     finished: Box<dyn Fn(Stat) + Send>,
 }
@@ -571,7 +571,7 @@ impl Worker {
     }
 
     fn finish(&mut self, gap: u64, changes: u64) -> Result<(), Errno> {
-        // Nothing to do for whoever comes second.
+        // The second one has nothing to do.
         if lock(&self.file.state).finished >= changes {
             return Ok(());
         }
@@ -585,7 +585,7 @@ impl Worker {
         if !lock(&self.file.state).gone {
             (self.finished)(stat);
         }
-        // What it has kept for what follows is small.
+        // The tail that it keeps for a continuation is small.
         (self.sent, self.place) = (0, None);
         let mut state = lock(&self.file.state);
         state.finished = changes;
@@ -598,7 +598,7 @@ impl Worker {
     }
 }
 
-/// A process, as far as it can be told from here.
+/// A process, as far as it can be told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Process {
     Known(u32),
@@ -607,7 +607,7 @@ enum Process {
 }
 
 impl Process {
-    /// The process of a thread, which is what the kernel names.
+    /// The process of a thread: the kernel names threads.
     fn of(thread: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
         let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());

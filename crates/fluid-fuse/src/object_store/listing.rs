@@ -1,269 +1,250 @@
-//! How the store is asked for names: by listings where these tell of neighbours, too, else one by one.
+//! Listings of directories, or parts of them, and the cached ones by prefix.
+//!
+//! Whether a listing is fresh enough to be trusted is decided in [`super::name_cache`].
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
-use log::{debug, warn};
+use super::order::{ListOrder, OpenOrder};
+use super::table::{Child, Table};
 
-use super::names::{Child, Listing, Plan};
-use super::table::Table;
-use super::{LARGEST, ObjectStore, name, reachable, split};
-use crate::limits::SKIPPED;
-use crate::remote::{Depth, Item};
-use crate::store::StoreError;
+/// Parts of one directory's listing that are cached: each request for a name looks through them.
+pub(super) const MAX_PARTS: usize = 64;
 
-/// Bytes at the end of a key in which neighbours differ: numbers of two digits.
-const NEIGHBOURS: usize = 2;
+/// Bytes of a listing beside its table and its keys: the structures around them, and 64 for the entry of a map.
+const LISTING_OVERHEAD: usize = size_of::<DirectoryListing>() + size_of::<CachedDirectory>() + 64;
 
-/// How much of a directory is listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
-    All,
-    /// As many pages at most, and no more than is kept.
-    Pages(usize),
+/// A listing of a directory, or a part of it.
+pub(super) struct DirectoryListing {
+    /// When it was requested.
+    pub(super) taken: Instant,
+    pub(super) prefix: Box<str>,
+    /// The listing begins behind this name; nothing if it begins with the first one.
+    pub(super) after: Option<Box<str>>,
+    /// The listing ends with this name; nothing if there are no more.
+    more_after: Option<Box<str>>,
+    pub(super) table: Table,
+    /// When it was used last, by the clock of [`Directories`].
+    used: AtomicU64,
+    /// The hash of the name that was asked for last, and how often it changed.
+    last: AtomicU64,
+    hits: AtomicU64,
+    /// The opens of its files.
+    pub(super) open_order: Mutex<OpenOrder>,
+    /// The listings of its directories.
+    pub(super) list_order: Mutex<ListOrder>,
 }
 
-/// Names right below a prefix that are being collected.
-struct Collected<'a> {
-    prefix: &'a str,
-    table: Table,
-    hidden: usize,
-}
-
-impl<'a> Collected<'a> {
-    fn new(prefix: &'a str) -> Self {
-        Collected { prefix, table: Table::default(), hidden: 0 }
-    }
-
-    fn add(&mut self, item: Item) -> Result<(), StoreError> {
-        let (key, child) = match item {
-            Item::Object(version) => (version.key.clone(), Child::File(Arc::new(version))),
-            Item::Prefix(key) => (key, Child::Directory),
-        };
-        let is_directory = matches!(child, Child::Directory);
-        match key.strip_prefix(self.prefix) {
-            // The directory's own marker.
-            Some("") => {}
-            Some(rest) => {
-                let rest = if is_directory { rest.trim_end_matches('/') } else { rest };
-                let sized = !matches!(&child, Child::File(version) if version.size > LARGEST);
-                match name(rest) && reachable(&key) && sized {
-                    true => self.table.push(rest, &child)?,
-                    false => self.hidden += 1,
-                }
-            }
-            None => self.hidden += 1,
+impl DirectoryListing {
+    /// A listing of the names right below a prefix, between two names unless it begins with the first or ends with the last.
+    pub(super) fn new(
+        taken: Instant,
+        prefix: &str,
+        (after, more_after): (Option<&str>, Option<&str>),
+        mut table: Table,
+    ) -> Self {
+        table.finish();
+        DirectoryListing {
+            taken,
+            prefix: prefix.into(),
+            after: after.map(Box::from),
+            more_after: more_after.map(Box::from),
+            table,
+            used: AtomicU64::new(0),
+            last: AtomicU64::new(u64::MAX),
+            hits: AtomicU64::new(0),
+            open_order: Mutex::default(),
+            list_order: Mutex::default(),
         }
-        Ok(())
     }
 
-    fn finish(self, taken: Instant, after: Option<&str>, more_after: Option<&str>) -> Listing {
-        hide(self.hidden, self.prefix);
-        let relative = |key: &str| key.strip_prefix(self.prefix).unwrap_or_default().to_string();
-        let (after, more_after) = (after.map(relative), more_after.map(relative));
-        let listing = Listing::new(taken, self.prefix, (after.as_deref(), more_after.as_deref()), self.table);
-        let more = if more_after.is_some() { " and more" } else { "" };
-        debug!("listed {:?}: {} names{more}", self.prefix, listing.len());
-        listing
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
     }
-}
 
-/// Counts keys that cannot be shown.
-pub(super) fn hide(keys: usize, prefix: &str) {
-    if keys > 0 {
-        SKIPPED.fetch_add(keys as u64, Ordering::Relaxed);
-        warn!("{keys} keys below {prefix:?} cannot be files and are not shown");
+    /// Whether the listing has all names of its directory.
+    pub(super) fn is_complete(&self) -> bool {
+        self.after.is_none() && self.more_after.is_none()
     }
-}
 
-impl ObjectStore {
-    /// Asks about a key: a listing tells of its neighbours, too; only where none reaches, or where the key is known to
-    /// be a file's, the key itself is asked about.
-    pub(super) fn find(&self, key: &str) -> Result<Option<Child>, StoreError> {
-        let (prefix, _) = split(key);
-        let mut plan = self.names.plan(key);
-        if plan == Plan::First {
-            self.read_listing(prefix, Extent::Pages(1))?;
-            if let Some(single) = self.names.remembered(key) {
-                return Ok(single.child);
-            }
-            plan = self.names.plan(key);
+    pub(super) fn index(&self, name: &str) -> Option<usize> {
+        self.table.index(name)
+    }
+
+    pub(super) fn is_directory(&self, index: usize) -> bool {
+        self.table.is_directory(index)
+    }
+
+    pub(super) fn child(&self, index: usize) -> Option<Child> {
+        self.table.child(index, &self.prefix)
+    }
+
+    /// All names with their files and directories.
+    pub(super) fn children(&self) -> impl Iterator<Item = (&str, Child)> {
+        (0..self.len()).filter_map(|index| Some((self.table.name(index)?, self.child(index)?)))
+    }
+
+    /// The answer for a name, unless the listing does not have one; the answer may be that nothing has this name.
+    pub(super) fn tells(&self, name: &str) -> Option<Option<Child>> {
+        // The directory of an object's name may come later in the order of keys.
+        let covered = self.covers(name);
+        match self.index(name) {
+            Some(index) if covered || self.is_directory(index) => self.child(index).map(Some),
+            None if covered => Some(None),
+            _ => None,
         }
-        let is_file = match plan {
-            Plan::Ask { is_file } => is_file,
-            Plan::Pages(pages) => {
-                self.read_listing(prefix, Extent::Pages(pages))?;
-                false
-            }
-            Plan::Page => {
-                self.read_page(key)?;
-                false
-            }
-            // It is not trusted for a moment.
-            Plan::First => false,
+    }
+
+    /// Whether a name that is not listed exists neither as an object nor as a directory.
+    fn covers(&self, name: &str) -> bool {
+        self.after.as_deref().is_none_or(|after| name > after)
+            && self.more_after.as_deref().is_none_or(|last| format!("{name}/").as_str() <= last)
+    }
+
+    /// Whether this part has all that another one has.
+    fn replaces(&self, other: &DirectoryListing) -> bool {
+        let begins = self.after.is_none() || other.after.is_some() && self.after <= other.after;
+        let ends = match (&self.more_after, &other.more_after) {
+            (None, _) => true,
+            (Some(ours), Some(theirs)) => ours >= theirs,
+            (Some(_), None) => false,
         };
-        if let Some(single) = self.names.remembered(key) {
-            return Ok(single.child);
+        begins && ends
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let ends = [&self.after, &self.more_after];
+        let ends: usize = ends.into_iter().flatten().map(|name| name.len()).sum();
+        // The prefix is also the key in the map.
+        LISTING_OVERHEAD + 2 * self.prefix.len() + ends + self.table.bytes()
+    }
+
+    /// Counts a request that was answered. Requests for the same name in a row count once.
+    pub(super) fn hit(&self, name: &str) {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let name = hasher.finish();
+        if self.last.swap(name, Ordering::Relaxed) != name {
+            self.hits.fetch_add(1, Ordering::Relaxed);
         }
-        self.ask(key, is_file || self.names.is_known_file(key))
     }
 
-    /// Asks about one key, unless somebody does already.
-    fn ask(&self, key: &str, is_file: bool) -> Result<Option<Child>, StoreError> {
-        // Nobody may be told what another was told before.
-        if self.names.show.ttl.is_zero() {
-            return self.ask_now(key, is_file);
-        }
-        let known = || self.names.remembered(key).map(|single| single.child);
-        self.flights.ask(key, known, || self.ask_now(key, is_file))
-    }
-
-    /// Asks about one key, unless it is a file's also as a directory.
-    fn ask_now(&self, key: &str, is_file: bool) -> Result<Option<Child>, StoreError> {
-        let taken = Instant::now();
-        let head = || self.insist(|| self.bucket.head_with_time(key));
-        let child = match reachable(key).then(head) {
-            Some(Ok((version, time))) => {
-                (version.size <= LARGEST).then(|| self.names.note_file(key, taken, &version, time))
-            }
-            Some(Err(StoreError::NotFound)) | None => None,
-            Some(Err(error)) => return Err(error),
-        };
-        let below = format!("{key}/");
-        let is_certain = is_file && child.is_some();
-        let inhabited = !is_certain && reachable(&below) && self.lists(&below, |_| true)?;
-        let child = if inhabited { Some(Child::Directory) } else { child };
-        self.names.note(key, taken, child.clone());
-        // What was changed here meanwhile is newer.
-        Ok(self.names.remembered(key).map_or(child, |single| single.child))
-    }
-
-    /// Whether there is such an item below a prefix.
-    pub(super) fn lists(&self, prefix: &str, which: impl Fn(&Item) -> bool) -> Result<bool, StoreError> {
-        let mut found = false;
-        self.insist(|| {
-            self.bucket.list(prefix, &mut |items| {
-                found = items.iter().any(&which);
-                if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })
-        })?;
-        Ok(found)
-    }
-
-    /// Lists a directory, or some pages of it, unless somebody just did.
-    pub(super) fn read_listing(&self, prefix: &str, extent: Extent) -> Result<Arc<Listing>, StoreError> {
-        let known = || match extent {
-            Extent::All => self.names.complete(prefix),
-            Extent::Pages(1) => self.names.beginning(prefix),
-            Extent::Pages(_) => None,
-        };
-        let by_walk = || match extent {
-            Extent::All | Extent::Pages(1) => self.walk(prefix, extent),
-            Extent::Pages(_) => None,
-        };
-        let list = || match by_walk() {
-            Some(listing) => Ok(listing),
-            None => {
-                let changes = self.names.changes();
-                self.insist(|| self.list_now(prefix, extent)).map(|listing| self.names.keep(listing, changes))
-            }
-        };
-        self.flights.ask(prefix, known, list)
-    }
-
-    fn list_now(&self, prefix: &str, extent: Extent) -> Result<Listing, StoreError> {
-        let taken = Instant::now();
-        let mut collected = Collected::new(prefix);
-        // Of a page, the prefixes come first: before its last object there is nothing more.
-        let mut last = String::new();
-        let mut pages = 0;
-        let mut added = Ok(());
-        let complete = self.bucket.list(prefix, &mut |items| {
-            self.availability.answered();
-            for item in items {
-                if let Item::Object(version) = &item {
-                    last.clone_from(&version.key);
-                }
-                added = added.clone().and_then(|()| collected.add(item));
-            }
-            pages += 1;
-            let is_enough = match extent {
-                Extent::All => false,
-                Extent::Pages(most) => pages >= most || collected.table.bytes() > self.names.largest(),
-            };
-            if is_enough || added.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        added?;
-        let more_after = (!complete).then_some(last);
-        Ok(collected.finish(taken, None, more_after.as_deref()))
-    }
-
-    /// Lists the page of a directory that begins with a key, where the store can, unless somebody just did.
-    fn read_page(&self, key: &str) -> Result<(), StoreError> {
-        // Whoever asks for a neighbour at the same time waits for the same page.
-        let neighbours = format!("{}\0", key.get(..key.len().saturating_sub(NEIGHBOURS)).unwrap_or(key));
-        let known = || self.names.remembered(key).map(drop);
-        self.flights.ask(&neighbours, known, || self.read_page_now(key))
-    }
-
-    fn read_page_now(&self, key: &str) -> Result<(), StoreError> {
-        let (prefix, _) = split(key);
-        let after = before(key);
-        let (taken, changes) = (Instant::now(), self.names.changes());
-        let page = self.insist(|| self.bucket.list_page(prefix, Some(&after), Depth::One));
-        let page = match page {
-            // What the store does not answer to can be asked in another way.
-            Err(StoreError::Unsupported(_) | StoreError::NotImplemented(_) | StoreError::Failed(_)) => {
-                return Ok(());
-            }
-            page => page?,
-        };
-        let mut collected = Collected::new(prefix);
-        for item in page.items {
-            collected.add(item)?;
-        }
-        let listing = collected.finish(taken, Some(&after), page.more_after.as_deref());
-        self.names.keep_page(listing, changes);
-        Ok(())
+    /// Whether it answered for more names than the one for which it was requested.
+    pub(super) fn has_paid(&self) -> bool {
+        self.hits.load(Ordering::Relaxed) > 1
     }
 }
 
-/// A key of the same directory that comes before a key, with few or none between them.
-fn before(key: &str) -> String {
-    let (prefix, name) = split(key);
-    let mut start = name.to_string();
-    match start.pop() {
-        // Others than letters, digits and the like are not sent for nothing.
-        Some(last @ '1'..='~') => {
-            start.push(char::from_u32(u32::from(last) - 1).unwrap_or('0'));
-            start.push('~');
-        }
-        Some('0') => start.push_str(".~"),
-        Some('.') => start.push_str("-~"),
-        Some('-') => start.push_str(",~"),
-        _ => {}
-    }
-    format!("{prefix}{start}")
+/// The cached listings, by prefix.
+#[derive(Default)]
+pub(super) struct Directories {
+    pub(super) cached: HashMap<Box<str>, CachedDirectory>,
+    pub(super) bytes: usize,
+    /// Counts the uses of listings.
+    pub(super) clock: u64,
+    /// Counts the changes that earlier listings do not have.
+    pub(super) changes: u64,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The parts of one directory's listing, the last used first, and counts of requests for its names.
+#[derive(Default)]
+pub(super) struct CachedDirectory {
+    pub(super) parts: Vec<Arc<DirectoryListing>>,
+    /// Requests for names that no part has, since one of the parts answered for several names.
+    pub(super) requests: usize,
+    /// The number of these after which the directory is listed.
+    pub(super) patience: usize,
+    /// Requests for single files since the last page, and the number after which the next page is requested.
+    pub(super) single_requests: u32,
+    pub(super) singles_before_page: u32,
+    /// The last page that was requested for one name.
+    pub(super) page: Option<Weak<DirectoryListing>>,
+}
 
-    #[test]
-    fn a_page_begins_just_before_its_key() {
-        for (key, start) in [
-            ("d/name5", "d/name4~"),
-            ("d/0", "d/.~"),
-            ("a", "`~"),
-            ("d/x.", "d/x-~"),
-            ("d/é", "d/"),
-            ("d/1", "d/0~"),
-        ] {
-            assert_eq!(before(key), start);
-            assert!(*before(key) < *key);
+impl Directories {
+    /// Notes that a part of a directory is used, and moves it to the front.
+    pub(super) fn touch(
+        clock: &mut u64,
+        cached: &mut CachedDirectory,
+        index: usize,
+    ) -> Option<Arc<DirectoryListing>> {
+        *clock += 1;
+        cached.parts.get_mut(..=index)?.rotate_right(1);
+        let part = cached.parts.first()?;
+        part.used.store(*clock, Ordering::Relaxed);
+        Some(Arc::clone(part))
+    }
+
+    /// The first part of a directory that meets a condition.
+    pub(super) fn find(
+        &mut self,
+        prefix: &str,
+        is_wanted: impl Fn(&DirectoryListing) -> bool,
+    ) -> Option<Arc<DirectoryListing>> {
+        let cached = self.cached.get_mut(prefix)?;
+        let index = cached.parts.iter().position(|part| is_wanted(part))?;
+        Self::touch(&mut self.clock, cached, index)
+    }
+
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&DirectoryListing) -> bool) {
+        let bytes = &mut self.bytes;
+        self.cached.retain(|_, cached| {
+            cached.parts.retain(|part| {
+                let is_kept = is_kept(part);
+                *bytes -= if is_kept { 0 } else { part.bytes() };
+                is_kept
+            });
+            !cached.parts.is_empty()
+        });
+    }
+
+    pub(super) fn remove(&mut self, prefix: &str) {
+        if let Some(cached) = self.cached.remove(prefix) {
+            self.bytes -= cached.parts.iter().map(|part| part.bytes()).sum::<usize>();
         }
+    }
+
+    pub(super) fn insert(&mut self, part: &Arc<DirectoryListing>) {
+        self.clock += 1;
+        part.used.store(self.clock, Ordering::Relaxed);
+        let bytes = &mut self.bytes;
+        *bytes += part.bytes();
+        let cached = self.cached.entry(part.prefix.clone()).or_default();
+        cached.parts.retain(|other| {
+            let is_kept = !part.replaces(other);
+            *bytes -= if is_kept { 0 } else { other.bytes() };
+            is_kept
+        });
+        for evicted in cached.parts.drain(cached.parts.len().min(MAX_PARTS - 1)..) {
+            *bytes -= evicted.bytes();
+        }
+        cached.parts.insert(0, Arc::clone(part));
+        if part.is_complete() {
+            *cached =
+                CachedDirectory { parts: std::mem::take(&mut cached.parts), ..CachedDirectory::default() };
+        }
+    }
+
+    /// Evicts the least recently used listings. It makes an eighth of the room free, since each time it sorts all listings.
+    pub(super) fn shrink(&mut self, cap: usize) {
+        if self.bytes <= cap {
+            return;
+        }
+        let parts = self.cached.values().flat_map(|cached| &cached.parts);
+        let mut uses: Vec<_> = parts.map(|part| (part.used.load(Ordering::Relaxed), part.bytes())).collect();
+        uses.sort_unstable();
+        let mut left = self.bytes;
+        let mut last = 0;
+        for (used, bytes) in uses {
+            if left <= cap / 8 * 7 {
+                break;
+            }
+            left -= bytes;
+            last = used;
+        }
+        self.retain(|part| part.used.load(Ordering::Relaxed) > last);
     }
 }

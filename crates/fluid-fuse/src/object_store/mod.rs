@@ -1,15 +1,25 @@
 //! A [`Bucket`] as a [`Store`]: keys become paths, listings become directories.
 //!
-//! It decides which keys can be seen (`name`), how long a listing is trusted, when a directory is listed
-//! instead of asked about name by name, and which files are likely to be opened next. A directory is what
-//! keys have in common up to a `/`, or an object whose key ends with one; where both `a` and `a/…` exist the
-//! directory is seen. Keys that begin or end with a blank cannot be asked for (`reachable`) and are not shown.
-//! What is changed here is seen here at once: it is remembered name by name, and of a name and a listing the
-//! later one is right. It knows neither inode numbers nor how bytes are fetched.
+//! A directory is a prefix of keys that ends with `/`, or an object whose key ends with `/`. Where both `a` and `a/…`
+//! exist, the directory is shown. The modules, each of which uses only those before it:
+//!
+//! - `keys`: which keys are shown, and their parts;
+//! - `table`: the names of a directory in few bytes;
+//! - `order`: whether names are used in the order of their listing;
+//! - `listing`: listings of directories and their cache by prefix;
+//! - `name_cache`: which of the cached answers is right, how long it is trusted, and how to find out about a name;
+//! - `open_file`: open files, and the prefetch of the files after them;
+//! - `walk`, `lookup`, `rename`, `writer`: the requests to the store.
+//!
+//! Changes that this mount makes are seen in it at once: they are cached name by name, and of the answers for a name the
+//! latest is used. This module knows neither inode numbers nor how the bytes of files are fetched.
 
+mod keys;
 mod listing;
-mod names;
-mod open;
+mod lookup;
+mod name_cache;
+mod open_file;
+mod order;
 mod rename;
 mod table;
 mod walk;
@@ -22,68 +32,43 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use self::listing::Extent;
-use self::names::{Child, Names};
-use self::open::{OpenObject, Walker};
-use self::walk::Walks;
+use self::keys::{key, new_key};
+use self::name_cache::NameCache;
+pub use self::name_cache::Presentation;
+use self::open_file::{FilePrefetcher, OpenObject};
+use self::table::Child;
+use self::walk::{Extent, Walks};
 use self::writer::ObjectWriter;
-use crate::fetch::{Fetcher, RemoteFile, Shared};
+use crate::fetch::{Fetcher, Shared};
 use crate::flight::Flights;
-use crate::limits;
 use crate::outage::Availability;
 use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
 use crate::store::{Entries, Entry, Object, Space, Stat, Store, StoreError, Writer};
 
-/// The largest file that Linux has, in bytes.
-const LARGEST: u64 = i64::MAX.cast_unsigned();
-
-/// How a mount shows what object stores do not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Presentation {
-    /// Owner of everything.
-    pub uid: u32,
-    /// Group of everything.
-    pub gid: u32,
-    /// Permission bits of directories.
-    pub directory_mode: u16,
-    /// Permission bits of files.
-    pub file_mode: u16,
-    /// Whether nothing is written; nobody is shown that he may.
-    pub read_only: bool,
-    /// Whether times of change that are kept with objects are asked for.
-    pub kept_times: bool,
-    /// Objects below a directory that is renamed, at most.
-    pub rename_limit: usize,
-    /// How long names and attributes are trusted.
-    pub ttl: Duration,
-    /// Bytes of memory for names, at most.
-    pub name_bytes: usize,
-}
-
 /// A bucket as directories and files.
 pub struct ObjectStore {
     bucket: Arc<dyn Bucket>,
-    walker: Arc<Walker>,
+    file_prefetcher: Arc<FilePrefetcher>,
     shared: Arc<Shared>,
     availability: Arc<Availability>,
-    names: Arc<Names>,
-    /// Listings by their prefixes, which end with `/` or are empty, pages of listings, whose names end with NUL, and
-    /// questions for single keys: nobody asks the same twice at a time.
+    names: Arc<NameCache>,
+    /// The requests that are under way. Keys of listings are prefixes (empty, or ending with `/`), those of pages end
+    /// with NUL, and those of requests for single names are the names' keys.
     flights: Flights,
     walks: Walks,
-    /// Directories that were renamed not to the end, by their old keys.
+    /// Directories whose rename was interrupted, by their old keys: the new key, and the time.
     half_moved: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 impl ObjectStore {
-    /// A view of the bucket that the URL names; nothing is asked of it yet.
+    /// A view of the bucket that the URL names. Makes no request.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>, show: Presentation) -> Self {
         let fetcher = Fetcher::new(source, Arc::clone(&bucket), Arc::clone(&shared));
-        let names = Arc::new(Names::new(show));
+        let names = Arc::new(NameCache::new(show));
         ObjectStore {
             availability: fetcher.availability(),
             flights: Flights::new(fetcher.availability()),
-            walker: Arc::new(Walker { fetcher, names: Arc::clone(&names) }),
+            file_prefetcher: Arc::new(FilePrefetcher { fetcher, names: Arc::clone(&names) }),
             bucket,
             shared,
             names,
@@ -92,27 +77,19 @@ impl ObjectStore {
         }
     }
 
-    /// The file at a path, not opened.
-    pub fn file(&self, path: &Path) -> Result<Arc<RemoteFile>, StoreError> {
-        match self.child("open", key(path)?)? {
-            Child::File(version) => Ok(self.walker.fetcher.file(&version)),
-            Child::Directory => Err(StoreError::Failed("a directory".into())),
-        }
-    }
-
-    /// Makes a request again and again until it is answered or the time is up.
-    fn insist<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Makes a request, with retries until the deadline of the operation.
+    fn retry<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shared.retry.request(&self.availability, request)
     }
 
-    /// The same for a step of an operation that takes one for each object.
-    fn insist_on_step<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// The same for one step of an operation that makes a request for each object.
+    fn retry_step<T>(&self, request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shared.retry.step(&self.availability, request)
     }
 
-    /// What a key stands for, for an operation that waits if it is not known.
+    /// The file or directory of a key. The operation waits for the store if the key is not cached.
     fn child(&self, operation: &'static str, key: &str) -> Result<Child, StoreError> {
-        match self.names.remembered(key) {
+        match self.names.cached(key) {
             Some(single) => single.child,
             None => {
                 let _waiting = self.availability.wait(operation, key);
@@ -122,11 +99,11 @@ impl ObjectStore {
         .ok_or(StoreError::NotFound)
     }
 
-    /// The present version of a file, asked for anew.
+    /// The present version of a file, by a new request.
     fn latest(&self, operation: &'static str, key: &str) -> Result<(Version, Stat), StoreError> {
         let _waiting = self.availability.wait(operation, key);
         let taken = Instant::now();
-        let (version, time) = self.insist(|| self.bucket.head_with_time(key))?;
+        let (version, time) = self.retry(|| self.bucket.head_with_time(key))?;
         let child = self.names.note_file(key, taken, &version, time);
         Ok((version, self.names.stat_of(&child)))
     }
@@ -150,32 +127,12 @@ impl ObjectStore {
     }
 }
 
-/// Whether what follows a prefix can be the name of a file.
-fn name(rest: &str) -> bool {
-    !matches!(rest, "" | "." | "..") && rest.len() <= limits::NAME && !rest.contains(['/', '\0'])
-}
-
-/// Whether the library can ask for a key: it drops blanks at the ends.
-fn reachable(key: &str) -> bool {
-    key.trim() == key
-}
-
-/// The directory's prefix and the name.
-fn split(key: &str) -> (&str, &str) {
-    key.split_at(key.rfind('/').map_or(0, |slash| slash + 1))
-}
-
-/// The key that a path stands for; no key is anything but UTF-8.
-fn key(path: &Path) -> Result<&str, StoreError> {
-    path.to_str().ok_or(StoreError::NotFound)
-}
-
 impl Store for ObjectStore {
     fn stat(&self, path: &Path) -> Result<Stat, StoreError> {
         match key(path)? {
             "" => Ok(self.names.directory_stat()),
             key => match self.child("stat", key)? {
-                Child::File(version) if !self.names.tells(&version) => {
+                Child::File(version) if !self.names.has_time(&version) => {
                     self.latest("stat", key).map(|(_, stat)| stat)
                 }
                 child => Ok(self.names.stat_of(&child)),
@@ -183,11 +140,11 @@ impl Store for ObjectStore {
         }
     }
 
-    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+    fn cached_stat(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         match key(path) {
             Ok("") => Some(Ok(self.names.directory_stat())),
             Ok(key) => {
-                self.names.remembered(key).filter(|single| self.names.is_whole(single)).map(|single| {
+                self.names.cached(key).filter(|single| self.names.has_all_attributes(single)).map(|single| {
                     single.child.map(|child| self.names.stat_of(&child)).ok_or(StoreError::NotFound)
                 })
             }
@@ -195,9 +152,9 @@ impl Store for ObjectStore {
         }
     }
 
-    fn known_since(&self, path: &Path) -> Option<Instant> {
+    fn cached_since(&self, path: &Path) -> Option<Instant> {
         match key(path) {
-            Ok(key) if !key.is_empty() => self.names.remembered(key).map(|single| single.taken),
+            Ok(key) if !key.is_empty() => self.names.cached(key).map(|single| single.taken),
             _ => Some(Instant::now()),
         }
     }
@@ -214,7 +171,7 @@ impl Store for ObjectStore {
                 self.read_listing(&prefix, Extent::All)?
             }
         };
-        let changes = self.names.since(&prefix, listing.taken);
+        let changes = self.names.changes_since(&prefix, listing.taken);
         let entry = |(name, child): (&str, Child)| Entry {
             name: OsString::from(name),
             stat: self.names.stat_of(&child),
@@ -222,29 +179,29 @@ impl Store for ObjectStore {
         let unchanged = listing.children().filter(|(name, _)| !changes.contains_key(*name));
         let changed = changes.iter().filter_map(|(name, child)| Some((&**name, child.clone()?)));
         let entries = unchanged.chain(changed).map(entry).collect();
-        Ok(Entries { since: listing.taken, entries, is_all_known: !self.names.show.kept_times })
+        Ok(Entries { since: listing.taken, entries, are_complete: !self.names.show.kept_times })
     }
 
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError> {
         let key = key(path)?;
         let Child::File(version) = self.child("open", key)? else { return Err(StoreError::Stale) };
-        let file = self.walker.fetcher.file(&version);
+        let file = self.file_prefetcher.fetcher.file(&version);
         if file.is_stale() {
-            self.names.forget(key);
+            self.names.invalidate(key);
             return Err(StoreError::Stale);
         }
         if again {
             file.hold();
         } else {
             file.open();
-            self.walker.step(key);
+            self.file_prefetcher.opened(key);
         }
         Ok(Box::new(OpenObject {
             stat: self.names.stat_of(&Child::File(version)),
             whole: file.whole(),
             file,
-            walker: Arc::clone(&self.walker),
-            resting: AtomicBool::new(again),
+            prefetcher: Arc::clone(&self.file_prefetcher),
+            is_open_unnoted: AtomicBool::new(again),
         }))
     }
 
@@ -253,7 +210,7 @@ impl Store for ObjectStore {
     }
 
     fn space(&self) -> Result<Space, StoreError> {
-        // Object stores have no end; programs that compute with it should not overflow.
+        // Object stores are not limited. 1 PiB does not overflow in programs that compute with it.
         let bytes = 1 << 50;
         Ok(Space { bytes, free_bytes: bytes, files: 1 << 40, free_files: 1 << 40 })
     }
@@ -262,7 +219,7 @@ impl Store for ObjectStore {
         self.names.show.ttl
     }
 
-    fn is_far(&self) -> bool {
+    fn is_remote(&self) -> bool {
         true
     }
 
@@ -303,7 +260,7 @@ impl Store for ObjectStore {
         self.may_write()?;
         let key = key(path)?;
         let _waiting = self.availability.wait("remove", key);
-        self.insist(|| self.bucket.delete(key))?;
+        self.retry(|| self.bucket.delete(key))?;
         self.names.note(key, Instant::now(), None);
         Ok(())
     }
@@ -312,7 +269,7 @@ impl Store for ObjectStore {
         self.may_write()?;
         let key = new_key(path)?;
         let _waiting = self.availability.wait("mkdir", key);
-        self.insist(|| self.bucket.make_directory(&format!("{key}/")))?;
+        self.retry(|| self.bucket.make_directory(&format!("{key}/")))?;
         self.names.note(key, Instant::now(), Some(Child::Directory));
         Ok(self.names.directory_stat())
     }
@@ -325,11 +282,11 @@ impl Store for ObjectStore {
         if self.lists(&marker, |item| !matches!(item, Item::Object(it) if it.key == marker))? {
             return Err(StoreError::NotEmpty);
         }
-        match self.insist(|| self.bucket.delete(&marker)) {
+        match self.retry(|| self.bucket.delete(&marker)) {
             Ok(()) | Err(StoreError::NotFound) => {}
             Err(error) => return Err(error),
         }
-        self.names.forget_directory(&marker);
+        self.names.invalidate_directory(&marker);
         self.names.note(key, Instant::now(), None);
         Ok(())
     }
@@ -343,10 +300,10 @@ impl Store for ObjectStore {
             Child::Directory => return self.rename_directory(from, to),
         };
         let _waiting = self.availability.wait("rename", from);
-        self.insist(|| self.bucket.copy(from, to))?;
+        self.retry(|| self.bucket.copy(from, to))?;
         let taken = Instant::now();
-        let (copied, time) = match self.insist(|| self.bucket.head_with_time(to)) {
-            // It is there, whoever may not ask for it yet or at all.
+        let (copied, time) = match self.retry(|| self.bucket.head_with_time(to)) {
+            // The copy exists, although the store does not show it yet, or does not allow HEAD.
             Err(StoreError::NotFound | StoreError::Denied(_)) => {
                 let copied =
                     Version { key: to.to_string(), modified: SystemTime::now(), ..Version::clone(&version) };
@@ -355,17 +312,8 @@ impl Store for ObjectStore {
             copied => copied?,
         };
         let child = self.names.note_file(to, taken, &copied, time);
-        self.insist(|| self.bucket.delete(from))?;
+        self.retry(|| self.bucket.delete(from))?;
         self.names.note(from, Instant::now(), None);
         Ok(self.names.stat_of(&child))
-    }
-}
-
-/// The key of something new, which must be seen afterwards.
-fn new_key(path: &Path) -> Result<&str, StoreError> {
-    let key = path.to_str().ok_or(StoreError::Unsupported("a name that is not UTF-8"))?;
-    match name(split(key).1) {
-        true => Ok(key),
-        false => Err(StoreError::Unsupported("a name of that length")),
     }
 }

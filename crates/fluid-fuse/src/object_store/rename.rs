@@ -1,4 +1,4 @@
-//! Renames of directories, which object stores do not have: all that is below is copied, and then deleted.
+//! Renames of directories, which object stores do not have: everything below is copied, and then deleted.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -7,43 +7,44 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::names::Child;
-use super::{ObjectStore, reachable};
+use super::ObjectStore;
+use super::keys::is_reachable;
+use super::table::Child;
 use crate::inodes::lock;
 use crate::limits::Until;
 use crate::remote::{Item, LARGEST_COPY, Version};
 use crate::store::{Stat, StoreError};
 
-/// Objects of a directory that is renamed that are copied or deleted at a time.
-const MOVING: usize = 8;
+/// Objects that are copied or deleted at a time.
+const CONCURRENCY: usize = 8;
 
-/// Directories of which it is known that they were renamed not to the end.
-const HALF_MOVED: usize = 100;
+/// Number of interrupted renames that are remembered.
+const MAX_HALF_MOVED: usize = 100;
 
-/// How long that is known.
+/// How long an interrupted rename is remembered, so that it can be continued.
 const HALF_MOVED_FOR: Duration = Duration::from_secs(10 * 60);
 
-/// What is below a directory, by what follows its prefix.
+/// Everything below a directory, by the part of the key behind its prefix.
 #[derive(Default)]
 struct Tree {
     files: BTreeMap<String, Version>,
-    /// Whether each, the directory itself being `""`, has an object of its own.
+    /// Directories, `""` being the directory itself, and whether they have objects of their own.
     directories: BTreeMap<String, bool>,
 }
 
 impl ObjectStore {
-    /// What is below a prefix, as long as it can be renamed.
+    /// Everything below a prefix, if it can be renamed.
     fn tree(&self, prefix: &str) -> Result<Tree, StoreError> {
         let limit = self.names.show.rename_limit;
         let (mut tree, mut prefixes) = (Tree::default(), vec![prefix.to_string()]);
-        // A key that is not shown cannot be asked for either.
+        // A key that is not shown cannot be requested either.
         let below = |key: &str| {
             let rest = key.strip_prefix(prefix)?;
-            (reachable(rest) && !rest.starts_with('/') && !rest.contains("//")).then(|| rest.to_string())
+            (is_reachable(rest) && !rest.starts_with('/') && !rest.contains("//")).then(|| rest.to_string())
         };
         while let Some(at) = prefixes.pop() {
             let mut items = Vec::new();
-            self.insist_on_step(|| {
+            self.retry_step(|| {
                 items.clear();
                 self.bucket.list(&at, &mut |page| {
                     items.extend(page);
@@ -51,7 +52,7 @@ impl ObjectStore {
                     if is_too_much { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 })
             })?;
-            // Where directories are no objects, an empty one has nothing to be seen by.
+            // Where directories are not objects, an empty one lists nothing, and is made like a marker.
             let mut has_marker = items.is_empty();
             for item in items {
                 match item {
@@ -73,8 +74,8 @@ impl ObjectStore {
         Ok(tree)
     }
 
-    /// Copies all that is below, and then deletes it. What ends before goes on when it is asked for again: what is there
-    /// already is the same.
+    /// Copies everything below a directory, and then deletes it. A rename that was interrupted continues when it is
+    /// requested again: copies that exist are not made again.
     pub(super) fn rename_directory(&self, from: &str, to: &str) -> Result<Stat, StoreError> {
         if self.names.show.rename_limit == 0 {
             return Err(StoreError::NotMovable);
@@ -88,7 +89,7 @@ impl ObjectStore {
                 found.size == version.size && found.etag.is_some() && found.etag == version.etag
             })
         };
-        // The copies are not complete, or all are there and not all is deleted.
+        // An interrupted rename: some copies are missing, or all exist and some originals, too.
         let is_copied = there.keys().all(|key| tree.files.contains_key(key))
             && tree.files.iter().filter(|(key, _)| there.contains_key(*key)).all(is_same);
         let is_half_moved = lock(&self.half_moved)
@@ -99,22 +100,22 @@ impl ObjectStore {
         }
         {
             let mut half_moved = lock(&self.half_moved);
-            if half_moved.len() >= HALF_MOVED {
+            if half_moved.len() >= MAX_HALF_MOVED {
                 half_moved.clear();
             }
             half_moved.insert(from.to_string(), (to.to_string(), Instant::now()));
         }
         for marker in tree.directories.iter().filter(|(_, has_marker)| **has_marker).map(|(key, _)| key) {
-            self.insist_on_step(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
+            self.retry_step(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
         }
         let files: Vec<_> = tree.files.iter().collect();
         self.all_at_once(&files, |file| match is_same(*file) {
             true => Ok(()),
-            false => self.insist_on_step(|| {
-                self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0))
-            }),
+            false => {
+                self.retry_step(|| self.bucket.copy(&format!("{old}{}", file.0), &format!("{new}{}", file.0)))
+            }
         })?;
-        // Nothing is deleted that is not there.
+        // No original is deleted unless the store lists its copy.
         let taken = Instant::now();
         let copies = self.tree(&new)?.files;
         let is_missing = |(key, version): &(&String, &Version)| {
@@ -129,13 +130,13 @@ impl ObjectStore {
             Err(StoreError::NotFound) => Ok(()),
             deleted => deleted,
         };
-        self.all_at_once(&files, |(key, _)| self.insist_on_step(|| delete(key)))?;
-        // The innermost first, where they are more than markers.
+        self.all_at_once(&files, |(key, _)| self.retry_step(|| delete(key)))?;
+        // The innermost first: some stores delete empty directories only.
         for directory in tree.directories.keys().rev() {
-            self.insist_on_step(|| delete(directory))?;
+            self.retry_step(|| delete(directory))?;
         }
         lock(&self.half_moved).remove(from);
-        self.names.forget_below(&[&old, &new]);
+        self.names.invalidate_below(&[&old, &new]);
         self.names.note(from, Instant::now(), None);
         for directory in tree.directories.keys() {
             let key = format!("{new}{directory}");
@@ -150,7 +151,7 @@ impl ObjectStore {
         Ok(self.names.directory_stat())
     }
 
-    /// Does the same with all, some at a time; the first failure ends it.
+    /// Does the same with all, some at a time, until the first failure.
     fn all_at_once<T: Sync>(
         &self,
         all: &[T],
@@ -159,7 +160,7 @@ impl ObjectStore {
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         let deadline = Until::shared();
         thread::scope(|scope| {
-            for _ in 0..MOVING.min(all.len()) {
+            for _ in 0..CONCURRENCY.min(all.len()) {
                 scope.spawn(|| {
                     let _until = deadline.as_ref().map(Until::share);
                     while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {

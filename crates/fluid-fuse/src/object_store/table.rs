@@ -1,21 +1,20 @@
 //! The names of a directory in few bytes.
 //!
 //! One buffer has a record for each name: the name, the size, the time of change and the ETag. An ETag that is an MD5,
-//! as most are, takes 16 bytes. A key is not kept: it is the directory's prefix and the name. Where a version does not
-//! fit the short forms it is kept in a longer one, so that what comes out is always what went in.
+//! as most are, takes 16 bytes. Keys are not stored: they are the directory's prefix and the name. A version that does not
+//! fit the short forms is stored in a longer one, so no information is lost.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::names::Child;
 use crate::remote::Version;
 use crate::store::StoreError;
 
-/// Bytes of all records of a table: they are found by numbers of 32 bits.
+/// Bytes of all records of a table at most: the order has their offsets as numbers of 32 bits.
 const LARGEST: usize = u32::MAX as usize;
 
-// The forms of a record. Of a directory, nothing follows the name.
+// The forms of a record. In that of a directory, nothing follows the name.
 const DIRECTORY: u8 = 0;
 const NO_ETAG: u8 = 1;
 /// 16 bytes in quotes, in lower case or in upper case.
@@ -31,6 +30,13 @@ const PARTS: u8 = 0x08;
 const LONG_TIME: u8 = 0x10;
 
 const MD5_DIGITS: usize = 32;
+
+/// The file or directory that a name stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Child {
+    Directory,
+    File(Arc<Version>),
+}
 
 /// Names without repetition, in order once it is finished.
 #[derive(Default)]
@@ -72,7 +78,7 @@ impl Table {
         records.shrink_to_fit();
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of its memory.
     pub(super) fn bytes(&self) -> usize {
         self.records.capacity() + self.order.capacity() * size_of::<u32>()
     }
@@ -81,7 +87,7 @@ impl Table {
         self.order.len()
     }
 
-    /// Where a name is.
+    /// The index of a name.
     pub(super) fn index(&self, name: &str) -> Option<usize> {
         let compare = |at: &u32| record(&self.records, *at).0.cmp(name.as_bytes());
         self.order.binary_search_by(compare).ok()
@@ -96,7 +102,7 @@ impl Table {
         std::str::from_utf8(record(&self.records, *self.order.get(index)?).0).ok()
     }
 
-    /// What the name at an index stands for in the directory of a prefix.
+    /// The file or directory at an index, in the directory of a prefix.
     pub(super) fn child(&self, index: usize, prefix: &str) -> Option<Child> {
         let (name, form, rest) = record(&self.records, *self.order.get(index)?);
         if form == DIRECTORY {
@@ -107,7 +113,7 @@ impl Table {
     }
 }
 
-/// The name of a record, its form and what follows.
+/// The name of a record, its form and the bytes behind it.
 fn record(records: &[u8], at: u32) -> (&[u8], u8, &[u8]) {
     let parts = || {
         let (length, rest) = records.get(at as usize..)?.split_first()?;
@@ -249,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_out_is_what_went_in() {
+    fn versions_survive_the_encoding() {
         let second = Duration::from_secs(1);
         let md5 = "\"0123456789abcdef0123456789abcdef\"";
         let etags = [

@@ -1,10 +1,10 @@
 //! Walks: programs that list the directories below one directory in turn (`find`, `du`, `rsync`, `os.walk`).
 //!
-//! Such a directory is then listed flat, that is with everything below it, page by page, and each page fills as many
-//! directories as it has. Somebody who waits for a directory asks for the next page, so a walk that ends costs nothing
-//! more. Keys come in order, so all that a page has between its first and its last key is known, and a directory is known
-//! once a key behind it was seen. A walk is left where it does not pay: where pages bring nothing for whoever waits, and
-//! where the store fails it or does not keep the order. Directories are then listed one by one.
+//! The directory above them is then listed flat, page by page, and each page fills all directories whose keys it has. An
+//! operation that waits for a directory requests the next page, so nothing is requested after the program has ended. Keys
+//! come in order, so a directory is complete once a key behind it was seen. A walk is abandoned, and directories are listed
+//! one by one, if its pages do not have the directories that are asked for, or if the store fails such listings or does
+//! not keep the order.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,114 +13,84 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
-use super::listing::{Extent, hide};
-use super::names::{Child, Listing};
-use super::table::Table;
-use super::{LARGEST, ObjectStore, name, reachable, split};
+use super::ObjectStore;
+use super::keys::{LARGEST_FILE, count_hidden, is_name, is_reachable, split};
+use super::listing::DirectoryListing;
+use super::name_cache::{WALK_SHARE, WALKS};
+use super::table::{Child, Table};
 use crate::inodes::lock;
 use crate::limits::{TIME_PER_ENTRY, Until};
 use crate::remote::{Depth, Item, Page};
 use crate::store::StoreError;
 
-/// Directories that are listed in the order of their names until it is a walk: the third begins it.
-const STEPS: usize = 2;
+/// Directories that are listed in order before it is a walk: the third one begins it.
+const DIRECTORIES_IN_ORDER: usize = 2;
 
-/// How far from the furthest a directory may be, counted in directories, and still belong to the walk: several programs
-/// or threads share one.
-const ABREAST: usize = 16;
+/// Pages in a row that may have nothing for the operation that waits.
+const MAX_USELESS_PAGES: usize = 2;
 
-/// Names between two directories that are looked through to count the directories among them.
-const LOOKED_THROUGH: usize = 4096;
+/// Directories in a row that pages did not complete until the walk is abandoned.
+const MAX_IN_VAIN: usize = 2;
 
-/// Walks at a time.
-pub(super) const WALKS: usize = 4;
+/// Time until a directory whose walk was abandoned may be listed flat again.
+const ABANDONED_FOR: Duration = Duration::from_secs(60);
 
-/// Pages in a row that may bring nothing for whoever waits.
-const PAGES_FOR_NOTHING: usize = 2;
-
-/// Directories in a row for which pages were listed in vain until the walk is left.
-const VAIN: usize = 2;
-
-/// How long a directory is not listed flat after that did not pay, or failed.
-const LEFT_FOR: Duration = Duration::from_secs(60);
-
-/// The part of the memory for names that directories may take whose listing is not complete yet: so much for each walk.
-pub(super) const UNDER_WAY: usize = 16;
-
-/// Directories being listed in the order of a listing.
-#[derive(Default)]
-pub(super) struct Order {
-    furthest: Option<usize>,
-    steps: usize,
-}
-
-impl Order {
-    /// Notes that a directory is listed; how many before it were, in turn.
-    fn step(&mut self, listing: &Listing, index: usize) -> usize {
-        let is_near = |from: usize, to: usize| {
-            let mut between = (from..to).take(LOOKED_THROUGH).filter(|index| listing.is_directory(*index));
-            to - from <= LOOKED_THROUGH && between.nth(ABREAST).is_none()
-        };
-        match self.furthest {
-            Some(furthest) if index > furthest && is_near(furthest, index) => {
-                self.furthest = Some(index);
-                self.steps += 1;
-            }
-            Some(furthest) if index <= furthest && is_near(index, furthest) => {}
-            _ => *self = Order { furthest: Some(index), steps: 0 },
-        }
-        self.steps
-    }
+/// How much of a directory is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    All,
+    /// At most that many pages, and no more than the cache keeps.
+    Pages(usize),
 }
 
 /// The walks that are under way.
 #[derive(Default)]
 pub(super) struct Walks {
-    /// By the prefix of the directory that is listed flat.
+    /// The walks, by the prefix of the directory that is listed flat.
     by_root: Mutex<HashMap<String, Arc<Mutex<Walk>>>>,
-    /// The store cannot list flat, or not in order.
+    /// Whether the store cannot list flat, or not in order.
     are_impossible: AtomicBool,
 }
 
 /// A flat listing.
 struct Walk {
-    /// The key up to which all is listed.
+    /// The last key that was listed.
     at: String,
-    /// The directories that it is in, the outermost first.
+    /// The directories that have this key, the outermost first.
     inside: Vec<Inside>,
-    /// The count of changes from which on what is inside is true.
+    /// [`NameCache::changes`](super::name_cache::NameCache::changes) when the directories of `inside` were begun.
     changes: u64,
-    /// Directories in a row for which it was asked in vain.
+    /// Directories in a row that its pages did not complete.
     vain: usize,
     used: Instant,
-    /// Since when it is not gone on with.
-    left: Option<Instant>,
+    /// When it was abandoned.
+    abandoned: Option<Instant>,
 }
 
-/// A directory of which a part is listed.
+/// A directory that is listed in part.
 struct Inside {
     prefix: String,
     taken: Instant,
-    /// Nothing if its beginning was not listed.
+    /// Its names, unless the flat listing began in the middle of it.
     table: Option<Table>,
 }
 
 impl Walk {
     fn new() -> Self {
         let (at, inside) = (String::new(), Vec::new());
-        Walk { at, inside, changes: 0, vain: 0, used: Instant::now(), left: None }
+        Walk { at, inside, changes: 0, vain: 0, used: Instant::now(), abandoned: None }
     }
 
-    fn is_left(&self) -> bool {
-        self.left.is_some_and(|since| since.elapsed() < LEFT_FOR)
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.is_some_and(|since| since.elapsed() < ABANDONED_FOR)
     }
 
-    fn leave(&mut self) {
-        self.left = Some(Instant::now());
+    fn abandon(&mut self) {
+        self.abandoned = Some(Instant::now());
         self.inside = Vec::new();
     }
 
-    /// Whether the next pages have a directory.
+    /// Whether the next pages will complete a directory.
     fn leads_to(&self, prefix: &str) -> bool {
         match self.inside.iter().find(|inside| inside.prefix == prefix) {
             Some(inside) => inside.table.is_some(),
@@ -128,7 +98,7 @@ impl Walk {
         }
     }
 
-    /// Begins anew with a directory.
+    /// Begins the flat listing anew, with the keys of a directory.
     fn begin(&mut self, root: &str, prefix: &str) {
         let taken = Instant::now();
         self.at = prefix.to_string();
@@ -143,7 +113,7 @@ impl Walk {
             .collect();
     }
 
-    /// Adds a child to the directory that is being listed.
+    /// Adds a name to the innermost directory.
     fn add(&mut self, name: &str, child: &Child) -> Result<(), StoreError> {
         match self.inside.last_mut().and_then(|inside| inside.table.as_mut()) {
             Some(table) => table.push(name, child),
@@ -157,8 +127,8 @@ impl Walk {
 }
 
 impl ObjectStore {
-    /// The listing of a directory by a walk that leads to it, if one does.
-    pub(super) fn walk(&self, prefix: &str, extent: Extent) -> Option<Arc<Listing>> {
+    /// The listing of a directory, if a walk leads to it.
+    pub(super) fn walk(&self, prefix: &str, extent: Extent) -> Option<Arc<DirectoryListing>> {
         if self.walks.are_impossible.load(Ordering::Relaxed) || prefix.is_empty() {
             return None;
         }
@@ -167,7 +137,7 @@ impl ObjectStore {
         if let Some(listing) = self.names.complete(prefix) {
             return Some(listing);
         }
-        if walk.is_left() {
+        if walk.is_abandoned() {
             return None;
         }
         let listing = self.go_on(&mut walk, &root, prefix, extent);
@@ -177,31 +147,31 @@ impl ObjectStore {
         }
         let listing = listing.ok().flatten();
         walk.vain = if listing.is_some() { 0 } else { walk.vain + 1 };
-        if walk.vain >= VAIN {
+        if walk.vain >= MAX_IN_VAIN {
             debug!("listing {root:?} flat does not pay");
-            walk.leave();
+            walk.abandon();
         }
         listing
     }
 
-    /// The outermost walk that a directory belongs to, also one that begins with it.
+    /// The outermost walk that a directory belongs to. It may begin with this directory.
     fn walk_to(&self, prefix: &str) -> Option<(String, Arc<Mutex<Walk>>)> {
         let parent = split(prefix.strip_suffix('/')?).0;
         let mut by_root = lock(&self.walks.by_root);
-        let is_left = |walk: &Arc<Mutex<Walk>>| walk.try_lock().is_ok_and(|walk| walk.is_left());
+        let is_abandoned = |walk: &Arc<Mutex<Walk>>| walk.try_lock().is_ok_and(|walk| walk.is_abandoned());
         let ends = prefix.match_indices('/').map(|(slash, _)| slash + 1);
         for root in std::iter::once(0).chain(ends).filter_map(|end| prefix.get(..end)) {
-            let walk = by_root.get(root).filter(|walk| root != prefix && !is_left(walk));
+            let walk = by_root.get(root).filter(|walk| root != prefix && !is_abandoned(walk));
             if let Some(walk) = walk {
                 return Some((root.to_string(), Arc::clone(walk)));
             }
         }
         let (listing, index) = self.names.listed(parent, prefix.get(parent.len()..prefix.len() - 1)?)?;
-        let steps = lock(&listing.steps).step(&listing, index);
-        if steps < STEPS || by_root.contains_key(parent) {
+        let steps = lock(&listing.list_order).list(index, |index| listing.is_directory(index));
+        if steps < DIRECTORIES_IN_ORDER || by_root.contains_key(parent) {
             return None;
         }
-        // What is below it belongs to it from now on.
+        // Directories below belong to this walk from now on.
         by_root.retain(|root, _| !root.starts_with(parent));
         if by_root.len() >= WALKS {
             let used = |walk: &Mutex<Walk>| walk.try_lock().map_or_else(|_| Instant::now(), |walk| walk.used);
@@ -214,15 +184,15 @@ impl ObjectStore {
         Some((parent.to_string(), walk))
     }
 
-    /// Lists pages until they have had all of a directory; nothing if they do not get there.
+    /// Lists pages until they complete a directory; nothing if they do not.
     fn go_on(
         &self,
         walk: &mut Walk,
         root: &str,
         prefix: &str,
         extent: Extent,
-    ) -> Result<Option<Arc<Listing>>, StoreError> {
-        let mut for_nothing = 0;
+    ) -> Result<Option<Arc<DirectoryListing>>, StoreError> {
+        let mut useless_pages = 0;
         loop {
             let changes = self.names.changes();
             if walk.changes != changes || !walk.leads_to(prefix) {
@@ -231,7 +201,7 @@ impl ObjectStore {
             }
             let taken = Instant::now();
             let page = {
-                // There is time left for another way.
+                // The directory can still be listed by itself before the deadline.
                 let _until = Until::moment()
                     .map(|until| Until::set(taken + until.saturating_duration_since(taken) / 2));
                 self.bucket.list_page(root, Some(&walk.at), Depth::All)
@@ -244,28 +214,28 @@ impl ObjectStore {
                 page => page?,
             };
             Until::put_off(TIME_PER_ENTRY * u32::try_from(page.items.len()).unwrap_or(u32::MAX));
-            let (listing, is_of_use) = self.fill(walk, root, page, taken, prefix)?;
-            // Else it may be older than a change.
+            let (listing, is_useful) = self.fill(walk, root, page, taken, prefix)?;
+            // Otherwise the listing may be older than a change.
             if listing.is_some() && self.names.changes() == walk.changes {
                 return Ok(listing);
             }
-            for_nothing = if is_of_use { 0 } else { for_nothing + 1 };
+            useless_pages = if is_useful { 0 } else { useless_pages + 1 };
             let is_inside = walk.inside.iter().any(|inside| inside.prefix == prefix);
-            if for_nothing >= PAGES_FOR_NOTHING && !is_inside && walk.at.as_str() < prefix {
-                for_nothing = 0;
+            if useless_pages >= MAX_USELESS_PAGES && !is_inside && walk.at.as_str() < prefix {
+                useless_pages = 0;
                 walk.begin(root, prefix);
             }
             let is_too_large = is_inside && !walk.leads_to(prefix);
-            // Of which one page is wanted, another way costs one, too.
+            // Where one page is wanted, a listing of the directory itself costs one, too.
             let is_enough = is_inside && matches!(extent, Extent::Pages(_));
-            if is_enough || is_too_large || for_nothing >= PAGES_FOR_NOTHING {
+            if is_enough || is_too_large || useless_pages >= MAX_USELESS_PAGES {
                 return Ok(None);
             }
         }
     }
 
-    /// Fills directories from a page: the listing of the one that is wanted, if it is complete by now, and whether the
-    /// page had something for it.
+    /// Fills directories from a page. Returns the listing of the wanted one, if it is complete now, and whether the page
+    /// had a name of it.
     fn fill(
         &self,
         walk: &mut Walk,
@@ -273,12 +243,12 @@ impl ObjectStore {
         page: Page,
         taken: Instant,
         wanted: &str,
-    ) -> Result<(Option<Arc<Listing>>, bool), StoreError> {
-        let (mut found, mut is_of_use, mut hidden) = (None, false, Vec::new());
+    ) -> Result<(Option<Arc<DirectoryListing>>, bool), StoreError> {
+        let (mut found, mut is_useful, mut hidden) = (None, false, Vec::new());
         for item in page.items {
             let (key, version) = match item {
                 Item::Object(version) => (version.key.clone(), Some(version)),
-                // A marker.
+                // The directory's own object.
                 Item::Prefix(key) => (key, None),
             };
             if !key.starts_with(root) || key <= walk.at {
@@ -287,15 +257,15 @@ impl ObjectStore {
                 return Err(StoreError::Failed("the listing is not in order".into()));
             }
             walk.at.clone_from(&key);
-            self.leave_directories(walk, &key, wanted, &mut found);
+            self.complete_directories(walk, &key, wanted, &mut found);
             let mut at = walk.inside.last().map_or(root, |inside| &inside.prefix).len();
             let mut is_shown = true;
             while let Some(slash) = key.get(at..).and_then(|rest| rest.find('/')) {
                 let (part, end) = (key.get(at..at + slash).unwrap_or_default(), at + slash + 1);
                 let prefix = key.get(..end).unwrap_or_default();
-                is_shown = name(part) && reachable(prefix);
+                is_shown = is_name(part) && is_reachable(prefix);
                 if !is_shown {
-                    // Told once, as where it is listed by itself.
+                    // Counted once, as if the directory were listed by itself.
                     if hidden.last().is_none_or(|last| last != prefix) {
                         hidden.push(prefix.to_string());
                     }
@@ -308,33 +278,39 @@ impl ObjectStore {
             }
             let Some(version) = version.filter(|_| is_shown) else { continue };
             let rest = key.get(at..).unwrap_or_default();
-            if !name(rest) || !reachable(&key) || version.size > LARGEST {
+            if !is_name(rest) || !is_reachable(&key) || version.size > LARGEST_FILE {
                 hidden.push(key);
                 continue;
             }
-            is_of_use |= walk.inside.last().is_some_and(|inside| inside.prefix == wanted);
+            is_useful |= walk.inside.last().is_some_and(|inside| inside.prefix == wanted);
             walk.add(rest, &Child::File(Arc::new(version)))?;
         }
-        hide(hidden.len(), root);
+        count_hidden(hidden.len(), root);
         match page.more_after {
             Some(last) => walk.at = last,
             None => {
-                // Nothing that it has comes behind it.
+                // Behind all keys below the root.
                 walk.at = format!("{root}{}", char::MAX);
-                self.leave_directories(walk, "\0", wanted, &mut found);
+                self.complete_directories(walk, "\0", wanted, &mut found);
             }
         }
-        if walk.bytes() > self.names.show.name_bytes / UNDER_WAY {
+        if walk.bytes() > self.names.show.name_bytes / WALK_SHARE {
             walk.inside.iter_mut().for_each(|inside| inside.table = None);
         }
-        Ok((found, is_of_use))
+        Ok((found, is_useful))
     }
 
-    /// Keeps the directories that a key is not in: all of them is listed.
-    fn leave_directories(&self, walk: &mut Walk, key: &str, wanted: &str, found: &mut Option<Arc<Listing>>) {
+    /// Caches the directories that do not have a key: they are complete.
+    fn complete_directories(
+        &self,
+        walk: &mut Walk,
+        key: &str,
+        wanted: &str,
+        found: &mut Option<Arc<DirectoryListing>>,
+    ) {
         while let Some(inside) = walk.inside.pop_if(|inside| !key.starts_with(&inside.prefix)) {
             let Some(table) = inside.table else { continue };
-            let listing = Listing::new(inside.taken, &inside.prefix, (None, None), table);
+            let listing = DirectoryListing::new(inside.taken, &inside.prefix, (None, None), table);
             let listing = self.names.keep(listing, walk.changes);
             if inside.prefix == wanted {
                 *found = Some(listing);

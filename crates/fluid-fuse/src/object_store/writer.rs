@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::names::Names;
+use super::name_cache::NameCache;
 use crate::fetch::Shared;
 use crate::outage::Availability;
 use crate::remote::Upload;
 use crate::store::{Stat, StoreError, Writer};
 
-/// What is not found is what was written: removed by others, or finished although the answer was lost.
+/// The upload or the object that is not found: others removed it, or it was finished and the answer was lost.
 fn gone(error: StoreError) -> StoreError {
     match error {
         StoreError::NotFound => StoreError::Failed("what was written is not there any more".into()),
@@ -22,7 +22,7 @@ pub(super) struct ObjectWriter {
     pub(super) key: String,
     /// The time of change that was set.
     pub(super) time: Option<SystemTime>,
-    pub(super) names: Arc<Names>,
+    pub(super) names: Arc<NameCache>,
     pub(super) shared: Arc<Shared>,
     pub(super) availability: Arc<Availability>,
 }

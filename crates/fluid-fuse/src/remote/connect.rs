@@ -23,7 +23,7 @@ use ureq::{Agent, Error};
 use super::dns;
 use super::proxy;
 use super::tls::{self, Verification};
-use crate::outage::{InPhase, Phase};
+use crate::outage::{ConnectPhase, InPhase};
 
 /// Largest number of addresses of a name that are tried: ureq has room for 16.
 const ADDRESSES: usize = 16;
@@ -85,7 +85,7 @@ impl<In: Transport> Connector<In> for Sockets {
         details: &ConnectionDetails<'_>,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        let _phase = InPhase::begin(Phase::Connection);
+        let _phase = InPhase::begin(ConnectPhase::Connection);
         let mut timeout = details.timeout;
         if !timeout.after.is_not_happening() {
             timeout.after = timeout.after.saturating_sub(LOOKED_UP.take()).max(SHORTEST).into();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::inodes::lock;
-use crate::outage::{InPhase, Phase};
+use crate::outage::{ConnectPhase, InPhase};
 
 /// How long an answer is cached: a burst of connections makes one lookup, and a changed address is used after this
 /// time at the latest.
@@ -67,7 +67,7 @@ impl DnsCache {
     }
 
     fn find(&'static self, host: &str, time: Duration) -> io::Result<Vec<IpAddr>> {
-        let _phase = InPhase::begin(Phase::Name);
+        let _phase = InPhase::begin(ConnectPhase::Name);
         let begun = Instant::now();
         let mut known = lock(&self.known);
         loop {

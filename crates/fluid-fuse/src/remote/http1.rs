@@ -22,7 +22,7 @@ use super::response::{self, ErrorResponse, Headers};
 use super::timeouts::{IDLE_TIME, Timeouts};
 use super::tls::{self, Verification};
 use super::{Version, dns, proxy};
-use crate::outage::{InPhase, Phase};
+use crate::outage::{ConnectPhase, InPhase};
 use crate::store::StoreError;
 
 /// Largest number of idle connections.
@@ -263,7 +263,7 @@ impl Http1Client {
     fn connect(&self, server: &Server) -> io::Result<Connection> {
         let end = Instant::now() + self.timeouts.connect;
         let addresses = dns::addresses(&server.host, server.port, self.timeouts.connect)?;
-        let _phase = InPhase::begin(Phase::Connection);
+        let _phase = InPhase::begin(ConnectPhase::Connection);
         let mut failure = io::Error::new(ErrorKind::NotFound, "the host name has no address");
         for (address, others) in addresses.iter().zip((0..addresses.len()).rev()) {
             // Each address has the same share of the time that is left.

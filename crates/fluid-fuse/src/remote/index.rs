@@ -153,7 +153,7 @@ impl Index {
         }
         if listing.omitted > 0 {
             SKIPPED.fetch_add(listing.omitted as u64, Ordering::Relaxed);
-            let directory = crate::watch::shown(&self.url(prefix));
+            let directory = crate::metrics::shown(&self.url(prefix));
             self.warn_once(format!(
                 "{directory}: {} files are not shown, such as {}",
                 listing.omitted, listing.reason
@@ -255,7 +255,7 @@ impl Index {
         let page = match self.document(server, &url) {
             Err(StoreError::NotFound) if !prefix.is_empty() => return Ok(BTreeMap::new()),
             Err(StoreError::NotFound) => {
-                return Err(StoreError::NoBucket(format!("GET {}: 404", crate::watch::shown(&url))));
+                return Err(StoreError::NoBucket(format!("GET {}: 404", crate::metrics::shown(&url))));
             }
             page => page?,
         };
@@ -265,7 +265,7 @@ impl Index {
             self.warn_once(format!(
                 "GET {}: its text of {} bytes has no link to anything in that directory, so it is shown empty: \
                  it may be no index, or made by a script (the option \"manifest\" can name the files)",
-                crate::watch::shown(&url),
+                crate::metrics::shown(&url),
                 page.len()
             ));
         }

@@ -84,7 +84,7 @@ impl File<'_> {
     }
 
     fn shown(&self) -> String {
-        crate::watch::shown(&self.url.to_string())
+        crate::metrics::shown(&self.url.to_string())
     }
 }
 

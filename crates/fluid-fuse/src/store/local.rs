@@ -71,7 +71,7 @@ impl Store for LocalStore {
         shown(&rustix::fs::fstat(self.resolve(path, OFlags::PATH)?)?).ok_or(StoreError::NotFound)
     }
 
-    fn known(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
+    fn cached_stat(&self, path: &Path) -> Option<Result<Stat, StoreError>> {
         Some(self.stat(path))
     }
 
@@ -94,7 +94,7 @@ impl Store for LocalStore {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Ok(Entries { since, entries, is_all_known: true })
+        Ok(Entries { since, entries, are_complete: true })
     }
 
     fn open(&self, path: &Path, _: bool) -> Result<Box<dyn Object>, StoreError> {
@@ -118,7 +118,7 @@ impl Store for LocalStore {
         Duration::from_secs(1)
     }
 
-    fn is_far(&self) -> bool {
+    fn is_remote(&self) -> bool {
         false
     }
 

@@ -53,7 +53,7 @@ fn what_is_here_is_read_while_the_store_hangs() {
         ],
     );
     check(&mounted.path("small"), &small);
-    // Not by the kernel's copy, and not past us: not all of the file is here.
+    // Neither from the page cache nor by passthrough: the disk cache does not have the whole file.
     let mut direct = File::options();
     direct.read(true).custom_flags(OFlags::DIRECT.bits() as i32);
     let direct = direct.open(mounted.path("large")).unwrap();

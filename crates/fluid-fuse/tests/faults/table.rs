@@ -262,7 +262,7 @@ fn what_a_reader_sees() {
         || read_row("another range than asked for, always", |_| WrongRange),
         || read_row("200 and the whole object, always", |_| Whole),
         || read_row("400, a request that it does not take", |_| Status(400, "InvalidRequest")),
-        || read_row("a bit of the body is another (no TLS)", times(1, Flipped)),
+        || read_row("a bit of the body is changed (no TLS)", times(1, Flipped)),
         || replaced_row("412 (replaced while it is open)", |_| Fine),
         || replaced_row("replaced while it is open, the condition ignored", |_| Unconditional),
         deleted_row,
@@ -305,13 +305,13 @@ fn what_a_reader_sees() {
 const HEAD: &str = "\
 # What a reader sees when the store fails
 
-Written by `UPDATE_EXPECT=1 cargo test -p fluid-fuse --test faults`, which compares it otherwise: a real mount with
-`--io-timeout 2s`, and options that give up an attempt after 300 ms without a byte. \"The bytes\" are the right ones,
-all of them; an error is what `read`, or `open` for a name, gives. EACCES and ENXIO are final: they are given at the
-first answer, and the log says what to check. ENXIO is a bucket that does not exist, or not at this endpoint; ENOENT
-would look like an empty directory, as C libraries end a listing with it. Once the store is well again, the same mount
-reads the right bytes without a restart; the test makes sure of that, but for the bit that is another (the kernel
-keeps it), the deleted file and the unknown host.
+`UPDATE_EXPECT=1 cargo test -p fluid-fuse --test faults` writes this table; without the variable the test compares it. Each
+row is a real mount with `--io-timeout 2s`, and with options that end an attempt after 300 ms without a byte. \"The bytes\"
+are all bytes of the file, and the right ones. An error is that of `read`, or of `open` for a name. EACCES and ENXIO are
+final: the first answer gives them, and the log says what to check. ENXIO means that the bucket does not exist, or not at
+this endpoint; ENOENT would look like an empty directory, since C libraries end a listing with it. Once the store works
+again, the same mount reads the right bytes without a restart. The test checks that for all rows but three: the changed
+bit (the kernel caches it), the deleted file and the unknown host.
 
 | what is asked for | the store's answer | the reader gets |
 |---|---|---|

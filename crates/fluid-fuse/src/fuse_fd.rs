@@ -1,8 +1,8 @@
-//! Descriptors of `/dev/fuse` that come from somebody else: handed over by who mounted, or by `fusermount3`.
+//! Descriptors of `/dev/fuse` from another process that has mounted: a driver of the node, or `fusermount3`.
 //!
-//! A node's driver that may mount hands its descriptor to a sidecar that may not (as GKE's and Mountpoint's
-//! do): inherited, or as SCM_RIGHTS over a unix socket. `fusermount3`, which has the set-user-ID bit, mounts
-//! for its caller and answers over a socket as well. What a descriptor is mounted on is not known here.
+//! A driver that may mount passes its descriptor to a sidecar that may not, as those of GKE and Mountpoint do: by
+//! inheritance, or as SCM_RIGHTS over a unix socket. `fusermount3`, which has the set-user-ID bit, mounts for its caller
+//! and sends the descriptor over a socket, too. This module does not know the mount point of a descriptor.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -21,10 +21,10 @@ use rustix::net::{
     socketpair,
 };
 
-/// The program that mounts for who may not.
+/// The program that mounts for users who may not.
 pub const HELPER: &str = "fusermount3";
 
-/// The variable that tells it which descriptor of its own leads to us.
+/// The variable with the number of the helper's descriptor that is connected to this process.
 const COMMAND_FD: &str = "_FUSE_COMMFD";
 
 /// The number of the device `/dev/fuse`.
@@ -33,9 +33,9 @@ const FUSE: (u32, u32) = (10, 229);
 /// Where a descriptor of a mounted file system comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FuseFd {
-    /// This process was started with it.
+    /// It was inherited.
     Inherited(RawFd),
-    /// Whoever listens there sends it.
+    /// The process that listens on the socket sends it.
     Socket(PathBuf),
 }
 
@@ -60,7 +60,7 @@ impl fmt::Display for FuseFd {
     }
 }
 
-/// Takes the descriptor that somebody hands over.
+/// Takes the descriptor of another process.
 pub fn handed_over(from: &FuseFd) -> anyhow::Result<OwnedFd> {
     let descriptor = match from {
         FuseFd::Inherited(number) => inherited(*number)?,
@@ -116,7 +116,7 @@ pub fn from_helper(path: &Path, source: &str, subtype: &str, read_only: bool) ->
     let mut command = Command::new(HELPER);
     command.arg("-o").arg(options).arg("--").arg(path).env(COMMAND_FD, theirs.as_raw_fd().to_string());
     run(&mut command)?;
-    // Or we would wait for ourselves.
+    // With this end open the read below would never end.
     drop(theirs);
     receive(ours).context("it has mounted, and sent no descriptor")
 }

@@ -1,12 +1,12 @@
-//! Whoever is killed while it waits for a store, or has waited for all of its time.
+//! Operations that wait for a store. A timer answers those whose caller was killed or whose deadline is over.
 //!
 //! The kernel asks a file system to interrupt a call whose caller gets a signal. fuser 0.18 answers all such requests with
-//! `ENOSYS`, after which the kernel does not ask again and lets even a killed process wait for its answer. So those that wait
-//! for names and attributes are looked at from outside: who has SIGKILL pending is answered at once. It needs the
-//! processes to be visible here (`shareProcessNamespace`); other signals wait for the answer.
+//! `ENOSYS`, after which the kernel does not ask again and lets even a killed process wait for its answer. So a thread polls
+//! the callers of operations on names and attributes, and answers those with a pending SIGKILL at once. It needs the
+//! processes to be visible here (`shareProcessNamespace`). Other signals wait for the answer.
 //!
-//! The same looks answer whoever's deadline is over, wherever it waits: for a thread, for the answer to another's request,
-//! or for a call that does not return.
+//! The same thread answers each operation whose deadline is over, wherever it waits: for a thread, for a flight, or for a
+//! call that does not return.
 
 use std::collections::HashMap;
 use std::fs;
@@ -22,20 +22,20 @@ use log::warn;
 use crate::inodes::lock;
 use crate::limits::Deadline;
 
-/// Between two looks at those that wait.
-const LOOK: Duration = Duration::from_millis(100);
+/// Time between two polls of the operations that wait: the longest that a killed caller waits in vain.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks at nobody, after which the thread ends.
-const IDLE_LOOKS: usize = 50;
+/// Polls without an operation after which the thread ends: 5 s.
+const MAX_IDLE_POLLS: usize = 50;
 
-/// How long after its deadline an operation is answered from outside. Who asks the store ends at the deadline by
+/// The timer answers an operation this long after its deadline. An operation that makes requests ends at the deadline by
 /// itself, and knows the reason.
 const GRACE: Duration = Duration::from_millis(300);
 
 /// SIGKILL in the masks of `/proc/PID/status`.
 const KILL: u64 = 1 << 8;
 
-/// What the kernel is answered with.
+/// A reply to the kernel.
 pub(super) trait Reply: Send + 'static {
     /// Answers with an error.
     fn refuse(self, errno: Errno);
@@ -53,36 +53,36 @@ macro_rules! replies {
 
 replies!(ReplyAttr, ReplyCreate, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen);
 
-/// Answers one that waits with an error, unless it was answered: whether it was not.
+/// Answers an operation with an error, unless it was answered. Returns whether it did.
 type Refuse = Box<dyn Fn(Errno) -> bool + Send>;
 
-/// Those that wait.
+/// The operations that wait.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<Waiters>);
+pub(super) struct WaitingCalls(Mutex<Waiters>);
 
 #[derive(Default)]
 struct Waiters {
     last: u64,
-    by_number: HashMap<u64, One>,
+    by_number: HashMap<u64, WaitingCall>,
     is_watched: bool,
 }
 
-struct One {
-    /// Of another PID namespace, or one that is not to be killed: nothing.
+struct WaitingCall {
+    /// The caller's thread; 0 if it is in another PID namespace, or must not be interrupted.
     thread: u32,
     deadline: Arc<Deadline>,
     refuse: Refuse,
 }
 
-/// One that waits, until this is dropped; unanswered, it gets an error then.
+/// An operation that waits, until this is dropped. If it was not answered, it gets an error then.
 pub(super) struct Waiter<R: Reply> {
     reply: Arc<Mutex<Option<R>>>,
     number: u64,
-    all: Arc<Waiting>,
+    all: Arc<WaitingCalls>,
 }
 
-impl Waiting {
-    /// The thread, 0 for one that cannot be killed, begins to wait for the reply, until the deadline.
+impl WaitingCalls {
+    /// Adds the operation of a thread, 0 for one that cannot be interrupted, until the deadline.
     pub(super) fn add<R: Reply>(
         self: &Arc<Self>,
         thread: u32,
@@ -102,7 +102,7 @@ impl Waiting {
         let mut waiters = lock(&self.0);
         waiters.last += 1;
         let number = waiters.last;
-        let one = One { thread, deadline: Arc::clone(deadline), refuse: Box::new(refuse) };
+        let one = WaitingCall { thread, deadline: Arc::clone(deadline), refuse: Box::new(refuse) };
         waiters.by_number.insert(number, one);
         if !waiters.is_watched {
             let all = Arc::clone(self);
@@ -117,10 +117,10 @@ impl Waiting {
     fn watch(&self) {
         let mut idle = 0;
         loop {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
             let mut waiters = lock(&self.0);
             idle = if waiters.by_number.is_empty() { idle + 1 } else { 0 };
-            if idle > IDLE_LOOKS {
+            if idle > MAX_IDLE_POLLS {
                 waiters.is_watched = false;
                 return;
             }
@@ -142,12 +142,12 @@ impl Waiting {
 }
 
 impl<R: Reply> Waiter<R> {
-    /// Whether it still waits.
+    /// Whether it was not answered yet.
     pub(super) fn waits(&self) -> bool {
         lock(&self.reply).is_some()
     }
 
-    /// The reply, unless it was killed.
+    /// The reply, unless the timer has used it.
     pub(super) fn answered(self) -> Option<R> {
         lock(&self.reply).take()
     }
@@ -174,9 +174,9 @@ mod tests {
 
     use super::*;
 
-    struct Told(Sender<i32>);
+    struct Recorder(Sender<i32>);
 
-    impl Reply for Told {
+    impl Reply for Recorder {
         fn refuse(self, errno: Errno) {
             self.0.send(errno.code()).unwrap();
         }
@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn whoever_waits_for_a_thread_is_answered_when_its_time_is_over() {
-        let waiting = Arc::<Waiting>::default();
+        let waiting = Arc::<WaitingCalls>::default();
         let now = Instant::now();
         let ((late, told), (patient, silent)) = (mpsc::channel(), mpsc::channel());
-        let late = waiting.add(0, &Deadline::at(now), Told(late));
-        let patient = waiting.add(0, &Deadline::at(now + Duration::from_secs(60)), Told(patient));
+        let late = waiting.add(0, &Deadline::at(now), Recorder(late));
+        let patient = waiting.add(0, &Deadline::at(now + Duration::from_secs(60)), Recorder(patient));
         assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(Errno::EIO.code()));
         assert!(now.elapsed() >= GRACE && !late.waits() && late.answered().is_none());
         assert!(patient.waits() && silent.try_recv().is_err());

@@ -1,11 +1,10 @@
-//! How it goes: what is counted while the mount is read, and the metrics made of it for Prometheus.
+//! Counters of the mount, and the metrics made of them for Prometheus ([`FAMILIES`]).
 //!
-//! Counting is a relaxed addition; what needs a lock or a clock is asked for when somebody fetches the metrics
-//! ([`render`]). They are served by a thread that answers one question at a time and nothing but `/metrics`. A
-//! source is shown without what may be secret in its URL ([`shown`]). Nothing here knows what a number is good
-//! for.
+//! Counting is a relaxed addition. Values that need a lock or a clock are computed when somebody fetches the metrics
+//! ([`render`]). One thread serves `/metrics`, one request at a time. URLs of sources are shown without their secrets
+//! ([`shown`]).
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -28,13 +27,17 @@ use crate::fetch::Shared;
 use crate::histogram::MILLISECONDS;
 use crate::limits::SKIPPED;
 
-/// Error numbers that are counted by themselves; Linux has no others.
+/// Number of error numbers that are counted, each by itself: Linux has none beyond.
 const ERRNOS: usize = 134;
 
-/// How long somebody who asks for the metrics may take for it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time for one client to send its request and to take the answer: 2 s, since the clients wait for each other.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-const LONGEST_REQUEST: usize = 8 * 1024;
+/// Bytes of a request at most: 8 KiB, the usual limit of HTTP servers for a head.
+const MAX_REQUEST_SIZE: usize = 8 * 1024;
+
+/// Bytes of the thread's stack: it formats a few lines.
+const STACK_SIZE: usize = 128 * 1024;
 
 fn add(counter: &AtomicU64, number: u64) {
     counter.fetch_add(number, Ordering::Relaxed);
@@ -44,7 +47,7 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// What the kernel asked for and was told.
+/// Counters of the kernel's requests and their answers.
 #[derive(Debug)]
 pub struct Answers {
     reads: AtomicU64,
@@ -85,18 +88,18 @@ impl Answers {
     }
 }
 
-/// What is mounted.
+/// The mount, as `mount_info` shows it.
 #[derive(Debug, Default)]
 pub struct Mounted {
     /// `X` in the type `fuse.X`.
     pub subtype: String,
-    /// Where below the mount point, and what, as it may be [shown].
+    /// The sources: the path below the mount point, and the URL without secrets ([`shown`]).
     pub sources: Vec<(PathBuf, String)>,
     /// Namespace and name of the Dataset.
     pub dataset: String,
 }
 
-/// A URL without what may be secret: user, password and query.
+/// A URL without the parts that may be secret: user, password, query and fragment.
 pub fn shown(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
@@ -108,10 +111,101 @@ pub fn shown(url: &str) -> String {
     }
 }
 
+/// The type of a family of metrics, in the words of Prometheus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricType {
+    /// A count that only grows.
+    Counter,
+    /// A value that grows and shrinks.
+    Gauge,
+    /// Values counted by size.
+    Histogram,
+}
+
+impl fmt::Display for MetricType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            MetricType::Counter => "counter",
+            MetricType::Gauge => "gauge",
+            MetricType::Histogram => "histogram",
+        })
+    }
+}
+
+/// Whether dashboards and alarms may rely on a family of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stability {
+    /// Name, type, unit and labels change with a major version alone.
+    Stable,
+    /// It may change with any version.
+    Experimental,
+}
+
+impl fmt::Display for Stability {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Stability::Stable => "stable",
+            Stability::Experimental => "experimental",
+        })
+    }
+}
+
+/// Metrics of one name.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// The name, without the prefix `fluid_fuse_`.
+    pub name: &'static str,
+    /// The type.
+    pub metric_type: MetricType,
+    /// The unit of a value.
+    pub unit: &'static str,
+    /// Whether it may change.
+    pub stability: Stability,
+    /// The meaning of a value, in a sentence.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($constant:ident = $name:literal, $metric_type:ident, $unit:literal, $stability:ident, $help:literal;)*) => {
+        $(const $constant: Family = Family {
+            name: $name,
+            metric_type: MetricType::$metric_type,
+            unit: $unit,
+            stability: Stability::$stability,
+            help: $help,
+        };)*
+
+        /// All metrics, in the order in which they are served. A table of docs/fluid-fuse.md is made of them.
+        pub const FAMILIES: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    MOUNT_INFO = "mount_info", Gauge, "1", Stable, "The mounted sources, one sample for each, as labels.";
+    FETCHED_BYTES = "fetched_bytes_total", Counter, "bytes", Stable, "Bytes of files that came from the sources.";
+    DISK_READ_BYTES = "disk_read_bytes_total", Counter, "bytes", Stable, "Bytes that came from the disk cache.";
+    REQUESTS = "requests_total", Counter, "requests", Stable, "Range requests to the sources.";
+    RETRIES = "retries_total", Counter, "requests", Stable, "Requests that were retried.";
+    FAILURES = "failures_total", Counter, "requests", Stable, "Requests that failed for good, after all retries.";
+    HIDDEN_ENTRIES = "hidden_entries_total", Counter, "entries", Stable,
+        "Entries of listings that are not shown because they cannot be files or directories.";
+    OPENS = "opens_total", Counter, "files", Stable, "Opens of files.";
+    READS = "reads_total", Counter, "reads", Stable,
+        "Reads answered; neither page cache hits nor passthrough reads, which the kernel answers itself.";
+    READ_BYTES = "read_bytes_total", Counter, "bytes", Stable, "Bytes in the answers to reads.";
+    READ_ERRORS = "read_errors_total", Counter, "reads", Stable, "Reads answered with an error, by its name.";
+    MEMORY = "memory_bytes", Gauge, "bytes", Stable, "Memory in use for blocks of files.";
+    MEMORY_LIMIT = "memory_limit_bytes", Gauge, "bytes", Stable, "The limit of that memory.";
+    DISK = "disk_bytes", Gauge, "bytes", Stable, "Size of the disk cache.";
+    DISK_LIMIT = "disk_limit_bytes", Gauge, "bytes", Stable, "The limit of that size.";
+    READ_WAIT = "read_wait_seconds", Histogram, "seconds", Experimental,
+        "Time that reads of remote sources waited; le=\"0\": the bytes were cached.";
+}
+
 /// The metrics in Prometheus' text format.
 pub fn render(mounted: &Mounted, answers: &Answers, shared: &Shared) -> String {
     let mut text = Text(String::new());
-    text.family("mount_info", "gauge", "What is mounted.");
+    text.family(&MOUNT_INFO);
     for (path, source) in &mounted.sources {
         let path = format!("/{}", path.display());
         let labels = [
@@ -121,44 +215,34 @@ pub fn render(mounted: &Mounted, answers: &Answers, shared: &Shared) -> String {
             ("path", &path),
             ("dataset", &mounted.dataset),
         ];
-        text.sample("mount_info", &labels, 1_u64);
+        text.sample(MOUNT_INFO.name, &labels, 1_u64);
     }
     let metrics = shared.metrics();
-    for (name, help, value) in [
-        ("fetched_bytes_total", "Bytes that came from the sources.", get(&metrics.bytes)),
-        ("disk_read_bytes_total", "Bytes that came from the disk cache.", get(&metrics.disk_bytes)),
-        ("requests_total", "Requests to the sources for bytes.", get(&metrics.requests)),
-        ("retries_total", "Requests that were made again.", get(&metrics.retries)),
-        ("failures_total", "Requests that were given up.", get(&metrics.failures)),
-        (
-            "hidden_entries_total",
-            "Entries of listings that cannot be files, or what they say.",
-            get(&SKIPPED),
-        ),
-        ("opens_total", "Files opened.", get(&answers.opens)),
-        ("reads_total", "Reads answered; not those that the kernel answers itself.", get(&answers.reads)),
-        ("read_bytes_total", "Bytes that reads were answered with.", get(&answers.bytes)),
+    for (family, value) in [
+        (FETCHED_BYTES, get(&metrics.bytes)),
+        (DISK_READ_BYTES, get(&metrics.disk_bytes)),
+        (REQUESTS, get(&metrics.requests)),
+        (RETRIES, get(&metrics.retries)),
+        (FAILURES, get(&metrics.failures)),
+        (HIDDEN_ENTRIES, get(&SKIPPED)),
+        (OPENS, get(&answers.opens)),
+        (READS, get(&answers.reads)),
+        (READ_BYTES, get(&answers.bytes)),
     ] {
-        text.family(name, "counter", help);
-        text.sample(name, &[], value);
+        text.value(&family, value);
     }
-    text.family("read_errors_total", "counter", "Reads answered with an error.");
+    text.family(&READ_ERRORS);
     for (errno, counter) in (0..).zip(&answers.errors).filter(|(_, counter)| get(counter) > 0) {
-        text.sample("read_errors_total", &[("errno", &errno_name(errno))], get(counter));
+        text.sample(READ_ERRORS.name, &[("errno", &errno_name(errno))], get(counter));
     }
-    let (used, cap) = shared.memory();
-    let disk = shared.disk_bytes().unwrap_or_default();
-    for (name, help, value) in [
-        ("memory_bytes", "Memory in use for what is read.", used),
-        ("memory_limit_bytes", "Memory that may be.", cap),
-        ("disk_bytes", "Bytes in the disk cache.", disk.0),
-        ("disk_limit_bytes", "Bytes that may be there.", disk.1),
-    ] {
-        text.family(name, "gauge", help);
-        text.sample(name, &[], value);
+    let (used, limit) = shared.memory();
+    let (disk_used, disk_limit) = shared.disk_bytes().unwrap_or_default();
+    for (family, value) in
+        [(MEMORY, used), (MEMORY_LIMIT, limit), (DISK, disk_used), (DISK_LIMIT, disk_limit)]
+    {
+        text.value(&family, value);
     }
-    let name = "read_wait_seconds";
-    text.family(name, "histogram", "How long reads of far sources waited; le=\"0\": the bytes were here.");
+    text.family(&READ_WAIT);
     let limits = MILLISECONDS.map(|limit| (limit as f64 / 1000.0).to_string());
     let mut count = 0;
     let (buckets, sum) = metrics.waits.read();
@@ -174,11 +258,18 @@ pub fn render(mounted: &Mounted, answers: &Answers, shared: &Shared) -> String {
 struct Text(String);
 
 impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP fluid_fuse_{name} {help}\n# TYPE fluid_fuse_{name} {kind}");
+    fn family(&mut self, family: &Family) {
+        let Family { name, metric_type, help, .. } = family;
+        let _ = writeln!(self.0, "# HELP fluid_fuse_{name} {help}\n# TYPE fluid_fuse_{name} {metric_type}");
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    /// A family with a single sample.
+    fn value(&mut self, family: &Family, value: u64) {
+        self.family(family);
+        self.sample(family.name, &[], value);
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl fmt::Display) {
         let escaped = |value: &str| value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
         let labels: Vec<_> =
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
@@ -200,7 +291,7 @@ fn errno_name(errno: i32) -> String {
     }
 }
 
-/// Where metrics are served.
+/// The address at which metrics are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An address and a port.
@@ -223,7 +314,7 @@ impl FromStr for Address {
     }
 }
 
-/// Serves the metrics as long as the process lives.
+/// Serves the metrics until the process ends.
 pub fn serve(
     address: &Address,
     mounted: Mounted,
@@ -237,7 +328,7 @@ pub fn serve(
             Box::new(move || listener.accept().map(|(socket, _)| socket.into()))
         }
         Address::Unix(path) => {
-            // What a former process left.
+            // The socket of a former process.
             if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
                 let _ = fs::remove_file(path);
             }
@@ -247,8 +338,8 @@ pub fn serve(
         }
     };
     let answer = move |socket: OwnedFd| {
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-        set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(CLIENT_TIMEOUT))?;
+        set_socket_timeout(&socket, Timeout::Send, Some(CLIENT_TIMEOUT))?;
         respond(File::from(socket), || render(&mounted, &answers, &shared))
     };
     let run = move || {
@@ -257,15 +348,15 @@ pub fn serve(
                 Ok(socket) => answer(socket).unwrap_or_else(|error| debug!("metrics: {error}")),
                 Err(error) => {
                     debug!("metrics: {error}");
-                    // No descriptors are left, most likely.
-                    thread::sleep(PATIENCE);
+                    // Most likely the process has no descriptors left: accepting again at once would fail, too.
+                    thread::sleep(CLIENT_TIMEOUT);
                 }
             }
         }
     };
     thread::Builder::new()
         .name("metrics".into())
-        .stack_size(128 * 1024)
+        .stack_size(STACK_SIZE)
         .spawn(run)
         .context("cannot start a thread")?;
     Ok(())
@@ -273,12 +364,12 @@ pub fn serve(
 
 /// Answers one request.
 fn respond(mut stream: impl Read + Write, metrics: impl Fn() -> String) -> io::Result<()> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + CLIENT_TIMEOUT;
     let mut request = Vec::new();
     let mut piece = [0; 1024];
     while Instant::now() < end
         && !request.windows(4).any(|four| four == b"\r\n\r\n")
-        && request.len() < LONGEST_REQUEST
+        && request.len() < MAX_REQUEST_SIZE
     {
         match stream.read(&mut piece)? {
             0 => break,
@@ -306,7 +397,7 @@ mod tests {
     use crate::fetch::Budget;
 
     #[test]
-    fn what_may_be_seen_of_a_url() {
+    fn urls_are_shown_without_secrets() {
         assert_eq!(shown("https://user:s3cr3t@host:1/a@b?token=s3cr3t#x"), "https://host:1/a@b");
         assert_eq!(shown("s3://bucket"), "s3://bucket");
         assert_eq!(shown("file:///a b"), "file:///a b");
@@ -322,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn counted_and_told() {
+    fn counters_are_rendered() {
         let budget = Budget { memory: 8 << 20, requests: 4, deadline: Duration::ZERO, slow: Duration::MAX };
         let shared = Shared::new(budget, None).unwrap();
         for milliseconds in [0, 0, 5, 6, 60_000] {
@@ -356,6 +447,9 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        let told = |family: &&Family| text.contains(&format!("# TYPE fluid_fuse_{} ", family.name));
+        assert_eq!(FAMILIES.iter().filter(told).count(), FAMILIES.len(), "{text}");
+        assert_eq!(text.matches("# TYPE ").count(), FAMILIES.len(), "{text}");
         assert!(text.contains(r#"source="s3://bucket",path="/a\"b",dataset="ns/data""#), "{text}");
     }
 
