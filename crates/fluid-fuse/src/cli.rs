@@ -1,8 +1,8 @@
 //! The command line: the options as they were written ([`Cli`]).
 //!
 //! The definitions here are the one table of options: `--help`, the variables' names and docs/fluid-fuse.md come from
-//! them. Secrets are not taken from arguments, which other processes see. What the options come to, with what Fluid says
-//! in its own places, is decided in [`crate::settings`].
+//! them. Secrets are not taken from arguments, which other processes see. [`crate::settings`] combines the options
+//! with Fluid's own variables and files.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -66,7 +66,7 @@ Environment: each option names its variable; a flag wins over its variable, and 
 #[derive(Debug, Parser)]
 #[command(version, after_help = examples())]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -85,7 +85,7 @@ pub enum Command {
     Check(CheckOptions),
     /// Detach whatever FUSE mount is there, also a dead one; having nothing to do is a success
     #[command(name = command::UNMOUNT)]
-    Unmount(Target),
+    Unmount(MountTarget),
     /// Tell the process that mounts in this container that the Pod ends, so that the mount may go (preStop)
     #[command(name = command::RELEASE)]
     Release,
@@ -169,7 +169,7 @@ pub struct MountOptions {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "as above")]
-    pub target: Target,
+    pub target: MountTarget,
 
     /// X in the type `fuse.X` that the mount shows in /proc/self/mountinfo
     #[arg(long, value_name = "X", env = env::SUBTYPE, default_value = FLUID_FUSE)]
@@ -293,7 +293,7 @@ pub struct MountOptions {
 pub struct WarmOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "as above")]
-    pub target: Target,
+    pub target: MountTarget,
 
     /// The files and directories to read, relative to the mount point [otherwise: all]
     #[arg(value_name = "PATH", value_parser = sub_path)]
@@ -318,7 +318,7 @@ pub struct BenchOptions {
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "as above")]
-    pub target: Target,
+    pub target: MountTarget,
 
     /// The large file to read, as it is named below the mount point [otherwise: the largest]
     #[arg(long, value_name = "PATH", value_parser = sub_path)]
@@ -332,7 +332,7 @@ pub struct BenchOptions {
 
 /// The directory that a command is about, as written.
 #[derive(Debug, Args)]
-pub struct Target {
+pub struct MountTarget {
     /// The directory of the mount
     #[arg(help = format!("The directory of the mount [otherwise: the variable {}]", env::MOUNT_POINT))]
     #[arg(long = option::MOUNTPOINT, value_name = "DIR", env = env::MOUNTPOINT)]
@@ -344,7 +344,7 @@ pub struct Target {
 pub struct WaitOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "as above")]
-    pub target: Target,
+    pub target: MountTarget,
 
     /// A file or directory of the mount that must answer too
     #[arg(long, value_name = "PATH", env = env::SUB_PATH, value_parser = sub_path)]
@@ -365,7 +365,7 @@ pub struct WaitOptions {
 pub struct CheckOptions {
     #[command(flatten)]
     #[allow(missing_docs, reason = "as above")]
-    pub target: Target,
+    pub target: MountTarget,
 
     /// This is the gate of a Pod, asked again and again: tell the process that mounts once it has passed
     #[arg(long = option::GATE)]
@@ -423,7 +423,7 @@ fn shown_secret(given: &ArgMatches) -> Option<String> {
         })
     });
     option.or_else(|| {
-        // What cannot be read is refused later.
+        // JSON that cannot be read is refused later.
         let config = FluidConfig::parse("", written("config_json")?.first()?.as_bytes()).ok()?;
         let name = config.secret()?;
         Some(format!(

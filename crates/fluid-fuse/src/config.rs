@@ -20,7 +20,7 @@ use crate::trust::Trust;
 pub struct MountSpec {
     /// Where it is seen, below the mount point; `""` for the mount point itself.
     pub path: PathBuf,
-    /// What is mounted.
+    /// The URL of the source.
     pub url: String,
     /// Its options, with those that all mounts share.
     pub options: Options,

@@ -57,7 +57,7 @@ enum Event {
     Written,
 }
 
-/// What is left of the end, once it has begun: one time for all that is waited for, unless a second signal comes.
+/// The end, once it has begun: all waits share one time limit, and a second signal ends them.
 struct Ending<'a> {
     events: &'a Receiver<Event>,
     began: Instant,
@@ -66,7 +66,7 @@ struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    /// What happens until the end may not be waited for any more; nothing when that is so.
+    /// The next event; nothing once the time limit is over or a second signal came.
     fn next(&mut self) -> Option<Event> {
         while self.signals < 2 {
             let left = self.linger.saturating_sub(self.began.elapsed());
@@ -234,7 +234,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     end
 }
 
-/// What is left to do when the end begins.
+/// The steps of the end.
 fn serve(
     first: Event,
     ending: &mut Ending<'_>,

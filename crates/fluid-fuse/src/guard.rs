@@ -79,7 +79,7 @@ fn answer(connection: &mut File, done: impl Fn() -> bool) -> anyhow::Result<()> 
         };
         if let Some(answer) = answer_to(&request[..length]) {
             match connection.write(&answer) {
-                // Whoever asked has been interrupted.
+                // The caller has been interrupted.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 written => drop(written?),
             }

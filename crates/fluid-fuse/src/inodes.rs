@@ -127,7 +127,7 @@ impl Inodes {
         }
     }
 
-    /// What is below a directory is below another one from now on.
+    /// Moves all paths below a directory to another one.
     pub fn moved(&self, from: &Path, to: &Path) {
         for node in lock(&self.nodes).by_number.values_mut() {
             if let Ok(below) = node.path.strip_prefix(from)

@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(follower.moment(), now + minute / 2);
         leader.put_off(|at| at + minute);
         assert_eq!(follower.moment(), now + 2 * minute);
-        // Whoever follows himself, or a former request, does not wait for ever.
+        // A deadline that follows itself, or an earlier request, still ends.
         follower.follow(&follower);
         assert_eq!(follower.moment(), now + 2 * minute);
         let _until = Until::share(&follower);

@@ -1,4 +1,4 @@
-//! The program: logging, dispatch, exit code. What each command does is the library's.
+//! The program: logging, dispatch, exit code. The library implements the commands.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -72,12 +72,12 @@ fn unescape(field: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
-/// What is mounted on the path, on top if there are several.
+/// The mount on the path, the topmost if there are several.
 fn topmost(mountinfo: &[u8], path: &Path) -> Option<MountEntry> {
     MountEntry::all(mountinfo).rfind(|entry| entry.path == path)
 }
 
-/// What is mounted on the directory at this moment.
+/// The mount on the directory at this moment.
 pub fn mounted_at(directory: &Path) -> io::Result<Option<MountEntry>> {
     Ok(topmost(&fs::read(MOUNTINFO)?, &absolute(directory)))
 }
@@ -176,7 +176,7 @@ impl Mount {
             Err(refusal) => bail!(refusal),
         };
         let device = match mounted_at(&path) {
-            // What is there by the table, and what is there without links, which the helper may have followed.
+            // The mount of the table must be the one that is found without links: the helper may have followed one.
             Ok(Some(entry)) if is_device(&path, &entry.device) => entry.device,
             // Without it the mount cannot be told from another that is there later.
             other => {

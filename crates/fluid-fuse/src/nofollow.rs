@@ -52,7 +52,7 @@ fn resolve(
     }
 }
 
-/// A directory, as a place to look up what is in it.
+/// A directory, to open its entries.
 pub(crate) fn directory(path: &Path) -> io::Result<OwnedFd> {
     descend(path, |parent, name| openat(parent, name, DIRECTORY, Mode::empty()))
 }
@@ -120,7 +120,7 @@ fn explain(parent: BorrowedFd<'_>, name: &OsStr, walked: &Path, errno: Errno) ->
     }
 }
 
-/// What a descriptor is, as a path for system calls that know no descriptors. It is no link that others can make.
+/// The path of a descriptor, for system calls that take no descriptors. It is not a link that others can make.
 pub(crate) fn by_descriptor(descriptor: &impl AsFd) -> PathBuf {
     Path::new("/proc/self/fd").join(descriptor.as_fd().as_raw_fd().to_string())
 }

@@ -328,7 +328,7 @@ impl Availability {
         )
     }
 
-    /// What operations wait for: another attempt, with the reason of the outage, or an answer.
+    /// The reason why operations wait: another attempt after the failure that it names, or an answer.
     pub(crate) fn awaited(&self) -> String {
         match &lock(&self.state).trouble {
             Some(StoreError::Unavailable(reason)) => format!("another attempt after {reason}"),
@@ -376,7 +376,7 @@ fn plus(others: u64, what: &str) -> String {
     if others > 0 { format!(" ({others} {what})") } else { String::new() }
 }
 
-/// What is reported at most once in [`LOG_INTERVAL`].
+/// A kind of line that is logged at most once in [`LOG_INTERVAL`].
 #[derive(Default)]
 struct Limited {
     last: Option<Instant>,
@@ -442,7 +442,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the tests are told of: the outages of a sequence, each with its first failure and its end.
+    /// The lines of a sequence of requests: outages that began and ended, and outages that were left out.
     #[derive(Default)]
     struct Reports {
         began: Vec<Instant>,

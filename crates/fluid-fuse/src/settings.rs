@@ -17,7 +17,7 @@ use fluid_sidecar_layout::contract::env::{self, MOUNT_OPTIONS, MOUNT_POINT};
 use fluid_sidecar_layout::contract::option::MOUNTPOINT;
 use rustix::process::{getgid, getuid};
 
-use crate::cli::{BenchOptions, MountOptions, SourceOptions, Target, mode};
+use crate::cli::{BenchOptions, MountOptions, MountTarget, SourceOptions, mode};
 use crate::config::{FluidConfig, MountSpec, Options, below};
 use crate::fuse_fd::FuseFd;
 use crate::metrics::Address;
@@ -76,7 +76,7 @@ pub struct Settings {
     pub allow_redirects: Vec<Host>,
 }
 
-impl Target {
+impl MountTarget {
     /// The directory: the flag, its variable or [`MOUNT_POINT`].
     pub fn resolve(&self) -> anyhow::Result<PathBuf> {
         self.known().with_context(|| {
@@ -215,7 +215,7 @@ impl MountWords {
                 || value.parse().with_context(|| format!("{MOUNT_OPTIONS}: {name} must be a number"));
             let bits = || mode(value).map_err(|error| anyhow::anyhow!("{MOUNT_OPTIONS}: {name} {error}"));
             match name {
-                // Their order says nothing. What may be written to is said by the access modes, never by `rw`.
+                // Their order says nothing. `rw` makes nothing writable: the access modes decide.
                 "ro" => words.read_only = true,
                 "uid" => words.uid = Some(number()?),
                 "gid" => words.gid = Some(number()?),

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, OFlags, statat};
 use crate::mount::MountEntry;
 use crate::nofollow;
 
-/// Who chose a source and its options.
+/// The author of a source and its options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
     /// The author of the container: the source is used as it is.

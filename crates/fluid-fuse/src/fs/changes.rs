@@ -217,7 +217,7 @@ impl Core {
         }
     }
 
-    /// What writes the file, and its attributes: behind the end of `old`, or anew.
+    /// The writer of the file, which continues `old` or begins anew, and the file's attributes.
     fn prepare(
         &self,
         path: &Path,
@@ -256,7 +256,7 @@ impl Core {
         self.files.add(OpenFile::Write { path: path.to_path_buf(), open })
     }
 
-    /// What is to be done each time that a file was finished.
+    /// The function that is called each time that a file was finished.
     fn finished(self: &Arc<Self>, path: &Path) -> impl Fn(Stat) + Send + 'static {
         let (core, path) = (Arc::downgrade(self), path.to_path_buf());
         move |new: Stat| {
@@ -371,7 +371,7 @@ impl Core {
             let is_there = !file.is_changed();
             self.resume(&self.path(ino).map_err(errno)?, &file)?;
             if file.set_time(time) {
-                // Who writes nothing else closes it without finishing it.
+                // A descriptor that writes nothing else closes the file without finishing it.
                 if is_there {
                     self.finish(&file)?;
                 }
@@ -393,7 +393,7 @@ impl Core {
     }
 
     pub(super) fn remove(&self, path: &Path) -> Result<(), Errno> {
-        // What is empty and was not written yet is not in the way of its end.
+        // A file that is empty and was not written yet is discarded instead of being finished first.
         let is_new = self.being_written(path).is_some_and(|(_, file)| file.discard());
         let _held = self.hold(&[path])?;
         match self.store.remove(path) {
@@ -421,7 +421,7 @@ impl Core {
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return Err(Errno::EINVAL);
         }
-        // What is empty and was not written yet has its place first.
+        // A file that is empty and was not written yet is finished first.
         if let Some((_, file)) = self.being_written(from).filter(|(_, file)| file.is_untouched()) {
             self.finish(&file)?;
         }

@@ -211,7 +211,7 @@ impl View {
         );
     }
 
-    /// What the store does not have, unless it has nothing of the kind.
+    /// The error of an operation that a store does not support: `EROFS` where the path is read-only.
     fn missing(&self, parent: INodeNo, name: &OsStr, errno: Errno) -> Errno {
         let path = self.0.below(parent, name);
         if path.is_ok_and(|path| self.0.store.is_writable(&path)) { errno } else { Errno::EROFS }
@@ -648,7 +648,7 @@ impl Filesystem for View {
             move |core, stat, reply| {
                 let ttl = match (is_open, core.path(ino)) {
                     (false, Ok(path)) => core.trusted(&path),
-                    // What is open does not change.
+                    // An open file does not change.
                     _ => core.ttl,
                 };
                 answer!(reply, stat, stat => reply.attr(&ttl, &attributes(ino, &stat)));

@@ -236,7 +236,7 @@ impl Opened {
     }
 
     /// A process closes it. The file is finished if that is the one that opened it, or, where processes cannot be
-    /// told apart, the one that wrote last. What closes it with nothing written does so to pass it on.
+    /// told apart, the one that wrote last. A process that closes it without a write has passed it on.
     pub(crate) fn flush(&self, pid: u32, owner: LockOwner, done: Done) {
         let closer = Process::of(pid);
         let mut state = lock(&self.file.state);
@@ -351,7 +351,7 @@ impl Writing {
         can
     }
 
-    /// What was told of it is not all that there is any more.
+    /// Notes a change, which the store does not have yet.
     fn change(&self, state: &mut State) {
         state.changes += 1;
         state.modified = SystemTime::now();

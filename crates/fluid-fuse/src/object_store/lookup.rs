@@ -11,7 +11,7 @@ use super::keys::{LARGEST_FILE, count_hidden, is_name, is_reachable, split};
 use super::listing::DirectoryListing;
 use super::name_cache::Plan;
 use super::table::{Child, Table};
-use super::walk::Extent;
+use super::walk::ListExtent;
 use crate::remote::{Depth, Item};
 use crate::store::StoreError;
 
@@ -71,7 +71,7 @@ impl ObjectStore {
         let (prefix, _) = split(key);
         let mut plan = self.names.plan(key);
         if plan == Plan::First {
-            self.read_listing(prefix, Extent::Pages(1))?;
+            self.read_listing(prefix, ListExtent::Pages(1))?;
             if let Some(single) = self.names.cached(key) {
                 return Ok(single.child);
             }
@@ -80,7 +80,7 @@ impl ObjectStore {
         let is_file = match plan {
             Plan::Ask { is_file } => is_file,
             Plan::Pages(pages) => {
-                self.read_listing(prefix, Extent::Pages(pages))?;
+                self.read_listing(prefix, ListExtent::Pages(pages))?;
                 false
             }
             Plan::Page => {
@@ -142,16 +142,16 @@ impl ObjectStore {
     pub(super) fn read_listing(
         &self,
         prefix: &str,
-        extent: Extent,
+        extent: ListExtent,
     ) -> Result<Arc<DirectoryListing>, StoreError> {
         let known = || match extent {
-            Extent::All => self.names.complete(prefix),
-            Extent::Pages(1) => self.names.beginning(prefix),
-            Extent::Pages(_) => None,
+            ListExtent::All => self.names.complete(prefix),
+            ListExtent::Pages(1) => self.names.beginning(prefix),
+            ListExtent::Pages(_) => None,
         };
         let by_walk = || match extent {
-            Extent::All | Extent::Pages(1) => self.walk(prefix, extent),
-            Extent::Pages(_) => None,
+            ListExtent::All | ListExtent::Pages(1) => self.walk(prefix, extent),
+            ListExtent::Pages(_) => None,
         };
         let list = || match by_walk() {
             Some(listing) => Ok(listing),
@@ -163,7 +163,7 @@ impl ObjectStore {
         self.flights.ask(prefix, known, list)
     }
 
-    fn list_now(&self, prefix: &str, extent: Extent) -> Result<DirectoryListing, StoreError> {
+    fn list_now(&self, prefix: &str, extent: ListExtent) -> Result<DirectoryListing, StoreError> {
         let taken = Instant::now();
         let mut collected = Collected::new(prefix);
         // A page begins with its prefixes, so it is complete only up to its last object.
@@ -180,8 +180,8 @@ impl ObjectStore {
             }
             pages += 1;
             let is_enough = match extent {
-                Extent::All => false,
-                Extent::Pages(most) => pages >= most || collected.table.bytes() > self.names.largest(),
+                ListExtent::All => false,
+                ListExtent::Pages(most) => pages >= most || collected.table.bytes() > self.names.largest(),
             };
             if is_enough || added.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

@@ -37,7 +37,7 @@ use self::name_cache::NameCache;
 pub use self::name_cache::Presentation;
 use self::open_file::{FilePrefetcher, OpenObject};
 use self::table::Child;
-use self::walk::{Extent, Walks};
+use self::walk::{ListExtent, Walks};
 use self::writer::ObjectWriter;
 use crate::fetch::{Fetcher, Shared};
 use crate::flight::Flights;
@@ -168,7 +168,7 @@ impl Store for ObjectStore {
             Some(listing) => listing,
             None => {
                 let _waiting = self.availability.wait("list", &prefix);
-                self.read_listing(&prefix, Extent::All)?
+                self.read_listing(&prefix, ListExtent::All)?
             }
         };
         let changes = self.names.changes_since(&prefix, listing.taken);

@@ -439,7 +439,7 @@ mod tests {
         assert_eq!((size("d/00000"), size("d/00001"), size("d/00002")), (Some(1), Some(7), None));
         names.keep(part("d/", (None, None), 0..5), names.changes());
         assert_eq!((size("d/00001"), size("d/00002")), (Some(1), Some(1)));
-        // What was on its way while a directory was renamed is not kept.
+        // A listing that was under way while a directory was renamed is not cached.
         let before = names.changes();
         names.invalidate_below(&["d/"]);
         names.keep(part("d/", (None, None), 0..5), before);
@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(names.plan("d/00001"), Plan::First);
         names.keep(part("d/", (None, None), 0..2 * PAGE), names.changes());
         wait();
-        // What was a file is asked about as one; what was not is told by a page.
+        // A name that was a file is requested as one; a page answers for other names.
         assert_eq!(names.plan("d/00001"), Plan::Ask { is_file: true });
         assert_eq!(names.plan("d/none"), Plan::Page);
         let plans: Vec<_> = (0..REQUESTS_BEFORE_LISTING).map(|_| names.plan("d/00001")).collect();

@@ -37,7 +37,7 @@ const ABANDONED_FOR: Duration = Duration::from_secs(60);
 
 /// How much of a directory is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(super) enum ListExtent {
     All,
     /// At most that many pages, and no more than the cache keeps.
     Pages(usize),
@@ -128,7 +128,7 @@ impl Walk {
 
 impl ObjectStore {
     /// The listing of a directory, if a walk leads to it.
-    pub(super) fn walk(&self, prefix: &str, extent: Extent) -> Option<Arc<DirectoryListing>> {
+    pub(super) fn walk(&self, prefix: &str, extent: ListExtent) -> Option<Arc<DirectoryListing>> {
         if self.walks.are_impossible.load(Ordering::Relaxed) || prefix.is_empty() {
             return None;
         }
@@ -190,7 +190,7 @@ impl ObjectStore {
         walk: &mut Walk,
         root: &str,
         prefix: &str,
-        extent: Extent,
+        extent: ListExtent,
     ) -> Result<Option<Arc<DirectoryListing>>, StoreError> {
         let mut useless_pages = 0;
         loop {
@@ -227,7 +227,7 @@ impl ObjectStore {
             }
             let is_too_large = is_inside && !walk.leads_to(prefix);
             // Where one page is wanted, a listing of the directory itself costs one, too.
-            let is_enough = is_inside && matches!(extent, Extent::Pages(_));
+            let is_enough = is_inside && matches!(extent, ListExtent::Pages(_));
             if is_enough || is_too_large || useless_pages >= MAX_USELESS_PAGES {
                 return Ok(None);
             }
