@@ -25,9 +25,8 @@ use anyhow::{Context, bail};
 use fluid_sidecar_layout::contract::ExitWithPod;
 use fuser::{Config, Session, SessionACL};
 use log::{debug, error, info, warn};
+use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::{View, Writes};
@@ -117,19 +116,42 @@ impl Pod {
 }
 
 /// The signals by which hooks tell their news.
-fn news() -> [(i32, News); 2] {
-    [News::GatePassed, News::PodEnds].map(|news| (news.signal().as_raw(), news))
+const NEWS: [News; 2] = [News::GatePassed, News::PodEnds];
+
+/// The signals that [`run`] hears, blocked in this thread and those that it starts. One thread waits for them, so they come
+/// in the order in which they were sent: with handlers, two threads may run the handlers of `PodEnds` and of SIGTERM at
+/// the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct Signals(SigSet);
+
+impl Signals {
+    /// Takes the signals. To be called before anything is mounted and before there are threads: a signal that comes early
+    /// must not leave a mount behind.
+    pub fn take() -> anyhow::Result<Self> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        for news in NEWS {
+            set.add(signal_of(news)?);
+        }
+        set.thread_block().context("cannot block signals")?;
+        Ok(Signals(set))
+    }
+
+    /// Waits for the next one.
+    fn next(self) -> anyhow::Result<Event> {
+        let signal = self.0.wait().context("cannot wait for signals")?;
+        let news = NEWS.into_iter().find(|news| signal_of(*news).is_ok_and(|known| known == signal));
+        Ok(news.map_or(Event::Signal, Event::News))
+    }
 }
 
-/// Takes the signals that [`run`] hears. To be called before anything is mounted: one that comes early must not leave it
-/// behind.
-pub fn signals() -> anyhow::Result<Signals> {
-    let news = news().map(|(signal, _)| signal);
-    Signals::new([SIGTERM, SIGINT].into_iter().chain(news)).context("cannot handle signals")
+fn signal_of(news: News) -> anyhow::Result<Signal> {
+    Ok(Signal::try_from(news.signal().as_raw())?)
 }
 
 /// Mounts and serves until the end.
-pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
+pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     if settings.users.is_some() {
         users::require_shared_namespace()?;
     }
@@ -182,12 +204,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
 
     let (sender, events) = mpsc::channel();
     let (ended, unused, written) = (sender.clone(), sender.clone(), sender.clone());
-    thread::spawn(move || {
-        signals.forever().try_for_each(|signal| {
-            let news = news().into_iter().find(|(of_news, _)| *of_news == signal);
-            sender.send(news.map_or(Event::Signal, |(_, news)| Event::News(news)))
-        })
-    });
+    thread::spawn(move || while signals.next().is_ok_and(|event| sender.send(event).is_ok()) {});
     thread::spawn(move || ended.send(Event::Ended(session.run())));
     if let Some(expected) = settings.users {
         let device = mount.device().map(str::to_string);

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use fluid_fuse::cli::{Cli, Command};
+use fluid_fuse::daemon::Signals;
 use fluid_fuse::in_pod::{self, News};
 use fluid_fuse::plain::plain;
 use fluid_fuse::{bench, daemon, mount, probe, warm};
@@ -67,7 +68,7 @@ fn log_variable() -> &'static str {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Mount(options) => {
-            let signals = daemon::signals()?;
+            let signals = Signals::take()?;
             if let (true, None, Some(path)) = (options.guard, &options.fuse_fd, options.target.known()) {
                 // First of all: what follows may fail.
                 mount::prepare(&mount::absolute(&path), true)?;
