@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod clouds;
 mod faults;
 mod oss;
 mod part_copies;

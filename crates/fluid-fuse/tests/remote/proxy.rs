@@ -14,8 +14,9 @@ use super::{elsewhere, list, open, read, tls};
 
 const USER: &str = "proxy-authorization: basic dxnlcjpzzwnyzxq=";
 
-/// A proxy that opens tunnels to servers of this machine, whatever their name, and the requests that it got.
-fn tunnels() -> (test_store::Server, Arc<Mutex<Vec<String>>>) {
+/// A proxy that opens tunnels to servers of this machine, whatever their name, and whatever their port if one is given,
+/// and the requests that it got.
+pub(super) fn tunnels(to: Option<u16>) -> (test_store::Server, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let heard = asked.clone();
     let proxy = test_store::Server::start(move |request, connection| {
@@ -24,7 +25,8 @@ fn tunnels() -> (test_store::Server, Arc<Mutex<Vec<String>>>) {
             connection.answer(request, "403 X", "", "");
             return false;
         };
-        let port: u16 = target.split(' ').next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let port = target.split(' ').next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let port = to.unwrap_or(port);
         let mut server = TcpStream::connect(("127.0.0.1", port)).unwrap();
         connection.send("HTTP/1.1 200 X\r\n\r\n");
         let mut client = connection.socket().try_clone().unwrap();
@@ -84,7 +86,7 @@ fn http_requests_have_complete_urls_and_https_uses_tunnels() {
         return;
     }
     let (port, _) = tls::serve(directory.path());
-    let (proxy, asked) = tunnels();
+    let (proxy, asked) = tunnels(None);
     let url = directory.path().join("url");
     fs::write(&url, format!("https://localhost:{port}/data")).unwrap();
     let proxy = format!("http://user:secret@{}", proxy.address());

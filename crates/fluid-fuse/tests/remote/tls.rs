@@ -51,6 +51,19 @@ pub(super) fn version() -> Version {
 
 /// A server of one object; the number of its handshakes that resumed a session.
 pub(super) fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
+    let head = format!(
+        "HTTP/1.1 206 X\r\nConnection: close\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\n\
+         ETag: \"a\"\r\n\r\n",
+        SIZE - 1
+    );
+    serve_with(directory, move |_| [head.as_bytes(), &bytes(SIZE)].concat())
+}
+
+/// A server that answers each request, told by its head, on a connection of its own, so that there are handshakes.
+pub(super) fn serve_with(
+    directory: &Path,
+    answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+) -> (u16, Arc<AtomicUsize>) {
     let certificate = CertificateDer::from_pem_file(directory.join("cert.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(directory.join("key.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -58,11 +71,11 @@ pub(super) fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
     let config = Arc::new(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, resumed) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
-    let count = resumed.clone();
+    let (count, answer) = (resumed.clone(), Arc::new(answer));
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
             let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), socket);
-            let count = count.clone();
+            let (count, answer) = (count.clone(), answer.clone());
             thread::spawn(move || {
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") {
@@ -75,13 +88,7 @@ pub(super) fn serve(directory: &Path) -> (u16, Arc<AtomicUsize>) {
                 if stream.conn.handshake_kind() == Some(HandshakeKind::Resumed) {
                     count.fetch_add(1, Ordering::SeqCst);
                 }
-                let answer = format!(
-                    "HTTP/1.1 206 X\r\nConnection: close\r\nContent-Length: {SIZE}\r\nContent-Range: bytes 0-{}/{SIZE}\r\n\
-                     ETag: \"a\"\r\n\r\n",
-                    SIZE - 1
-                );
-                // One response for each connection, so that there are handshakes.
-                let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(&bytes(SIZE)));
+                let _ = stream.write_all(&answer(&String::from_utf8_lossy(&head)));
                 stream.conn.send_close_notify();
                 let _ = stream.flush();
             });
