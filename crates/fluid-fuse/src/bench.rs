@@ -18,10 +18,10 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::cli::BenchOptions;
 use crate::fetch::request_ranges;
-use crate::inodes::lock;
-use crate::metrics::shown;
+use crate::plain::shown_url;
 use crate::remote::{self, Bucket, Version};
 use crate::store::local_directory;
+use crate::sync::lock;
 use crate::union::innermost;
 use crate::warm::{files_below, read_whole};
 
@@ -48,7 +48,7 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<()> {
     let (mounts, mountpoint) = options.resolve()?;
     let mut buckets = Vec::new();
     for mount in mounts {
-        let source = shown(&mount.url);
+        let source = shown_url(&mount.url);
         ensure!(
             local_directory(&mount.url)?.is_none(),
             "{source} is a directory: there is nothing to compare with"

@@ -32,10 +32,11 @@ use crate::fetch::{Budget, DiskCache, Shared};
 use crate::fs::{View, Writes};
 use crate::in_pod::News;
 use crate::limits;
-use crate::metrics::{self, Mounted, shown};
+use crate::metrics::{self, Mounted};
 use crate::mount::{self, Mount};
 use crate::object_store::{ObjectStore, Presentation};
 use crate::place::Place;
+use crate::plain::shown_url;
 use crate::remote;
 use crate::settings::Settings;
 use crate::store::{LocalStore, Store, local_directory};
@@ -161,7 +162,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     let budget = Budget {
         memory: settings.memory,
         requests: settings.requests,
-        deadline: settings.io_timeout,
+        io_timeout: settings.io_timeout,
         slow: settings.slow_read,
     };
     let disk = settings.cache_dir.as_deref().map(|directory| DiskCache::open(directory, settings.cache_size));
@@ -170,7 +171,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     let place = path.display().to_string();
     let mounted = Mounted {
         subtype: settings.subtype.clone(),
-        sources: settings.mounts.iter().map(|mount| (mount.path.clone(), shown(&mount.url))).collect(),
+        sources: settings.mounts.iter().map(|mount| (mount.path.clone(), shown_url(&mount.url))).collect(),
         dataset: settings.dataset.clone().unwrap_or_default(),
     };
     let source = mounted.sources.iter().map(|(_, source)| source.as_str()).collect::<Vec<_>>().join(" ");
@@ -358,7 +359,7 @@ fn open(settings: &Settings, mountpoint: &Path, shared: &Arc<Shared>) -> anyhow:
 
 /// The memory for the names of each of so many mounts.
 fn name_bytes(memory: u64, mounts: usize) -> usize {
-    usize::try_from(memory / limits::NAMES).unwrap_or(usize::MAX) / mounts.max(1)
+    usize::try_from(memory / limits::NAMES_SHARE).unwrap_or(usize::MAX) / mounts.max(1)
 }
 
 /// A mount inside its own source would wait for itself when it lists the source.

@@ -1,7 +1,7 @@
 //! One request for all operations with the same question (singleflight): the first makes it, the others wait for its answer.
 //!
-//! An operation that can be rerun ([`run`]) waits without a thread: [`Flights::ask`] returns the flight that it has to wait
-//! for, and it is rerun when that flight has landed. Other operations block their threads until their deadlines. All that
+//! An operation that can be rerun ([`run`]) waits without a thread: [`Flights::ask`] notes the flight that it has to wait
+//! for and makes it end, [`run`] returns that flight, and the caller reruns the operation when the flight has landed. Other operations block their threads until their deadlines. All that
 //! have waited get the same failure, and only the first one logs it ([`is_repeated`]). This module knows neither the
 //! questions nor the threads.
 
@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::inodes::lock;
 use crate::limits::{Deadline, Until};
 use crate::outage::Availability;
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Called when a flight has landed.
 type Continuation = Box<dyn FnOnce(Arc<Flight>) + Send>;

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use fuser::FileHandle;
 
-use crate::inodes::lock;
 use crate::store::{Entries, Entry, Stat, Store, StoreError};
+use crate::sync::lock;
 
 /// Open files or directories, by their handles.
 pub(crate) struct Handles<T> {

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::stable_hash::StableHash;
+use crate::sync::lock;
 
 /// The root's number, by definition of the protocol.
 pub const ROOT: u64 = 1;
@@ -145,11 +146,6 @@ impl Inodes {
         }
         lock(&self.nodes).by_number.get(&number).cloned()
     }
-}
-
-/// Locks a mutex whose data is consistent at every moment, also after a panic of another thread.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

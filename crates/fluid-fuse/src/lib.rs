@@ -6,7 +6,7 @@
 //! - **remote**: of a source that answers over a network, unlike a directory of this machine.
 //! - **mount point**: the directory at which the containers see the file system.
 //! - **version**: one state of a file, told apart by its ETag, or by size and time of change. An open file is one version.
-//! - **block**: 128 KiB of a file, the largest read of the kernel and the unit in which memory and disk cache are counted.
+//! - **block**: 128 KiB of a file, the usual largest read of the kernel and the unit in which memory and disk cache are counted.
 //! - **range request**: one HTTP request for consecutive bytes of a version; it fills many blocks.
 //! - **prefetch**: to request blocks before a read asks for them.
 //! - **passthrough**: the kernel reads a file of the disk cache by itself (`FUSE_PASSTHROUGH`), without this process.
@@ -17,7 +17,8 @@
 //! - **walk**: a program lists the directories below one directory in turn, as `find` does.
 //! - **flight**: a request whose answer several operations wait for; only the first of them makes it (singleflight).
 //! - **lane**: the share that one source has of the threads and the requests.
-//! - **deadline**: the moment, `--io-timeout` after the kernel's request, at which an operation is answered at the latest.
+//! - **deadline**: the moment, `--io-timeout` after the kernel's request, at which an operation fails. A store that makes
+//!   progress puts it off.
 //! - **outage**: the time from the first request to a source that fails to the first that is answered.
 //! - **gate**: holds the application back until the mount answers (`wait --gate` in the postStart hook).
 //! - **guard**: a dead mount below the real one; without the file system the containers see errors, never the bare directory.
@@ -27,13 +28,13 @@
 //! # How a request is answered
 //!
 //! 1. The kernel sends a request to [`fs`]. [`inodes`] has the path of its inode, `handles` its open file or listing.
-//! 2. [`fs`] asks a [`store::Store`] about that path: [`union`] finds the mount that has it, and passes the request on to
-//!    [`store::LocalStore`] or to an [`object_store::ObjectStore`].
+//! 2. [`fs`] asks a [`store::Store`] about that path: [`store::LocalStore`], [`object_store::ObjectStore`] or, with several
+//!    sources, [`union`], which passes the request on to the store of the source that has the path.
 //! 3. If the answer is cached, the thread that took the request answers it at once. Otherwise `fs/waiters.rs` keeps the reply
-//!    until its deadline (`limits`), and a thread of `queue` in the lane of the source runs the operation.
+//!    until its deadline (`limits`), and a thread of `queue` in the lane of the source runs the operation. Reads go to 6.
 //! 4. [`object_store`] turns the path into a key. Its name cache answers, or a listing or a request for the single name
 //!    does (`lookup`). Operations with the same question share one `flight`.
-//! 5. [`remote`] speaks the protocol of the store. `outage` notes how each request ended.
+//! 5. [`remote`] speaks the protocol of the store. `outage` notes how requests end, and logs outages.
 //! 6. A read goes to [`fetch`]: it answers from blocks in memory or from the disk cache, or makes range requests, and
 //!    prefetches. The thread that completes the last missing block answers the read.
 //! 7. [`fs`] turns an error into an error number, and decides how long the kernel may cache an answer.
@@ -85,6 +86,7 @@ pub mod remote;
 pub mod settings;
 mod stable_hash;
 pub mod store;
+mod sync;
 pub mod trust;
 pub mod union;
 pub mod users;

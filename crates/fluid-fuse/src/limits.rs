@@ -1,8 +1,8 @@
-//! The limits of what a store may cost, but for the bytes of files.
+//! The limits of what a store may cost, but for the ranges of files.
 //!
 //! The answers of a store are not trusted: the store may be malicious, or somebody may change its answers on the way
-//! (`http`). The bytes of files have limits of their own, `--memory` and `--requests` ([`crate::fetch`]). This module has
-//! the limits of all other answers, the count of their memory ([`Held`]), and the deadline of the operation on the present
+//! (`http`). Ranges of files have limits of their own, `--memory` and `--requests` ([`crate::fetch`]). This module has
+//! the limits of the bodies of all other answers ([`crate::remote`] limits heads and errors), the count of their memory ([`Held`]), and the deadline of the operation on the present
 //! thread ([`Until`]). The code that receives an answer decides what happens beyond a limit.
 
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::inodes::lock;
+use crate::sync::lock;
 
 /// Bytes of an answer, other than the bytes of a file. A page of 1,000 keys of 1,024 bytes, each byte of them escaped,
 /// has 6 MiB; the index or the manifest of a web server with 200,000 names has 16 MiB.
@@ -49,11 +49,11 @@ pub(crate) const KEY: usize = 1024;
 pub(crate) const ETAG: usize = 1024;
 
 /// Bytes of the longest name that Linux has (`NAME_MAX`).
-pub(crate) const NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 
 /// The part of `--memory` that names may take beside it, over all directories of all mounts. A name takes 30 bytes and its
 /// length ([`crate::object_store`]), so that 32 MiB of the 128 MiB by default have 700,000 names of ordinary length.
-pub(crate) const NAMES: u64 = 4;
+pub(crate) const NAMES_SHARE: u64 = 4;
 
 /// Each entry adds this to the time of a listing, which begins with `--io-timeout`: a page of 1,000 may take two
 /// seconds, ten times as long as stores need.

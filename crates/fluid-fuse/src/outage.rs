@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use humantime::format_duration;
 use log::{debug, warn};
 
-use crate::inodes::lock;
-use crate::metrics::shown;
+use crate::plain::shown_url;
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Least time between two outages that are logged, and between two refusals.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -157,7 +157,7 @@ impl Drop for WaitGuard<'_> {
 impl Availability {
     /// The availability of the source with this URL. Requests to it are retried for `io_timeout`.
     pub(crate) fn new(source: &str, endpoint: Option<&str>, io_timeout: Duration) -> Self {
-        let (source, endpoint) = (shown(source), endpoint.map(shown));
+        let (source, endpoint) = (shown_url(source), endpoint.map(shown_url));
         // The URL of a web server begins with its endpoint.
         let name = match endpoint.filter(|endpoint| !source.starts_with(endpoint.as_str())) {
             Some(endpoint) => format!("{source} at {endpoint}"),
@@ -177,7 +177,7 @@ impl Availability {
     }
 
     /// Notes that this thread makes requests to this source from now on.
-    pub(crate) fn asking(&self) -> Asking {
+    pub(crate) fn begin_request(&self) -> Asking {
         Asking(ASKED.replace(Some(Arc::clone(&self.phases))))
     }
 
@@ -262,7 +262,7 @@ impl Availability {
     }
 
     /// Registers an operation that waits for the store from now on.
-    pub(crate) fn wait(&self, kind: &'static str, path: &str) -> WaitGuard<'_> {
+    pub(crate) fn register(&self, kind: &'static str, path: &str) -> WaitGuard<'_> {
         let mut operations = lock(&self.operations);
         operations.last += 1;
         let number = operations.last;
@@ -531,13 +531,13 @@ mod tests {
             availability.overdue(slow, &mut lines);
             lines
         };
-        let first = availability.wait("list", "a/");
+        let first = availability.register("list", "a/");
         assert_eq!(lines(Duration::from_secs(60)), Vec::<String>::new());
         let one = lines(Duration::ZERO);
         assert!(one.len() == 1 && one[0].contains("operation=list path=\"a/\""), "{one:?}");
         assert!(one[0].ends_with("waiting_for=\"the store's answer\""), "{one:?}");
         availability.failed(&StoreError::Unavailable("503".into()));
-        let second = availability.wait("stat", "b");
+        let second = availability.register("stat", "b");
         let one = lines(Duration::ZERO);
         assert!(one.len() == 1 && one[0].ends_with("waiting_for=\"another attempt after 503\""), "{one:?}");
         assert!(lines(Duration::ZERO).is_empty());

@@ -27,6 +27,18 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// A URL without the parts that may be secret: user, password, query and fragment.
+pub fn shown_url(url: &str) -> String {
+    let plain = url.split(['?', '#']).next().unwrap_or_default();
+    match plain.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            format!("{scheme}://{}{path}", authority.rsplit('@').next().unwrap_or_default())
+        }
+        None => plain.to_string(),
+    }
+}
+
 /// Control characters, marks of direction, and other invisible characters.
 fn is_hidden(letter: char) -> bool {
     letter.is_control()
@@ -44,5 +56,12 @@ mod tests {
         assert_eq!(plain("a\nb\u{1b}[2J\0\u{202e}c\u{9b}"), r"a\nb\u{1b}[2J\u{0}\u{202e}c\u{9b}");
         let long = plain(&"ä".repeat(5000)).into_owned();
         assert_eq!(long.chars().count(), LONGEST + 1);
+    }
+
+    #[test]
+    fn urls_are_shown_without_secrets() {
+        assert_eq!(shown_url("https://user:s3cr3t@host:1/a@b?token=s3cr3t#x"), "https://host:1/a@b");
+        assert_eq!(shown_url("s3://bucket"), "s3://bucket");
+        assert_eq!(shown_url("file:///a b"), "file:///a b");
     }
 }

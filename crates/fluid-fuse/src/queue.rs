@@ -1,6 +1,6 @@
 //! The threads that make requests, the concurrency limit of prefetches, and each source's share of both.
 //!
-//! Jobs that a read waits for start at once. Prefetches start in their order, up to a concurrency limit for each source.
+//! Jobs that somebody waits for go first, and start at once if their lane has a thread. Prefetches start in their order, up to a concurrency limit for each source.
 //! The limit starts high, since further requests cost nothing on a link that is full already. It grows by one for each
 //! request that succeeds while others wait, and is halved when the store fails or refuses because of too many requests.
 //!
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use log::error;
 
-use crate::inodes::lock;
+use crate::sync::lock;
 
 /// The concurrency limit of prefetches before the first answer. 8 requests fill a fast link; a link with 15 ms to the
 /// first byte and 90 MB/s for a connection brings 0.6, 1.1, 1.5 GB/s with 8, 16, 32.
@@ -117,17 +117,24 @@ impl Queue {
     }
 
     /// The concurrency limit of a source's prefetches.
-    pub(crate) fn requests(&self, lane: usize) -> usize {
+    pub(crate) fn concurrency_limit(&self, lane: usize) -> usize {
         lock(&self.state).lanes.get(lane).map_or(MIN_LIMIT, |lane| lane.limit.requests).min(self.most)
     }
 
-    /// Notes whether a request of a source succeeded.
-    pub(crate) fn ended(&self, lane: usize, well: bool) {
+    /// Notes that a request of a source succeeded.
+    pub(crate) fn note_success(&self, lane: usize) {
         let mut state = lock(&self.state);
         let Some(lane) = state.lanes.get_mut(lane) else { return };
-        if well && !lane.ahead.is_empty() {
+        if !lane.ahead.is_empty() {
             lane.limit.requests = (lane.limit.requests + 1).min(self.most);
-        } else if !well && lane.limit.failed.is_none_or(|failed| failed.elapsed() > FAILURE_WINDOW) {
+        }
+    }
+
+    /// Notes that a request of a source failed.
+    pub(crate) fn note_failure(&self, lane: usize) {
+        let mut state = lock(&self.state);
+        let Some(lane) = state.lanes.get_mut(lane) else { return };
+        if lane.limit.failed.is_none_or(|failed| failed.elapsed() > FAILURE_WINDOW) {
             lane.limit.requests = (lane.limit.requests / 2).max(MIN_LIMIT);
             lane.limit.failed = Some(Instant::now());
         }
@@ -147,7 +154,7 @@ impl Queue {
         if state.idle < state.ready() && state.threads < state.limit() {
             state.threads += 1;
             drop(state);
-            return self.start("fetch", Self::serve);
+            return self.start("requests", Self::serve);
         }
         if self.spare > 0 && !state.is_watched && state.waiting() > state.idle {
             state.is_watched = true;
@@ -186,7 +193,7 @@ impl Queue {
             state.threads += more;
             drop(state);
             self.work.notify_all();
-            (0..more).for_each(|_| self.start("fetch", Self::serve));
+            (0..more).for_each(|_| self.start("requests", Self::serve));
         }
     }
 

@@ -21,9 +21,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use log::info;
 
 use crate::cli::WarmOptions;
-use crate::inodes::lock;
 use crate::mount::mounted_at;
 use crate::plain::plain;
+use crate::sync::lock;
 
 /// Bytes of one read(2): 1 MiB, eight of the kernel's requests, so that system calls cost little.
 const READ_SIZE: usize = 1024 * 1024;

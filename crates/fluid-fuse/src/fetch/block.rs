@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use memmap2::MmapMut;
 
-use crate::inodes::lock;
 use crate::store::StoreError;
+use crate::sync::lock;
 
-/// Bytes of a block: 128 KiB, the largest read that the kernel makes by default.
+/// Bytes of a block: 128 KiB, the largest read that the kernel makes unless its read-ahead was raised.
 pub(crate) const BLOCK_SIZE: u64 = 128 * 1024;
 
 /// How long a thread waits for an empty pool before it evicts again: 20 ms. A block that returns to the pool wakes the

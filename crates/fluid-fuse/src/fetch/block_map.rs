@@ -1,8 +1,8 @@
 //! The blocks of one file that are in memory or on their way, and the reads that wait for them.
 //!
 //! A read whose blocks are all here is complete at once. Any other read waits in the list of the first block that is not
-//! here; the thread that completes the block looks for the rest of the read's blocks. So a read costs one round trip
-//! however large the request is that brings its bytes, and many reads of the same bytes share one request. A block that
+//! here; the thread that completes the block looks for the rest of the read's blocks. So a read waits for
+//! its own bytes only, however large the request is that brings them: one round trip for each gap, and many reads of the same bytes share one request. A block that
 //! was handed out whole leaves the map at once, since the kernel caches it.
 
 use std::collections::{BTreeMap, VecDeque};

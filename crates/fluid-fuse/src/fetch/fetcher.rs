@@ -9,9 +9,9 @@ use super::file::RemoteFile;
 use super::file_state::{FileState, SMALL_FILE};
 use super::origin::Origin;
 use super::shared::Shared;
-use crate::inodes::lock;
 use crate::outage::Availability;
 use crate::remote::{Bucket, Version};
+use crate::sync::lock;
 
 /// Files whose state is kept after they were closed, or before they are opened.
 const MAX_CLOSED_FILES: usize = 256;
@@ -29,14 +29,14 @@ pub struct Fetcher {
 #[derive(Default)]
 struct FilesByVersion {
     known: HashMap<Version, Weak<FileState>>,
-    /// The last ones that were asked for, which are kept alive.
+    /// The files whose state was made last; they are kept alive.
     recent: VecDeque<Arc<FileState>>,
 }
 
 impl Fetcher {
     /// A reader of the bucket that the URL names.
     pub fn new(source: &str, bucket: Arc<dyn Bucket>, shared: Arc<Shared>) -> Self {
-        let origin = Arc::new(Origin::new(source, bucket, shared.retry.deadline, shared.runner.add_lane()));
+        let origin = Arc::new(Origin::new(source, bucket, shared.retry.io_timeout, shared.runner.add_lane()));
         shared.watch(&origin.availability);
         Fetcher { origin, shared, files: Mutex::default() }
     }

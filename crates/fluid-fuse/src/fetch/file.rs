@@ -11,9 +11,9 @@ use super::request::{MAX_REQUEST_SIZE, Purpose, RangeRequest, request_ranges};
 use super::shared::Shared;
 use super::transfer::FetchJob;
 use super::window::PrefetchLimits;
-use crate::inodes::lock;
 use crate::remote::Version;
 use crate::store::{Answer, StoreError};
+use crate::sync::lock;
 
 /// A version of an object that can be opened and read.
 pub struct RemoteFile {
@@ -108,7 +108,10 @@ impl RemoteFile {
             self.shared.runner.start(self.job(request));
         }
         match outcome {
-            Outcome::MustStart(request) if is_random => self.shared.runner.run_inline(self.job(request)),
+            // A prefetch that no thread has begun may be large.
+            Outcome::MustStart(request) if is_random && request.purpose == Purpose::Read => {
+                self.shared.runner.run_inline(self.job(request));
+            }
             outcome => self.shared.runner.settle(&self.state, outcome),
         }
     }

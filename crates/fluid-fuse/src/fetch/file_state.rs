@@ -12,9 +12,9 @@ use super::origin::Origin;
 use super::prefetcher::Prefetcher;
 use super::quota::{PrefetchExtent, PrefetchQuota, QuotaShare};
 use super::request::{Purpose, RangeRequest};
-use crate::inodes::lock;
 use crate::remote::Version;
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Files of up to 1 MiB are fetched whole when they are opened: they take one request of the usual size.
 pub(super) const SMALL_FILE: u64 = 1024 * 1024;

@@ -10,11 +10,12 @@
 //!    map makes a `RangeRequest` for the gap.
 //! 4. Further requests are made for the advised bytes, as far as the `PrefetchQuota` allows.
 //! 5. The `RequestRunner` starts the requests, in threads of a `Queue` with a concurrency limit. The thread that makes a
-//!    short random read runs its request itself.
+//!    random read runs its request itself.
 //! 6. A `Transfer` takes each block from the `BlockPool` and fills it, from the `CachedFile` if the [`DiskCache`] has the
 //!    block, else from the `Origin`. If the pool is empty, `OpenFiles` evicts blocks of files that were unused for
 //!    longest.
-//! 7. If the store is unavailable, the runner repeats the rest of the request, as `Retry` says.
+//! 7. If the store is unavailable, the runner repeats the rest of the request, as `Retry` says. A prefetch that no read
+//!    waits for is dropped instead.
 //! 8. Each block that comes goes into the map. The map returns an `Outcome` for each read that waited for it, and
 //!    `RequestRunner::settle` answers the reads that are complete.
 //! 9. A block that was handed out whole leaves the map. It returns to the pool once the answer was written.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::block_map::Evict;
 use super::file_state::FileState;
 use super::quota::PrefetchQuota;
-use crate::inodes::lock;
+use crate::sync::lock;
 
 /// Prefetched blocks are evicted from files that were not read for this long, if others want to prefetch.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::inodes::lock;
 use crate::outage::Availability;
 use crate::remote::{Bucket, Version};
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Bytes of the shortest prefetch request: 256 KiB to a store that answers at once, 1 MiB to others.
 const SHORTEST_REQUEST: RangeInclusive<u64> = 256 * 1024..=1024 * 1024;
@@ -46,7 +46,7 @@ impl Origin {
         range: Range<u64>,
     ) -> Result<Box<dyn Read + Send>, StoreError> {
         let asked = Instant::now();
-        let _asking = self.availability.asking();
+        let _asking = self.availability.begin_request();
         let body = self.bucket.get(version, range).inspect_err(|error| self.availability.failed(error))?;
         let latency = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.latency.fetch_min(latency, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! Reads that follow each other are a stream, whoever makes them: one descriptor, several threads on one descriptor or
 //! several processes. A stream that has shown that it goes on is prefetched for, as far as its [`Window`] reaches. Any
-//! other read gets the bytes it asked for and no more. Three rules keep prefetched bytes from being wasted:
+//! other read requests its own bytes alone; with a disk cache, the whole blocks that have them. Three rules keep prefetched bytes from being wasted:
 //!
 //! - No stream is prefetched for into bytes that another stream has read.
 //! - Streams that are read at the same time share the window. The first of them would leave nothing to the others
@@ -10,8 +10,9 @@
 //! - If streams end before they used most of their prefetched bytes, the file's next streams have to read more before
 //!   they are prefetched for.
 //!
-//! Short reads at equal distances are a stride: the next of them are prefetched, too. This module knows neither memory
-//! nor requests, and time only as a number.
+//! Short reads at equal distances are a stride: the next of them are prefetched, too. After many random reads that had
+//! to wait, the caller requests the rest of the file. This module makes no requests and takes no memory: it is given
+//! limits and returns advice.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub(super) struct Advice {
     pub(super) abandoned: Range<u64>,
     /// The next reads of a stride.
     pub(super) stride: Vec<Range<u64>>,
-    /// The read continues nothing that is known.
+    /// The read continues no stream, or one that is too short to be prefetched for.
     pub(super) is_random: bool,
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::inodes::lock;
+use crate::sync::lock;
 
 /// Bytes of the largest request: 8 MiB. At 90 MB/s it takes 93 ms, of which a latency of 15 ms is the smaller part.
 pub(super) const MAX_REQUEST_SIZE: u64 = 8 * 1024 * 1024;

@@ -1,4 +1,5 @@
-//! Retries: what fails because the store is unavailable is tried again, until the deadline.
+//! Retries: a request that fails because the store is unavailable is made again, until its time is over. Reads use the
+//! pauses of this module in `RequestRunner::run_with_retries`; all other operations use [`Retry`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use crate::limits::Until;
 use crate::outage::Availability;
 use crate::store::StoreError;
 
-/// The pause before the first retry: 50 ms, so that a single failure is hardly felt.
+/// The pause before the first retry of a thread: 50 ms, so that a single failure is hardly felt.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest pause, so that reads go on within seconds of the end of an outage.
@@ -19,7 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long and how often requests are tried.
 pub(crate) struct Retry {
     /// How long an operation is tried for before it fails (`--io-timeout`).
-    pub(super) deadline: Duration,
+    pub(super) io_timeout: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -43,11 +44,11 @@ impl Backoff {
 }
 
 impl Retry {
-    pub(super) fn new(deadline: Duration, metrics: Arc<Metrics>) -> Self {
-        Retry { deadline, metrics }
+    pub(super) fn new(io_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        Retry { io_timeout, metrics }
     }
 
-    /// Makes a request that is no read, and retries it while the store is unavailable, until the deadline.
+    /// Makes a request for names, attributes or changes, and retries it while the store is unavailable, until the deadline.
     pub(crate) fn request<T>(
         &self,
         source: &Availability,
@@ -67,7 +68,7 @@ impl Retry {
         request: impl FnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let answer = self.request(source, request)?;
-        Until::renew(self.deadline);
+        Until::renew(self.io_timeout);
         Ok(answer)
     }
 
@@ -78,7 +79,7 @@ impl Retry {
         source: &Availability,
         mut request: impl FnMut() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let deadline = Instant::now() + self.deadline;
+        let deadline = Instant::now() + self.io_timeout;
         // The operation may have waited for its turn, and a store that makes progress is given more time.
         let deadline = || Until::moment().unwrap_or(deadline);
         let mut backoff = Backoff::new();
@@ -88,7 +89,7 @@ impl Retry {
                 "others have waited for the store for all of the time".into(),
             ));
         }
-        let _asking = source.asking();
+        let _asking = source.begin_request();
         loop {
             match request() {
                 Err(error) => {
@@ -112,7 +113,7 @@ impl Retry {
 
     /// Whether the deadline comes before the end of a pause, for an operation that began at that moment.
     pub(super) fn is_over(&self, since: Instant, pause: Duration) -> bool {
-        since.elapsed() + pause >= self.deadline
+        since.elapsed() + pause >= self.io_timeout
     }
 
     /// Sleeps before a retry: between half of the pause and all of it, so that requests that failed together do not

@@ -13,9 +13,9 @@ use super::origin::Origin;
 use super::request::Purpose;
 use super::retry::{Backoff, FIRST_PAUSE, Retry};
 use super::transfer::{FetchJob, Position, Transfer};
-use crate::inodes::lock;
 use crate::queue::Queue;
 use crate::store::{Slow, StoreError};
+use crate::sync::lock;
 
 /// Threads that read from the disk cache for reads that wait: enough for a disk that answers several at a time.
 const DISK_THREADS: usize = 4;
@@ -48,7 +48,7 @@ impl RequestRunner {
 
     /// Requests to a source that should be in flight.
     pub(super) fn concurrency(&self, origin: &Origin) -> usize {
-        self.transfer.queue.requests(origin.lane)
+        self.transfer.queue.concurrency_limit(origin.lane)
     }
 
     /// Runs a job when the concurrency limit of its source allows it.
@@ -75,8 +75,9 @@ impl RequestRunner {
         queue.urgent(lane, Box::new(move || runner.run(&job)));
     }
 
-    /// Runs a short request in the thread of its read, which saves two changes of threads. One thread at a time may do
-    /// so, and may try once: the kernel's other requests wait for this thread.
+    /// Runs the request of a random read in the thread of the read, which saves two changes of threads. One thread at a
+    /// time may do so, and may try once: the kernel's other requests wait for this thread. The first retry follows at once,
+    /// in another thread.
     pub(super) fn run_inline(self: &Arc<Self>, job: FetchJob) {
         let Ok(_turn) = self.inline.try_lock() else { return self.start_now(job) };
         if !job.request.claim() {
@@ -142,7 +143,7 @@ impl RequestRunner {
             let StoreError::Unavailable(_) = &error else {
                 return self.fail(job, position.offset, &error);
             };
-            self.transfer.queue.ended(job.file.origin.lane, false);
+            self.transfer.queue.note_failure(job.file.origin.lane);
             job.file.origin.note_failure();
             let awaited_since = job.request.awaited_since();
             if awaited_since.is_none() && position.offset == start {

@@ -14,9 +14,9 @@ use super::open_files::OpenFiles;
 use super::retry::Retry;
 use super::runner::RequestRunner;
 use super::transfer::Transfer;
-use crate::inodes::lock;
 use crate::outage::Availability;
 use crate::queue::Queue;
+use crate::sync::lock;
 
 /// Blocks of memory for each request in flight: it fills one at a time, and those before are still to be read.
 const BLOCKS_PER_REQUEST: usize = 8;
@@ -42,12 +42,12 @@ pub struct Budget {
     /// Requests in flight.
     pub requests: usize,
     /// How long an operation is tried for before it fails.
-    pub deadline: Duration,
+    pub io_timeout: Duration,
     /// Reads and other operations that take longer are logged.
     pub slow: Duration,
 }
 
-/// The parts that all buckets share. It connects them, and does nothing itself.
+/// The parts that all buckets share, and the thread that maintains them.
 pub struct Shared {
     pub(crate) retry: Arc<Retry>,
     pub(super) files: Arc<OpenFiles>,
@@ -64,7 +64,7 @@ impl Shared {
     pub fn new(budget: Budget, disk: Option<Arc<DiskCache>>) -> anyhow::Result<Arc<Self>> {
         let blocks = usize::try_from(budget.memory / BLOCK_SIZE)?;
         let metrics = Arc::new(Metrics::default());
-        let retry = Arc::new(Retry::new(budget.deadline, Arc::clone(&metrics)));
+        let retry = Arc::new(Retry::new(budget.io_timeout, Arc::clone(&metrics)));
         let pool = BlockPool::new(blocks);
         let files = Arc::new(OpenFiles::new(blocks));
         let transfer = Transfer {
@@ -72,7 +72,7 @@ impl Shared {
             files: Arc::clone(&files),
             metrics: Arc::clone(&metrics),
             queue: Queue::new(budget.requests.min(blocks / BLOCKS_PER_REQUEST).max(1)),
-            io_timeout: budget.deadline,
+            io_timeout: budget.io_timeout,
         };
         let runner = RequestRunner::new(transfer, Arc::clone(&retry), budget.slow);
         let (sources, slow) = (Mutex::default(), budget.slow);
@@ -138,7 +138,7 @@ impl Shared {
             let (mut reads, mut expired) = (Vec::new(), 0);
             for file in files.iter().filter(|file| Arc::ptr_eq(&file.origin.availability, &source)) {
                 reads.append(&mut file.report_overdue(self.slow, &mut lines));
-                expired += self.runner.expire(file, self.retry.deadline + EXPIRY_DELAY);
+                expired += self.runner.expire(file, self.retry.io_timeout + EXPIRY_DELAY);
             }
             source.overdue(self.slow, &mut lines);
             if let Some(line) = source.silence(reads.len(), reads.into_iter().min(), Instant::now()) {

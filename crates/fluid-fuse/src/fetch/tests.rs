@@ -91,7 +91,7 @@ fn version(size: u64, key: &str) -> Version {
 }
 
 fn budget() -> Budget {
-    Budget { memory: 8 << 20, requests: 16, deadline: Duration::from_secs(60), slow: Duration::MAX }
+    Budget { memory: 8 << 20, requests: 16, io_timeout: Duration::from_secs(60), slow: Duration::MAX }
 }
 
 /// Waits until a condition holds: requests in flight end by themselves.
@@ -104,7 +104,7 @@ fn settles(mut settled: impl FnMut() -> bool) -> bool {
 
 #[test]
 fn reads_that_wait_for_their_turn_fail_with_those_before_them() {
-    let budget = Budget { deadline: Duration::from_millis(300), ..budget() };
+    let budget = Budget { io_timeout: Duration::from_millis(300), ..budget() };
     let shared = Shared::new(budget, None).unwrap();
     let fetcher = Fetcher::new("s3://down", Arc::new(Numbers { fails: 10 }), Arc::clone(&shared));
     let (sender, answers) = mpsc::channel();
@@ -122,7 +122,7 @@ fn reads_that_wait_for_their_turn_fail_with_those_before_them() {
 
 #[test]
 fn only_an_answer_of_the_store_ends_an_outage() {
-    let budget = Budget { deadline: Duration::from_millis(300), ..budget() };
+    let budget = Budget { io_timeout: Duration::from_millis(300), ..budget() };
     let shared = Shared::new(budget, None).unwrap();
     let down = Fetcher::new("s3://down", Arc::new(Numbers { fails: 10 }), Arc::clone(&shared));
     let up = Fetcher::new("s3://up", Arc::new(Numbers { fails: 0 }), Arc::clone(&shared));
@@ -143,7 +143,7 @@ fn only_an_answer_of_the_store_ends_an_outage() {
     shared.retry.request(&source, || Ok(())).unwrap();
     assert_eq!(shared.trouble(), None);
 
-    let patient = Shared::new(Budget { deadline: Duration::from_secs(60), ..budget }, None).unwrap();
+    let patient = Shared::new(Budget { io_timeout: Duration::from_secs(60), ..budget }, None).unwrap();
     let mut attempts = 0;
     let write = || {
         attempts += 1;

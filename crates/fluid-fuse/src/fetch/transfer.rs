@@ -128,7 +128,7 @@ impl Transfer {
                 disk.store(block, &bytes[..whole.end as usize]);
             }
         }
-        self.queue.ended(file.origin.lane, true);
+        self.queue.note_success(file.origin.lane);
         file.origin.note_success();
         Ok(())
     }

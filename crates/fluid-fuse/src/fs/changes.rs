@@ -15,9 +15,9 @@ use rustix::fs::OFlags;
 
 use super::writing::{CLOSING, Done, Opened, Writing};
 use super::{Core, Mode, OpenFile, done, errno, is_set};
-use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::{Answer, Kind, Object, Stat, StoreError, Writer};
+use crate::sync::lock;
 
 /// Time between two checks whether an operation that is in the way has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);

@@ -3,8 +3,8 @@
 //! It decides how long the kernel may trust an answer, which error number an error becomes, which thread waits, and which
 //! ways of writing are allowed: a file is written from its beginning while nobody reads it, or continued at its end, and
 //! the kernel keeps no pages of a file that is being written. Where a store is read-only, each operation that changes
-//! something gets `EROFS`. The threads that take the kernel's requests never wait for a remote store: other threads make
-//! the requests to it. This module knows neither where the bytes come from nor where it is mounted.
+//! something gets `EROFS`. The threads that take the kernel's requests do not wait for a remote store: other threads make
+//! the requests to it, but for one random read at a time ([`crate::fetch`]). This module knows neither where the bytes come from nor where it is mounted.
 
 mod changes;
 mod waiters;
@@ -35,11 +35,12 @@ pub use self::writing::Writes;
 use self::writing::{Done, Opened, Writing};
 use crate::flight::{self, Flight};
 use crate::handles::{Handles, Line, Listing};
-use crate::inodes::{Inodes, lock};
+use crate::inodes::Inodes;
 use crate::limits::{Deadline, Until};
 use crate::metrics::Answers;
 use crate::queue::Queue;
 use crate::store::{Kind, Object, Stat, Store, StoreError};
+use crate::sync::lock;
 
 /// Always 0: an inode number is never reused for another file ([`crate::inodes`]).
 const GENERATION: Generation = Generation(0);
@@ -263,7 +264,7 @@ where
 impl Core {
     /// The deadline of an operation that is requested now.
     fn deadline(&self) -> Arc<Deadline> {
-        Deadline::at(Instant::now() + self.writes.patience())
+        Deadline::at(Instant::now() + self.writes.io_timeout())
     }
 
     /// The lane of the source that has the inode's path.
@@ -422,6 +423,11 @@ impl Core {
             self.inodes.forget(number, 1);
         }
         full
+    }
+
+    /// Whether an open directory was listed. The kernel may go on where it left another handle of the directory.
+    fn has_listing(&self, handle: FileHandle) -> bool {
+        self.directories.get(handle).is_some_and(|directory| lock(&directory).is_some())
     }
 
     /// The listing of an open directory, which is requested anew when it is read from its beginning.
@@ -960,7 +966,7 @@ impl Filesystem for View {
             request,
             reply,
             |core| core.lane(ino),
-            |_| offset > 0,
+            |core| offset > 0 && core.has_listing(handle),
             move |core| core.listing(ino, handle, offset),
             move |_, listing, mut reply| match listing {
                 Ok(listing) => {
@@ -987,7 +993,7 @@ impl Filesystem for View {
             request,
             reply,
             |core| core.lane(ino),
-            |_| offset > 0,
+            |core| offset > 0 && core.has_listing(handle),
             move |core| core.listing(ino, handle, offset),
             move |core, listing, mut reply| match listing {
                 Ok(listing) => {

@@ -5,7 +5,7 @@
 //! the callers of operations on names and attributes, and answers those with a pending SIGKILL at once. It needs the
 //! processes to be visible here (`shareProcessNamespace`). Other signals wait for the answer.
 //!
-//! The same thread answers each operation whose deadline is over, wherever it waits: for a thread, for a flight, or for a
+//! The same thread answers each operation but reads whose deadline is over, wherever it waits: for a thread, for a flight, or for a
 //! call that does not return.
 
 use std::collections::HashMap;
@@ -19,8 +19,8 @@ use fuser::{
 };
 use log::warn;
 
-use crate::inodes::lock;
 use crate::limits::Deadline;
+use crate::sync::lock;
 
 /// Time between two polls of the operations that wait: the longest that a killed caller waits in vain.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -106,7 +106,7 @@ impl WaitingCalls {
         waiters.by_number.insert(number, one);
         if !waiters.is_watched {
             let all = Arc::clone(self);
-            match thread::Builder::new().name("killed".into()).spawn(move || all.watch()) {
+            match thread::Builder::new().name("waiters".into()).spawn(move || all.watch()) {
                 Ok(_) => waiters.is_watched = true,
                 Err(error) => warn!("cannot start a thread: {error}"),
             }

@@ -21,9 +21,9 @@ use fuser::{Errno, LockOwner};
 use log::warn;
 
 use super::errno;
-use crate::inodes::lock;
 use crate::limits::Until;
 use crate::store::{Stat, StoreError, Writer};
+use crate::sync::lock;
 
 /// Bytes that are buffered before the store has them.
 const AHEAD: usize = 2 << 20;
@@ -47,7 +47,7 @@ pub(crate) type Done = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// The limits that all files share that are being written.
 pub struct Writes {
     places: usize,
-    patience: Duration,
+    io_timeout: Duration,
     taken: Mutex<Taken>,
     given_back: Condvar,
 }
@@ -62,10 +62,10 @@ struct Taken {
 }
 
 impl Writes {
-    /// Places for large files in half of the memory, at least two. A file waits for one for `patience` at most.
-    pub fn new(memory: u64, patience: Duration) -> Arc<Self> {
+    /// Places for large files in half of the memory, at least two. A file waits for one for `io_timeout` at most.
+    pub fn new(memory: u64, io_timeout: Duration) -> Arc<Self> {
         let places = usize::try_from(memory / 2 / LARGE).unwrap_or(usize::MAX).max(2);
-        Arc::new(Writes { places, patience, taken: Mutex::default(), given_back: Condvar::new() })
+        Arc::new(Writes { places, io_timeout, taken: Mutex::default(), given_back: Condvar::new() })
     }
 
     /// Waits until the stores have all files, or the time is up. Returns the number of files that are left.
@@ -76,8 +76,8 @@ impl Writes {
     }
 
     /// How long an operation waits for a store.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
+    pub(super) fn io_timeout(&self) -> Duration {
+        self.io_timeout
     }
 
     /// A place for a large file of a source. If other sources have taken all, a source without one gets an additional one: it
@@ -87,7 +87,7 @@ impl Writes {
             let has_one = taken.places_by_lane.contains_key(&lane);
             taken.places >= self.places + usize::from(!has_one)
         };
-        let time = Until::left(self.patience);
+        let time = Until::left(self.io_timeout);
         let waited = self.given_back.wait_timeout_while(lock(&self.taken), time, full);
         let (mut taken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
@@ -560,7 +560,7 @@ impl Worker {
 
     /// Until when the store may take what it is sent next, whatever that waits for: it has taken all before.
     fn until(&self) -> Until {
-        Until::set(Instant::now() + self.file.writes.patience)
+        Until::set(Instant::now() + self.file.writes.io_timeout)
     }
 
     fn take_place(&mut self) -> Result<(), Errno> {

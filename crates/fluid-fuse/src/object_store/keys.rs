@@ -13,7 +13,7 @@ pub(super) const LARGEST_FILE: u64 = i64::MAX.cast_unsigned();
 
 /// Whether the part of a key behind a prefix can be the name of a file.
 pub(super) fn is_name(rest: &str) -> bool {
-    !matches!(rest, "" | "." | "..") && rest.len() <= limits::NAME && !rest.contains(['/', '\0'])
+    !matches!(rest, "" | "." | "..") && rest.len() <= limits::MAX_NAME && !rest.contains(['/', '\0'])
 }
 
 /// Whether the store's client can request a key: it drops blanks at the ends.

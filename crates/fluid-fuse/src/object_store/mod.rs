@@ -9,7 +9,7 @@
 //! - `listing`: listings of directories and their cache by prefix;
 //! - `name_cache`: which of the cached answers is right, how long it is trusted, and how to find out about a name;
 //! - `open_file`: open files, and the prefetch of the files after them;
-//! - `walk`, `lookup`, `rename`, `writer`: the requests to the store.
+//! - `walk`, `lookup`, `rename`, `writer`: requests to the store that take several steps; this module makes the others.
 //!
 //! Changes that this mount makes are seen in it at once: they are cached name by name, and of the answers for a name the
 //! latest is used. This module knows neither inode numbers nor how the bytes of files are fetched.
@@ -92,7 +92,7 @@ impl ObjectStore {
         match self.names.cached(key) {
             Some(single) => single.child,
             None => {
-                let _waiting = self.availability.wait(operation, key);
+                let _waiting = self.availability.register(operation, key);
                 self.find(key)?
             }
         }
@@ -101,7 +101,7 @@ impl ObjectStore {
 
     /// The present version of a file, by a new request.
     fn latest(&self, operation: &'static str, key: &str) -> Result<(Version, Stat), StoreError> {
-        let _waiting = self.availability.wait(operation, key);
+        let _waiting = self.availability.register(operation, key);
         let taken = Instant::now();
         let (version, time) = self.retry(|| self.bucket.head_with_time(key))?;
         let child = self.names.note_file(key, taken, &version, time);
@@ -167,7 +167,7 @@ impl Store for ObjectStore {
         let listing = match self.names.complete(&prefix) {
             Some(listing) => listing,
             None => {
-                let _waiting = self.availability.wait("list", &prefix);
+                let _waiting = self.availability.register("list", &prefix);
                 self.read_listing(&prefix, ListExtent::All)?
             }
         };
@@ -259,7 +259,7 @@ impl Store for ObjectStore {
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         self.may_write()?;
         let key = key(path)?;
-        let _waiting = self.availability.wait("remove", key);
+        let _waiting = self.availability.register("remove", key);
         self.retry(|| self.bucket.delete(key))?;
         self.names.note(key, Instant::now(), None);
         Ok(())
@@ -268,7 +268,7 @@ impl Store for ObjectStore {
     fn make_directory(&self, path: &Path) -> Result<Stat, StoreError> {
         self.may_write()?;
         let key = new_key(path)?;
-        let _waiting = self.availability.wait("mkdir", key);
+        let _waiting = self.availability.register("mkdir", key);
         self.retry(|| self.bucket.make_directory(&format!("{key}/")))?;
         self.names.note(key, Instant::now(), Some(Child::Directory));
         Ok(self.names.directory_stat())
@@ -277,7 +277,7 @@ impl Store for ObjectStore {
     fn remove_directory(&self, path: &Path) -> Result<(), StoreError> {
         self.may_write()?;
         let key = key(path)?;
-        let _waiting = self.availability.wait("rmdir", key);
+        let _waiting = self.availability.register("rmdir", key);
         let marker = format!("{key}/");
         if self.lists(&marker, |item| !matches!(item, Item::Object(it) if it.key == marker))? {
             return Err(StoreError::NotEmpty);
@@ -299,7 +299,7 @@ impl Store for ObjectStore {
             Child::File(_) => return Err(StoreError::NotMovable),
             Child::Directory => return self.rename_directory(from, to),
         };
-        let _waiting = self.availability.wait("rename", from);
+        let _waiting = self.availability.register("rename", from);
         self.retry(|| self.bucket.copy(from, to))?;
         let taken = Instant::now();
         let (copied, time) = match self.retry(|| self.bucket.head_with_time(to)) {

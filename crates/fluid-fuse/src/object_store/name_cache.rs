@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use super::keys::split;
 use super::listing::{CachedDirectory, Directories, DirectoryListing};
 use super::table::Child;
-use crate::inodes::lock;
 use crate::remote::Version;
 use crate::stable_hash::StableHash;
 use crate::store::{Kind, Stat};
+use crate::sync::lock;
 
 /// Number of answers for single names, at most. Beyond it all are evicted, and all listings with them.
 const MAX_SINGLES: usize = 10_000;

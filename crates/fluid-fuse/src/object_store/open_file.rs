@@ -8,9 +8,9 @@ use super::keys::split;
 use super::name_cache::NameCache;
 use super::table::Child;
 use crate::fetch::{Fetcher, RemoteFile};
-use crate::inodes::lock;
 use crate::remote::Version;
 use crate::store::{Answer, Object, Stat, StoreError};
+use crate::sync::lock;
 
 /// Prefetches files of a directory whose files are opened in the order of their names.
 pub(super) struct FilePrefetcher {

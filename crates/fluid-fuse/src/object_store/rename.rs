@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use super::ObjectStore;
 use super::keys::is_reachable;
 use super::table::Child;
-use crate::inodes::lock;
 use crate::limits::Until;
 use crate::remote::{Item, LARGEST_COPY, Version};
 use crate::store::{Stat, StoreError};
+use crate::sync::lock;
 
 /// Objects that are copied or deleted at a time.
 const CONCURRENCY: usize = 8;
@@ -80,7 +80,7 @@ impl ObjectStore {
         if self.names.show.rename_limit == 0 {
             return Err(StoreError::NotMovable);
         }
-        let _waiting = self.availability.wait("rename", from);
+        let _waiting = self.availability.register("rename", from);
         let (old, new) = (format!("{from}/"), format!("{to}/"));
         let (tree, there) = (self.tree(&old)?, self.tree(&new)?.files);
         let is_same = |(key, version): (&String, &Version)| {

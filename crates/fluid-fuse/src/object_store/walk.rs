@@ -18,10 +18,10 @@ use super::keys::{LARGEST_FILE, count_hidden, is_name, is_reachable, split};
 use super::listing::DirectoryListing;
 use super::name_cache::{WALK_SHARE, WALKS};
 use super::table::{Child, Table};
-use crate::inodes::lock;
 use crate::limits::{TIME_PER_ENTRY, Until};
 use crate::remote::{Depth, Item, Page};
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Directories that are listed in order before it is a walk: the third one begins it.
 const DIRECTORIES_IN_ORDER: usize = 2;

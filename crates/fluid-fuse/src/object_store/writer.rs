@@ -36,7 +36,7 @@ impl Writer for ObjectWriter {
         if !bytes.is_empty() {
             self.time = None;
         }
-        let _waiting = self.availability.wait("write", &self.key);
+        let _waiting = self.availability.register("write", &self.key);
         let write = || self.upload.write(std::mem::take(&mut bytes));
         self.shared.retry.write(&self.availability, write).map_err(gone)
     }
@@ -52,7 +52,7 @@ impl Writer for ObjectWriter {
     }
 
     fn finish(&mut self) -> Result<Stat, StoreError> {
-        let _waiting = self.availability.wait("close", &self.key);
+        let _waiting = self.availability.register("close", &self.key);
         let finished = self.shared.retry.request(&self.availability, || self.upload.finish());
         let version = finished.map_err(gone)?;
         let child = self.names.note_file(&self.key, Instant::now(), &version, self.time);

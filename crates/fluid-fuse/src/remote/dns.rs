@@ -12,8 +12,8 @@ use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::inodes::lock;
 use crate::outage::{ConnectPhase, InPhase};
+use crate::sync::lock;
 
 /// How long an answer is cached: a burst of connections makes one lookup, and a changed address is used after this
 /// time at the latest.

@@ -4,7 +4,8 @@
 //! Decides how such a request is written, which connections are kept, and when a connection that died while it was
 //! idle is replaced silently. It speaks the part of HTTP/1.1 that object stores use for ranges: a `Content-Length`
 //! and nothing else. Chunks, redirects and encodings are [`FastPathError::Unsuitable`]; a complete HTTP client has to
-//! make that request. It does not know how requests are signed, and does not retry a request that reached a server.
+//! make that request. It does not know how requests are signed. A GET on a connection that was idle is
+//! sent once more on a new one if it gets no response.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;

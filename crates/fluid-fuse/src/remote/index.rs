@@ -23,9 +23,9 @@ use super::index_page::{self, FileEntry};
 use super::location::StoreLocation;
 use super::manifest;
 use super::{Item, Version};
-use crate::inodes::lock;
 use crate::limits::{SKIPPED, TIME_PER_QUESTION, Until};
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Time between two attempts to read a manifest that could not be read.
 const MANIFEST_RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -153,7 +153,7 @@ impl Index {
         }
         if listing.omitted > 0 {
             SKIPPED.fetch_add(listing.omitted as u64, Ordering::Relaxed);
-            let directory = crate::metrics::shown(&self.url(prefix));
+            let directory = crate::plain::shown_url(&self.url(prefix));
             self.warn_once(format!(
                 "{directory}: {} files are not shown, such as {}",
                 listing.omitted, listing.reason
@@ -255,7 +255,7 @@ impl Index {
         let page = match self.document(server, &url) {
             Err(StoreError::NotFound) if !prefix.is_empty() => return Ok(BTreeMap::new()),
             Err(StoreError::NotFound) => {
-                return Err(StoreError::NoBucket(format!("GET {}: 404", crate::metrics::shown(&url))));
+                return Err(StoreError::NoBucket(format!("GET {}: 404", crate::plain::shown_url(&url))));
             }
             page => page?,
         };
@@ -265,7 +265,7 @@ impl Index {
             self.warn_once(format!(
                 "GET {}: its text of {} bytes has no link to anything in that directory, so it is shown empty: \
                  it may be no index, or made by a script (the option \"manifest\" can name the files)",
-                crate::metrics::shown(&url),
+                crate::plain::shown_url(&url),
                 page.len()
             ));
         }

@@ -1,8 +1,9 @@
 //! Object stores, as far as a file system needs them: versions of objects, pages of listings, ranges of bytes.
 //!
 //! A [`Bucket`] is the bucket or directory that a URL names. Keys are relative to the URL's path and never begin with
-//! `/`; [`crate::object_store`] decides whether a key can be a file name. A call blocks until the store has responded
-//! once. It knows neither caches nor retries: [`StoreError::Unavailable`] says that a retry may help.
+//! `/`; [`crate::object_store`] decides whether a key can be a file name. A call blocks until the store has responded.
+//! It is made again only where another way to ask may help (other credentials, another region, without the fast path);
+//! [`StoreError::Unavailable`] tells the caller that a retry may help.
 
 mod body;
 mod bucket;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Version;
-use crate::inodes::lock;
+use crate::sync::lock;
 
 /// How long a fallback is used before the fast path is tried again.
 const FALLBACK_TIME: Duration = Duration::from_secs(10 * 60);

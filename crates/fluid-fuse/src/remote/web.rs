@@ -19,9 +19,9 @@ use super::Version;
 use super::request::header;
 use super::response;
 use super::transport::{self, ResponseExtent, ResponseHead};
-use crate::inodes::lock;
 use crate::limits;
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// A file of a server.
 pub(super) struct File<'a> {
@@ -84,7 +84,7 @@ impl File<'_> {
     }
 
     fn shown(&self) -> String {
-        crate::metrics::shown(&self.url.to_string())
+        crate::plain::shown_url(&self.url.to_string())
     }
 }
 

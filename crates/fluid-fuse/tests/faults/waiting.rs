@@ -492,3 +492,38 @@ fn a_name_that_is_not_resolved_in_time_costs_the_time_to_connect() {
         assert!(attempts >= 3, "{attempts}\n{log}");
     }
 }
+
+/// The kernel may continue a directory at an offset that this handle has not listed up to.
+#[test]
+fn directories_that_are_read_from_the_middle_keep_no_other_operation_waiting() {
+    let s3 = S3::start();
+    s3.put("d/file", Content::new(1, 10));
+    let Some(mounted) = patient(s3, &["--io-timeout=5s", "--metadata-ttl=10m"]) else { return };
+    let directory = mounted.path("d");
+    assert!(directory.metadata().unwrap().is_dir());
+    let hanging = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&hanging);
+    mounted.s3.behave(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Fault::Hang
+    });
+    let ended = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        // More than there are threads that take the kernel's requests.
+        for _ in 0..4 {
+            let directory = File::open(&directory).unwrap();
+            let ended = &ended;
+            scope.spawn(move || {
+                rustix::fs::seek(&directory, rustix::fs::SeekFrom::Start(1)).unwrap();
+                let mut room = Vec::with_capacity(4096);
+                let mut entries = rustix::fs::RawDir::new(&directory, room.spare_capacity_mut());
+                assert_eq!(entries.next().unwrap().err(), Some(Errno::IO));
+                ended.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        eventually(|| (hanging.load(Ordering::SeqCst) > 0).then_some(()));
+        thread::sleep(Duration::from_millis(200));
+        rustix::fs::statfs(&mounted.path("")).unwrap();
+        assert_eq!(ended.load(Ordering::SeqCst), 0);
+    });
+}

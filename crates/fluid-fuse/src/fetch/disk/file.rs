@@ -13,8 +13,8 @@ use super::directory::{CacheDirectory, FileKind};
 use super::index::{BlockIndex, Header, Modified};
 use super::space::CacheSpace;
 use crate::fetch::block::{BLOCK_SIZE, blocks, gaps, within};
-use crate::inodes::lock;
 use crate::remote::Version;
+use crate::sync::lock;
 
 /// A cached file, for one user. The index file is written when it is dropped.
 #[derive(Debug)]

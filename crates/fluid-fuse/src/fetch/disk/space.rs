@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use log::{debug, warn};
 
 use super::directory::{CacheDirectory, FileKind};
-use crate::inodes::lock;
+use crate::sync::lock;
 
 /// The files in a cache directory. `F` is a file that is open.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::directory::file_name;
 use super::index::BlockIndex;
-use crate::inodes::lock;
+use crate::sync::lock;
 
 fn version(key: &str, size: u64) -> Version {
     Version { key: key.into(), size, etag: Some("\"e\"".into()), modified: SystemTime::UNIX_EPOCH }

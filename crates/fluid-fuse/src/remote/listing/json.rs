@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::entries::{Found, is_key, is_size};
-use crate::limits::{ETAG, JSON_VALUES, NAME};
+use crate::limits::{ETAG, JSON_VALUES, MAX_NAME};
 use crate::store::StoreError;
 
 /// Whether JSON may be read at all: each comma and bracket costs memory.
@@ -126,7 +126,7 @@ pub(super) fn hdfs(body: &mut Vec<u8>) -> Result<Option<Found>, StoreError> {
             let well = matches!(status.r#type.as_str(), "FILE" | "DIRECTORY")
                 && i64::try_from(status.length).is_ok()
                 && Timestamp::from_millisecond(status.modification_time).is_ok()
-                && name.len() <= NAME
+                && name.len() <= MAX_NAME
                 && !name.contains('/');
             let bytes = name.len();
             well.then_some((name, bytes))

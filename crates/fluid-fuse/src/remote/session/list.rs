@@ -13,12 +13,12 @@ use opendal::options::ListOptions;
 use opendal::{Entry, EntryMode, Operator};
 
 use super::open::{PausedListing, Session, operator, to_path};
-use crate::inodes::lock;
 use crate::limits::Until;
 use crate::remote::executor::{block_on, block_on_listing};
 use crate::remote::listing::ListingGuard;
 use crate::remote::{Depth, Item, Page, Version};
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Entries that are passed on together, as many as a page of most stores has.
 const PAGE_SIZE: usize = 1000;

@@ -1,7 +1,8 @@
 //! Sessions: a bucket with the credentials of one moment, and its replacements.
 //!
 //! Decides when credentials are loaded again: when a file that holds some has changed, and once when the store
-//! refuses. It retries nothing else. `open` makes a session, `list` lists, `read` reads, `versions` compares
+//! refuses. Regions and ways to sign are tried, too. It does not retry when the
+//! store is unavailable. `open` makes a session, `list` lists, `read` reads, `versions` compares
 //! versions, and `sign` signs the requests of the fast path.
 
 mod list;
@@ -22,8 +23,8 @@ use super::BucketConfig;
 use super::quirks::Quirks;
 use super::response::{self, BucketRegion};
 use super::tls::Verification;
-use crate::inodes::lock;
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// Time between two checks of the files of credentials.
 const CREDENTIALS_CHECK_INTERVAL: Duration = Duration::from_secs(1);

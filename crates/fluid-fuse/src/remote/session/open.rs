@@ -12,7 +12,6 @@ use opendal::options::StatOptions;
 use opendal::raw::percent_encode_path;
 use opendal::{Buffer, Configurator, Lister, Metadata, OperationContext, Operator, services};
 
-use crate::inodes::lock;
 use crate::remote::executor::block_on;
 use crate::remote::http1::{Http1Client, SignedRequest};
 use crate::remote::index::{Access, FileServer, Index};
@@ -25,6 +24,7 @@ use crate::remote::response::{self, BucketRegion};
 use crate::remote::transport::{self, SignRequest};
 use crate::remote::{BucketConfig, Version, mtime, proxy, web};
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// A bucket with the credentials of one moment.
 pub(in crate::remote) struct Session {

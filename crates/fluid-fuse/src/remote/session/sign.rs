@@ -8,11 +8,11 @@ use fluid_sidecar_layout::source::Scheme;
 use http::Method;
 
 use super::open::{Session, Signature};
-use crate::inodes::lock;
 use crate::remote::http1::{FastPathError, SignedRequest};
 use crate::remote::request::describe;
 use crate::remote::transport::SignRequest as _;
 use crate::store::StoreError;
+use crate::sync::lock;
 
 /// How long a signature is valid: stores accept a clock that is wrong by as much.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
