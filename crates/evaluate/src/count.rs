@@ -1,6 +1,6 @@
 //! Counts the WebAssembly instructions and the bytes of memory of a call. The counts are the same on every machine.
 //!
-//! In the host of [`crate::guest`] each instruction uses up fuel. The same module, the same payload and the same answers
+//! In the host of `guest` each instruction uses up fuel. The same module, the same payload and the same answers
 //! to its reads give the same counts.
 
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! Counting is a relaxed addition. Values that need a lock or a clock are computed when somebody fetches the metrics
 //! ([`render`]). One thread serves `/metrics`, one request at a time. URLs of sources are shown without their secrets
-//! ([`shown`]).
+//! ([`shown_url`](crate::plain::shown_url)).
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, File};
@@ -93,7 +93,7 @@ impl Answers {
 pub struct Mounted {
     /// `X` in the type `fuse.X`.
     pub subtype: String,
-    /// The sources: the path below the mount point, and the URL without secrets ([`shown`]).
+    /// The sources: the path below the mount point, and the URL without secrets ([`shown_url`](crate::plain::shown_url)).
     pub sources: Vec<(PathBuf, String)>,
     /// Namespace and name of the Dataset.
     pub dataset: String,
