@@ -523,7 +523,7 @@ fn directories_that_are_read_from_the_middle_keep_no_other_operation_waiting() {
         }
         eventually(|| (hanging.load(Ordering::SeqCst) > 0).then_some(()));
         thread::sleep(Duration::from_millis(200));
-        rustix::fs::statfs(&mounted.path("")).unwrap();
+        rustix::fs::statfs(mounted.path("")).unwrap();
         assert_eq!(ended.load(Ordering::SeqCst), 0);
     });
 }
