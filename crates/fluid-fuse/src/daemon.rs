@@ -116,7 +116,7 @@ impl Pod {
     }
 }
 
-/// The signals by which hooks tell their news.
+/// The news after which the process goes on; a failed gate ends it.
 const NEWS: [News; 2] = [News::GatePassed, News::PodEnds];
 
 /// The signals that [`run`] hears, blocked in this thread and those that it starts. One thread waits for them, so they come
@@ -132,7 +132,7 @@ impl Signals {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
-        for news in NEWS {
+        for news in NEWS.into_iter().chain([News::GateFailed]) {
             set.add(signal_of(news)?);
         }
         set.thread_block().context("cannot block signals")?;

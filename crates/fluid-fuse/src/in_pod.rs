@@ -31,11 +31,12 @@ pub enum News {
 }
 
 impl News {
-    /// The signal by which it is told.
+    /// The signal by which it is told. Of signals that are pending at the same time, the one with the lowest number is
+    /// received first: a failed gate must be heard before the end of the Pod that follows from it.
     pub fn signal(self) -> Signal {
         match self {
+            News::GateFailed => Signal::HUP,
             News::GatePassed => Signal::USR1,
-            News::GateFailed => Signal::TERM,
             News::PodEnds => Signal::USR2,
         }
     }
