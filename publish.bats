@@ -129,16 +129,11 @@ blob() { echo "$1/blobs/${2/://}"; }
   [ "${ours#*@}" = "${theirs#*@}" ]
 }
 
-@test "the same inputs give the same image, and it is small" {
+@test "the same inputs give the same image" {
   image "$BATS_TEST_TMPDIR/again"
   diff -r "$IMAGE_LAYOUT" "$BATS_TEST_TMPDIR/again"
   CREATED=1700000001 image "$BATS_TEST_TMPDIR/later"
   run ! diff -q "$IMAGE_LAYOUT/index.json" "$BATS_TEST_TMPDIR/later/index.json"
-  skopeo inspect --raw "oci:$IMAGE_LAYOUT" >"$BATS_TEST_TMPDIR/index"
-  for manifest in $(jq -r '.manifests[].digest' "$BATS_TEST_TMPDIR/index"); do
-    layer=$(blob "$IMAGE_LAYOUT" "$(jq -r '.layers[0].digest' "$(blob "$IMAGE_LAYOUT" "$manifest")")")
-    [ "$(gzip -dc "$layer" | wc -c)" -le $((25 * 1024 * 1024)) ]
-  done
 }
 
 @test "an image is made of static programs only, one for each architecture" {
