@@ -85,7 +85,7 @@ impl Peer {
                 command.args([contract::command::MOUNT, "--source"]).arg(format!("s3://{BUCKET}/"));
                 command.arg(format!("--{}", option::MOUNTPOINT)).arg(mountpoint);
                 command.arg("--memory").arg(format!("{}MiB", mounting.memory));
-                command.arg("--read-only").arg((!writes).to_string());
+                command.arg(format!("--read-only={}", !writes));
                 if mounting.cached {
                     command.arg("--cache-dir").arg(cache).args(["--cache-size", "2GiB"]);
                 }

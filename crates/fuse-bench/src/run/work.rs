@@ -6,6 +6,7 @@
 //! the descriptor that they were read by. A pattern that takes too long is cut off, and its rate is that of
 //! the part that was done.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -240,13 +241,13 @@ pub(super) fn list(mount: &Path, group: &Group) -> anyhow::Result<Duration> {
 /// Walks through all directories of a group, as `find` does.
 pub(super) fn find(mount: &Path, group: &Group) -> anyhow::Result<Duration> {
     let start = Instant::now();
-    let mut directories = vec![mount.join(group.directory)];
+    let mut directories = VecDeque::from([mount.join(group.directory)]);
     let mut count = 0;
-    while let Some(directory) = directories.pop() {
+    while let Some(directory) = directories.pop_front() {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             match entry.file_type()?.is_dir() {
-                true => directories.push(entry.path()),
+                true => directories.push_back(entry.path()),
                 false => count += 1,
             }
         }
