@@ -136,6 +136,15 @@ blob() { echo "$1/blobs/${2/://}"; }
   run ! diff -q "$IMAGE_LAYOUT/index.json" "$BATS_TEST_TMPDIR/later/index.json"
 }
 
+@test "the image of a released program is small" {
+  [[ $FLUID_FUSE == */release/* ]] || skip "the program is for debugging: make sidecar, and FLUID_FUSE=target/…/release/fluid-fuse"
+  skopeo inspect --raw "oci:$IMAGE_LAYOUT" >"$BATS_TEST_TMPDIR/index"
+  for manifest in $(jq -r '.manifests[].digest' "$BATS_TEST_TMPDIR/index"); do
+    layer=$(blob "$IMAGE_LAYOUT" "$(jq -r '.layers[0].digest' "$(blob "$IMAGE_LAYOUT" "$manifest")")")
+    [ "$(gzip -dc "$layer" | wc -c)" -le $((25 * 1024 * 1024)) ]
+  done
+}
+
 @test "an image is made of static programs only, one for each architecture" {
   run "$ARTIFACTS" image "$EVALUATE" --output "$BATS_TEST_TMPDIR/image"
   [ "$status" -eq 1 ]

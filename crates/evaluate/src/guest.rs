@@ -66,7 +66,7 @@ impl Compiled {
         Ok(Compiled { module: Module::new(&engine, module)?, linker: linker(&engine)? })
     }
 
-    /// What one call needs.
+    /// The state of one call.
     pub(crate) fn store(&self, operation: &str, payload: &[u8], host: &Host) -> Store<Guest> {
         let guest = Guest {
             host: Arc::clone(host),

@@ -80,7 +80,7 @@ impl Ending<'_> {
     }
 }
 
-/// What the process does with the mounts when it ends.
+/// The mounts that remain when the process ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mounts {
     /// It goes, with all that is mounted below it.

@@ -38,7 +38,7 @@ pub(super) struct ReadState {
     pub(super) prefetcher: Prefetcher,
 }
 
-/// Who uses a file, and since when nobody does.
+/// The handles of a file, and the time of its last use.
 pub(super) struct Usage {
     handles: AtomicU32,
     /// The file was prefetched for a handle that was not opened yet.

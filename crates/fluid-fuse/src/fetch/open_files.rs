@@ -18,7 +18,7 @@ const IDLE_SEARCH_INTERVAL: Duration = Duration::from_millis(100);
 /// The share of the memory that is evicted at once: a sixteenth, so that few searches for victims are needed.
 const EVICTED_SHARE: usize = 16;
 
-/// Who needs memory.
+/// How urgently memory is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
     /// A read waits: prefetched blocks are evicted, too, if nothing else is left.

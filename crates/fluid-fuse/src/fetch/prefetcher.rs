@@ -1,4 +1,4 @@
-//! What to prefetch: decided from the offsets of one file's reads alone.
+//! Decides which bytes to prefetch, from the offsets of one file's reads alone.
 //!
 //! Reads that follow each other are a stream, whoever makes them: one descriptor, several threads on one descriptor or
 //! several processes. A stream that has shown that it goes on is prefetched for, as far as its [`Window`] reaches. Any
@@ -21,7 +21,7 @@ use super::block::BLOCK_SIZE;
 use super::tuning::Tuning;
 use super::window::{PrefetchLimits, Window};
 
-/// What should be requested because of a read.
+/// The requests that a read should cause.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Advice {
     /// The end of the request for the read's own bytes, if they are missing.

@@ -27,7 +27,7 @@ const LOCK: &str = "lock";
 /// Hexadecimal digits of a stem: 64 bits. An index names its version in full, so that a collision costs one entry only.
 const STEM_DIGITS: usize = 16;
 
-/// What a file of the cache is for, by the end of its name.
+/// The kinds of files in the cache directory. The end of a name tells the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum FileKind {
     /// An index.
