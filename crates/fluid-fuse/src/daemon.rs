@@ -46,6 +46,9 @@ use crate::watch::{self, Mounted, shown};
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
 
+/// Between two looks at the files that are open.
+const LOOK: Duration = Duration::from_millis(50);
+
 enum Event {
     Signal,
     News(News),
@@ -54,6 +57,8 @@ enum Event {
     Ended(io::Result<()>),
     /// No file is being written any more.
     Written,
+    /// The holder of the mount has ended.
+    HolderGone,
 }
 
 /// What is left of the end, once it has begun: one time for all that is waited for, unless a second signal comes.
@@ -67,9 +72,13 @@ struct Ending<'a> {
 impl Ending<'_> {
     /// What happens until the end may not be waited for any more; nothing when that is so.
     fn next(&mut self) -> Option<Event> {
+        self.next_within(Duration::MAX)
+    }
+
+    /// What happens within this time, as far as the end may be waited for.
+    fn next_within(&mut self, time: Duration) -> Option<Event> {
         while self.signals < 2 {
-            let left = self.linger.saturating_sub(self.began.elapsed());
-            match self.events.recv_timeout(left).ok()? {
+            match self.events.recv_timeout(self.left().min(time)).ok()? {
                 Event::Signal => self.signals += 1,
                 Event::News(_) => {}
                 other => return Some(other),
@@ -77,11 +86,19 @@ impl Ending<'_> {
         }
         None
     }
+
+    fn left(&self) -> Duration {
+        self.linger.saturating_sub(self.began.elapsed())
+    }
+
+    fn is_over(&self) -> bool {
+        self.signals > 1 || self.left().is_zero()
+    }
 }
 
 /// The fate of the mounts when the process ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mounts {
+pub(crate) enum Mounts {
     /// It goes, with all that is mounted below it.
     Go,
     /// It stays, without a server.
@@ -92,13 +109,13 @@ enum Mounts {
 
 /// The news that kubelet's hooks have told so far.
 #[derive(Default)]
-struct Pod {
+pub(crate) struct Pod {
     gate_passed: bool,
     ends: bool,
 }
 
 impl Pod {
-    fn hear(&mut self, news: News) {
+    pub(crate) fn hear(&mut self, news: News) {
         match news {
             News::GatePassed => self.gate_passed = true,
             News::PodEnds => self.ends = true,
@@ -106,7 +123,7 @@ impl Pod {
         }
     }
 
-    fn mounts(&self, guarded: bool) -> Mounts {
+    pub(crate) fn mounts(&self, guarded: bool) -> Mounts {
         match (guarded && !self.ends, self.gate_passed) {
             (false, _) => Mounts::Go,
             (true, true) => Mounts::Stay,
@@ -118,6 +135,11 @@ impl Pod {
 /// The signals by which hooks tell their news.
 fn news() -> [(i32, News); 2] {
     [News::GatePassed, News::PodEnds].map(|news| (news.signal().as_raw(), news))
+}
+
+/// The news that a signal tells, if it tells one.
+pub(crate) fn news_of(signal: i32) -> Option<News> {
+    news().into_iter().find_map(|(of_news, news)| (of_news == signal).then_some(news))
 }
 
 /// Takes the signals that [`run`] hears. To be called before anything is mounted: one that comes early must not leave it
@@ -157,7 +179,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     if let Some(address) = &settings.metrics {
         watch::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
-    let (mount, descriptor) = match &settings.fuse_fd {
+    let (mount, descriptor, held) = match &settings.fuse_fd {
         Some(from) => Mount::handed_over(path.clone(), from)?,
         None => {
             mount::prepare(&path, settings.guard)?;
@@ -165,14 +187,25 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
             if settings.dataset.is_some() {
                 mount::close(&path);
             }
-            Mount::new(path.clone(), &source, &settings.subtype, read_only)?
+            let (mount, descriptor) = Mount::new(path.clone(), &source, &settings.subtype, read_only)?;
+            (mount, descriptor, None)
         }
     };
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
-    config.clone_fd = true;
-    let session = Session::from_fd(view, descriptor, SessionACL::All, config)
-        .context("the kernel and the file system do not agree")?;
+    let open_files = view.open_files();
+    let (session, held) = match held {
+        Some(held) => {
+            let (session, held) = held.session(view, descriptor, config)?;
+            (session, Some(held))
+        }
+        None => {
+            config.clone_fd = true;
+            let session = Session::from_fd(view, descriptor, SessionACL::All, config)
+                .context("the kernel and the file system do not agree")?;
+            (Box::new(|| session.run()) as Box<dyn FnOnce() -> io::Result<()> + Send>, None)
+        }
+    };
     info!(
         "mounted source={source:?} mountpoint={place:?} subtype={} dataset={:?}",
         settings.subtype,
@@ -180,14 +213,20 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     );
 
     let (sender, events) = mpsc::channel();
-    let (ended, unused, written) = (sender.clone(), sender.clone(), sender.clone());
+    let (ended, unused, written, alone) = (sender.clone(), sender.clone(), sender.clone(), sender.clone());
     thread::spawn(move || {
-        signals.forever().try_for_each(|signal| {
-            let news = news().into_iter().find(|(of_news, _)| *of_news == signal);
-            sender.send(news.map_or(Event::Signal, |(_, news)| Event::News(news)))
-        })
+        signals
+            .forever()
+            .try_for_each(|signal| sender.send(news_of(signal).map_or(Event::Signal, Event::News)))
     });
-    thread::spawn(move || ended.send(Event::Ended(session.run())));
+    thread::spawn(move || ended.send(Event::Ended(session())));
+    if let Some(held) = &held {
+        let connection = held.second()?;
+        thread::spawn(move || {
+            connection.wait_for_end();
+            alone.send(Event::HolderGone)
+        });
+    }
     if let Some(expected) = settings.users {
         let device = mount.device().map(str::to_string);
         let device = device.with_context(|| {
@@ -195,7 +234,7 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
             format!("--exit-with-pod={mode}: the mount cannot be seen in this container")
         })?;
         thread::spawn(move || {
-            users::wait_until_gone(&device, expected);
+            users::wait_until_gone(&device, expected, |_| false);
             unused.send(Event::Unused)
         });
     }
@@ -203,7 +242,12 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     let mut pod = Pod::default();
     let first = loop {
         match events.recv()? {
-            Event::News(news) => pod.hear(news),
+            Event::News(news) => {
+                pod.hear(news);
+                if let Some(error) = held.as_ref().and_then(|held| held.tell(news).err()) {
+                    warn!("the holder of the mount is not told {news:?}: {error}");
+                }
+            }
             other => break other,
         }
     };
@@ -212,7 +256,12 @@ pub fn run(settings: &Settings, mut signals: Signals) -> anyhow::Result<()> {
     let signals = usize::from(matches!(first, Event::Signal));
     let mut ending = Ending { events: &events, began: Instant::now(), linger: settings.linger, signals };
     shared.flush();
-    let end = serve(first, &mut ending, &mount, mounts, &place);
+    let end = match &held {
+        Some(_) if !matches!(first, Event::Ended(_) | Event::HolderGone) => {
+            leave(&mut ending, open_files, &place)
+        }
+        _ => serve(first, &mut ending, &mount, mounts, &place),
+    };
     let (waiting, linger) = (Arc::clone(&writes), settings.linger);
     thread::spawn(move || {
         waiting.wait(linger);
@@ -241,6 +290,9 @@ fn serve(
     mounts: Mounts,
     place: &str,
 ) -> anyhow::Result<()> {
+    if let Event::HolderGone = first {
+        bail!("the process that holds {place} has ended: whoever uses it needs to begin anew");
+    }
     if let Event::Ended(result) = first {
         result.with_context(|| format!("serving {place} failed"))?;
         info!("{place} was unmounted: ending");
@@ -269,6 +321,22 @@ fn serve(
         Some(_) => info!("unmounted {place}: ending"),
         None if ending.signals > 1 => warn!("second signal: ending at once"),
         None => warn!("files of {place} are still open: ending nevertheless"),
+    }
+    Ok(())
+}
+
+/// Serves on what is open: the holder keeps the mount, and another process goes on.
+fn leave(ending: &mut Ending<'_>, open_files: impl Fn() -> usize, place: &str) -> anyhow::Result<()> {
+    info!("signal: {place} is left to its holder");
+    while open_files() > 0 {
+        match ending.next_within(LOOK) {
+            Some(Event::Ended(_) | Event::HolderGone) => break,
+            None if ending.is_over() => {
+                info!("{} files of {place} are open: another process goes on with them", open_files());
+                break;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -3,13 +3,16 @@
 //! A number is the hash of a path and of the identity of the file there. So it is the same after the kernel
 //! forgot it, in a listing that nobody looked into, and in the sidecar's next life; and a file that replaces
 //! another gets its own, so that the kernel never mixes the pages of two. The table holds what the kernel
-//! holds, with its count of look-ups, and nothing else; it does not know whether the path still exists.
+//! holds, with its count of look-ups, and nothing else; it does not know whether the path still exists. With a holder it
+//! notes each change for the worker's next life ([`crate::hold`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::hold::state::{Log, Node as SavedNode, Record};
 
 /// The root's number, by definition of the protocol.
 pub const ROOT: u64 = 1;
@@ -18,6 +21,8 @@ pub const ROOT: u64 = 1;
 #[derive(Debug, Default)]
 pub struct Inodes {
     nodes: Mutex<Nodes>,
+    /// Where it is noted for the next life, if there may be one.
+    log: OnceLock<Arc<Log>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +62,35 @@ impl Inodes {
         (hasher.finish() >> 1).max(ROOT + 1)
     }
 
+    /// What the kernel remembers from a former life; it is noted from now on.
+    pub(crate) fn resume(&self, known: Vec<SavedNode<'static>>, log: Arc<Log>) {
+        let mut nodes = lock(&self.nodes);
+        for SavedNode { number, identity, lookups, is_kept, path } in known {
+            if is_kept {
+                nodes.kept.insert(Self::number(&path, identity), number);
+            }
+            let node = Node { path: path.into(), identity, lookups, opened: false };
+            nodes.by_number.insert(number, node);
+        }
+        // There is one life at a time.
+        let _ = self.log.set(log);
+    }
+
+    fn note(&self, number: u64, node: &Node, is_kept: bool) {
+        if let Some(log) = self.log.get() {
+            let Node { path, identity, lookups, .. } = node;
+            let path = (&**path).into();
+            let node = SavedNode { number, identity: *identity, lookups: *lookups, is_kept, path };
+            log.add(Record::Node(&node));
+        }
+    }
+
+    fn note_lookups(&self, number: u64, lookups: u64) {
+        if let Some(log) = self.log.get() {
+            log.add(Record::Lookups { number, lookups });
+        }
+    }
+
     /// The number of a path that the kernel remembers from now on, or once more.
     pub fn remember(&self, path: &Path, identity: u64) -> u64 {
         let mut nodes = lock(&self.nodes);
@@ -64,11 +98,13 @@ impl Inodes {
         loop {
             match nodes.by_number.entry(number) {
                 Entry::Vacant(vacant) => {
-                    vacant.insert(Node { path: path.into(), identity, lookups: 1, opened: false });
+                    let node = Node { path: path.into(), identity, lookups: 1, opened: false };
+                    self.note(number, vacant.insert(node), false);
                     return number;
                 }
                 Entry::Occupied(mut node) if *node.get().path == *path && node.get().identity == identity => {
                     node.get_mut().lookups += 1;
+                    self.note_lookups(number, node.get().lookups);
                     return number;
                 }
                 Entry::Occupied(_) => number += 1,
@@ -81,6 +117,7 @@ impl Inodes {
         let mut nodes = lock(&self.nodes);
         if let Entry::Occupied(mut node) = nodes.by_number.entry(number) {
             node.get_mut().lookups = node.get().lookups.saturating_sub(lookups);
+            self.note_lookups(number, node.get().lookups);
             if node.get().lookups == 0 {
                 node.remove();
                 nodes.kept.retain(|_, kept| *kept != number);
@@ -119,20 +156,23 @@ impl Inodes {
                 node.opened &= identity == new_identity;
                 let new = Self::number(new_path, new_identity);
                 kept.retain(|_, kept| kept != number);
-                if continued && new != *number {
+                let is_kept = continued && new != *number;
+                if is_kept {
                     kept.insert(new, *number);
                 }
+                self.note(*number, node, is_kept);
             }
         }
     }
 
     /// What is below a directory is below another one from now on.
     pub fn moved(&self, from: &Path, to: &Path) {
-        for node in lock(&self.nodes).by_number.values_mut() {
+        for (number, node) in &mut lock(&self.nodes).by_number {
             if let Ok(below) = node.path.strip_prefix(from)
                 && !below.as_os_str().is_empty()
             {
                 node.path = to.join(below).into();
+                self.note(*number, node, false);
             }
         }
     }

@@ -4,7 +4,8 @@
 //! bytes). The way of the process: [`cli`] (what was asked) →
 //! [`settings`] (what is meant) → [`daemon`] (mount, serve, end) with [`mount`] for everything that touches the mount
 //! table, [`descriptor`] for mounts that others make, [`guard`] for what is below ours, [`place`] for the Pod's directory
-//! on its node, and [`users`] for who uses it. [`probe`] is for the commands that look from outside, [`in_pod`] for what
+//! on its node, and [`users`] for who uses it. [`hold`] divides it in two, so that an application outlives the process
+//! that serves it. [`probe`] is for the commands that look from outside, [`in_pod`] for what
 //! kubelet's hooks tell, [`warm`] and [`mod@bench`] are for those that read, and [`watch`] tells how it goes.
 //!
 //! It never calls Kubernetes. Of the Pod it knows what a container sees: the variables and files with which Fluid or
@@ -25,6 +26,7 @@ pub mod fs;
 pub mod guard;
 mod handles;
 mod histogram;
+pub mod hold;
 pub mod in_pod;
 pub mod inodes;
 mod limits;

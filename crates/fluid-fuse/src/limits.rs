@@ -65,6 +65,23 @@ pub(crate) const WRITTEN: Duration = Duration::from_secs(10 * 60);
 /// Redirects that are followed in a row: HDFS needs one, web servers rarely two.
 pub(crate) const REDIRECTS: usize = 10;
 
+/// Bytes of the state that a worker leaves to the next one ([`crate::hold`]): some 600,000 names of ordinary length. It is
+/// the worker's memory.
+pub(crate) const STATE: u64 = 64 << 20;
+
+/// Bytes of it that names may take; the rest is for open files.
+pub(crate) const STATE_OF_NAMES: u64 = STATE / 4 * 3;
+
+/// Requests that are kept for the next worker where the kernel does not ask again. It has 64 under way for nobody
+/// (`max_background`), and one for each thread that waits.
+pub(crate) const JOURNAL_SLOTS: u64 = 4096;
+
+/// Bytes of one: its head, its arguments, and two names.
+pub(crate) const JOURNAL_SLOT: u64 = 1024;
+
+/// Bytes of all.
+pub(crate) const JOURNAL: u64 = JOURNAL_SLOTS * JOURNAL_SLOT;
+
 /// Entries of listings that were left out since the process began, because they cannot be what they say.
 pub(crate) static SKIPPED: AtomicU64 = AtomicU64::new(0);
 

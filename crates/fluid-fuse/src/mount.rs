@@ -23,6 +23,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
 use crate::descriptor::{self, FuseFd, HELPER};
+use crate::hold::Held;
 use crate::{guard, nofollow, probe};
 
 const DEVICE: &str = "/dev/fuse";
@@ -190,10 +191,11 @@ impl Mount {
 
     /// The mount that somebody else made, with the descriptor that it is served on. It need not be visible
     /// from here.
-    pub fn handed_over(path: PathBuf, from: &FuseFd) -> anyhow::Result<(Self, OwnedFd)> {
-        let descriptor = descriptor::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
+    pub fn handed_over(path: PathBuf, from: &FuseFd) -> anyhow::Result<(Self, OwnedFd, Option<Held>)> {
+        let (descriptor, held) =
+            descriptor::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
         let device = mounted_at(&path)?.filter(MountEntry::is_fuse).map(|entry| entry.device);
-        Ok((Mount { path, device, is_theirs: true }, descriptor))
+        Ok((Mount { path, device, is_theirs: true }, descriptor, held))
     }
 
     /// `major:minor` of what is mounted, if it can be seen from here.

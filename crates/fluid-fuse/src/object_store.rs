@@ -803,6 +803,24 @@ impl Store for ObjectStore {
         }))
     }
 
+    fn reopen(&self, _: &Path, identity: u64, version: &[u8]) -> Result<Box<dyn Object>, StoreError> {
+        let version = Version::from_bytes(version).ok_or(StoreError::Stale)?;
+        let stat = self.names.stat_of(&Child::File(Arc::new(version.clone())));
+        if stat.identity != identity {
+            return Err(StoreError::Stale);
+        }
+        let file = self.walker.fetcher.file(&version);
+        file.hold();
+        Ok(Box::new(OpenObject {
+            stat,
+            whole: file.whole(),
+            file,
+            walker: Arc::clone(&self.walker),
+            // Whether the walk went on from here is not known.
+            resting: AtomicBool::new(false),
+        }))
+    }
+
     fn read_link(&self, _: &Path) -> Result<OsString, StoreError> {
         Err(StoreError::Unsupported("a symbolic link"))
     }
@@ -996,6 +1014,10 @@ impl Object for OpenObject {
         if self.resting.swap(false, Ordering::Relaxed) {
             self.walker.step(&self.file.version().key);
         }
+    }
+
+    fn version(&self) -> Vec<u8> {
+        self.file.version().to_bytes()
     }
 
     fn backing(&self) -> Option<BorrowedFd<'_>> {

@@ -70,6 +70,15 @@ pub trait Store: Send + Sync {
     /// Opens a file. Whoever opens it `again` may have all of it still, and read nothing.
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError>;
 
+    /// Opens the version of a file that an object had in a former life of the process ([`Object::version`]).
+    fn reopen(&self, path: &Path, identity: u64, _version: &[u8]) -> Result<Box<dyn Object>, StoreError> {
+        let object = self.open(path, true)?;
+        match object.stat()?.identity == identity {
+            true => Ok(object),
+            false => Err(StoreError::Stale),
+        }
+    }
+
     /// The target of a symbolic link.
     fn read_link(&self, path: &Path) -> Result<OsString, StoreError>;
 
@@ -158,6 +167,11 @@ pub trait Object: Send + Sync {
 
     /// Reads; the answer may be called at once or later, by another thread.
     fn read(&self, offset: u64, length: u32, answer: Answer);
+
+    /// What [`Store::reopen`] needs beside path and identity, to ask nobody which version it was.
+    fn version(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// A descriptor of a local file with the very same bytes, if there is one.
     fn backing(&self) -> Option<BorrowedFd<'_>> {

@@ -9,6 +9,7 @@
 
 mod changes;
 mod killed;
+mod resumed;
 mod writing;
 
 use std::collections::{HashMap, HashSet};
@@ -18,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -31,6 +32,7 @@ use log::{debug, error, info, warn};
 use rustix::fs::OFlags;
 
 use self::killed::{Reply, Waiting};
+use self::resumed::{Lost, Opening, Resumed};
 pub use self::writing::Writes;
 use self::writing::{Done, Opened, Writing};
 use crate::handles::{Handles, Line, Listing};
@@ -52,7 +54,7 @@ const ASKING: usize = 32;
 const ASKING_SPARE: usize = 224;
 
 /// Requests that the kernel may have under way without anybody waiting for them (its read-ahead).
-const BACKGROUND: u16 = 64;
+pub(crate) const BACKGROUND: u16 = 64;
 
 /// How many file systems a file that the kernel reads past us may lie on top of.
 const STACKED: u32 = 2;
@@ -63,7 +65,7 @@ const LISTED: usize = 4096;
 /// What makes the file system cheap, each where the kernel offers it. `AUTO_INVAL_DATA`: the pages of a file that
 /// changed are dropped, although they are kept from one open to the next (`FOPEN_KEEP_CACHE`).
 /// `ATOMIC_O_TRUNC`: an open tells that the file will be written anew.
-const WANTED: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA
+pub(crate) const WANTED: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA
     .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
@@ -97,11 +99,23 @@ struct Core {
     writing: Mutex<HashMap<PathBuf, (u64, Arc<Writing>)>>,
     /// The paths of which something is being changed, locked after `writing`.
     held: Mutex<HashSet<PathBuf>>,
+    /// What this has of a former life and notes for the next, where there may be one.
+    resumed: OnceLock<Resumed>,
 }
 
 enum OpenFile {
-    Read { object: Box<dyn Object>, ino: u64 },
-    Write { path: PathBuf, open: Opened },
+    Read {
+        object: Box<dyn Object>,
+        ino: u64,
+    },
+    /// `unsaved`: whether something was written of which the next life would not know that the store has it.
+    Write {
+        path: PathBuf,
+        open: Opened,
+        unsaved: Mutex<bool>,
+    },
+    /// It was open for writing in a former life.
+    Lost(Lost),
 }
 
 /// An inode is read through us or past us, never both at a time: the kernel insists.
@@ -112,7 +126,7 @@ struct Mode {
 }
 
 /// `.` and `..`, which the kernel never counts as looked up.
-const DOTS: u64 = 2;
+const DOTS: usize = 2;
 
 impl View {
     /// A view of the store.
@@ -133,6 +147,7 @@ impl View {
             writes,
             writing: Mutex::default(),
             held: Mutex::default(),
+            resumed: OnceLock::new(),
         }))
     }
 
@@ -241,7 +256,7 @@ impl Core {
     }
 
     /// Makes the kernel read the file past us if it can.
-    fn opened(&self, ino: INodeNo, object: Box<dyn Object>, reply: ReplyOpen) {
+    fn opened(&self, ino: INodeNo, object: Box<dyn Object>, opening: Opening, reply: ReplyOpen) {
         let writing = lock(&self.writing);
         let path = self.path(ino).unwrap_or_else(|_| Path::new("").into());
         let written = writing.get(&*path).map(|(_, file)| file);
@@ -269,7 +284,9 @@ impl Core {
         drop(modes);
         drop(writing);
         self.answers.opened();
+        let version = object.version();
         let handle = self.files.add(OpenFile::Read { object, ino: ino.0 });
+        self.note_opened(handle, ino, &opening, &version);
         match past_us {
             Some(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
             None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
@@ -279,6 +296,7 @@ impl Core {
     fn closed(self: &Arc<Self>, handle: FileHandle) {
         let Some(open) = self.files.get(handle) else { return };
         self.files.remove(handle);
+        self.note_closed(handle);
         match &*open {
             OpenFile::Read { ino, .. } => {
                 let mut modes = lock(&self.modes);
@@ -289,7 +307,8 @@ impl Core {
                     }
                 }
             }
-            OpenFile::Write { path, open: Opened { file, .. } } => {
+            OpenFile::Lost(lost) => self.left_behind(lost),
+            OpenFile::Write { path, open: Opened { file, .. }, .. } => {
                 let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
                 file.release(Box::new(move |result| {
                     if result.is_err() {
@@ -314,8 +333,8 @@ impl Core {
     }
 
     /// Adds a line with its attributes; whether there was no room for it.
-    fn add_line(&self, listing: &Listing, line: &Line, next: u64, reply: &mut ReplyDirectoryPlus) -> bool {
-        let counted = next > DOTS;
+    fn add_line(&self, listing: &Listing, line: &Line, index: usize, reply: &mut ReplyDirectoryPlus) -> bool {
+        let counted = index >= DOTS;
         let number = match counted {
             true => self.inodes.remember(&line.path, line.stat.identity),
             false => Inodes::number(&line.path, line.stat.identity),
@@ -329,6 +348,7 @@ impl Core {
             _ => (line.stat, self.ttl.saturating_sub(listing.taken.elapsed())),
         };
         let attributes = attributes(INodeNo(number), &stat);
+        let next = listing.position(index);
         let full = reply.add(attributes.ino, next, &line.name, &ttl, &attributes, GENERATION);
         if full && counted {
             self.inodes.forget(number, 1);
@@ -338,13 +358,17 @@ impl Core {
 
     /// A directory as it was when it was read from its beginning, which is asked for anew.
     fn listing(&self, ino: INodeNo, handle: FileHandle, offset: u64) -> Result<Arc<Listing>, Errno> {
-        let directory = self.directories.get(handle).ok_or(Errno::EBADF)?;
+        let directory = self.directory(handle).ok_or(Errno::EBADF)?;
         if let Some(known) = lock(&directory).clone().filter(|_| offset > 0) {
             return Ok(known);
         }
         let path = self.path(ino).map_err(errno)?;
         let fresh = Arc::new(Listing::take(self.store.as_ref(), &path).map_err(errno)?);
         *lock(&directory) = Some(Arc::clone(&fresh));
+        if offset > 0 {
+            // The kernel has the beginning of an older one.
+            return Ok(fresh);
+        }
         let mut listed = lock(&self.listed);
         if listed.len() >= LISTED {
             listed.clear();
@@ -356,11 +380,10 @@ impl Core {
     }
 }
 
-/// Hands the lines from the offset on to `add`, with the offset of the next, until it has had enough.
-fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, u64) -> bool) {
-    let rest = listing.lines.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
-    for (line, next) in rest.zip(offset + 1..) {
-        if add(line, next) {
+/// Hands the lines from the offset on to `add`, with their places, until it has had enough.
+fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, usize) -> bool) {
+    for (index, line) in listing.lines.iter().enumerate().skip(listing.index(offset)) {
+        if add(line, index) {
             break;
         }
     }
@@ -439,6 +462,11 @@ fn nothing() -> FileAttr {
 
 fn is_set(flags: i32, flag: OFlags) -> bool {
     OFlags::from_bits_retain(flags.cast_unsigned()).contains(flag)
+}
+
+/// A name that was to be removed, and was by the same request in a former life.
+fn already_gone(removed: Result<(), Errno>, is_again: bool) -> Result<(), Errno> {
+    removed.or_else(|error| if is_again && error == Errno::ENOENT { Ok(()) } else { Err(error) })
 }
 
 fn done(reply: ReplyEmpty) -> Done {
@@ -553,18 +581,20 @@ impl Filesystem for View {
             if is_set(flags.0, OFlags::TRUNC) {
                 return reply.error(Errno::EINVAL);
             }
+            let opening = self.0.opening(request, flags.0);
             return self.ask(
                 request,
                 reply,
                 |core| core.knows(ino) && core.writing_of(ino).is_none(),
                 move |core| core.open_to_read(ino),
                 move |core, object, reply| match object {
-                    Ok(object) => core.opened(ino, object, reply),
+                    Ok(object) => core.opened(ino, object, opening, reply),
                     Err(error) => reply.error(error),
                 },
             );
         }
         let pid = request.pid();
+        let opening = self.0.opening(request, flags.0);
         self.change(self.0.path(ino).map(|path| path.to_path_buf()), move |core, path| {
             let opened = path.and_then(|path| {
                 core.awaited(ino);
@@ -572,7 +602,10 @@ impl Filesystem for View {
                 core.overwrite(&path, Some(ino), stat, flags.0, pid)
             });
             match opened {
-                Ok((handle, ..)) => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO),
+                Ok((handle, ..)) => {
+                    core.note_opened(handle, ino, &opening, &[]);
+                    reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO);
+                }
                 Err(error) => reply.error(error),
             }
         });
@@ -589,10 +622,12 @@ impl Filesystem for View {
         reply: ReplyCreate,
     ) {
         let pid = request.pid();
+        let opening = self.0.opening(request, flags);
         self.change(self.0.below(parent, name), move |core, path| {
             match path.and_then(|path| Ok((core.create(&path, flags, pid)?, path))) {
                 Ok(((handle, identity, stat), path)) => {
                     let ino = INodeNo(core.inodes.remember(&path, identity));
+                    core.note_opened(handle, ino, &opening, &[]);
                     let attributes = attributes(ino, &stat);
                     let flags = FopenFlags::FOPEN_DIRECT_IO;
                     reply.created(&Duration::ZERO, &attributes, GENERATION, handle, flags);
@@ -614,21 +649,15 @@ impl Filesystem for View {
         owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, open }) => {
-                if let Err(error) = self.0.resume(path, &open.file) {
-                    return reply.error(error);
-                }
-                let length = data.len() as u32;
-                open.write(
-                    offset,
-                    data,
-                    owner,
-                    Box::new(move |result| match result {
-                        Ok(()) => reply.written(length),
-                        Err(error) => reply.error(error),
-                    }),
-                );
+        let file = self.0.files.get(handle);
+        calmly(|| match file.as_deref() {
+            Some(OpenFile::Write { .. }) => self.0.write(handle, offset, data, owner, reply),
+            Some(OpenFile::Lost(lost)) => {
+                let (path, data) = (Ok(lost.path().to_path_buf()), data.to_vec());
+                self.change(path, move |core, path| match path.and_then(|_| core.revived(handle)) {
+                    Ok(()) => core.write(handle, offset, &data, owner, reply),
+                    Err(error) => reply.error(error),
+                });
             }
             _ => reply.error(Errno::EBADF),
         });
@@ -636,18 +665,20 @@ impl Filesystem for View {
 
     fn flush(&self, request: &Request, _: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, open }) => {
-                open.flush(request.pid(), owner, self.0.answer_end(path, &open.file, reply));
+            Some(OpenFile::Write { path, open, .. }) => {
+                open.flush(request.pid(), owner, self.0.answer_end(path, handle, &open.file, reply));
             }
+            Some(OpenFile::Lost(lost)) => done(reply)(lost.end()),
             _ => reply.ok(),
         });
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, open: Opened { file, .. } }) => {
-                file.finish(self.0.answer_end(path, file, reply));
+            Some(OpenFile::Write { path, open: Opened { file, .. }, .. }) => {
+                file.finish(self.0.answer_end(path, handle, file, reply));
             }
+            Some(OpenFile::Lost(lost)) => done(reply)(lost.end()),
             _ => reply.ok(),
         });
     }
@@ -679,8 +710,12 @@ impl Filesystem for View {
             if size.is_some() && handle.is_none() {
                 core.awaited(ino);
             }
+            let revived = match (size, handle) {
+                (Some(_), Some(handle)) => core.unsaved(handle),
+                _ => Ok(()),
+            };
             // Owner and permissions are the mount's matter.
-            let changed = path.and_then(|_| match (size, modified) {
+            let changed = path.and(revived).and_then(|()| match (size, modified) {
                 (Some(size), _) => core.truncate(ino, size, handle.is_some()),
                 (None, Some(TimeOrNow::SpecificTime(time))) => core.set_time(ino, time),
                 (None, Some(TimeOrNow::Now)) => core.set_time(ino, SystemTime::now()),
@@ -693,9 +728,10 @@ impl Filesystem for View {
         });
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        let is_again = self.0.is_again(request);
         self.change(self.0.below(parent, name), move |core, path| {
-            let made = path.and_then(|path| Ok((core.store.make_directory(&path).map_err(errno)?, path)));
+            let made = path.and_then(|path| Ok((core.make_directory(&path, is_again).map_err(errno)?, path)));
             match made {
                 Ok((stat, path)) => {
                     core.changed();
@@ -707,21 +743,23 @@ impl Filesystem for View {
         });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.change(self.0.below(parent, name), |core, path| {
-            done(reply)(path.and_then(|path| core.remove(&path)))
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let is_again = self.0.is_again(request);
+        self.change(self.0.below(parent, name), move |core, path| {
+            done(reply)(path.and_then(|path| already_gone(core.remove(&path), is_again)))
         });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.change(self.0.below(parent, name), |core, path| {
-            done(reply)(path.and_then(|path| core.remove_directory(&path)));
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let is_again = self.0.is_again(request);
+        self.change(self.0.below(parent, name), move |core, path| {
+            done(reply)(path.and_then(|path| already_gone(core.remove_directory(&path), is_again)));
         });
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -730,8 +768,12 @@ impl Filesystem for View {
         reply: ReplyEmpty,
     ) {
         let to = self.0.below(new_parent, new_name).map_err(errno);
+        let is_again = self.0.is_again(request);
         self.change(self.0.below(parent, name), move |core, from| {
-            done(reply)(from.and_then(|from| core.rename(&from, &to?, flags)));
+            done(reply)(from.and_then(|from| match to {
+                Ok(to) if is_again && core.is_renamed(&from, &to) => Ok(()),
+                to => core.rename(&from, &to?, flags),
+            }));
         });
     }
 
@@ -822,13 +864,13 @@ impl Filesystem for View {
         self.ask(
             request,
             reply,
-            |_| offset > 0,
+            |core| core.has_listing(handle, offset),
             move |core| core.listing(ino, handle, offset),
             move |_, listing, mut reply| match listing {
                 Ok(listing) => {
-                    add_lines(&listing, offset, |line, next| {
+                    add_lines(&listing, offset, |line, index| {
                         let number = INodeNo(Inodes::number(&line.path, line.stat.identity));
-                        reply.add(number, next, kind(line.stat.kind), &line.name)
+                        reply.add(number, listing.position(index), kind(line.stat.kind), &line.name)
                     });
                     reply.ok();
                 }
@@ -848,11 +890,13 @@ impl Filesystem for View {
         self.ask(
             request,
             reply,
-            |_| offset > 0,
+            |core| core.has_listing(handle, offset),
             move |core| core.listing(ino, handle, offset),
             move |core, listing, mut reply| match listing {
                 Ok(listing) => {
-                    add_lines(&listing, offset, |line, next| core.add_line(&listing, line, next, &mut reply));
+                    add_lines(&listing, offset, |line, index| {
+                        core.add_line(&listing, line, index, &mut reply)
+                    });
                     reply.ok();
                 }
                 Err(error) => reply.error(error),

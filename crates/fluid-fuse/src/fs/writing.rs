@@ -167,6 +167,14 @@ impl Opened {
         Opened { file, opener: Process::of(pid), appends, has_written: AtomicBool::new(false) }
     }
 
+    /// The process that opened it, or 0 where it cannot be told.
+    pub(crate) fn process(&self) -> u32 {
+        match self.opener {
+            Process::Known(process) => process,
+            Process::Unknown => 0,
+        }
+    }
+
     /// Takes bytes.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], owner: Option<LockOwner>, done: Done) {
         let mut state = lock(&self.file.state);
