@@ -13,6 +13,9 @@
 //! | when the Pod ends | goes, with the guard and the Pod's directory |
 //! | after the gate has passed | stays without a server; the next process mounts upon it |
 //! | before the gate has passed | goes, the guard stays; the exit code is 1 |
+//!
+//! With a holder ([`crate::hold`]) the mount is the holder's, which follows this table. The worker passes the hooks' news on to
+//! it, and on a signal serves until no file is open or `--linger` is over.
 
 use std::io;
 use std::path::Path;

@@ -706,7 +706,7 @@ impl Filesystem for View {
             if is_set(flags.0, OFlags::TRUNC) {
                 return reply.error(Errno::EINVAL);
             }
-            let opening = self.0.opening(request, flags.0);
+            let opening = self.0.opening(request.unique().0, flags.0);
             return self.ask(
                 request,
                 reply,
@@ -720,7 +720,7 @@ impl Filesystem for View {
             );
         }
         let pid = request.pid();
-        let opening = self.0.opening(request, flags.0);
+        let opening = self.0.opening(request.unique().0, flags.0);
         self.change(
             self.0.path(ino).map(|path| path.to_path_buf()),
             reply,
@@ -748,7 +748,7 @@ impl Filesystem for View {
         reply: ReplyCreate,
     ) {
         let pid = request.pid();
-        let opening = self.0.opening(request, flags);
+        let opening = self.0.opening(request.unique().0, flags);
         self.change(
             self.0.below(parent, name),
             reply,

@@ -34,6 +34,7 @@ pub(super) struct Resumed {
     life: u64,
     /// Handles of earlier lives, by the requests that opened them.
     opened: Mutex<HashMap<u64, FileHandle>>,
+    /// Requests that the journal repeats, which the kernel does not mark.
     repeated: Repeated,
 }
 
@@ -152,8 +153,7 @@ impl Core {
     }
 
     /// Begins a request to open a file. If it is repeated, the handle of the first time is removed.
-    pub(super) fn opening(self: &Arc<Self>, request: &Request, flags: i32) -> Opening {
-        let request = request.unique().0;
+    pub(super) fn opening(&self, request: u64, flags: i32) -> Opening {
         if let Some(resumed) = self.resumed.get() {
             let handle = lock(&resumed.opened).remove(&(request & !RESENT));
             if let Some(handle) = handle.filter(|_| resumed.is_repeated(request)) {
@@ -289,6 +289,7 @@ impl Core {
         Ok(())
     }
 
+    /// Opens a file with the flags and for the process of a suspended handle.
     fn open_again(self: &Arc<Self>, file: &Suspended) -> Result<FileHandle, Errno> {
         // The store may have the file already, and the bytes that were finished stay.
         let without = match file.written {
@@ -346,5 +347,45 @@ impl Core {
 impl Resumed {
     fn is_repeated(&self, request: u64) -> bool {
         request & RESENT != 0 || self.repeated.has(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fs::Writes;
+    use crate::hold::state::SIZE;
+    use crate::store::{LocalStore, Store as _};
+
+    /// Its answer was lost with a worker. If the handle counted as a reader, nobody could truncate the file any more.
+    #[test]
+    fn a_repeated_open_has_one_handle() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a"), "x").unwrap();
+        let store = LocalStore::new(directory.path(), Duration::MAX).unwrap();
+        let identity = store.stat(Path::new("a")).unwrap().identity;
+        let view = View::new(Box::new(store), Writes::new(0, Duration::ZERO));
+        let memory = tempfile::tempfile().unwrap();
+        memory.set_len(SIZE).unwrap();
+        let (log, mut state) = Log::take_over(memory).unwrap();
+        let (handle, number, request) = (9, 7, 4);
+        state.files.push(OpenRecord {
+            handle,
+            number,
+            request,
+            identity,
+            flags: 0,
+            process: 0,
+            written: Written::Nothing,
+            path: PathBuf::from("a").into(),
+            version: Vec::new().into(),
+        });
+        view.resume(Arc::new(log), state, Repeated::default());
+        let core = &view.0;
+        assert!(lock(&core.modes).contains_key(&number) && core.files.count() == 1);
+        core.opening(request | RESENT, 0);
+        assert!(lock(&core.modes).is_empty() && core.files.count() == 0);
     }
 }

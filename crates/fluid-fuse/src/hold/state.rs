@@ -47,7 +47,7 @@ pub(super) const JOURNAL: u64 = HEADER;
 const REGIONS: u64 = JOURNAL + limits::JOURNAL;
 
 /// Bytes of the file. Pages that were never written take no memory.
-pub(super) const SIZE: u64 = REGIONS + 2 * limits::STATE;
+pub(crate) const SIZE: u64 = REGIONS + 2 * limits::STATE;
 
 /// Bytes of length and checksum, before each record.
 const FRAME: usize = 8;

@@ -1,4 +1,4 @@
-//! What else ends: workers that are told to, holders, and files that were being written.
+//! Other ends: of workers by SIGTERM, of holders, and of files that were being written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -83,6 +83,24 @@ fn a_worker_that_is_told_to_end_is_followed_by_another() {
     // Nobody has anything open: it ends at once.
     pair.signal_worker(Signal::TERM);
     assert_eq!(pair.worker_ended(), 0);
+}
+
+/// kubelet starts the worker's container again, and the next gate may pass: the holder keeps the mount until then.
+#[test]
+fn a_failed_gate_ends_the_worker_and_not_the_mount() {
+    let s3 = S3::start();
+    readers::data(&s3);
+    let Some(mut pair) = Pair::start(&s3.endpoint(), &[], &["--guard", "--linger", "300ms"]) else { return };
+    let file = File::open(pair.path("file-1")).unwrap();
+    pair.signal_worker(Signal::HUP);
+    assert_eq!(pair.worker_ended(), 1, "{}", pair.log());
+    pair.next_worker();
+    let mut bytes = vec![0; 1000];
+    file.read_exact_at(&mut bytes, 70_000).unwrap();
+    assert_eq!(readers::content(1).difference(70_000, &bytes), None);
+    pair.signal_worker(Signal::USR1);
+    pair.signal_worker(Signal::TERM);
+    assert_eq!(pair.worker_ended(), 0, "{}", pair.log());
 }
 
 #[test]

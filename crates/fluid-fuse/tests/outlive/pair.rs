@@ -19,16 +19,16 @@ use crate::support::s3;
 /// Longer than anything may take on the slowest machine.
 const EVER: Duration = Duration::from_secs(60);
 
-/// Starts a worker for each line, and says its number and how it ended. A child of the tests would have their open files
-/// until it is another program, and close them then: it would wait for itself.
+/// Starts a worker for each line, and prints its process number and its exit code. A child of the tests has their open files
+/// until it executes another program, and closes them then: as a child, a worker would wait for itself.
 const SUPERVISOR: &str = r#"
     [ -z "$0" ] || echo $$ > "$0/cgroup.procs"
     while read -r _; do "$@" & echo $!; wait $!; echo $?; done"#;
 
-/// What a shell says of a program that SIGKILL has ended.
+/// The exit code that a shell has for a program that SIGKILL has ended.
 pub(crate) const KILLED: i32 = 128 + 9;
 
-/// The two, on a mount of their own.
+/// A holder and its worker.
 pub(crate) struct Pair {
     pub(crate) holder: Child,
     supervisor: Child,
@@ -50,7 +50,7 @@ impl Drop for Pair {
 }
 
 impl Pair {
-    /// Both started; nothing where mounts are not possible.
+    /// Starts both; nothing where mounts are not possible.
     pub(crate) fn start(endpoint: &str, holding: &[&str], options: &[&str]) -> Option<Self> {
         Self::start_in(endpoint, holding, options, None)
     }
@@ -108,7 +108,7 @@ impl Pair {
         self.place.mountpoint().join(name)
     }
 
-    /// The number of its process.
+    /// The worker's process number.
     pub(crate) fn worker(&self) -> i32 {
         self.worker
     }
@@ -122,12 +122,12 @@ impl Pair {
         assert_eq!(self.worker_ended(), KILLED);
     }
 
-    /// How it ended.
+    /// Waits for the worker's exit code.
     pub(crate) fn worker_ended(&self) -> i32 {
         self.told.recv_timeout(EVER).unwrap()
     }
 
-    /// The same, if it has ended.
+    /// The worker's exit code, if it has ended.
     pub(crate) fn worker_has_ended(&self) -> Option<i32> {
         self.told.try_recv().ok()
     }
@@ -138,7 +138,7 @@ impl Pair {
         self.worker = self.told.recv_timeout(EVER).unwrap();
     }
 
-    /// Both anew, on the same directory.
+    /// Starts both once more, on the same directory.
     pub(crate) fn again(&mut self) {
         self.holder = holder(&self.place).spawn().unwrap();
         self.next_worker();

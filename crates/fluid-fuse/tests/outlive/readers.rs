@@ -1,4 +1,4 @@
-//! Applications that read all the time, each in its own way, and count what is wrong.
+//! Applications that read all the time, each in its own way, and report wrong answers.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,7 +23,7 @@ pub(crate) const FILES: u64 = 8;
 /// Names in the directory that is listed: more than the kernel asks for at a time.
 const NAMES: u64 = 1500;
 
-/// What is read.
+/// Makes the objects that are read.
 pub(crate) fn data(s3: &S3) {
     for number in 0..FILES {
         s3.put(&format!("file-{number}"), content(number));
@@ -41,7 +41,7 @@ fn name(number: u64) -> String {
     format!("many/name-{number:05}")
 }
 
-/// What the readers share.
+/// The state of all readers.
 pub(crate) struct Shared {
     mountpoint: PathBuf,
     ends: AtomicBool,
@@ -67,7 +67,7 @@ pub(crate) struct Readers {
 type Step = Box<dyn FnMut(&Shared) -> Result<(), String> + Send>;
 
 impl Readers {
-    /// Sixteen of them.
+    /// Starts sixteen readers.
     pub(crate) fn start(mountpoint: &Path) -> Self {
         let shared = Arc::new(Shared {
             mountpoint: mountpoint.to_path_buf(),
@@ -109,7 +109,7 @@ impl Readers {
         self.shared.wrong.lock().unwrap().clone()
     }
 
-    /// Ends them; what the longest operation of each kind took.
+    /// Ends them. Returns how long the longest operation of each kind took.
     pub(crate) fn end(self) -> Vec<String> {
         self.shared.ends.store(true, Ordering::SeqCst);
         let told = self.all.into_iter().map(|reader| {
@@ -143,7 +143,7 @@ fn said(what: &str) -> impl Fn(std::io::Error) -> String {
     move |error| format!("{what}: {error}")
 }
 
-/// The kernel has none of its pages any more.
+/// Makes the kernel evict the pages of a file.
 fn forget(file: &File) {
     fadvise(file, 0, None, Advice::DontNeed).unwrap();
 }
