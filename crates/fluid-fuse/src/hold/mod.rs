@@ -194,25 +194,27 @@ fn serve(
     events: &Sender<Event>,
 ) {
     for worker in listener.incoming() {
-        let handed = worker.map_err(anyhow::Error::from).and_then(|worker| {
-            // A restarted container may have another cgroup.
-            let cgroup = socket_peercred(&worker).ok().and_then(|peer| users::cgroup_of(peer.pid));
+        let worker = match worker {
+            Ok(worker) => worker,
+            Err(error) => {
+                warn!("no process can connect to {FLUID_FUSE}: {error}");
+                // The next attempt may fail for the same reason, such as too many open files.
+                thread::sleep(POLL_INTERVAL);
+                continue;
+            }
+        };
+        // A restarted container may have another cgroup.
+        let cgroup = socket_peercred(&worker).ok().and_then(|peer| users::cgroup_of(peer.pid));
+        {
             let mut cgroups = lock(workers);
             cgroups.clear();
             cgroups.extend(cgroup);
-            offer.send(&worker, device.as_fd(), state.as_fd())?;
-            Ok(worker)
-        });
-        let reported = match handed {
-            Ok(worker) => attend(&worker, events),
-            Err(error) => {
-                warn!("the mount was not handed over: {error:#}");
-                thread::sleep(POLL_INTERVAL);
-                Ok(())
-            }
-        };
-        if reported.is_err() {
-            return;
+        }
+        match offer.send(&worker, device.as_fd(), state.as_fd()) {
+            Ok(()) if attend(&worker, events).is_err() => return,
+            Ok(()) => {}
+            // The process was killed meanwhile: its successor must not wait.
+            Err(error) => warn!("the mount was not handed over: {error:#}"),
         }
     }
 }
