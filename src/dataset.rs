@@ -74,6 +74,17 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether some of it may be a directory of the sidecar's.
+    pub fn may_be_local(&self) -> bool {
+        let is_local = |url: &str| matches!(source::parse(url), Ok(source::Source::Directory(_)) | Err(_));
+        match self {
+            Source::Url(url) => is_local(url),
+            Source::Mounts { config, .. } => config.mounts.iter().any(|mount| is_local(&mount.mount_point)),
+        }
+    }
+}
+
 /// An environment variable whose value kubelet takes from a Secret: the policy never sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretVariable {

@@ -41,6 +41,7 @@ named! {
                 gate: GateKind::Hook,
                 // ECI starts a container of a lower launch priority once those of a higher one are ready.
                 readiness_probe: true,
+                holder: false,
             },
             // ECI user guide, "Limits of elastic container instances".
             limit: Some(("an ECI instance", 20)),
@@ -76,6 +77,7 @@ named! {
                 exit: Exit::Acs,
                 gate: GateKind::Hook,
                 readiness_probe: false,
+                holder: false,
             },
             limit: None,
             markers: &[
@@ -93,6 +95,7 @@ named! {
                 exit: Exit::Kubelet,
                 gate: GateKind::Hook,
                 readiness_probe: false,
+                holder: false,
             },
             limit: None,
             markers: &[Marker::Fluid { unprivileged: false }],
@@ -157,6 +160,18 @@ destinations:
             example: "
 destinations:
   eci: {readinessProbe: false}",
+        }
+
+        /// Whether the file system is mounted by a container of its own, `fluid-fuse-mount`, so that the application outlives
+        /// the sidecar: when that is killed or its image is replaced, reads wait for the next one. Only that container is
+        /// privileged; the sidecar itself has neither capabilities nor root. For `fluid-fuse` alone, with `device:
+        /// privileged`; not in Pods whose containers are never started again, unless the sidecar is native.
+        holder: bool, Boolean, {
+            name: "holder",
+            label: "Holder",
+            example: "
+destinations:
+  kubernetes: {holder: true}",
         }
     }
     check: rules::check_strategy

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use fluid_sidecar_layout::MountPoint;
-use fluid_sidecar_layout::contract::FLUID_FUSE;
+use fluid_sidecar_layout::contract::{FLUID_FUSE, HOLDER};
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, LocalObjectReference};
 use serde_json::{Map, Value};
 
@@ -130,6 +130,26 @@ pub fn inject(
             );
             return Err(Reason::new(Code::Unresolved, text));
         }
+        let holds =
+            strategy.holder && (restarts != Restarts::Never || strategy.order == Order::NativeSidecar);
+        let mut holder = None;
+        if holds {
+            let holder_name = container_names.unused(HOLDER);
+            let volume = volume_names.unused(sidecar::HOLDER_VOLUME);
+            sidecar.divide(&holder_name, &volume, strategy.exit).because(Code::Malformed)?;
+            if sidecar.swap_holder() {
+                if !pod_resources {
+                    reasons.extend(requests.complete(
+                        &mut sidecar,
+                        &holder_name,
+                        dataset.runtime,
+                        settings,
+                    )?);
+                }
+                sidecar.swap_holder();
+                holder = Some(holder_name);
+            }
+        }
         for (shown, names) in names_of_volumes(&volumes) {
             reasons.push(Reason::new(
                 Code::Injected,
@@ -149,6 +169,13 @@ pub fn inject(
             ));
         }
         let volumes = sidecar.volumes.iter().filter_map(name_of).map(str::to_string).collect();
+        if let Some(container) = holder {
+            status.sidecars.push(InjectedSidecar {
+                container,
+                dataset: dataset.clone(),
+                volumes: Vec::new(),
+            });
+        }
         status.sidecars.push(InjectedSidecar { container: name, dataset, volumes });
         sidecars.push(sidecar);
     }
@@ -173,12 +200,13 @@ pub fn inject(
         Reason::new(Code::InitWithoutData, text)
     }));
 
-    let containers =
-        CONTAINER_LISTS.iter().map(|list| elements(spec.get(*list)).len()).sum::<usize>() + sidecars.len();
+    let containers = CONTAINER_LISTS.iter().map(|list| elements(spec.get(*list)).len()).sum::<usize>()
+        + status.sidecars.len();
     let mut added = Vec::new();
     let all_volumes = list_field(spec, "volumes").because(Code::Malformed)?;
     for sidecar in sidecars {
         all_volumes.extend(sidecar.volumes);
+        added.extend(sidecar.holder.map(Value::Object));
         added.push(Value::Object(sidecar.container));
     }
     limits::check(destination, containers, all_volumes.len())?;

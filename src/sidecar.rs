@@ -8,7 +8,9 @@
 use std::iter;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use fluid_sidecar_layout::contract::{ExitWithPod, FLUID_FUSE, PLACES, command, env};
+use fluid_sidecar_layout::contract::{
+    ExitWithPod, FLUID_FUSE, HOLDER_DIRECTORY, HOLDER_SOCKET, PLACES, command, env,
+};
 use fluid_sidecar_layout::{MountPoint, Named as _, Runtime};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
@@ -63,9 +65,32 @@ pub struct Sidecar {
     pub has_token: bool,
     /// Its program is ours.
     pub is_fluid_fuse: bool,
+    /// The policy made it for a source, so that it can be divided ([`Sidecar::divide`]).
+    source: Option<Held>,
+    /// The container that mounts for it.
+    pub holder: Option<Map<String, Value>>,
     /// The directory of the node in which each Pod has its own, if Pods share the node.
     shared_directory: Option<String>,
 }
+
+/// A sidecar that can be divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    /// Its source may be a directory, whose files root alone may be able to read.
+    needs_root: bool,
+}
+
+/// The volume in which holder and worker meet.
+pub const HOLDER_VOLUME: &str = "fluid-fuse-holder";
+
+/// The user and group of a worker: "nobody" of most images.
+const WORKER: i64 = 65534;
+
+/// The variables of a sidecar that concern the life of its mount, and so its holder: these alone, and those that it shares
+/// with the worker.
+const OF_THE_HOLDER: &[&str] = &[env::PLACE, env::EXIT_WITH_POD, env::EXIT_CONTAINERS, env::EXIT_SETTLE];
+const OF_BOTH: &[&str] =
+    &[env::MOUNT_POINT, env::MOUNTPOINT, env::SUBTYPE, env::GUARD, env::LINGER, env::LOG];
 
 /// Longer than the longest pause that kubelet makes before it starts a container again (five minutes).
 const LONGEST_BACKOFF: &str = "310s";
@@ -84,6 +109,8 @@ impl Sidecar {
             needs_directory: false,
             has_token: false,
             is_fluid_fuse: false,
+            source: None,
+            holder: None,
             shared_directory: None,
         }
     }
@@ -95,6 +122,91 @@ impl Sidecar {
         let variables =
             [(env::EXIT_WITH_POD, ExitWithPod::ProcessNamespace.name()), (env::EXIT_CONTAINERS, &containers)];
         set_env(&mut self.container, variables.into_iter().chain(settle))
+    }
+
+    /// Divides it into a holder of this name, which mounts, and a worker, which serves, without privileges. Nothing is
+    /// done to one that the policy has not made for a source. To be called when nothing else is changed in it.
+    pub fn divide(&mut self, name: &str, volume_name: &str, exit: Exit) -> Result<()> {
+        let Some(Held { needs_root }) = self.source else { return Ok(()) };
+        let worker = &mut self.container;
+        let mut holder = Map::new();
+        for field in
+            ["image", "imagePullPolicy", "restartPolicy", "securityContext", "terminationMessagePolicy"]
+        {
+            if let Some(value) = worker.get(field) {
+                holder.insert(field.to_string(), value.clone());
+            }
+        }
+        holder.insert("name".to_string(), name.into());
+        holder.insert("command".to_string(), Value::Array(vec![FLUID_FUSE.into(), command::HOLD.into()]));
+        let platform: Vec<&str> = exit.facts().iter().map(|(name, _)| *name).collect();
+        let mut shared = Vec::new();
+        let mut is_set = [false; 2];
+        list_field(worker, "env")?.retain(|variable| {
+            let name = name_of(variable).unwrap_or_default();
+            let moves = OF_THE_HOLDER.contains(&name);
+            if moves || OF_BOTH.contains(&name) || platform.contains(&name) {
+                shared.push(variable.clone());
+            }
+            is_set[0] |= name == env::UID;
+            is_set[1] |= name == env::GID;
+            !moves
+        });
+        holder.insert("env".to_string(), Value::Array(shared));
+        set_env(&mut holder, [(env::SOCKET, HOLDER_SOCKET)].iter().copied())?;
+        let descriptor = format!("unix:{HOLDER_SOCKET}");
+        // Files look as if root had served them, as they do without a holder.
+        let added = [(env::FD, descriptor.as_str()), (env::UID, "0"), (env::GID, "0")];
+        set_env(worker, added[..1].iter().copied())?;
+        for (variable, is_set) in added[1..].chunks(1).zip(is_set) {
+            if !is_set {
+                set_env(worker, variable.iter().copied())?;
+            }
+        }
+
+        let hooks = map_field(worker, "lifecycle")?;
+        if let Some(hook) = hooks.remove("preStop") {
+            map_field(&mut holder, "lifecycle")?.insert("preStop".to_string(), hook);
+        }
+        if hooks.is_empty() {
+            worker.remove("lifecycle");
+        }
+        let mut shared = Vec::new();
+        let mounts = list_field(worker, "volumeMounts")?;
+        mounts.push(json(VolumeMount {
+            name: volume_name.to_string(),
+            mount_path: HOLDER_DIRECTORY.to_string(),
+            ..VolumeMount::default()
+        })?);
+        mounts.retain_mut(|mount| {
+            let path = text(mount, "mountPath").unwrap_or_default();
+            let (is_place, is_both) = (path == PLACES, [HOLDER_DIRECTORY, TOKEN_DIRECTORY].contains(&path));
+            let propagates = text(mount, "mountPropagation") == Some("Bidirectional");
+            if propagates || is_both {
+                shared.push(mount.clone());
+            }
+            if let (true, Some(mount)) = (propagates, mount.as_object_mut()) {
+                // It looks whether the mount answers.
+                mount.insert("mountPropagation".into(), "HostToContainer".into());
+                mount.insert("readOnly".into(), true.into());
+            }
+            !is_place
+        });
+        holder.insert("volumeMounts".to_string(), Value::Array(shared));
+        self.volumes.push(volume(volume_name, "emptyDir", json(EmptyDirVolumeSource::default())?));
+        let user = if needs_root { 0 } else { WORKER };
+        let mut security = security_context(false, user);
+        security.read_only_root_filesystem = Some(true);
+        worker.insert("securityContext".to_string(), json(security)?);
+        self.holder = Some(holder);
+        Ok(())
+    }
+
+    /// Has the container that mounts for it take its place, or gives that back. Whether there is one.
+    pub fn swap_holder(&mut self) -> bool {
+        let Some(holder) = &mut self.holder else { return false };
+        std::mem::swap(&mut self.container, holder);
+        true
     }
 
     /// Mounts a volume of this name where the container mounts something else, or nothing.
@@ -187,7 +299,11 @@ impl Sidecar {
             if env.iter().any(|variable| name_of(variable) == Some(env::LINGER)) {
                 return Ok(());
             }
-            return set_env(&mut self.container, [(env::LINGER, linger.as_str())]);
+            let variable = [(env::LINGER, linger.as_str())];
+            if let Some(holder) = &mut self.holder {
+                set_env(holder, variable.iter().copied())?;
+            }
+            return set_env(&mut self.container, variable.iter().copied());
         }
         let hook = json(lifecycle::serve_on(seconds))?;
         map_field(&mut self.container, "lifecycle")?.insert("preStop".into(), hook);
@@ -672,6 +788,7 @@ fn from_image(
     request_uid: &str,
 ) -> Result<(Sidecar, Gate)> {
     let fluid_fuse = source.is_some();
+    let held = source.as_ref().map(|source| Held { needs_root: source.may_be_local() });
     let privileged = device == Device::Privileged;
     // The directory above the mount point: a dead mount could not be a volume (Fluid #1345).
     let directory = dataset.mount_point.parent();
@@ -679,21 +796,8 @@ fn from_image(
         image: Some(image),
         command: fluid_fuse.then(|| vec![FLUID_FUSE.to_string(), command::MOUNT.to_string()]),
         env: Some(environment(dataset, source)?),
-        security_context: Some(SecurityContext {
-            privileged: Some(privileged),
-            allow_privilege_escalation: (!privileged).then_some(false),
-            capabilities: (!privileged)
-                .then(|| Capabilities { drop: Some(vec!["ALL".to_string()]), ..Capabilities::default() }),
-            // The Pod may have a user of its own for its application; the device needs root.
-            run_as_user: Some(0),
-            run_as_group: Some(0),
-            run_as_non_root: Some(false),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_string(),
-                ..SeccompProfile::default()
-            }),
-            ..SecurityContext::default()
-        }),
+        // The Pod may have a user of its own for its application; the device needs root.
+        security_context: Some(security_context(privileged, 0)),
         volume_mounts: privileged.then(|| {
             vec![VolumeMount {
                 name: FLUID_FUSE.to_string(),
@@ -711,8 +815,28 @@ fn from_image(
         sidecar.volumes.push(host_directory(FLUID_FUSE, &format!("{directory}/{request_uid}"))?);
         sidecar.shared_directory = Some(directory.to_string());
     }
+    sidecar.source = held;
     let fluid_fuse = fluid_fuse.then(|| FLUID_FUSE.to_string());
     Ok((sidecar, Gate { mount_point: dataset.mount_point.to_string(), fluid_fuse, device }))
+}
+
+/// What a container of ours may do: everything, or what every process can; as that user and group.
+#[inline(never)]
+fn security_context(privileged: bool, user: i64) -> SecurityContext {
+    SecurityContext {
+        privileged: Some(privileged),
+        allow_privilege_escalation: (!privileged).then_some(false),
+        capabilities: (!privileged)
+            .then(|| Capabilities { drop: Some(vec!["ALL".to_string()]), ..Capabilities::default() }),
+        run_as_user: Some(user),
+        run_as_group: Some(user),
+        run_as_non_root: Some(user != 0),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_string(),
+            ..SeccompProfile::default()
+        }),
+        ..SecurityContext::default()
+    }
 }
 
 fn environment(dataset: &Dataset, source: Option<Source>) -> Result<Vec<EnvVar>> {

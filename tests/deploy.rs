@@ -892,6 +892,67 @@ fn changed(pod: &Value, changes: &[Change]) -> Value {
 const ANNOTATION: &str = "/metadata/annotations/fluid-sidecar-policy~1injected";
 
 #[test]
+fn pod_security_keeps_others_out_of_a_pair() {
+    let pod = &given(&root().join("tests/cases/acs-holder"), "expected.yaml")["pod"];
+    let pod = changed(pod, &[("/spec/containers/0/image", shipped_image().into())]);
+    let pod = changed(&pod, &[("/spec/containers/1/image", shipped_image().into())]);
+    let rules = rules(&[]);
+    let refusals = |changes: &[Change]| refusals(&rules, &creation("default", &changed(&pod, changes)));
+    assert_eq!(refusals(&[]), [""; 0]);
+    let mount = |name: &str, extra: Value| {
+        let mut mount = json!({"name": name, "mountPath": "/mine"});
+        mount.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        ("/spec/containers/2/volumeMounts/-", mount)
+    };
+    let read_only = || json!({"readOnly": true});
+    let cases: Vec<(&str, Vec<Change>, &str)> = vec![
+        (
+            "the socket in the application",
+            vec![mount("fluid-fuse-holder", json!({}))],
+            "a volume of a sidecar",
+        ),
+        (
+            "the directory of the mount in the application",
+            vec![mount("fluid-fuse", read_only())],
+            "a hostPath of sidecars",
+        ),
+        (
+            "a worker that may write to the directory of the mount",
+            vec![("/spec/containers/1/volumeMounts/0/readOnly", json!(false))],
+            "a hostPath of sidecars",
+        ),
+        (
+            "a worker that sees the directories of all Pods",
+            vec![(
+                "/spec/containers/1/volumeMounts/-",
+                json!({"name": "fluid-fuse-places", "mountPath": "/mine", "readOnly": true}),
+            )],
+            "a hostPath of sidecars",
+        ),
+        (
+            "a worker that is privileged",
+            vec![("/spec/containers/1/securityContext/privileged", json!(true))],
+            "a volume of a sidecar",
+        ),
+        (
+            "a holder with another command",
+            vec![("/spec/containers/0/command", json!(["fluid-fuse", "mount"]))],
+            "a hook or a probe",
+        ),
+        (
+            "a holder with arguments",
+            vec![("/spec/containers/0/args", json!(["--socket", "/x"]))],
+            "does not trust",
+        ),
+        ("another image of the holder", vec![("/spec/containers/0/image", json!("evil"))], "does not trust"),
+    ];
+    for (attack, changes, reason) in cases {
+        let refused = refusals(&changes);
+        assert!(refused.iter().any(|it| it.contains(reason)), "{attack}: {refused:?}");
+    }
+}
+
+#[test]
 fn pod_security_refuses_hostile_pods() {
     let (rules, good) = (rules(&[]), injected());
     assert_eq!(refusals(&rules, &creation(NAMESPACE, &good)), [""; 0]);

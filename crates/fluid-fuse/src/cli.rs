@@ -77,6 +77,9 @@ pub enum Command {
     /// Mount the source and serve it until SIGTERM, SIGINT, an unmount or the end of its users: exit code 0
     #[command(name = command::MOUNT, after_help = examples())]
     Mount(Box<MountOptions>),
+    /// Mount, and let another process serve (`mount --fuse-fd unix:SOCKET`), so that an application outlives it
+    #[command(name = command::HOLD)]
+    Hold(HoldOptions),
     /// Wait until the mount is there and answers; exit code 1 when the time is up, or at once when the store refuses
     #[command(name = command::WAIT)]
     Wait(WaitOptions),
@@ -160,6 +163,51 @@ pub struct CacheOptions {
     pub io_timeout: Duration,
 }
 
+/// How a mount lives and ends with its Pod, as written.
+#[derive(Debug, Args)]
+pub struct LifeOptions {
+    /// Whether the directory below the mount stays out of sight until the Pod ends
+    #[arg(help = format!(
+        "Whether the directory below the mount stays out of sight until the Pod ends, which `{FLUID_FUSE} {}` tells: \
+         until then whoever has no file system there has a guard, which answers with errors",
+        command::RELEASE,
+    ))]
+    #[arg(long, value_name = "BOOL", env = env::GUARD, action = ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub guard: bool,
+
+    /// The directory of this Pod among those of other Pods: removed at the end, and theirs too if they died
+    #[arg(long, value_name = "DIR", env = env::PLACE)]
+    pub place: Option<PathBuf>,
+
+    /// How long files that are still open are served after SIGTERM took the mount away
+    #[arg(long, value_name = "TIME", env = env::LINGER, default_value = "10s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub linger: Duration,
+
+    /// What ends it beside signals and unmounts
+    #[arg(long, value_name = "MODE", env = env::EXIT_WITH_POD, default_value_t = ExitWithPod::Signal)]
+    #[arg(value_parser = clap_parser::<ExitWithPod>())]
+    pub exit_with_pod: ExitWithPod,
+
+    /// How many containers use the mount
+    #[arg(help = format!(
+        "With {}: how many containers use the mount, which must all have been there; 0 when none does",
+        ExitWithPod::ProcessNamespace,
+    ))]
+    #[arg(long, value_name = "N", env = env::EXIT_CONTAINERS, default_value = "1")]
+    pub exit_containers: u16,
+
+    /// How long none of them runs before they have ended for good
+    #[arg(help = format!(
+        "With {}: how long none of them runs before they have ended for good",
+        ExitWithPod::ProcessNamespace,
+    ))]
+    #[arg(long, value_name = "TIME", env = env::EXIT_SETTLE, default_value = "1s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub exit_settle: Duration,
+}
+
 /// `mount`, as written.
 #[derive(Debug, Args)]
 pub struct MountOptions {
@@ -232,46 +280,9 @@ pub struct MountOptions {
     #[arg(value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub rename_dir_limit: u32,
 
-    /// Whether the directory below the mount stays out of sight until the Pod ends
-    #[arg(help = format!(
-        "Whether the directory below the mount stays out of sight until the Pod ends, which `{FLUID_FUSE} {}` tells: \
-         until then whoever has no file system there has a guard, which answers with errors",
-        command::RELEASE,
-    ))]
-    #[arg(long, value_name = "BOOL", env = env::GUARD, action = ArgAction::Set)]
-    #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
-    pub guard: bool,
-
-    /// The directory of this Pod among those of other Pods: removed at the end, and theirs too if they died
-    #[arg(long, value_name = "DIR", env = env::PLACE)]
-    pub place: Option<PathBuf>,
-
-    /// How long files that are still open are served after SIGTERM took the mount away
-    #[arg(long, value_name = "TIME", env = env::LINGER, default_value = "10s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub linger: Duration,
-
-    /// What ends it beside signals and unmounts
-    #[arg(long, value_name = "MODE", env = env::EXIT_WITH_POD, default_value_t = ExitWithPod::Signal)]
-    #[arg(value_parser = clap_parser::<ExitWithPod>())]
-    pub exit_with_pod: ExitWithPod,
-
-    /// How many containers use the mount
-    #[arg(help = format!(
-        "With {}: how many containers use the mount, which must all have been there; 0 when none does",
-        ExitWithPod::ProcessNamespace,
-    ))]
-    #[arg(long, value_name = "N", env = env::EXIT_CONTAINERS, default_value = "1")]
-    pub exit_containers: u16,
-
-    /// How long none of them runs before they have ended for good
-    #[arg(help = format!(
-        "With {}: how long none of them runs before they have ended for good",
-        ExitWithPod::ProcessNamespace,
-    ))]
-    #[arg(long, value_name = "TIME", env = env::EXIT_SETTLE, default_value = "1s")]
-    #[arg(value_parser = humantime::parse_duration)]
-    pub exit_settle: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub life: LifeOptions,
 
     /// The descriptor of /dev/fuse of who has mounted already: its number in this process, or unix:/PATH of a socket
     /// on which it is sent
@@ -286,6 +297,35 @@ pub struct MountOptions {
     #[arg(long, value_name = "TIME", env = env::SLOW_READ, default_value = "5s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub slow_read: Duration,
+}
+
+/// `hold`, as written.
+#[derive(Debug, Args)]
+pub struct HoldOptions {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub target: MountTarget,
+
+    /// Where the mount is handed over to the process that serves, one at a time
+    #[arg(long, value_name = "PATH", env = env::SOCKET)]
+    pub socket: PathBuf,
+
+    /// How long there may be no such process before the mount ends; until then operations wait
+    #[arg(long, value_name = "TIME", env = env::PATIENCE, default_value = "10m")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub patience: Duration,
+
+    /// X in the type `fuse.X` that the mount shows in /proc/self/mountinfo
+    #[arg(long, value_name = "X", env = env::SUBTYPE, default_value = FLUID_FUSE)]
+    pub subtype: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "as above")]
+    pub life: LifeOptions,
+
+    /// Do not let the kernel resend requests, as kernels before Linux 6.9 cannot
+    #[arg(long, hide = true)]
+    pub no_resend: bool,
 }
 
 /// `warm`, as written.

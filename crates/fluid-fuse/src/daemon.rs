@@ -13,6 +13,9 @@
 //! | when the Pod ends | goes, with the guard and the Pod's directory |
 //! | after the gate has passed | stays without a server; the next process mounts upon it |
 //! | before the gate has passed | goes, the guard stays; the exit code is 1 |
+//!
+//! With a holder ([`crate::hold`]) the mount is the holder's, which follows this table. The worker passes the hooks' news on to
+//! it, and on a signal serves until no file is open or `--linger` is over.
 
 use std::io;
 use std::path::Path;
@@ -47,6 +50,9 @@ use crate::users;
 /// Threads that answer requests, each with a descriptor of its own.
 const THREADS: usize = 2;
 
+/// Time between two checks whether files are open, while the process ends.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 enum Event {
     Signal,
     News(News),
@@ -55,6 +61,8 @@ enum Event {
     Ended(io::Result<()>),
     /// No file is being written any more.
     Written,
+    /// The holder of the mount has ended.
+    HolderGone,
 }
 
 /// The end, once it has begun: all waits share one time limit, and a second signal ends them.
@@ -68,9 +76,13 @@ struct Ending<'a> {
 impl Ending<'_> {
     /// The next event; nothing once the time limit is over or a second signal came.
     fn next(&mut self) -> Option<Event> {
+        self.next_within(Duration::MAX)
+    }
+
+    /// The same, within this time.
+    fn next_within(&mut self, time: Duration) -> Option<Event> {
         while self.signals < 2 {
-            let left = self.linger.saturating_sub(self.began.elapsed());
-            match self.events.recv_timeout(left).ok()? {
+            match self.events.recv_timeout(self.left().min(time)).ok()? {
                 Event::Signal => self.signals += 1,
                 Event::News(_) => {}
                 other => return Some(other),
@@ -78,11 +90,19 @@ impl Ending<'_> {
         }
         None
     }
+
+    fn left(&self) -> Duration {
+        self.linger.saturating_sub(self.began.elapsed())
+    }
+
+    fn is_over(&self) -> bool {
+        self.signals > 1 || self.left().is_zero()
+    }
 }
 
 /// The mounts that remain when the process ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mounts {
+pub(crate) enum Mounts {
     /// It goes, with all that is mounted below it.
     Go,
     /// It stays, without a server.
@@ -93,13 +113,13 @@ enum Mounts {
 
 /// The news that kubelet's hooks have told so far.
 #[derive(Default)]
-struct Pod {
+pub(crate) struct Pod {
     gate_passed: bool,
     ends: bool,
 }
 
 impl Pod {
-    fn hear(&mut self, news: News) {
+    pub(crate) fn hear(&mut self, news: News) {
         match news {
             News::GatePassed => self.gate_passed = true,
             News::PodEnds => self.ends = true,
@@ -107,7 +127,7 @@ impl Pod {
         }
     }
 
-    fn mounts(&self, guarded: bool) -> Mounts {
+    pub(crate) fn mounts(&self, guarded: bool) -> Mounts {
         match (guarded && !self.ends, self.gate_passed) {
             (false, _) => Mounts::Go,
             (true, true) => Mounts::Stay,
@@ -139,11 +159,10 @@ impl Signals {
         Ok(Signals(set))
     }
 
-    /// Waits for the next one.
-    fn next(self) -> anyhow::Result<Event> {
+    /// Waits for the next one. Returns its news, or nothing if it ends the process.
+    pub(crate) fn wait(self) -> anyhow::Result<Option<News>> {
         let signal = self.0.wait().context("cannot wait for signals")?;
-        let news = NEWS.into_iter().find(|news| signal_of(*news).is_ok_and(|known| known == signal));
-        Ok(news.map_or(Event::Signal, Event::News))
+        Ok(NEWS.into_iter().find(|news| signal_of(*news).is_ok_and(|known| known == signal)))
     }
 }
 
@@ -181,7 +200,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     if let Some(address) = &settings.metrics {
         metrics::serve(address, mounted, view.answers(), Arc::clone(&shared))?;
     }
-    let (mount, descriptor) = match &settings.fuse_fd {
+    let (mount, descriptor, held) = match &settings.fuse_fd {
         Some(from) => Mount::handed_over(path.clone(), from)?,
         None => {
             mount::prepare(&path, settings.guard)?;
@@ -189,14 +208,25 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
             if settings.dataset.is_some() {
                 mount::close(&path);
             }
-            Mount::new(path.clone(), &source, &settings.subtype, read_only)?
+            let (mount, descriptor) = Mount::new(path.clone(), &source, &settings.subtype, read_only)?;
+            (mount, descriptor, None)
         }
     };
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
-    config.clone_fd = true;
-    let session = Session::from_fd(view, descriptor, SessionACL::All, config)
-        .context("the kernel and the file system do not agree")?;
+    let open_files = view.open_files();
+    let (session, held) = match held {
+        Some(held) => {
+            let (session, held) = held.session(view, descriptor, config)?;
+            (session, Some(held))
+        }
+        None => {
+            config.clone_fd = true;
+            let session = Session::from_fd(view, descriptor, SessionACL::All, config)
+                .context("the kernel and the file system do not agree")?;
+            (Box::new(|| session.run()) as Box<dyn FnOnce() -> io::Result<()> + Send>, None)
+        }
+    };
     info!(
         "mounted source={source:?} mountpoint={place:?} subtype={} dataset={:?}",
         settings.subtype,
@@ -204,9 +234,19 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     );
 
     let (sender, events) = mpsc::channel();
-    let (ended, unused, written) = (sender.clone(), sender.clone(), sender.clone());
-    thread::spawn(move || while signals.next().is_ok_and(|event| sender.send(event).is_ok()) {});
-    thread::spawn(move || ended.send(Event::Ended(session.run())));
+    let (ended, unused, written, alone) = (sender.clone(), sender.clone(), sender.clone(), sender.clone());
+    thread::spawn(move || {
+        let event = |news: Option<News>| news.map_or(Event::Signal, Event::News);
+        while signals.wait().is_ok_and(|news| sender.send(event(news)).is_ok()) {}
+    });
+    thread::spawn(move || ended.send(Event::Ended(session())));
+    if let Some(held) = &held {
+        let connection = held.try_clone()?;
+        thread::spawn(move || {
+            connection.wait_for_end();
+            alone.send(Event::HolderGone)
+        });
+    }
     if let Some(expected) = settings.users {
         let device = mount.device().map(str::to_string);
         let device = device.with_context(|| {
@@ -214,7 +254,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
             format!("--exit-with-pod={mode}: the mount cannot be seen in this container")
         })?;
         thread::spawn(move || {
-            users::wait_until_gone(&device, expected);
+            users::wait_until_gone(&device, expected, |_| false);
             unused.send(Event::Unused)
         });
     }
@@ -222,7 +262,12 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     let mut pod = Pod::default();
     let first = loop {
         match events.recv()? {
-            Event::News(news) => pod.hear(news),
+            Event::News(news) => {
+                pod.hear(news);
+                if let Some(error) = held.as_ref().and_then(|held| held.tell(news).err()) {
+                    warn!("the holder of the mount does not hear of {news:?}: {error}");
+                }
+            }
             other => break other,
         }
     };
@@ -231,7 +276,12 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     let signals = usize::from(matches!(first, Event::Signal));
     let mut ending = Ending { events: &events, began: Instant::now(), linger: settings.linger, signals };
     shared.flush();
-    let end = serve(first, &mut ending, &mount, mounts, &place);
+    let end = match &held {
+        Some(_) if !matches!(first, Event::Ended(_) | Event::HolderGone) => {
+            leave(&mut ending, open_files, &place)
+        }
+        _ => serve(first, &mut ending, &mount, mounts, &place),
+    };
     let (waiting, linger) = (Arc::clone(&writes), settings.linger);
     thread::spawn(move || {
         waiting.wait(linger);
@@ -260,6 +310,9 @@ fn serve(
     mounts: Mounts,
     place: &str,
 ) -> anyhow::Result<()> {
+    if let Event::HolderGone = first {
+        bail!("the process that holds {place} has ended: files that are open have to be opened again");
+    }
     if let Event::Ended(result) = first {
         result.with_context(|| format!("serving {place} failed"))?;
         info!("{place} was unmounted: ending");
@@ -288,6 +341,22 @@ fn serve(
         Some(_) => info!("unmounted {place}: ending"),
         None if ending.signals > 1 => warn!("second signal: ending at once"),
         None => warn!("files of {place} are still open: ending nevertheless"),
+    }
+    Ok(())
+}
+
+/// Serves until no file is open or the time limit is over. The holder keeps the mount for the next worker.
+fn leave(ending: &mut Ending<'_>, open_files: impl Fn() -> usize, place: &str) -> anyhow::Result<()> {
+    info!("signal: {place} is left to its holder");
+    while open_files() > 0 {
+        match ending.next_within(POLL_INTERVAL) {
+            Some(Event::Ended(_) | Event::HolderGone) => break,
+            None if ending.is_over() => {
+                info!("{} files of {place} are open: the next process continues them", open_files());
+                break;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

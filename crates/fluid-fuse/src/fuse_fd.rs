@@ -12,6 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -20,6 +22,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
     socketpair,
 };
+
+use crate::hold::Held;
 
 /// The program that mounts for users who may not.
 pub const HELPER: &str = "fusermount3";
@@ -60,20 +64,42 @@ impl fmt::Display for FuseFd {
     }
 }
 
-/// Takes the descriptor of another process.
-pub fn handed_over(from: &FuseFd) -> anyhow::Result<OwnedFd> {
-    let descriptor = match from {
-        FuseFd::Inherited(number) => inherited(*number)?,
+/// How long nobody may listen at a socket: the process that mounts may have been started at the same moment.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time between two attempts to connect: less than a process needs to start.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a holder may take, which waits until the process that serves its mount has ended.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Takes the descriptor of another process, with the session of a [holder](crate::hold), if it is one.
+pub fn handed_over(from: &FuseFd) -> anyhow::Result<(OwnedFd, Option<Held>)> {
+    let (descriptor, held) = match from {
+        FuseFd::Inherited(number) => (inherited(*number)?, None),
         FuseFd::Socket(path) => {
-            let socket = UnixStream::connect(path).context("nobody listens there")?;
-            receive(&socket)?
+            let socket = connect(path).context("nobody listens there")?;
+            socket.set_read_timeout(Some(HAND_OVER_TIMEOUT))?;
+            let Received { text, descriptor, other } = receive(&socket).context("nothing was handed over")?;
+            socket.set_read_timeout(None)?;
+            (descriptor, Held::read(&text, other, socket)?)
         }
     };
     let stat = fstat(&descriptor)?;
     let is_fuse = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && (major(stat.st_rdev), minor(stat.st_rdev)) == FUSE;
     ensure!(is_fuse, "it is not a descriptor of /dev/fuse");
-    Ok(descriptor)
+    Ok((descriptor, held))
+}
+
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let until = Instant::now() + CONNECT_TIMEOUT;
+    loop {
+        match UnixStream::connect(path) {
+            Err(_) if Instant::now() < until => thread::sleep(CONNECT_INTERVAL),
+            connected => return connected,
+        }
+    }
 }
 
 /// Sends itself the descriptor of this number: a number in a message need not be known to be open, and what
@@ -84,20 +110,31 @@ fn inherited(number: RawFd) -> anyhow::Result<OwnedFd> {
     let rights = [ControlMessage::ScmRights(&descriptors)];
     sendmsg::<()>(theirs.as_raw_fd(), &text, &rights, MsgFlags::empty(), None)
         .context("this process was not started with such a descriptor")?;
-    receive(&ours)
+    Ok(receive(&ours)?.descriptor)
+}
+
+/// A message with one descriptor or two.
+struct Received {
+    text: Vec<u8>,
+    descriptor: OwnedFd,
+    other: Option<OwnedFd>,
 }
 
 /// Waits for a message with a descriptor.
-fn receive(socket: impl AsFd) -> anyhow::Result<OwnedFd> {
-    let mut text = [0; 1024];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn receive(socket: impl AsFd) -> anyhow::Result<Received> {
+    let mut text = vec![0; 1024];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let rights = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
+    let received =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    text.truncate(received.bytes);
+    let mut descriptors = ancillary.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+        _ => Vec::new(),
     });
-    rights.context("what came had no descriptor with it")
+    let descriptor = descriptors.next().context("what came had no descriptor with it")?;
+    let other = descriptors.next();
+    Ok(Received { text, descriptor, other })
 }
 
 /// Lets [`HELPER`] mount.
@@ -118,7 +155,7 @@ pub fn from_helper(path: &Path, source: &str, subtype: &str, read_only: bool) ->
     run(&mut command)?;
     // With this end open the read below would never end.
     drop(theirs);
-    receive(ours).context("it has mounted, and sent no descriptor")
+    Ok(receive(ours).context("it has mounted, and sent no descriptor")?.descriptor)
 }
 
 /// Lets [`HELPER`] unmount.

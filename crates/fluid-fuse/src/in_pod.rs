@@ -54,7 +54,7 @@ pub fn tell(news: News) -> bool {
     told
 }
 
-/// The processes of this container that run `mount` of this program. With `shareProcessNamespace` those of other
+/// The processes of this container that run `mount` or `hold` of this program. With `shareProcessNamespace` those of other
 /// containers are seen, too: they have another mount namespace.
 fn serving() -> Vec<Pid> {
     let link = |process: &Path, name: &str| fs::read_link(process.join(name)).ok();
@@ -63,7 +63,8 @@ fn serving() -> Vec<Pid> {
     };
     let serves = |process: &Path| {
         let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
-        arguments.split(|byte| *byte == 0).nth(1) == Some(command::MOUNT.as_bytes())
+        let command = arguments.split(|byte| *byte == 0).nth(1);
+        [command::MOUNT, command::HOLD].iter().any(|ours| command == Some(ours.as_bytes()))
     };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes

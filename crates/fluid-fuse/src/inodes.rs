@@ -3,14 +3,15 @@
 //! A number is the hash of a path and of the identity of its file. So it is the same after the kernel has evicted the
 //! inode, in a listing before any look-up, and in the next process. A file that replaces another gets another number, so the
 //! kernel never mixes the pages of two. The table has the inodes that the kernel has cached, with their counts of look-ups;
-//! it does not know whether the paths still exist.
+//! it does not know whether the paths still exist. With a holder it notes each change for the next worker ([`crate::hold`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::hold::state::{Log, Node as SavedNode, Record};
 use crate::stable_hash::StableHash;
 use crate::sync::lock;
 
@@ -21,6 +22,8 @@ pub const ROOT: u64 = 1;
 #[derive(Debug, Default)]
 pub struct Inodes {
     nodes: Mutex<Nodes>,
+    /// The log of changes for the next worker, if the mount is held.
+    log: OnceLock<Arc<Log>>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +62,35 @@ impl Inodes {
         (hash.finish() >> 1).max(ROOT + 1)
     }
 
+    /// Takes over the inodes that the kernel has from an earlier life. Changes are noted from now on.
+    pub(crate) fn resume(&self, known: Vec<SavedNode<'static>>, log: Arc<Log>) {
+        let mut nodes = lock(&self.nodes);
+        for SavedNode { number, identity, lookups, is_kept, path } in known {
+            if is_kept {
+                nodes.kept.insert(Self::number(&path, identity), number);
+            }
+            let node = Node { path: path.into(), identity, lookups, opened: false };
+            nodes.by_number.insert(number, node);
+        }
+        // It is set once: a process has one life.
+        let _ = self.log.set(log);
+    }
+
+    fn note(&self, number: u64, node: &Node, is_kept: bool) {
+        if let Some(log) = self.log.get() {
+            let Node { path, identity, lookups, .. } = node;
+            let path = (&**path).into();
+            let node = SavedNode { number, identity: *identity, lookups: *lookups, is_kept, path };
+            log.add(Record::Node(&node));
+        }
+    }
+
+    fn note_lookups(&self, number: u64, lookups: u64) {
+        if let Some(log) = self.log.get() {
+            log.add(Record::Lookups { number, lookups });
+        }
+    }
+
     /// The number of a path, with a look-up of the kernel.
     pub fn remember(&self, path: &Path, identity: u64) -> u64 {
         let mut nodes = lock(&self.nodes);
@@ -66,11 +98,13 @@ impl Inodes {
         loop {
             match nodes.by_number.entry(number) {
                 Entry::Vacant(vacant) => {
-                    vacant.insert(Node { path: path.into(), identity, lookups: 1, opened: false });
+                    let node = Node { path: path.into(), identity, lookups: 1, opened: false };
+                    self.note(number, vacant.insert(node), false);
                     return number;
                 }
                 Entry::Occupied(mut node) if *node.get().path == *path && node.get().identity == identity => {
                     node.get_mut().lookups += 1;
+                    self.note_lookups(number, node.get().lookups);
                     return number;
                 }
                 Entry::Occupied(_) => number += 1,
@@ -83,6 +117,7 @@ impl Inodes {
         let mut nodes = lock(&self.nodes);
         if let Entry::Occupied(mut node) = nodes.by_number.entry(number) {
             node.get_mut().lookups = node.get().lookups.saturating_sub(lookups);
+            self.note_lookups(number, node.get().lookups);
             if node.get().lookups == 0 {
                 node.remove();
                 nodes.kept.retain(|_, kept| *kept != number);
@@ -121,20 +156,23 @@ impl Inodes {
                 node.opened &= identity == new_identity;
                 let new = Self::number(new_path, new_identity);
                 kept.retain(|_, kept| kept != number);
-                if continued && new != *number {
+                let is_kept = continued && new != *number;
+                if is_kept {
                     kept.insert(new, *number);
                 }
+                self.note(*number, node, is_kept);
             }
         }
     }
 
     /// Moves all paths below a directory to another one.
     pub fn moved(&self, from: &Path, to: &Path) {
-        for node in lock(&self.nodes).by_number.values_mut() {
+        for (number, node) in &mut lock(&self.nodes).by_number {
             if let Ok(below) = node.path.strip_prefix(from)
                 && !below.as_os_str().is_empty()
             {
                 node.path = to.join(below).into();
+                self.note(*number, node, false);
             }
         }
     }

@@ -24,6 +24,9 @@
 //! - **guard**: a dead mount below the real one; without the file system the containers see errors, never the bare directory.
 //! - **place**: the directory of a Pod on a node that several Pods share.
 //! - **linger**: open files are served for this long after the mount was taken away.
+//! - **holder**: the process that keeps a mount (`hold`) while others serve it.
+//! - **worker**: the process that serves the mount of a holder. Its time is a **life** of the session.
+//! - **state**: what a worker leaves to the next one: the inodes and open files of the kernel.
 //!
 //! # How a request is answered
 //!
@@ -45,7 +48,7 @@
 //! [`cli`] has the options as they were written, [`settings`] what they come to with the environment and Fluid's [`config`].
 //! [`daemon`] mounts, serves and ends. [`mount`] changes the mount table, [`fuse_fd`] takes mounts that others have made,
 //! [`guard`] mounts the guard, [`place`] makes and removes the Pod's directory, and [`users`] watches the containers that
-//! use the mount. [`probe`] checks a mount from outside. [`in_pod`] passes on the news of kubelet's hooks. [`warm`] fills the
+//! use the mount. [`hold`] divides the process in two, so that an application outlives the one that serves it. [`probe`] checks a mount from outside. [`in_pod`] passes on the news of kubelet's hooks. [`warm`] fills the
 //! caches of a mount, [`mod@bench`] measures it, and [`metrics`] counts for Prometheus (`histogram`).
 //!
 //! # What it trusts, and what it knows
@@ -64,12 +67,14 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod fetch;
+mod fields;
 mod flight;
 pub mod fs;
 pub mod fuse_fd;
 pub mod guard;
 mod handles;
 mod histogram;
+pub mod hold;
 pub mod in_pod;
 pub mod inodes;
 mod limits;

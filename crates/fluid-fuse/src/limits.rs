@@ -69,6 +69,23 @@ pub(crate) const WRITTEN: Duration = Duration::from_secs(10 * 60);
 /// Redirects in a row that are followed: HDFS needs one, web servers rarely two.
 pub(crate) const REDIRECTS: usize = 10;
 
+/// Bytes of the state that a worker leaves to the next one ([`crate::hold`]): some 600,000 names of ordinary length. They
+/// count as the worker's memory.
+pub(crate) const STATE: u64 = 64 << 20;
+
+/// Bytes of the state for names; the other quarter is for open files.
+pub(crate) const STATE_OF_NAMES: u64 = STATE / 4 * 3;
+
+/// Requests in the journal for the next worker, where the kernel does not resend them. The kernel has 64 in flight for its
+/// read-ahead, and one for each thread that waits.
+pub(crate) const JOURNAL_SLOTS: u64 = 4096;
+
+/// Bytes of a request in the journal: its header, its arguments, and two names.
+pub(crate) const JOURNAL_SLOT: u64 = 1024;
+
+/// Bytes of the journal.
+pub(crate) const JOURNAL: u64 = JOURNAL_SLOTS * JOURNAL_SLOT;
+
 /// Entries of listings that were not shown since the process began, because they cannot be files or directories.
 pub(crate) static SKIPPED: AtomicU64 = AtomicU64::new(0);
 

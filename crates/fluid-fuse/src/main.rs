@@ -7,7 +7,7 @@ use fluid_fuse::cli::{Cli, Command};
 use fluid_fuse::daemon::Signals;
 use fluid_fuse::in_pod::{self, News};
 use fluid_fuse::plain::plain;
-use fluid_fuse::{bench, daemon, mount, probe, warm};
+use fluid_fuse::{bench, daemon, hold, mount, probe, warm};
 use fluid_sidecar_layout::contract::{FLUID_FUSE, command, env, exit_code};
 use log::{LevelFilter, error};
 
@@ -36,7 +36,11 @@ fn main() -> ExitCode {
         let place = fault.location().map(ToString::to_string).unwrap_or_default();
         error!("a fault of the program at {place}, which ends the request: {message}");
     }));
-    let explains_end = matches!(&cli.command, Command::Mount(options) if options.guard);
+    let explains_end = match &cli.command {
+        Command::Mount(options) => options.life.guard,
+        Command::Hold(options) => options.life.guard,
+        _ => false,
+    };
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -53,7 +57,9 @@ fn main() -> ExitCode {
 /// The options cannot be read, but the application must not see the bare directory.
 fn guard_at_once() {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let mounts = std::env::args_os().nth(1).is_some_and(|argument| argument == command::MOUNT);
+    let mounts = std::env::args_os().nth(1).is_some_and(|argument| {
+        argument == command::HOLD || argument == command::MOUNT && variable(env::FD).is_none()
+    });
     let place = variable(env::MOUNTPOINT).or_else(|| variable(env::MOUNT_POINT));
     if let (true, Some(place), Some(_)) = (mounts, place, variable(env::GUARD)) {
         // The options' error is the one to tell.
@@ -69,11 +75,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Mount(options) => {
             let signals = Signals::take()?;
-            if let (true, None, Some(path)) = (options.guard, &options.fuse_fd, options.target.known()) {
+            if let (true, None, Some(path)) = (options.life.guard, &options.fuse_fd, options.target.known()) {
                 // First of all: what follows may fail.
                 mount::prepare(&mount::absolute(&path), true)?;
             }
             daemon::run(&options.resolve()?, signals)?;
+        }
+        Command::Hold(options) => {
+            let signals = Signals::take()?;
+            hold::run(&options.resolve()?, signals)?;
         }
         Command::Wait(options) => {
             let target = options.target.resolve()?;

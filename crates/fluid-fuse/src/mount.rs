@@ -22,6 +22,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getgid, getuid};
 
 use crate::fuse_fd::{self, FuseFd, HELPER};
+use crate::hold::Held;
 use crate::{guard, nofollow, probe};
 
 const DEVICE: &str = "/dev/fuse";
@@ -189,10 +190,10 @@ impl Mount {
 
     /// The mount that somebody else made, with the descriptor that it is served on. It need not be visible
     /// from here.
-    pub fn handed_over(path: PathBuf, from: &FuseFd) -> anyhow::Result<(Self, OwnedFd)> {
-        let descriptor = fuse_fd::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
+    pub fn handed_over(path: PathBuf, from: &FuseFd) -> anyhow::Result<(Self, OwnedFd, Option<Held>)> {
+        let (descriptor, held) = fuse_fd::handed_over(from).with_context(|| format!("--fuse-fd {from}"))?;
         let device = mounted_at(&path)?.filter(MountEntry::is_fuse).map(|entry| entry.device);
-        Ok((Mount { path, device, is_theirs: true }, descriptor))
+        Ok((Mount { path, device, is_theirs: true }, descriptor, held))
     }
 
     /// `major:minor` of what is mounted, if it can be seen from here.

@@ -17,9 +17,10 @@ use fluid_sidecar_layout::contract::env::{self, MOUNT_OPTIONS, MOUNT_POINT};
 use fluid_sidecar_layout::contract::option::MOUNTPOINT;
 use rustix::process::{getgid, getuid};
 
-use crate::cli::{BenchOptions, MountOptions, MountTarget, SourceOptions, mode};
+use crate::cli::{BenchOptions, HoldOptions, LifeOptions, MountOptions, MountTarget, SourceOptions, mode};
 use crate::config::{FluidConfig, MountSpec, Options, below};
 use crate::fuse_fd::FuseFd;
+use crate::hold;
 use crate::metrics::Address;
 use crate::remote::Host;
 use crate::trust::Trust;
@@ -141,10 +142,7 @@ impl MountOptions {
     }
 
     fn with(self, environment: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Settings> {
-        let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
-        if self.subtype.is_empty() || !self.subtype.chars().all(plain) {
-            bail!("{:?} is no subtype: letters, digits, '-', '_' and '.' only", self.subtype);
-        }
+        check_subtype(&self.subtype)?;
         let text =
             |name| environment(name).and_then(|value| value.into_string().ok()).filter(|it| !it.is_empty());
         let fluid = MountWords::read(&text(MOUNT_OPTIONS).unwrap_or_default())?;
@@ -163,11 +161,10 @@ impl MountOptions {
             mounts,
             mountpoint,
             subtype: self.subtype,
-            guard: self.guard,
-            place: self.place,
-            linger: self.linger,
-            users: (self.exit_with_pod == ExitWithPod::ProcessNamespace)
-                .then_some(Expected { containers: self.exit_containers.into(), settle: self.exit_settle }),
+            guard: self.life.guard,
+            users: self.life.users(),
+            place: self.life.place,
+            linger: self.life.linger,
             fuse_fd: self.fuse_fd,
             memory,
             cache_dir: self.cache.cache_dir,
@@ -192,6 +189,39 @@ impl MountOptions {
             allow_redirects,
         })
     }
+}
+
+impl HoldOptions {
+    /// The settings.
+    pub fn resolve(self) -> anyhow::Result<hold::Settings> {
+        check_subtype(&self.subtype)?;
+        Ok(hold::Settings {
+            mountpoint: self.target.resolve()?,
+            subtype: self.subtype,
+            socket: self.socket,
+            guard: self.life.guard,
+            users: self.life.users(),
+            place: self.life.place,
+            linger: self.life.linger,
+            patience: self.patience,
+            resend: !self.no_resend,
+        })
+    }
+}
+
+impl LifeOptions {
+    fn users(&self) -> Option<Expected> {
+        (self.exit_with_pod == ExitWithPod::ProcessNamespace)
+            .then_some(Expected { containers: self.exit_containers.into(), settle: self.exit_settle })
+    }
+}
+
+fn check_subtype(subtype: &str) -> anyhow::Result<()> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    if subtype.is_empty() || !subtype.chars().all(plain) {
+        bail!("{subtype:?} is no subtype: letters, digits, '-', '_' and '.' only");
+    }
+    Ok(())
 }
 
 /// The words of [`MOUNT_OPTIONS`] that this program uses.

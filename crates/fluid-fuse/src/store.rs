@@ -70,6 +70,15 @@ pub trait Store: Send + Sync {
     /// Opens a file. If it was opened before (`again`), its pages may all be in the kernel's cache, and nothing is read.
     fn open(&self, path: &Path, again: bool) -> Result<Box<dyn Object>, StoreError>;
 
+    /// Opens the version of a file that an earlier worker had open ([`Object::version`]).
+    fn reopen(&self, path: &Path, identity: u64, _version: &[u8]) -> Result<Box<dyn Object>, StoreError> {
+        let object = self.open(path, true)?;
+        match object.stat()?.identity == identity {
+            true => Ok(object),
+            false => Err(StoreError::Stale),
+        }
+    }
+
     /// The target of a symbolic link.
     fn read_link(&self, path: &Path) -> Result<OsString, StoreError>;
 
@@ -168,6 +177,11 @@ pub trait Object: Send + Sync {
 
     /// Reads. The answer is called at once, or later by another thread.
     fn read(&self, offset: u64, length: u32, answer: Answer);
+
+    /// The version as bytes, from which [`Store::reopen`] opens it without a request; empty if path and identity are enough.
+    fn version(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// A descriptor of a local file with the same bytes, if there is one, for passthrough.
     fn backing(&self) -> Option<BorrowedFd<'_>> {

@@ -126,6 +126,11 @@ impl Store for Union {
         store.open(rest, again)
     }
 
+    fn reopen(&self, path: &Path, identity: u64, version: &[u8]) -> Result<Box<dyn Object>, StoreError> {
+        let (store, rest) = self.find(path).ok_or(StoreError::NotFound)?;
+        store.reopen(rest, identity, version)
+    }
+
     fn read_link(&self, path: &Path) -> Result<OsString, StoreError> {
         let (store, rest) = self.find(path).ok_or(StoreError::NotFound)?;
         store.read_link(rest)

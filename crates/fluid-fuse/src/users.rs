@@ -53,13 +53,19 @@ pub fn require_shared_namespace() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns when the containers that use the file system of the device have come and gone.
-pub fn wait_until_gone(device: &str, expected: Expected) {
+/// The cgroup of a process, if it can be seen.
+pub(crate) fn cgroup_of(pid: Pid) -> Option<Vec<u8>> {
+    fs::read(Path::new(PROC).join(pid.as_raw_nonzero().to_string()).join("cgroup")).ok()
+}
+
+/// Returns when the containers that use the file system of the device have come and gone. Those that are `ours` use it
+/// for its own sake.
+pub fn wait_until_gone(device: &str, expected: Expected, ours: impl Fn(&[u8]) -> bool) {
     let own = fs::read(Path::new(PROC).join("self/cgroup")).unwrap_or_default();
     let mut seen = BTreeSet::new();
     let mut gone: Option<Instant> = None;
     loop {
-        let users = users(Path::new(PROC), &own, device);
+        let users = users(Path::new(PROC), |cgroup| cgroup == own || ours(cgroup), device);
         let first = users.values().next().copied();
         seen.extend(users.into_keys());
         if let Some(pid) = first {
@@ -77,12 +83,12 @@ pub fn wait_until_gone(device: &str, expected: Expected) {
 }
 
 /// A process of each container that has the mount, by its cgroup.
-fn users(proc: &Path, own: &[u8], device: &str) -> BTreeMap<Vec<u8>, Pid> {
+fn users(proc: &Path, ours: impl Fn(&[u8]) -> bool, device: &str) -> BTreeMap<Vec<u8>, Pid> {
     let mut users = BTreeMap::new();
     for process in fs::read_dir(proc).into_iter().flatten().flatten() {
         let pid = process.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
         let (Some(pid), Ok(cgroup)) = (pid, fs::read(process.path().join("cgroup"))) else { continue };
-        if cgroup == own || users.contains_key(&cgroup) {
+        if ours(&cgroup) || users.contains_key(&cgroup) {
             continue;
         }
         // A process that is ending has none.
@@ -126,7 +132,7 @@ mod tests {
         process("40", "late", &[]);
         fs::create_dir(proc.path().join("sys")).unwrap();
         fs::create_dir(proc.path().join("41")).unwrap();
-        let users = users(proc.path(), b"ours", "0:50");
+        let users = users(proc.path(), |cgroup| cgroup == b"ours", "0:50");
         assert_eq!(users.keys().collect::<Vec<_>>(), [b"app"]);
         assert!([20, 21].contains(&users[&b"app"[..]].as_raw_nonzero().get()));
     }

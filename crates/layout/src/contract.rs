@@ -24,6 +24,15 @@ pub const MOUNT_ROOT: &str = "/runtime-mnt";
 /// The sidecar's container name, and the name of our sidecar's program inside its image.
 pub const FLUID_FUSE: &str = "fluid-fuse";
 
+/// The name of the container that mounts for the sidecar, and outlives it.
+pub const HOLDER: &str = "fluid-fuse-mount";
+
+/// The directory in which the two meet. Only they mount it.
+pub const HOLDER_DIRECTORY: &str = "/run/fluid-fuse/holder";
+
+/// Where in it the mount is handed over.
+pub const HOLDER_SOCKET: &str = "/run/fluid-fuse/holder/socket";
+
 /// The extended resource that grants a FUSE device on Alibaba Cloud ECI.
 pub const VFUSE_RESOURCE: &str = "alibabacloud.com/vfuse";
 
@@ -116,6 +125,10 @@ pub mod env {
     pub const EXIT_SETTLE: &str = "FLUID_FUSE_EXIT_SETTLE";
     /// The descriptor of a FUSE device that is mounted already.
     pub const FD: &str = "FLUID_FUSE_FD";
+    /// Where a holder hands its mount over.
+    pub const SOCKET: &str = "FLUID_FUSE_SOCKET";
+    /// How long a holder waits for a worker.
+    pub const PATIENCE: &str = "FLUID_FUSE_PATIENCE";
     /// The address of the metrics.
     pub const METRICS: &str = "FLUID_FUSE_METRICS";
     /// Reads that take longer are logged.
@@ -134,6 +147,8 @@ pub mod env {
 pub mod command {
     /// Mounts and serves.
     pub const MOUNT: &str = "mount";
+    /// Mounts, and has another process serve.
+    pub const HOLD: &str = "hold";
     /// Waits for the mount.
     pub const WAIT: &str = "wait";
     /// Checks the mount.

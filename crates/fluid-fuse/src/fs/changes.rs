@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -253,7 +253,7 @@ impl Core {
 
     fn opened_to_write(&self, path: &Path, file: Arc<Writing>, flags: i32, pid: u32) -> FileHandle {
         let open = Opened::new(file, pid, is_set(flags, OFlags::APPEND));
-        self.files.add(OpenFile::Write { path: path.to_path_buf(), open })
+        self.files.add(OpenFile::Write { path: path.to_path_buf(), open, unsaved: Mutex::new(false) })
     }
 
     /// The function that is called each time that a file was finished.
@@ -472,11 +472,18 @@ impl Core {
     }
 
     /// Answers whoever waits for the end of a file. One that failed is not in the way of the next.
-    pub(super) fn answer_end(self: &Arc<Self>, path: &Path, file: &Arc<Writing>, reply: ReplyEmpty) -> Done {
+    pub(super) fn answer_end(
+        self: &Arc<Self>,
+        path: &Path,
+        handle: FileHandle,
+        file: &Arc<Writing>,
+        reply: ReplyEmpty,
+    ) -> Done {
         let (core, path, file) = (Arc::clone(self), path.to_path_buf(), Arc::clone(file));
         Box::new(move |result| {
-            if result.is_err() {
-                core.left(&path, &file);
+            match result {
+                Ok(()) => core.saved(handle),
+                Err(_) => core.left(&path, &file),
             }
             done(reply)(result);
         })

@@ -7,6 +7,7 @@
 //! the requests to it, but for one random read at a time ([`crate::fetch`]). This module knows neither where the bytes come from nor where it is mounted.
 
 mod changes;
+mod resumed;
 mod waiters;
 mod writing;
 
@@ -18,7 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -30,6 +31,7 @@ use fuser::{
 use log::{Level, debug, error, info, log};
 use rustix::fs::OFlags;
 
+use self::resumed::{Opening, Resumed, Suspended};
 use self::waiters::{Reply, Waiter, WaitingCalls};
 pub use self::writing::Writes;
 use self::writing::{Done, Opened, Writing};
@@ -54,7 +56,7 @@ const ASKING: usize = 32;
 const ASKING_SPARE: usize = 224;
 
 /// Requests of the kernel's own read-ahead that may be in flight.
-const BACKGROUND: u16 = 64;
+pub(crate) const BACKGROUND: u16 = 64;
 
 /// Stacked file systems that a passthrough file may be on: the kernel's own limit.
 const STACKED: u32 = 2;
@@ -71,7 +73,7 @@ const LISTED: usize = 4096;
 /// Features that save requests, each used where the kernel has it. `AUTO_INVAL_DATA`: the kernel drops the pages of a
 /// file that changed, although it keeps them from one open to the next (`FOPEN_KEEP_CACHE`). `ATOMIC_O_TRUNC`: an open
 /// says that the file will be truncated.
-const WANTED: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA
+pub(crate) const WANTED: InitFlags = InitFlags::FUSE_AUTO_INVAL_DATA
     .union(InitFlags::FUSE_DO_READDIRPLUS)
     .union(InitFlags::FUSE_READDIRPLUS_AUTO)
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
@@ -105,11 +107,24 @@ struct Core {
     writing: Mutex<HashMap<PathBuf, (u64, Arc<Writing>)>>,
     /// The paths that an operation is changing. Locked after `writing`.
     held: Mutex<HashSet<PathBuf>>,
+    /// The state that outlives this worker, if the mount is held.
+    resumed: OnceLock<Resumed>,
 }
 
 enum OpenFile {
-    Read { object: Box<dyn Object>, ino: u64, failed: Arc<Mutex<Vec<FailedRead>>> },
-    Write { path: PathBuf, open: Opened },
+    Read {
+        object: Box<dyn Object>,
+        ino: u64,
+        failed: Arc<Mutex<Vec<FailedRead>>>,
+    },
+    /// `unsaved`: whether something was written of which the next worker would not know that the store has it.
+    Write {
+        path: PathBuf,
+        open: Opened,
+        unsaved: Mutex<bool>,
+    },
+    /// An earlier worker had it open for writing.
+    Suspended(Suspended),
 }
 
 /// A read that was answered with `EIO`.
@@ -126,7 +141,7 @@ struct Mode {
 }
 
 /// `.` and `..`, which the kernel never counts as looked up.
-const DOTS: u64 = 2;
+const DOTS: usize = 2;
 
 impl View {
     /// A view of the store.
@@ -148,6 +163,7 @@ impl View {
             writes,
             writing: Mutex::default(),
             held: Mutex::default(),
+            resumed: OnceLock::new(),
         }))
     }
 
@@ -319,7 +335,7 @@ impl Core {
     }
 
     /// Answers an open, with passthrough if it is possible.
-    fn opened(&self, ino: INodeNo, object: Box<dyn Object>, reply: ReplyOpen) {
+    fn opened(&self, ino: INodeNo, object: Box<dyn Object>, opening: Opening, reply: ReplyOpen) {
         let writing = lock(&self.writing);
         let path = self.path(ino).unwrap_or_else(|_| Path::new("").into());
         let written = writing.get(&*path).map(|(_, file)| file);
@@ -347,27 +363,34 @@ impl Core {
         drop(modes);
         drop(writing);
         self.answers.opened();
+        let version = object.version();
         let handle = self.files.add(OpenFile::Read { object, ino: ino.0, failed: Arc::default() });
+        self.note_opened(handle, ino, &opening, &version);
         match backing {
             Some(backing) => reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &backing),
             None => reply.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
         }
     }
 
+    /// An inode has one open handle for reading less.
+    fn read_ended(&self, ino: u64) {
+        let mut modes = lock(&self.modes);
+        if let Some(mode) = modes.get_mut(&ino) {
+            mode.handles -= 1;
+            if mode.handles == 0 {
+                modes.remove(&ino);
+            }
+        }
+    }
+
     fn closed(self: &Arc<Self>, handle: FileHandle) {
         let Some(open) = self.files.get(handle) else { return };
         self.files.remove(handle);
+        self.note_closed(handle);
         match &*open {
-            OpenFile::Read { ino, .. } => {
-                let mut modes = lock(&self.modes);
-                if let Some(mode) = modes.get_mut(ino) {
-                    mode.handles -= 1;
-                    if mode.handles == 0 {
-                        modes.remove(ino);
-                    }
-                }
-            }
-            OpenFile::Write { path, open: Opened { file, .. } } => {
+            OpenFile::Read { ino, .. } => self.read_ended(*ino),
+            OpenFile::Suspended(file) => self.suspended_closed(file),
+            OpenFile::Write { path, open: Opened { file, .. }, .. } => {
                 let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
                 file.release(Box::new(move |result| {
                     if result.is_err() {
@@ -382,7 +405,7 @@ impl Core {
     /// Removes the handle of an open for writing whose caller got an error before.
     fn withdrawn(self: &Arc<Self>, handle: FileHandle) {
         if let Some(open) = self.files.get(handle)
-            && let OpenFile::Write { path, open: Opened { file, .. } } = &*open
+            && let OpenFile::Write { path, open: Opened { file, .. }, .. } = &*open
         {
             let (core, path, ours) = (Arc::clone(self), path.clone(), Arc::clone(file));
             file.withdraw(Box::new(move |_| core.left(&path, &ours)));
@@ -403,8 +426,8 @@ impl Core {
     }
 
     /// Adds a line with its attributes. Returns whether there was no room for it.
-    fn add_line(&self, listing: &Listing, line: &Line, next: u64, reply: &mut ReplyDirectoryPlus) -> bool {
-        let counted = next > DOTS;
+    fn add_line(&self, listing: &Listing, line: &Line, index: usize, reply: &mut ReplyDirectoryPlus) -> bool {
+        let counted = index >= DOTS;
         let number = match counted {
             true => self.inodes.remember(&line.path, line.stat.identity),
             false => Inodes::number(&line.path, line.stat.identity),
@@ -418,6 +441,7 @@ impl Core {
             _ => (line.stat, self.ttl.saturating_sub(listing.taken.elapsed())),
         };
         let attributes = attributes(INodeNo(number), &stat);
+        let next = listing.position(index);
         let full = reply.add(attributes.ino, next, &line.name, &ttl, &attributes, GENERATION);
         if full && counted {
             self.inodes.forget(number, 1);
@@ -432,13 +456,17 @@ impl Core {
 
     /// The listing of an open directory, which is requested anew when it is read from its beginning.
     fn listing(&self, ino: INodeNo, handle: FileHandle, offset: u64) -> Result<Arc<Listing>, Errno> {
-        let directory = self.directories.get(handle).ok_or(Errno::EBADF)?;
+        let directory = self.directory(handle).ok_or(Errno::EBADF)?;
         if let Some(known) = lock(&directory).clone().filter(|_| offset > 0) {
             return Ok(known);
         }
         let path = self.path(ino).map_err(errno)?;
         let fresh = Arc::new(Listing::take(self.store.as_ref(), &path).map_err(errno)?);
         *lock(&directory) = Some(Arc::clone(&fresh));
+        if offset > 0 {
+            // The kernel has cached the beginning of an older listing.
+            return Ok(fresh);
+        }
         let mut listed = lock(&self.listed);
         if listed.len() >= LISTED {
             listed.clear();
@@ -450,11 +478,10 @@ impl Core {
     }
 }
 
-/// Passes the lines from an offset on to `add`, each with the offset of the next, until `add` has no room.
-fn add_lines(listing: &Listing, offset: u64, mut add: impl FnMut(&Line, u64) -> bool) {
-    let rest = listing.lines.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
-    for (line, next) in rest.zip(offset + 1..) {
-        if add(line, next) {
+/// Passes the lines from a position on to `add`, each with its place, until `add` has no room.
+fn add_lines(listing: &Listing, position: u64, mut add: impl FnMut(&Line, usize) -> bool) {
+    for (index, line) in listing.lines.iter().enumerate().skip(listing.index(position)) {
+        if add(line, index) {
             break;
         }
     }
@@ -551,6 +578,11 @@ fn nothing() -> FileAttr {
 
 fn is_set(flags: i32, flag: OFlags) -> bool {
     OFlags::from_bits_retain(flags.cast_unsigned()).contains(flag)
+}
+
+/// The result of a removal: a repeated request may find that an earlier worker removed the name.
+fn already_gone(removed: Result<(), Errno>, is_repeated: bool) -> Result<(), Errno> {
+    removed.or_else(|error| if is_repeated && error == Errno::ENOENT { Ok(()) } else { Err(error) })
 }
 
 fn done(reply: ReplyEmpty) -> Done {
@@ -674,6 +706,7 @@ impl Filesystem for View {
             if is_set(flags.0, OFlags::TRUNC) {
                 return reply.error(Errno::EINVAL);
             }
+            let opening = self.0.opening(request.unique().0, flags.0);
             return self.ask(
                 request,
                 reply,
@@ -681,12 +714,13 @@ impl Filesystem for View {
                 |core| core.knows(ino) && core.writing_of(ino).is_none(),
                 move |core| core.open_to_read(ino),
                 move |core, object, reply| match object {
-                    Ok(object) => core.opened(ino, object, reply),
+                    Ok(object) => core.opened(ino, object, opening, reply),
                     Err(error) => reply.error(error),
                 },
             );
         }
         let pid = request.pid();
+        let opening = self.0.opening(request.unique().0, flags.0);
         self.change(
             self.0.path(ino).map(|path| path.to_path_buf()),
             reply,
@@ -695,9 +729,10 @@ impl Filesystem for View {
                 let stat = core.stat(ino).map_err(errno)?;
                 core.overwrite(&path, Some(ino), stat, flags.0, pid)
             },
-            |core, (handle, ..), reply| match reply {
-                Some(reply) => reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO),
-                None => core.withdrawn(handle),
+            move |core, (handle, ..), reply| {
+                let Some(reply) = reply else { return core.withdrawn(handle) };
+                core.note_opened(handle, ino, &opening, &[]);
+                reply.opened(handle, FopenFlags::FOPEN_DIRECT_IO);
             },
         );
     }
@@ -713,13 +748,15 @@ impl Filesystem for View {
         reply: ReplyCreate,
     ) {
         let pid = request.pid();
+        let opening = self.0.opening(request.unique().0, flags);
         self.change(
             self.0.below(parent, name),
             reply,
             move |core, path| Ok((core.create(&path, flags, pid)?, path)),
-            |core, ((handle, identity, stat), path), reply| {
+            move |core, ((handle, identity, stat), path), reply| {
                 let Some(reply) = reply else { return core.withdrawn(handle) };
                 let ino = INodeNo(core.inodes.remember(&path, identity));
+                core.note_opened(handle, ino, &opening, &[]);
                 let attributes = attributes(ino, &stat);
                 let flags = FopenFlags::FOPEN_DIRECT_IO;
                 reply.created(&Duration::ZERO, &attributes, GENERATION, handle, flags);
@@ -739,20 +776,20 @@ impl Filesystem for View {
         owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, open }) => {
-                if let Err(error) = self.0.resume(path, &open.file) {
-                    return reply.error(error);
-                }
-                let length = data.len() as u32;
-                open.write(
-                    offset,
-                    data,
-                    owner,
-                    Box::new(move |result| match result {
-                        Ok(()) => reply.written(length),
-                        Err(error) => reply.error(error),
-                    }),
+        let file = self.0.files.get(handle);
+        calmly(|| match file.as_deref() {
+            Some(OpenFile::Write { .. }) => self.0.write(handle, offset, data, owner, reply),
+            Some(OpenFile::Suspended(file)) => {
+                let (path, data) = (Ok(file.path().to_path_buf()), data.to_vec());
+                self.change(
+                    path,
+                    reply,
+                    move |core, _| core.reopen(handle),
+                    move |core, (), reply| {
+                        if let Some(reply) = reply {
+                            core.write(handle, offset, &data, owner, reply);
+                        }
+                    },
                 );
             }
             _ => reply.error(Errno::EBADF),
@@ -761,18 +798,20 @@ impl Filesystem for View {
 
     fn flush(&self, request: &Request, _: INodeNo, handle: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, open }) => {
-                open.flush(request.pid(), owner, self.0.answer_end(path, &open.file, reply));
+            Some(OpenFile::Write { path, open, .. }) => {
+                open.flush(request.pid(), owner, self.0.answer_end(path, handle, &open.file, reply));
             }
+            Some(OpenFile::Suspended(file)) => done(reply)(file.finish()),
             _ => reply.ok(),
         });
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         calmly(|| match self.0.files.get(handle).as_deref() {
-            Some(OpenFile::Write { path, open: Opened { file, .. } }) => {
-                file.finish(self.0.answer_end(path, file, reply));
+            Some(OpenFile::Write { path, open: Opened { file, .. }, .. }) => {
+                file.finish(self.0.answer_end(path, handle, file, reply));
             }
+            Some(OpenFile::Suspended(file)) => done(reply)(file.finish()),
             _ => reply.ok(),
         });
     }
@@ -807,6 +846,9 @@ impl Filesystem for View {
                 if size.is_some() && handle.is_none() {
                     core.awaited(ino);
                 }
+                if let (Some(_), Some(handle)) = (size, handle) {
+                    core.about_to_change(handle)?;
+                }
                 // Owner and permissions are options of the mount.
                 match (size, modified) {
                     (Some(size), _) => core.truncate(ino, size, handle.is_some()),
@@ -823,12 +865,13 @@ impl Filesystem for View {
         );
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        let is_repeated = self.0.is_repeated(request);
         self.change(
             self.0.below(parent, name),
             reply,
-            |core, path| {
-                let stat = core.store.make_directory(&path).map_err(errno)?;
+            move |core, path| {
+                let stat = core.make_directory(&path, is_repeated).map_err(errno)?;
                 core.changed();
                 Ok((stat, path))
             },
@@ -841,17 +884,22 @@ impl Filesystem for View {
         );
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.change(self.0.below(parent, name), reply, |core, path| core.remove(&path), changed);
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let is_repeated = self.0.is_repeated(request);
+        let remove = move |core: &Arc<Core>, path: PathBuf| already_gone(core.remove(&path), is_repeated);
+        self.change(self.0.below(parent, name), reply, remove, changed);
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.change(self.0.below(parent, name), reply, |core, path| core.remove_directory(&path), changed);
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let is_repeated = self.0.is_repeated(request);
+        let remove =
+            move |core: &Arc<Core>, path: PathBuf| already_gone(core.remove_directory(&path), is_repeated);
+        self.change(self.0.below(parent, name), reply, remove, changed);
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -861,7 +909,12 @@ impl Filesystem for View {
     ) {
         let to = self.0.below(new_parent, new_name).map_err(errno);
         let from = self.0.below(parent, name);
-        self.change(from, reply, move |core, from| core.rename(&from, &to?, flags), changed);
+        let is_repeated = self.0.is_repeated(request);
+        let rename = move |core: &Arc<Core>, from: PathBuf| match to? {
+            to if is_repeated && core.is_renamed(&from, &to) => Ok(()),
+            to => core.rename(&from, &to, flags),
+        };
+        self.change(from, reply, rename, changed);
     }
 
     fn mknod(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
@@ -970,9 +1023,9 @@ impl Filesystem for View {
             move |core| core.listing(ino, handle, offset),
             move |_, listing, mut reply| match listing {
                 Ok(listing) => {
-                    add_lines(&listing, offset, |line, next| {
+                    add_lines(&listing, offset, |line, index| {
                         let number = INodeNo(Inodes::number(&line.path, line.stat.identity));
-                        reply.add(number, next, kind(line.stat.kind), &line.name)
+                        reply.add(number, listing.position(index), kind(line.stat.kind), &line.name)
                     });
                     reply.ok();
                 }
@@ -997,7 +1050,9 @@ impl Filesystem for View {
             move |core| core.listing(ino, handle, offset),
             move |core, listing, mut reply| match listing {
                 Ok(listing) => {
-                    add_lines(&listing, offset, |line, next| core.add_line(&listing, line, next, &mut reply));
+                    add_lines(&listing, offset, |line, index| {
+                        core.add_line(&listing, line, index, &mut reply)
+                    });
                     reply.ok();
                 }
                 Err(error) => reply.error(error),

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use fuser::{
     Errno, ReplyAttr, ReplyCreate, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite,
 };
 use log::warn;
 
@@ -51,7 +52,16 @@ macro_rules! replies {
     )*};
 }
 
-replies!(ReplyAttr, ReplyCreate, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen);
+replies!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyOpen,
+    ReplyWrite
+);
 
 /// Answers an operation with an error, unless it was answered. Returns whether it did.
 type Refuse = Box<dyn Fn(Errno) -> bool + Send>;

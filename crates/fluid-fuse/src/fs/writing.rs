@@ -200,6 +200,14 @@ impl Opened {
         Opened { file, opener: Process::of(pid), appends, has_written: AtomicBool::new(false) }
     }
 
+    /// The process that opened it; 0 if it is unknown.
+    pub(crate) fn process(&self) -> u32 {
+        match self.opener {
+            Process::Known(process) => process,
+            Process::Unknown => 0,
+        }
+    }
+
     /// Writes bytes.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8], owner: Option<LockOwner>, done: Done) {
         let mut state = lock(&self.file.state);

@@ -205,6 +205,24 @@ impl Store for ObjectStore {
         }))
     }
 
+    fn reopen(&self, _: &Path, identity: u64, version: &[u8]) -> Result<Box<dyn Object>, StoreError> {
+        let version = Arc::new(Version::from_bytes(version).ok_or(StoreError::Stale)?);
+        let stat = self.names.stat_of(&Child::File(Arc::clone(&version)));
+        if stat.identity != identity {
+            return Err(StoreError::Stale);
+        }
+        let file = self.file_prefetcher.fetcher.file(&version);
+        file.hold();
+        Ok(Box::new(OpenObject {
+            stat,
+            whole: file.whole(),
+            file,
+            prefetcher: Arc::clone(&self.file_prefetcher),
+            // The files after it may have been opened before.
+            is_open_unnoted: AtomicBool::new(false),
+        }))
+    }
+
     fn read_link(&self, _: &Path) -> Result<OsString, StoreError> {
         Err(StoreError::Unsupported("a symbolic link"))
     }

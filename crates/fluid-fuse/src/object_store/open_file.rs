@@ -57,6 +57,10 @@ impl Object for OpenObject {
         }
     }
 
+    fn version(&self) -> Vec<u8> {
+        self.file.version().to_bytes()
+    }
+
     fn backing(&self) -> Option<BorrowedFd<'_>> {
         self.whole.as_ref().map(OwnedFd::as_fd)
     }

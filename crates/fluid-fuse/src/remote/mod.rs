@@ -40,6 +40,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::fields::Fields;
+use crate::limits;
 use crate::store::StoreError;
 use crate::trust::Trust;
 
@@ -147,6 +149,33 @@ pub struct Version {
 }
 
 impl Version {
+    /// The version as bytes, for [`Version::from_bytes`].
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let since = self.modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut bytes = Vec::new();
+        for number in [self.size, since.as_secs(), since.subsec_nanos().into(), self.key.len() as u64] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend(self.key.as_bytes());
+        // An ETag has quotes, so an empty one is none.
+        bytes.extend(self.etag.as_deref().unwrap_or_default().as_bytes());
+        bytes
+    }
+
+    /// Reads the bytes of [`Version::to_bytes`], which another process may have written.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let (size, seconds, nanoseconds) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let length = usize::try_from(fields.u64()?).ok()?;
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_string);
+        let key = text(fields.take(length)?)?;
+        let etag = Some(text(fields.0)?).filter(|etag| !etag.is_empty());
+        let since =
+            Duration::new(seconds, u32::try_from(nanoseconds).ok().filter(|nano| *nano < 1_000_000_000)?);
+        let modified = SystemTime::UNIX_EPOCH.checked_add(since)?;
+        (key.len() <= limits::KEY).then_some(Version { key, size, etag, modified })
+    }
+
     /// Time of the last change, if the store has one.
     fn date(&self) -> Option<SystemTime> {
         Some(self.modified).filter(|time| *time != SystemTime::UNIX_EPOCH)
