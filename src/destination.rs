@@ -77,7 +77,7 @@ named! {
                 exit: Exit::Acs,
                 gate: GateKind::Hook,
                 readiness_probe: false,
-                holder: false,
+                holder: true,
             },
             limit: None,
             markers: &[
@@ -95,7 +95,7 @@ named! {
                 exit: Exit::Kubelet,
                 gate: GateKind::Hook,
                 readiness_probe: false,
-                holder: false,
+                holder: true,
             },
             limit: None,
             markers: &[Marker::Fluid { unprivileged: false }],
@@ -162,16 +162,17 @@ destinations:
   eci: {readinessProbe: false}",
         }
 
-        /// Whether the file system is mounted by a container of its own, `fluid-fuse-mount`, so that the application outlives
-        /// the sidecar: when that is killed or its image is replaced, reads wait for the next one. Only that container is
-        /// privileged; the sidecar itself has neither capabilities nor root. For `fluid-fuse` alone, with `device:
-        /// privileged`; not in Pods whose containers are never started again, unless the sidecar is native.
+        /// Whether a container of its own, `fluid-fuse-mount`, mounts the file system, so that the application outlives the
+        /// sidecar: when that is killed, or its image is replaced, reads wait for the next one. This container alone has
+        /// the device, and the privilege where it needs one; the sidecar has neither capabilities nor, unless it serves a
+        /// directory (`file://`), root. Only `fluid-fuse` has one; and Pods with `restartPolicy: Never` only if the
+        /// sidecar is native, since nobody would start it again.
         holder: bool, Boolean, {
             name: "holder",
             label: "Holder",
             example: "
 destinations:
-  kubernetes: {holder: true}",
+  eci: {holder: true}",
         }
     }
     check: rules::check_strategy

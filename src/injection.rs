@@ -25,7 +25,7 @@ use crate::pod::{Requests, Restarts};
 use crate::reason::{Because as _, Code, Reason};
 use crate::request::{ClaimVolume, Entries};
 use crate::settings::Settings;
-use crate::sidecar::{self, Sidecar};
+use crate::sidecar::{self, HolderNames, Sidecar};
 use crate::status::{self, Claim, InjectedSidecar, Mount, Status};
 use crate::{asked, lifecycle, limits, order, pod};
 
@@ -84,6 +84,10 @@ pub fn inject(
     note_claims(spec, &uses, &mut status);
     let readers = follow_volumes(spec, &uses, strategy.order, &without_data, &mut status)?;
     let requests = Requests::of(spec);
+    // A worker that nobody starts again has no successor.
+    let starts_again =
+        strategy.order == Order::NativeSidecar || Restarts::of_the_pod(spec) != Restarts::Never;
+    let holds = strategy.holder && starts_again;
 
     let mut reasons = Vec::new();
     let mut sidecars = Vec::new();
@@ -130,31 +134,30 @@ pub fn inject(
             );
             return Err(Reason::new(Code::Unresolved, text));
         }
-        let holds =
-            strategy.holder && (restarts != Restarts::Never || strategy.order == Order::NativeSidecar);
-        let mut holder = None;
-        if holds {
-            let holder_name = container_names.unused(HOLDER);
-            let volume = volume_names.unused(sidecar::HOLDER_VOLUME);
-            sidecar.divide(&holder_name, &volume, strategy.exit).because(Code::Malformed)?;
-            if sidecar.swap_holder() {
-                if !pod_resources {
-                    reasons.extend(requests.complete(
-                        &mut sidecar,
-                        &holder_name,
-                        dataset.runtime,
-                        settings,
-                    )?);
-                }
-                sidecar.swap_holder();
-                holder = Some(holder_name);
-            }
+        let mut mounted_by = String::new();
+        if holds && sidecar.can_be_divided() {
+            let names = HolderNames {
+                container: container_names.unused(HOLDER),
+                volume: volume_names.unused(sidecar::HOLDER_VOLUME),
+                mount: match strategy.device {
+                    Device::ExtendedResource => volume_names.unused(FLUID_FUSE),
+                    Device::Privileged => String::new(),
+                },
+            };
+            let resources = if pod_resources { None } else { requests.of_a_holder() };
+            status.sidecars.push(InjectedSidecar {
+                container: names.container.clone(),
+                dataset: format!("{}/{}", dataset.namespace, dataset.name),
+                volumes: Vec::new(),
+            });
+            mounted_by = format!(", mounted by container {}", names.container);
+            sidecar.divide(names, resources, strategy, settings).because(Code::Malformed)?;
         }
         for (shown, names) in names_of_volumes(&volumes) {
             reasons.push(Reason::new(
                 Code::Injected,
                 format!(
-                    "container {name} serves Dataset {}/{shown} as volume {}",
+                    "container {name} serves Dataset {}/{shown} as volume {}{mounted_by}",
                     dataset.namespace,
                     names.join(", ")
                 ),
@@ -169,13 +172,6 @@ pub fn inject(
             ));
         }
         let volumes = sidecar.volumes.iter().filter_map(name_of).map(str::to_string).collect();
-        if let Some(container) = holder {
-            status.sidecars.push(InjectedSidecar {
-                container,
-                dataset: dataset.clone(),
-                volumes: Vec::new(),
-            });
-        }
         status.sidecars.push(InjectedSidecar { container: name, dataset, volumes });
         sidecars.push(sidecar);
     }

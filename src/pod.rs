@@ -54,20 +54,37 @@ pub enum Restarts {
 }
 
 impl Restarts {
+    /// The rule for containers without one of their own, such as those that are added.
+    pub fn of_the_pod(spec: &Map<String, Value>) -> Restarts {
+        match text_of(spec, "restartPolicy") {
+            Some("Never") => Restarts::Never,
+            Some("OnFailure") => Restarts::OnFailure,
+            _ => Restarts::ForEver,
+        }
+    }
+
     /// The rule of the Pod, or of single containers (KEP-5307).
     pub fn of(spec: &Map<String, Value>) -> Restarts {
-        let pods = text_of(spec, "restartPolicy").unwrap_or("Always");
+        let pods = Restarts::of_the_pod(spec);
         let rules = elements(spec.get("containers")).iter().map(|container| {
             let on_some_exits = !elements(container.get("restartPolicyRules")).is_empty();
-            match text(container, "restartPolicy").unwrap_or(pods) {
-                "Never" if !on_some_exits => Restarts::Never,
-                "Never" | "OnFailure" => Restarts::OnFailure,
-                _ => Restarts::ForEver,
-            }
+            let rule = match text(container, "restartPolicy") {
+                None => pods,
+                Some("Never") => Restarts::Never,
+                Some("OnFailure") => Restarts::OnFailure,
+                Some(_) => Restarts::ForEver,
+            };
+            if on_some_exits { rule.max(Restarts::OnFailure) } else { rule }
         });
         rules.max().unwrap_or(Restarts::ForEver)
     }
 }
+
+/// Processor time of a holder, which works only when its Pod starts and ends.
+const HOLDER_CPU: &str = "50m";
+
+/// Memory of a holder: it takes 2 MiB itself; the container runtime needs the rest to run its hook.
+const HOLDER_MEMORY: &str = "64Mi";
 
 /// Of which resources every container of the Pod requests some.
 pub struct Requests {
@@ -99,6 +116,23 @@ impl Requests {
             })
         });
         Requests { all_have: all_have.collect(), guaranteed }
+    }
+
+    /// What a holder requests beside containers that request something. In a Guaranteed Pod these are its limits, too.
+    pub fn of_a_holder(&self) -> Option<Value> {
+        let amounts = PodResource::ALL.iter().filter(|resource| self.all_have.contains(resource));
+        let amounts: Map<String, Value> = amounts
+            .map(|resource| {
+                let amount = match resource {
+                    PodResource::Cpu => HOLDER_CPU,
+                    PodResource::Memory => HOLDER_MEMORY,
+                };
+                (resource.to_string(), amount.into())
+            })
+            .collect();
+        let kinds: &[&str] = if self.guaranteed { &["limits", "requests"] } else { &["requests"] };
+        let resources = kinds.iter().map(|kind| (kind.to_string(), Value::Object(amounts.clone())));
+        (!amounts.is_empty()).then(|| Value::Object(resources.collect()))
     }
 
     /// Gives a sidecar the requests that the Pod's other containers have. Says what it has now, and what the Pod has lost.

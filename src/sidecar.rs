@@ -80,6 +80,17 @@ struct Held {
     needs_root: bool,
 }
 
+/// Names in the Pod that a holder brings.
+#[derive(Debug)]
+pub struct HolderNames {
+    /// The container.
+    pub container: String,
+    /// The volume in which holder and worker meet.
+    pub volume: String,
+    /// The volume in which a worker sees the mount, where it has none for that yet.
+    pub mount: String,
+}
+
 /// The volume in which holder and worker meet.
 pub const HOLDER_VOLUME: &str = "fluid-fuse-holder";
 
@@ -124,9 +135,20 @@ impl Sidecar {
         set_env(&mut self.container, variables.into_iter().chain(settle))
     }
 
-    /// Divides it into a holder of this name, which mounts, and a worker, which serves, without privileges. Nothing is
-    /// done to one that the policy has not made for a source. To be called when nothing else is changed in it.
-    pub fn divide(&mut self, name: &str, volume_name: &str, exit: Exit) -> Result<()> {
+    /// Whether it can be divided into a holder and a worker: the policy made it, for a source.
+    pub fn can_be_divided(&self) -> bool {
+        self.source.is_some()
+    }
+
+    /// Divides it into a holder, which has the device and mounts, and a worker, which serves, without privileges. The
+    /// holder gets these resources. To be called when nothing else is changed in the sidecar.
+    pub fn divide(
+        &mut self,
+        names: HolderNames,
+        resources: Option<Value>,
+        strategy: Strategy,
+        settings: &Settings,
+    ) -> Result<()> {
         let Some(Held { needs_root }) = self.source else { return Ok(()) };
         let worker = &mut self.container;
         let mut holder = Map::new();
@@ -137,9 +159,10 @@ impl Sidecar {
                 holder.insert(field.to_string(), value.clone());
             }
         }
-        holder.insert("name".to_string(), name.into());
+        holder.insert("name".to_string(), names.container.into());
         holder.insert("command".to_string(), Value::Array(vec![FLUID_FUSE.into(), command::HOLD.into()]));
-        let platform: Vec<&str> = exit.facts().iter().map(|(name, _)| *name).collect();
+        holder.extend(resources.map(|resources| ("resources".to_string(), resources)));
+        let platform: Vec<&str> = strategy.exit.facts().iter().map(|(name, _)| *name).collect();
         let mut shared = Vec::new();
         let mut is_set = [false; 2];
         list_field(worker, "env")?.retain(|variable| {
@@ -174,7 +197,7 @@ impl Sidecar {
         let mut shared = Vec::new();
         let mounts = list_field(worker, "volumeMounts")?;
         mounts.push(json(VolumeMount {
-            name: volume_name.to_string(),
+            name: names.volume.clone(),
             mount_path: HOLDER_DIRECTORY.to_string(),
             ..VolumeMount::default()
         })?);
@@ -193,20 +216,37 @@ impl Sidecar {
             !is_place
         });
         holder.insert("volumeMounts".to_string(), Value::Array(shared));
-        self.volumes.push(volume(volume_name, "emptyDir", json(EmptyDirVolumeSource::default())?));
+        if strategy.device == Device::ExtendedResource {
+            // The platform shows the mount to containers as it does to the application's.
+            let directory = self.mount_point.parent();
+            mounts.push(json(VolumeMount {
+                name: names.mount.clone(),
+                mount_path: directory.to_string(),
+                mount_propagation: Some("HostToContainer".to_string()),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            })?);
+            self.volumes.push(host_directory(&names.mount, directory)?);
+            let resources = map_field(worker, "resources")?;
+            for kind in ["limits", "requests"] {
+                if let Some((name, device)) =
+                    map_field(resources, kind)?.remove_entry(&settings.vfuse_resource_name)
+                {
+                    map_field(map_field(&mut holder, "resources")?, kind)?.insert(name, device);
+                }
+            }
+            resources.retain(|_, amounts| amounts.as_object().is_none_or(|amounts| !amounts.is_empty()));
+            if resources.is_empty() {
+                worker.remove("resources");
+            }
+        }
+        self.volumes.push(volume(&names.volume, "emptyDir", json(EmptyDirVolumeSource::default())?));
         let user = if needs_root { 0 } else { WORKER };
         let mut security = security_context(false, user);
         security.read_only_root_filesystem = Some(true);
         worker.insert("securityContext".to_string(), json(security)?);
         self.holder = Some(holder);
         Ok(())
-    }
-
-    /// Has the container that mounts for it take its place, or gives that back. Whether there is one.
-    pub fn swap_holder(&mut self) -> bool {
-        let Some(holder) = &mut self.holder else { return false };
-        std::mem::swap(&mut self.container, holder);
-        true
     }
 
     /// Mounts a volume of this name where the container mounts something else, or nothing.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use evaluate::yaml;
 use fluid_sidecar_layout::{Named as _, Runtime};
-use fluid_sidecar_policy::destination::Destination;
+use fluid_sidecar_policy::destination::{Destination, Order};
 use fluid_sidecar_policy::settings::form::Kind;
 use fluid_sidecar_policy::settings::text::{EXPLAINED, LIMIT, TextForm};
 use fluid_sidecar_policy::settings::{self, Group, Note, Section as _, Settings, rules};
@@ -785,8 +785,8 @@ fn field_schema(table: &[Field], field: &Field, name: &str) -> Value {
         "selectors" => Some((&mut schema["items"], rules::selector_schema())),
         "sidecars.<runtime>" => Some((&mut schema, rules::overrides_schema())),
         "destinations.<destination>" => {
-            let usual = Destination::from_name(name).map(|it| it.facts().strategy);
-            Some((&mut schema, rules::strategy_schema(usual)))
+            let usual = Destination::from_name(name).map(|it| it.facts().strategy.order);
+            Some((&mut schema, rules::strategy_schema(usual == Some(Order::NativeSidecar))))
         }
         _ => None,
     };

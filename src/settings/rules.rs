@@ -3,7 +3,7 @@
 use fluid_sidecar_layout::{Named as _, Runtime};
 use serde_json::{Value, json};
 
-use crate::destination::{Device, GateKind, Order, Strategy};
+use crate::destination::{GateKind, Order, Strategy};
 
 use super::text::check_unit;
 use super::{DatasetsFrom, Fields, Selector, Settings, SidecarFrom, SidecarOverrides};
@@ -114,30 +114,23 @@ pub(super) fn check_overrides(fields: &mut Fields<'_>, overrides: &SidecarOverri
     }
 }
 
-/// A startup probe holds back what starts after a native sidecar, and nothing else; and a holder mounts by itself.
+/// A startup probe holds back what starts after a native sidecar, and nothing else.
 pub(crate) fn check_strategy(fields: &mut Fields<'_>, strategy: &Strategy) {
     if strategy.gate == GateKind::Probe && strategy.order != Order::NativeSidecar {
         fields.problem("gate", "startupProbe needs order: nativeSidecar; set that, or use postStart");
     }
-    if strategy.holder && strategy.device != Device::Privileged {
-        fields.problem("holder", "a holder needs device: privileged; set that, or leave it out");
-    }
 }
 
-/// `check_strategy` as conditions of the JSON schema, for a destination with these defaults; without any, what they need
-/// must be written.
-pub fn strategy_schema(usual: Option<Strategy>) -> Value {
-    let needs = |field: &str, value: Value, other: &str, needed: &str, is_usual: bool| {
-        let is = json!({"properties": {other: {"const": needed}}});
-        let then = if is_usual { is } else { json!({"allOf": [is, {"required": [other]}]}) };
-        json!({"if": {"required": [field], "properties": {field: {"const": value}}}, "then": then})
+/// `check_strategy` as a condition of the JSON schema, for a destination whose order is by default another than
+/// `nativeSidecar`, or that.
+pub fn strategy_schema(is_native: bool) -> Value {
+    let probe = json!({"required": ["gate"], "properties": {"gate": {"const": "startupProbe"}}});
+    let native = json!({"properties": {"order": {"const": "nativeSidecar"}}});
+    let then = match is_native {
+        true => native,
+        false => json!({"allOf": [native, {"required": ["order"]}]}),
     };
-    let is_native = usual.is_some_and(|usual| usual.order == Order::NativeSidecar);
-    let is_privileged = usual.is_some_and(|usual| usual.device == Device::Privileged);
-    json!({"allOf": [
-        needs("gate", json!("startupProbe"), "order", "nativeSidecar", is_native),
-        needs("holder", json!(true), "device", "privileged", is_privileged),
-    ]})
+    json!({"if": probe, "then": then})
 }
 
 /// Whether each amount, by its resource, is one that the resource can have.

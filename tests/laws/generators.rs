@@ -677,6 +677,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Value> {
                     "eci": {"device": "privileged"},
                 }),
                 json!({"kubernetes": {"device": "extendedResource"}, "acs": {"exit": "eci"}}),
+                json!({"kubernetes": {"holder": false}, "acs": {"holder": false}, "eci": {"holder": true}}),
                 json!({
                     "eci": {"exit": "processNamespace"},
                     "kubernetes": {"order": "firstContainer", "exit": "processNamespace"},

@@ -134,8 +134,10 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
     let volumes = situation.dataset_volumes();
     let mounts: BTreeSet<_> = volumes.values().map(|(mount, _)| mount).collect();
     let sidecars = added_containers(&situation.pod, mutated);
+    let is_holder = |container: &Value| container["command"] == json!(["fluid-fuse", "hold"]);
+    let (holders, servers): (Vec<&Value>, Vec<&Value>) = sidecars.iter().partition(|one| is_holder(one));
     // One for each mount, however many Datasets have it.
-    prop_assert_eq!(sidecars.len(), mounts.len());
+    prop_assert_eq!(servers.len(), mounts.len());
     let brought = names_of(added(list(&situation.pod, "volumes"), list(mutated, "volumes")));
     for sidecar in &sidecars {
         // 10. Nothing that it names dangles, or is the user's.
@@ -171,8 +173,37 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
         prop_assert_eq!(own.is_some(), how.privileged, "{}", path);
         prop_assert!(own.is_none_or(|own| path != own && directories.contains(&own.as_str())), "{}", path);
     }
-    for sidecar in sidecars {
-        prop_assert!(sidecar["lifecycle"]["postStart"].is_object(), "no gate");
+    // 11. A holder meets one server, and nobody else does.
+    for holder in &holders {
+        let mounts = |container: &Value, name: &Value| {
+            entries(container, "volumeMounts").iter().any(|mount| mount["name"] == *name)
+        };
+        let socket =
+            entries(holder, "volumeMounts").iter().find(|it| it["mountPath"] == "/run/fluid-fuse/holder");
+        let meeting = &socket.unwrap()["name"];
+        let meet: Vec<_> = all_containers(mutated).filter(|one| mounts(one, meeting)).collect();
+        prop_assert_eq!(meet.len(), 2, "{:#}", mutated);
+        let server = meet.into_iter().find(|one| one["name"] != holder["name"]).unwrap();
+        prop_assert!(servers.contains(&server), "{}", server);
+        // What talks to a store has no privilege; what has one knows no store and no secret.
+        let security = &server["securityContext"];
+        prop_assert_eq!(&security["privileged"], false);
+        prop_assert_eq!(&security["capabilities"], &json!({"drop": ["ALL"]}));
+        let writes = |it: &Value| it["mountPropagation"] == "Bidirectional";
+        prop_assert!(!entries(server, "volumeMounts").iter().any(writes), "{}", server);
+        let tells = |it: &Value| {
+            it.get("valueFrom").is_some()
+                || it["name"].as_str().unwrap().starts_with("FLUID_FUSE_CONFIG")
+                || it["name"] == "FLUID_FUSE_SOURCE"
+        };
+        prop_assert!(!entries(holder, "env").iter().any(tells), "{}", holder);
+        prop_assert_eq!(holder.get("args"), None);
+    }
+    let is_held = |server: &Value| entries(server, "env").iter().any(|it| it["name"] == "FLUID_FUSE_FD");
+    for server in &servers {
+        prop_assert!(server["lifecycle"]["postStart"].is_object(), "no gate");
+    }
+    for sidecar in sidecars.iter().filter(|one| !is_held(one)) {
         // A hook that unmounts would run while the application still writes.
         let pre_stop = &sidecar["lifecycle"]["preStop"]["exec"]["command"];
         let releases = pre_stop[0].as_str().is_some_and(|program| program.ends_with("fluid-fuse"));
@@ -208,7 +239,9 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
         prop_assert_eq!(taken, None, "{:#}", mutated);
     }
     for volume in added(list(&situation.pod, "volumes"), list(mutated, "volumes")) {
-        prop_assert!(how.privileged || volume.get("hostPath").is_none(), "{}", volume);
+        // A server sees through it what the platform shows of its holder's mount.
+        let is_seen = !holders.is_empty() && volume["hostPath"]["type"] == "DirectoryOrCreate";
+        prop_assert!(how.privileged || is_seen || volume.get("hostPath").is_none(), "{}", volume);
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub(crate) struct How {
     pub(crate) native: bool,
     exit: String,
     readiness_probe: bool,
+    /// A container of its own mounts for `fluid-fuse`.
+    holder: bool,
 }
 
 struct Dataset {
@@ -723,10 +725,10 @@ fn from_daemonset(
 /// As `destinations` says, or as is usual there.
 pub(crate) fn how(destination: &str, settings: &Value) -> How {
     let given = &settings["destinations"][destination];
-    let (device, order, exit, readiness_probe) = match destination {
-        "eci" => ("extendedResource", "firstContainer", "eci", true),
-        "acs" => ("privileged", "firstContainer", "acs", false),
-        _ => ("privileged", "nativeSidecar", "kubelet", false),
+    let (device, order, exit, readiness_probe, holder) = match destination {
+        "eci" => ("extendedResource", "firstContainer", "eci", true, false),
+        "acs" => ("privileged", "firstContainer", "acs", false, true),
+        _ => ("privileged", "nativeSidecar", "kubelet", false, true),
     };
     let text = |key: &str, usual: &'static str| given[key].as_str().unwrap_or(usual).to_string();
     How {
@@ -734,6 +736,7 @@ pub(crate) fn how(destination: &str, settings: &Value) -> How {
         native: text("order", order) == "nativeSidecar",
         exit: text("exit", exit),
         readiness_probe: given["readinessProbe"].as_bool().unwrap_or(readiness_probe),
+        holder: given["holder"].as_bool().unwrap_or(holder),
     }
 }
 
@@ -837,6 +840,24 @@ impl Request<'_> {
                 "volumeMounts",
                 &[json!({"name": empty, "mountPath": place, "readOnly": true})],
             );
+            let is_held = how.holder && (how.native || restart_policy != "Never");
+            if is_held && matches!(dataset.server, Server::Image(_, Some(_))) {
+                let holder = free("fluid-fuse-mount", &mut container_names);
+                let meeting = free("fluid-fuse-holder", &mut volume_names);
+                let shown = (!how.privileged).then(|| free("fluid-fuse", &mut volume_names));
+                containers.push(self.divide(
+                    &mut sidecar,
+                    dataset,
+                    &how,
+                    &holder,
+                    &meeting,
+                    shown.as_deref(),
+                ));
+                added.extend(shown);
+                added.push(meeting);
+                let dataset = format!("{}/{}", self.namespace, dataset.name);
+                append(&mut status, "sidecars", &[json!({"container": holder, "dataset": dataset})]);
+            }
             let mut note =
                 json!({"container": name, "dataset": format!("{}/{}", self.namespace, dataset.name)});
             if !added.is_empty() {
@@ -882,7 +903,8 @@ impl Request<'_> {
             let grace = pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
             let seconds = (grace - 5).max(1).to_string();
             for container in &mut containers {
-                let is_ours = container["lifecycle"]["preStop"].is_object();
+                let is_worker = list(container, "env").iter().any(|it| it["name"] == "FLUID_FUSE_FD");
+                let is_ours = container["lifecycle"]["preStop"].is_object() || is_worker;
                 if is_ours {
                     set_env(container, "FLUID_FUSE_LINGER", &format!("{seconds}s"));
                 } else if restart_policy == "Always" {
@@ -938,6 +960,136 @@ impl Request<'_> {
             return Err(Problem);
         }
         Ok(Some(pod))
+    }
+
+    /// Leaves the work to the sidecar, and makes the container that mounts for it.
+    fn divide(
+        &self,
+        sidecar: &mut Sidecar,
+        dataset: &Dataset,
+        how: &How,
+        name: &str,
+        meeting: &str,
+        shown: Option<&str>,
+    ) -> Value {
+        let worker = &mut sidecar.container;
+        let mut holder = json!({
+            "name": name,
+            "image": worker["image"],
+            "command": ["fluid-fuse", "hold"],
+            "securityContext": worker["securityContext"],
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "lifecycle": {"preStop": {"exec": {"command": ["fluid-fuse", "release"]}}},
+        });
+        if how.native {
+            holder["restartPolicy"] = "Always".into();
+        }
+        remove(&mut worker["lifecycle"], "preStop");
+
+        // It needs no more than to know where to mount, and when to end.
+        let moves = |name: &str| name == "FLUID_FUSE_PLACE" || name.starts_with("FLUID_FUSE_EXIT_");
+        let is_of_the_platform = |name: &str| {
+            name.starts_with("ECI_CONTAINER_") || name == "__IS_SIDECAR__" || name.starts_with("KRUISE_")
+        };
+        let variables = list(worker, "env").to_vec();
+        let named = |is: &dyn Fn(&str) -> bool| -> Vec<Value> {
+            variables.iter().filter(|it| is(it["name"].as_str().unwrap())).cloned().collect()
+        };
+        let both = |name: &str| {
+            matches!(name, "MOUNT_POINT" | "FLUID_FUSE_GUARD") || moves(name) || is_of_the_platform(name)
+        };
+        holder["env"] = named(&both).into();
+        set_env(&mut holder, "FLUID_FUSE_SOCKET", "/run/fluid-fuse/holder/socket");
+        worker["env"] = named(&|name| !moves(name)).into();
+        set_env(worker, "FLUID_FUSE_FD", "unix:/run/fluid-fuse/holder/socket");
+        set_env(worker, "FLUID_FUSE_UID", "0");
+        set_env(worker, "FLUID_FUSE_GID", "0");
+
+        let above = dataset.mount_point.rsplit_once('/').unwrap().0;
+        let meets = json!({"name": meeting, "mountPath": "/run/fluid-fuse/holder"});
+        let hides = |mount: &&Value| mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount";
+        let mounts = list(worker, "volumeMounts").to_vec();
+        let mounting = mounts.iter().filter(|mount| mount["mountPropagation"] == "Bidirectional");
+        holder["volumeMounts"] =
+            mounting.chain(mounts.iter().filter(hides)).chain([&meets]).cloned().collect();
+        retain(worker, "volumeMounts", |mount| mount["mountPath"] != "/run/fluid-fuse/places");
+        append(worker, "volumeMounts", &[meets]);
+        if let Some(shown) = shown {
+            append(worker, "volumeMounts", &[json!({"name": shown, "mountPath": above})]);
+            sidecar.volumes.push(directory_of_the_node(shown, above));
+        }
+        for mount in list_mut(worker, "volumeMounts") {
+            if mount["mountPath"] == *above {
+                mount["mountPropagation"] = "HostToContainer".into();
+                mount["readOnly"] = true.into();
+            }
+        }
+        sidecar.volumes.push(json!({"name": meeting, "emptyDir": {}}));
+
+        let device = self.settings["vfuseResourceName"].as_str().unwrap_or("alibabacloud.com/vfuse");
+        for kind in ["limits", "requests"] {
+            if !how.privileged {
+                remove(&mut worker["resources"][kind], device);
+                holder["resources"][kind][device] = "1".into();
+            }
+        }
+        if let Some(resources) = worker.get_mut("resources").and_then(Value::as_object_mut) {
+            resources.retain(|_, kind| kind.as_object().is_some_and(|kind| !kind.is_empty()));
+            if resources.is_empty() {
+                remove(worker, "resources");
+            }
+        }
+        self.request_for_holders(&mut holder);
+
+        let is_local = |url: &str| !url.contains("://") || url.starts_with("file:");
+        let sources: Vec<String> = variables
+            .iter()
+            .flat_map(|it| match it["name"].as_str().unwrap() {
+                "FLUID_FUSE_SOURCE" => vec![text(&it["value"])],
+                "FLUID_FUSE_CONFIG_JSON" => {
+                    let config: Value = serde_json::from_str(it["value"].as_str().unwrap()).unwrap();
+                    list(&config, "mounts").iter().map(|mount| text(&mount["mountPoint"])).collect()
+                }
+                _ => Vec::new(),
+            })
+            .collect();
+        let user = if sources.iter().any(|source| is_local(source)) { 0 } else { 65534 };
+        worker["securityContext"] = json!({
+            "privileged": false, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
+            "runAsUser": user, "runAsGroup": user, "runAsNonRoot": user > 0, "readOnlyRootFilesystem": true,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        });
+        holder
+    }
+
+    /// A little, where the other containers request something; a Guaranteed Pod stays one.
+    fn request_for_holders(&self, holder: &mut Value) {
+        let spec = &self.pod["spec"];
+        if spec["resources"].as_object().is_some_and(|resources| !resources.is_empty()) {
+            return;
+        }
+        let amount =
+            |container: &Value, kind: &str, resource: &str| container["resources"][kind][resource].clone();
+        let all = || CONTAINERS.iter().flat_map(|key| list(spec, key));
+        let guaranteed = all().all(|container| {
+            ["cpu", "memory"].iter().all(|resource| {
+                let limit = amount(container, "limits", resource);
+                let request = amount(container, "requests", resource);
+                !limit.is_null() && (request.is_null() || request == limit)
+            })
+        });
+        for (resource, small) in [("cpu", "50m"), ("memory", "64Mi")] {
+            let has = |container: &Value| {
+                ["requests", "limits"].iter().any(|kind| !amount(container, kind, resource).is_null())
+            };
+            let containers = list(spec, "containers");
+            if !containers.is_empty() && containers.iter().all(has) {
+                holder["resources"]["requests"][resource] = small.into();
+                if guaranteed {
+                    holder["resources"]["limits"][resource] = small.into();
+                }
+            }
+        }
     }
 
     /// Where the sidecars stand in their list, and ECI's priorities: before what reads, behind the proxy of a mesh.
