@@ -1027,13 +1027,12 @@ impl Request<'_> {
         sidecar.volumes.push(json!({"name": meeting, "emptyDir": {}}));
 
         let device = self.settings["vfuseResourceName"].as_str().unwrap_or("alibabacloud.com/vfuse");
-        for kind in ["limits", "requests"] {
-            if !how.privileged {
+        if !how.privileged {
+            for kind in ["limits", "requests"] {
                 remove(&mut worker["resources"][kind], device);
                 holder["resources"][kind][device] = "1".into();
             }
-        }
-        if let Some(resources) = worker.get_mut("resources").and_then(Value::as_object_mut) {
+            let resources = worker["resources"].as_object_mut().unwrap();
             resources.retain(|_, kind| kind.as_object().is_some_and(|kind| !kind.is_empty()));
             if resources.is_empty() {
                 remove(worker, "resources");
