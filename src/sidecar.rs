@@ -65,19 +65,24 @@ pub struct Sidecar {
     pub has_token: bool,
     /// Its program is ours.
     pub is_fluid_fuse: bool,
-    /// The policy made it for a source, so that it can be divided ([`Sidecar::divide`]).
-    source: Option<Held>,
+    /// How it can be divided ([`Sidecar::divide`]).
+    division: Option<Division>,
     /// The container that mounts for it.
     pub holder: Option<Map<String, Value>>,
     /// The directory of the node in which each Pod has its own, if Pods share the node.
     shared_directory: Option<String>,
 }
 
-/// A sidecar that can be divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    /// Its source may be a directory, whose files root alone may be able to read.
-    needs_root: bool,
+/// What is known of a sidecar whose program is ours, and which can be divided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Division {
+    /// The program, as the image has it.
+    program: String,
+    /// Where the container mounts.
+    mount_point: String,
+    /// The worker need not be root, and writes nowhere but into volumes: the policy has made the container, and its source
+    /// is no directory.
+    is_bare: bool,
 }
 
 /// Names in the Pod that a holder brings.
@@ -120,7 +125,7 @@ impl Sidecar {
             needs_directory: false,
             has_token: false,
             is_fluid_fuse: false,
-            source: None,
+            division: None,
             holder: None,
             shared_directory: None,
         }
@@ -135,9 +140,9 @@ impl Sidecar {
         set_env(&mut self.container, variables.into_iter().chain(settle))
     }
 
-    /// Whether it can be divided into a holder and a worker: the policy made it, for a source.
+    /// Whether it can be divided into a holder and a worker.
     pub fn can_be_divided(&self) -> bool {
-        self.source.is_some()
+        self.division.is_some()
     }
 
     /// Divides it into a holder, which has the device and mounts, and a worker, which serves, without privileges. The
@@ -149,7 +154,7 @@ impl Sidecar {
         strategy: Strategy,
         settings: &Settings,
     ) -> Result<()> {
-        let Some(Held { needs_root }) = self.source else { return Ok(()) };
+        let Some(Division { program, mount_point, is_bare }) = self.division.take() else { return Ok(()) };
         let worker = &mut self.container;
         let mut holder = Map::new();
         for field in
@@ -160,31 +165,27 @@ impl Sidecar {
             }
         }
         holder.insert("name".to_string(), names.container.into());
-        holder.insert("command".to_string(), Value::Array(vec![FLUID_FUSE.into(), command::HOLD.into()]));
+        holder.insert("command".to_string(), Value::Array(vec![program.into(), command::HOLD.into()]));
         holder.extend(resources.map(|resources| ("resources".to_string(), resources)));
         let platform: Vec<&str> = strategy.exit.facts().iter().map(|(name, _)| *name).collect();
         let mut shared = Vec::new();
-        let mut is_set = [false; 2];
+        let mut as_root = vec![(env::UID, "0"), (env::GID, "0")];
         list_field(worker, "env")?.retain(|variable| {
             let name = name_of(variable).unwrap_or_default();
             let moves = OF_THE_HOLDER.contains(&name);
             if moves || OF_BOTH.contains(&name) || platform.contains(&name) {
                 shared.push(variable.clone());
             }
-            is_set[0] |= name == env::UID;
-            is_set[1] |= name == env::GID;
+            as_root.retain(|(known, _)| *known != name);
             !moves
         });
         holder.insert("env".to_string(), Value::Array(shared));
-        set_env(&mut holder, [(env::SOCKET, HOLDER_SOCKET)].iter().copied())?;
+        set_env(&mut holder, [(env::MOUNT_POINT, mount_point.as_str()), (env::SOCKET, HOLDER_SOCKET)])?;
         let descriptor = format!("unix:{HOLDER_SOCKET}");
-        // Files look as if root had served them, as they do without a holder.
-        let added = [(env::FD, descriptor.as_str()), (env::UID, "0"), (env::GID, "0")];
-        set_env(worker, added[..1].iter().copied())?;
-        for (variable, is_set) in added[1..].chunks(1).zip(is_set) {
-            if !is_set {
-                set_env(worker, variable.iter().copied())?;
-            }
+        set_env(worker, [(env::FD, descriptor.as_str())])?;
+        if is_bare {
+            // Files look as if root had served them, as they do without a holder.
+            set_env(worker, as_root)?;
         }
 
         let hooks = map_field(worker, "lifecycle")?;
@@ -201,11 +202,14 @@ impl Sidecar {
             mount_path: HOLDER_DIRECTORY.to_string(),
             ..VolumeMount::default()
         })?);
+        let is_device = |volume: &&Value| host_path(volume) == Some(FUSE_DEVICE);
+        let device = self.volumes.iter().find(is_device).and_then(name_of);
         mounts.retain_mut(|mount| {
             let path = text(mount, "mountPath").unwrap_or_default();
-            let (is_place, is_both) = (path == PLACES, [HOLDER_DIRECTORY, TOKEN_DIRECTORY].contains(&path));
+            let moves = path == PLACES || device.is_some_and(|device| name_of(mount) == Some(device));
+            let is_both = [HOLDER_DIRECTORY, TOKEN_DIRECTORY].contains(&path);
             let propagates = text(mount, "mountPropagation") == Some("Bidirectional");
-            if propagates || is_both {
+            if moves || propagates || is_both {
                 shared.push(mount.clone());
             }
             if let (true, Some(mount)) = (propagates, mount.as_object_mut()) {
@@ -213,7 +217,7 @@ impl Sidecar {
                 mount.insert("mountPropagation".into(), "HostToContainer".into());
                 mount.insert("readOnly".into(), true.into());
             }
-            !is_place
+            !moves
         });
         holder.insert("volumeMounts".to_string(), Value::Array(shared));
         if strategy.device == Device::ExtendedResource {
@@ -241,10 +245,15 @@ impl Sidecar {
             }
         }
         self.volumes.push(volume(&names.volume, "emptyDir", json(EmptyDirVolumeSource::default())?));
-        let user = if needs_root { 0 } else { WORKER };
-        let mut security = security_context(false, user);
-        security.read_only_root_filesystem = Some(true);
-        worker.insert("securityContext".to_string(), json(security)?);
+        let security = map_field(worker, "securityContext")?;
+        let Value::Object(unprivileged) = json(security_context(false, WORKER))? else { return Ok(()) };
+        security.extend(unprivileged.into_iter().filter(|(field, _)| is_bare || !field.starts_with("runAs")));
+        if is_bare {
+            security.insert("readOnlyRootFilesystem".to_string(), true.into());
+        } else if security.get("runAsUser").and_then(Value::as_i64) == Some(0) {
+            // It may serve a directory, whose files have owners.
+            map_field(security, "capabilities")?.insert("add".to_string(), vec!["DAC_OVERRIDE"].into());
+        }
         self.holder = Some(holder);
         Ok(())
     }
@@ -666,6 +675,14 @@ fn from_daemonset(
             sidecar.left_out.push(field.to_string());
         }
     }
+    // What else a wrapper does may need what a worker may not.
+    let command = elements(container.get("command")).first();
+    let is_direct = command.is_none_or(|first| first.as_str() == fluid_fuse.as_deref());
+    sidecar.division = fluid_fuse.clone().filter(|_| is_direct).map(|program| Division {
+        program,
+        mount_point: seen_at.clone(),
+        is_bare: false,
+    });
     sidecar.container = container;
     Ok((sidecar, Gate { mount_point: seen_at, fluid_fuse, device }))
 }
@@ -828,7 +845,11 @@ fn from_image(
     request_uid: &str,
 ) -> Result<(Sidecar, Gate)> {
     let fluid_fuse = source.is_some();
-    let held = source.as_ref().map(|source| Held { needs_root: source.may_be_local() });
+    let division = source.as_ref().map(|source| Division {
+        program: FLUID_FUSE.to_string(),
+        mount_point: dataset.mount_point.to_string(),
+        is_bare: !source.may_be_local(),
+    });
     let privileged = device == Device::Privileged;
     // The directory above the mount point: a dead mount could not be a volume (Fluid #1345).
     let directory = dataset.mount_point.parent();
@@ -855,7 +876,7 @@ fn from_image(
         sidecar.volumes.push(host_directory(FLUID_FUSE, &format!("{directory}/{request_uid}"))?);
         sidecar.shared_directory = Some(directory.to_string());
     }
-    sidecar.source = held;
+    sidecar.division = division;
     let fluid_fuse = fluid_fuse.then(|| FLUID_FUSE.to_string());
     Ok((sidecar, Gate { mount_point: dataset.mount_point.to_string(), fluid_fuse, device }))
 }

@@ -56,6 +56,8 @@ enum Server {
 
 struct Sidecar {
     container: Value,
+    /// If that is `fluid-fuse`, its program and where it mounts.
+    fluid_fuse: Option<(String, String)>,
     /// Where the node has what it mounts.
     mount_point: String,
     /// kubelet makes the directory of the mount.
@@ -439,6 +441,7 @@ impl Request<'_> {
             }
         };
         let fluid_fuse = program.is_some();
+        sidecar.fluid_fuse = program.clone().map(|program| (program, gate.clone()));
         if how.exit == "processNamespace" && !fluid_fuse {
             return Err(Problem);
         }
@@ -602,7 +605,15 @@ impl Request<'_> {
         }
         let mount_point = on_the_node(&dataset.mount_point, how);
         let secrets = Vec::new();
-        Sidecar { container, mount_point, makes_directory: false, volumes, secrets, grace_seconds: 0 }
+        Sidecar {
+            container,
+            fluid_fuse: None,
+            mount_point,
+            makes_directory: false,
+            volumes,
+            secrets,
+            grace_seconds: 0,
+        }
     }
 }
 
@@ -719,7 +730,16 @@ fn from_daemonset(
     let grace_seconds = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or_default();
     let mount_point = on_the_node(&dataset.mount_point, how);
     let makes_directory = is_it && how.privileged;
-    (Sidecar { container, mount_point, makes_directory, volumes, secrets, grace_seconds }, gate, program)
+    let sidecar = Sidecar {
+        container,
+        fluid_fuse: None,
+        mount_point,
+        makes_directory,
+        volumes,
+        secrets,
+        grace_seconds,
+    };
+    (sidecar, gate, program)
 }
 
 /// As `destinations` says, or as is usual there.
@@ -841,7 +861,7 @@ impl Request<'_> {
                 &[json!({"name": empty, "mountPath": place, "readOnly": true})],
             );
             let is_held = how.holder && (how.native || restart_policy != "Never");
-            if is_held && matches!(dataset.server, Server::Image(_, Some(_))) {
+            if is_held && sidecar.fluid_fuse.is_some() {
                 let holder = free("fluid-fuse-mount", &mut container_names);
                 let meeting = free("fluid-fuse-holder", &mut volume_names);
                 let shown = (!how.privileged).then(|| free("fluid-fuse", &mut volume_names));
@@ -972,15 +992,19 @@ impl Request<'_> {
         meeting: &str,
         shown: Option<&str>,
     ) -> Value {
+        let (program, mount_point) = sidecar.fluid_fuse.clone().unwrap();
         let worker = &mut sidecar.container;
         let mut holder = json!({
             "name": name,
             "image": worker["image"],
-            "command": ["fluid-fuse", "hold"],
+            "command": [program, "hold"],
             "securityContext": worker["securityContext"],
             "terminationMessagePolicy": "FallbackToLogsOnError",
-            "lifecycle": {"preStop": {"exec": {"command": ["fluid-fuse", "release"]}}},
+            "lifecycle": {"preStop": {"exec": {"command": [program, "release"]}}},
         });
+        if let Some(when) = worker.get("imagePullPolicy") {
+            holder["imagePullPolicy"] = when.clone();
+        }
         if how.native {
             holder["restartPolicy"] = "Always".into();
         }
@@ -988,8 +1012,11 @@ impl Request<'_> {
 
         // It needs no more than to know where to mount, and when to end.
         let moves = |name: &str| name == "FLUID_FUSE_PLACE" || name.starts_with("FLUID_FUSE_EXIT_");
-        let is_of_the_platform = |name: &str| {
-            name.starts_with("ECI_CONTAINER_") || name == "__IS_SIDECAR__" || name.starts_with("KRUISE_")
+        let is_of_the_platform = |name: &str| match how.exit.as_str() {
+            "eci" => name.starts_with("ECI_CONTAINER_"),
+            "acs" => name == "__IS_SIDECAR__",
+            "kruise" => name == "KRUISE_TERMINATE_SIDECAR_WHEN_JOB_EXIT",
+            _ => false,
         };
         let variables = list(worker, "env").to_vec();
         let named = |is: &dyn Fn(&str) -> bool| -> Vec<Value> {
@@ -999,27 +1026,32 @@ impl Request<'_> {
             matches!(name, "MOUNT_POINT" | "FLUID_FUSE_GUARD") || moves(name) || is_of_the_platform(name)
         };
         holder["env"] = named(&both).into();
+        set_env(&mut holder, "MOUNT_POINT", &mount_point);
         set_env(&mut holder, "FLUID_FUSE_SOCKET", "/run/fluid-fuse/holder/socket");
         worker["env"] = named(&|name| !moves(name)).into();
         set_env(worker, "FLUID_FUSE_FD", "unix:/run/fluid-fuse/holder/socket");
-        set_env(worker, "FLUID_FUSE_UID", "0");
-        set_env(worker, "FLUID_FUSE_GID", "0");
 
         let above = dataset.mount_point.rsplit_once('/').unwrap().0;
         let meets = json!({"name": meeting, "mountPath": "/run/fluid-fuse/holder"});
         let hides = |mount: &&Value| mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount";
         let mounts = list(worker, "volumeMounts").to_vec();
-        let mounting = mounts.iter().filter(|mount| mount["mountPropagation"] == "Bidirectional");
+        let devices: Vec<_> =
+            sidecar.volumes.iter().filter(|volume| volume["hostPath"]["path"] == "/dev/fuse").collect();
+        let is_device = |mount: &Value| devices.iter().any(|device| device["name"] == mount["name"]);
+        let mounting =
+            mounts.iter().filter(|mount| mount["mountPropagation"] == "Bidirectional" || is_device(mount));
         holder["volumeMounts"] =
             mounting.chain(mounts.iter().filter(hides)).chain([&meets]).cloned().collect();
-        retain(worker, "volumeMounts", |mount| mount["mountPath"] != "/run/fluid-fuse/places");
+        retain(worker, "volumeMounts", |mount| {
+            mount["mountPath"] != "/run/fluid-fuse/places" && !is_device(mount)
+        });
         append(worker, "volumeMounts", &[meets]);
         if let Some(shown) = shown {
             append(worker, "volumeMounts", &[json!({"name": shown, "mountPath": above})]);
             sidecar.volumes.push(directory_of_the_node(shown, above));
         }
         for mount in list_mut(worker, "volumeMounts") {
-            if mount["mountPath"] == *above {
+            if mount["mountPath"] == *above || mount["mountPropagation"] == "Bidirectional" {
                 mount["mountPropagation"] = "HostToContainer".into();
                 mount["readOnly"] = true.into();
             }
@@ -1052,12 +1084,22 @@ impl Request<'_> {
                 _ => Vec::new(),
             })
             .collect();
-        let user = if sources.iter().any(|source| is_local(source)) { 0 } else { 65534 };
-        worker["securityContext"] = json!({
-            "privileged": false, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
-            "runAsUser": user, "runAsGroup": user, "runAsNonRoot": user > 0, "readOnlyRootFilesystem": true,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        });
+        let security = &mut worker["securityContext"];
+        security["privileged"] = false.into();
+        security["allowPrivilegeEscalation"] = false.into();
+        security["capabilities"] = json!({"drop": ["ALL"]});
+        security["seccompProfile"] = json!({"type": "RuntimeDefault"});
+        // What is known to be a store alone needs no user in particular, and no file.
+        if !sources.is_empty() && !sources.iter().any(|source| is_local(source)) {
+            security["readOnlyRootFilesystem"] = true.into();
+            security["runAsUser"] = 65534.into();
+            security["runAsGroup"] = 65534.into();
+            security["runAsNonRoot"] = true.into();
+            set_env(worker, "FLUID_FUSE_UID", "0");
+            set_env(worker, "FLUID_FUSE_GID", "0");
+        } else if security["runAsUser"] == 0 {
+            security["capabilities"]["add"] = json!(["DAC_OVERRIDE"]);
+        }
         holder
     }
 
