@@ -107,9 +107,9 @@ pub fn inject(
             sidecar.end_with(readers.containers[index], may_restart).because(Code::Malformed)?;
         }
         if let Some((launch, exit)) = place.priorities {
-            let priorities = [(LAUNCH_PRIORITY, launch.to_string()), (EXIT_PRIORITY, exit.to_string())];
-            let priorities = priorities.iter().map(|(name, value)| (*name, value.as_str()));
-            sidecar::set_env(&mut sidecar.container, priorities).because(Code::Malformed)?;
+            let (launch, exit) = (launch.to_string(), exit.to_string());
+            let priorities = [(LAUNCH_PRIORITY, launch.as_str()), (EXIT_PRIORITY, exit.as_str())];
+            sidecar::set_env(&mut sidecar.container, &priorities).because(Code::Malformed)?;
         }
         rename_volumes(&mut sidecar, &mut volume_names);
         if !sidecar.has_token {
@@ -139,10 +139,7 @@ pub fn inject(
             let names = HolderNames {
                 container: container_names.unused(HOLDER),
                 volume: volume_names.unused(sidecar::HOLDER_VOLUME),
-                mount: match strategy.device {
-                    Device::ExtendedResource => volume_names.unused(FLUID_FUSE),
-                    Device::Privileged => String::new(),
-                },
+                shown: volumes.first().map(|shown| shown.volume.name.clone()).unwrap_or_default(),
             };
             let resources = if pod_resources { None } else { requests.of_a_holder() };
             status.sidecars.push(InjectedSidecar {

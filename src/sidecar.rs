@@ -85,15 +85,15 @@ struct Division {
     is_bare: bool,
 }
 
-/// Names in the Pod that a holder brings.
+/// Names in the Pod: of a holder, and of what it shares with its worker.
 #[derive(Debug)]
 pub struct HolderNames {
     /// The container.
     pub container: String,
     /// The volume in which holder and worker meet.
     pub volume: String,
-    /// The volume in which a worker sees the mount, where it has none for that yet.
-    pub mount: String,
+    /// A volume by which the application sees the mount.
+    pub shown: String,
 }
 
 /// The volume in which holder and worker meet.
@@ -133,11 +133,13 @@ impl Sidecar {
 
     /// Has it end with this many containers of the Pod, and wait for those that kubelet starts again.
     pub fn end_with(&mut self, containers: usize, restarts: bool) -> Result<()> {
-        let settle = restarts.then_some((env::EXIT_SETTLE, LONGEST_BACKOFF));
         let containers = containers.to_string();
-        let variables =
-            [(env::EXIT_WITH_POD, ExitWithPod::ProcessNamespace.name()), (env::EXIT_CONTAINERS, &containers)];
-        set_env(&mut self.container, variables.into_iter().chain(settle))
+        let variables = [
+            (env::EXIT_WITH_POD, ExitWithPod::ProcessNamespace.name()),
+            (env::EXIT_CONTAINERS, &containers),
+            (env::EXIT_SETTLE, LONGEST_BACKOFF),
+        ];
+        set_env(&mut self.container, if restarts { &variables } else { &variables[..2] })
     }
 
     /// Whether it can be divided into a holder and a worker.
@@ -180,12 +182,12 @@ impl Sidecar {
             !moves
         });
         holder.insert("env".to_string(), Value::Array(shared));
-        set_env(&mut holder, [(env::MOUNT_POINT, mount_point.as_str()), (env::SOCKET, HOLDER_SOCKET)])?;
+        set_env(&mut holder, &[(env::MOUNT_POINT, mount_point.as_str()), (env::SOCKET, HOLDER_SOCKET)])?;
         let descriptor = format!("unix:{HOLDER_SOCKET}");
-        set_env(worker, [(env::FD, descriptor.as_str())])?;
+        set_env(worker, &[(env::FD, descriptor.as_str())])?;
         if is_bare {
             // Files look as if root had served them, as they do without a holder.
-            set_env(worker, as_root)?;
+            set_env(worker, &as_root)?;
         }
 
         let hooks = map_field(worker, "lifecycle")?;
@@ -221,16 +223,14 @@ impl Sidecar {
         });
         holder.insert("volumeMounts".to_string(), Value::Array(shared));
         if strategy.device == Device::ExtendedResource {
-            // The platform shows the mount to containers as it does to the application's.
-            let directory = self.mount_point.parent();
+            // The platform shows the mount to the worker as it does to the application.
             mounts.push(json(VolumeMount {
-                name: names.mount.clone(),
-                mount_path: directory.to_string(),
+                name: names.shown,
+                mount_path: mount_point,
                 mount_propagation: Some("HostToContainer".to_string()),
                 read_only: Some(true),
                 ..VolumeMount::default()
             })?);
-            self.volumes.push(host_directory(&names.mount, directory)?);
             let resources = map_field(worker, "resources")?;
             for kind in ["limits", "requests"] {
                 if let Some((name, device)) =
@@ -350,9 +350,9 @@ impl Sidecar {
             }
             let variable = [(env::LINGER, linger.as_str())];
             if let Some(holder) = &mut self.holder {
-                set_env(holder, variable.iter().copied())?;
+                set_env(holder, &variable)?;
             }
-            return set_env(&mut self.container, variable.iter().copied());
+            return set_env(&mut self.container, &variable);
         }
         let hook = json(lifecycle::serve_on(seconds))?;
         map_field(&mut self.container, "lifecycle")?.insert("preStop".into(), hook);
@@ -473,7 +473,7 @@ fn guard(sidecar: &mut Sidecar, request_uid: &str) -> Result<()> {
     }
     // It writes to the default one.
     sidecar.container.remove("terminationMessagePath");
-    set_env(&mut sidecar.container, variables)
+    set_env(&mut sidecar.container, &variables)
 }
 
 /// The mount point in the directory of this Pod below the one that all Pods of the Dataset share.
@@ -501,7 +501,7 @@ fn dress(
     }
     sidecar.has_token = overrides.is_some_and(|overrides| overrides.service_account_token);
     let container = &mut sidecar.container;
-    set_env(container, strategy.exit.facts().iter().copied())?;
+    set_env(container, strategy.exit.facts())?;
     set_resources(container, "limits", limits)?;
     clamp_requests(container);
     if strategy.device == Device::ExtendedResource {
@@ -528,7 +528,9 @@ fn override_fields(sidecar: &mut Sidecar, overrides: &SidecarOverrides) -> Resul
     if !overrides.args.is_empty() {
         list_field(container, "args")?.extend(overrides.args.iter().map(|arg| arg.as_str().into()));
     }
-    set_env(container, overrides.env.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+    let variables: Vec<_> =
+        overrides.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    set_env(container, &variables)?;
     set_resources(container, "limits", &overrides.limits)?;
     set_resources(container, "requests", &overrides.requests)?;
     sidecar.image_pull_secrets.extend(overrides.image_pull_secrets.iter().cloned());
@@ -1070,12 +1072,9 @@ fn named_ports(container: &mut Map<String, Value>) -> Vec<&mut Value> {
 }
 
 /// Sets variables, each in its old place if it had one: later variables may refer to it.
-pub(crate) fn set_env<'e>(
-    container: &mut Map<String, Value>,
-    variables: impl IntoIterator<Item = (&'e str, &'e str)>,
-) -> Result<()> {
+pub(crate) fn set_env(container: &mut Map<String, Value>, variables: &[(&str, &str)]) -> Result<()> {
     let env = list_field(container, "env")?;
-    for (name, value) in variables {
+    for &(name, value) in variables {
         // Two texts, of which every sidecar has a handful: the type would only be serialised.
         let entry = [("name", name), ("value", value)].map(|(key, text)| (key.to_string(), text.into()));
         let entry = Value::Object(Map::from_iter(entry));

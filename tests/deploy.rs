@@ -849,8 +849,9 @@ fn nothing_here_skips_init_containers() {
 /// An example as `kubernetes.yaml` has it injected: with a privileged native sidecar.
 fn injected() -> Value {
     let example = root().join("deploy/examples/job.yaml");
-    let settings = &policies()["kubernetes.yaml"]["spec"]["settings"];
-    let pod = create(&read(&example), &Cluster::of(documents()), settings)["mutated_object"].clone();
+    let mut settings = policies()["kubernetes.yaml"]["spec"]["settings"].clone();
+    settings["destinations"]["kubernetes"]["holder"] = false.into();
+    let pod = create(&read(&example), &Cluster::of(documents()), &settings)["mutated_object"].clone();
     assert_eq!(pod["spec"]["initContainers"][0]["securityContext"]["privileged"], true, "{pod:#}");
     pod
 }
@@ -1259,7 +1260,8 @@ fn pod_security_holds_after_admission() {
         assert!(refusals.iter().any(|it| it.contains(message)), "{message}: {refusals:?}");
     };
     let evil = ("/spec/initContainers/0/image", json!("evil"));
-    refused("cannot be changed", update("pods", &good, std::slice::from_ref(&evil)));
+    let message = "The image of a sidecar can only be changed";
+    refused(message, update("pods", &good, std::slice::from_ref(&evil)));
     // Nor to another one that is trusted, nor by making it no sidecar first.
     let other = "registry.example/other";
     let trusting = self::rules(&[(
@@ -1270,9 +1272,22 @@ fn pod_security_holds_after_admission() {
     assert_eq!(refusals(&trusting, &creation(NAMESPACE, &moved)), [""; 0]);
     let request =
         Request { operation: "UPDATE", resource: "pods", namespace: NAMESPACE, object: &moved, old: &good };
-    assert_eq!(refusals(&trusting, &request), ["The image of a sidecar cannot be changed."]);
+    let refused_now = refusals(&trusting, &request);
+    assert!(refused_now.len() == 1 && refused_now[0].starts_with(message), "{refused_now:?}");
     let forgotten = changed(&good, &[(ANNOTATION, json!(""))]);
-    refused("cannot be changed", update("pods", &forgotten, &[evil]));
+    refused(message, update("pods", &forgotten, &[evil]));
+    // What holds no privilege may be replaced by another version, and the application does not notice.
+    let pair = given(&root().join("tests/cases/acs-holder"), "expected.yaml")["pod"].clone();
+    let (holder, server) = ("/spec/containers/0/image", "/spec/containers/1/image");
+    let replaced = |path: &'static str, image: &str| {
+        let pod = changed(&pair, &[(path, json!(image))]);
+        let request =
+            Request { operation: "UPDATE", resource: "pods", namespace: "default", object: &pod, old: &pair };
+        refusals(&rules, &request).iter().any(|it| it.starts_with(message))
+    };
+    assert!(
+        !replaced(server, &shipped_image()) && replaced(server, "evil") && replaced(holder, &shipped_image())
+    );
 
     let debugger = |fields: Value| {
         let mut container = json!({"name": "debugger", "image": "busybox"});

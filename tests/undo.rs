@@ -125,7 +125,9 @@ fn security_f13_whatever_is_replaced_in_an_injection_is_seen() {
         };
         let sidecars = names(&status["sidecars"], "container");
         let mut volumes = names(&status["claims"], "volume");
-        volumes.extend(status["sidecars"][0]["volumes"].as_array().unwrap().iter().cloned());
+        for sidecar in status["sidecars"].as_array().unwrap() {
+            volumes.extend(sidecar["volumes"].as_array().into_iter().flatten().cloned());
+        }
         let mut paths = Vec::new();
         for (list, injected) in
             [("containers", &sidecars), ("initContainers", &sidecars), ("volumes", &volumes)]

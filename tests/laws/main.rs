@@ -134,6 +134,7 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
     let volumes = situation.dataset_volumes();
     let mounts: BTreeSet<_> = volumes.values().map(|(mount, _)| mount).collect();
     let sidecars = added_containers(&situation.pod, mutated);
+    let is_held = |server: &Value| entries(server, "env").iter().any(|it| it["name"] == "FLUID_FUSE_FD");
     let is_holder = |container: &Value| container["command"][1] == "hold";
     let (holders, servers): (Vec<&Value>, Vec<&Value>) = sidecars.iter().partition(|one| is_holder(one));
     // One for each mount, however many Datasets have it.
@@ -142,7 +143,11 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
     for sidecar in &sidecars {
         // 10. Nothing that it names dangles, or is the user's.
         for volume in ["volumeMounts", "volumeDevices"].into_iter().flat_map(|key| entries(sidecar, key)) {
-            prop_assert!(brought.contains(&&volume["name"]), "{}", volume);
+            // A server without a directory of its own sees its holder's mount as the application does.
+            let sees = volumes.contains_key(volume["name"].as_str().unwrap())
+                && volume["readOnly"] == true
+                && is_held(sidecar);
+            prop_assert!(brought.contains(&&volume["name"]) || sees, "{}", volume);
         }
         let ports: Vec<_> = entries(sidecar, "ports").iter().map(|port| &port["name"]).collect();
         for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -199,7 +204,6 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
         prop_assert!(!entries(holder, "env").iter().any(tells), "{}", holder);
         prop_assert_eq!(holder.get("args"), None);
     }
-    let is_held = |server: &Value| entries(server, "env").iter().any(|it| it["name"] == "FLUID_FUSE_FD");
     for server in &servers {
         prop_assert!(server["lifecycle"]["postStart"].is_object(), "no gate");
     }
@@ -239,9 +243,7 @@ fn is_whole(situation: &Situation, mutated: &Value) -> Result<(), TestCaseError>
         prop_assert_eq!(taken, None, "{:#}", mutated);
     }
     for volume in added(list(&situation.pod, "volumes"), list(mutated, "volumes")) {
-        // A server sees through it what the platform shows of its holder's mount.
-        let is_seen = !holders.is_empty() && volume["hostPath"]["type"] == "DirectoryOrCreate";
-        prop_assert!(how.privileged || is_seen || volume.get("hostPath").is_none(), "{}", volume);
+        prop_assert!(how.privileged || volume.get("hostPath").is_none(), "{}", volume);
     }
     Ok(())
 }

@@ -986,11 +986,10 @@ impl Request<'_> {
     fn divide(
         &self,
         sidecar: &mut Sidecar,
-        dataset: &Dataset,
         how: &How,
         name: &str,
         meeting: &str,
-        shown: Option<&str>,
+        shown: Option<&Value>,
     ) -> Value {
         let (program, mount_point) = sidecar.fluid_fuse.clone().unwrap();
         let worker = &mut sidecar.container;
@@ -1031,7 +1030,6 @@ impl Request<'_> {
         worker["env"] = named(&|name| !moves(name)).into();
         set_env(worker, "FLUID_FUSE_FD", "unix:/run/fluid-fuse/holder/socket");
 
-        let above = dataset.mount_point.rsplit_once('/').unwrap().0;
         let meets = json!({"name": meeting, "mountPath": "/run/fluid-fuse/holder"});
         let hides = |mount: &&Value| mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount";
         let mounts = list(worker, "volumeMounts").to_vec();
@@ -1047,11 +1045,10 @@ impl Request<'_> {
         });
         append(worker, "volumeMounts", &[meets]);
         if let Some(shown) = shown {
-            append(worker, "volumeMounts", &[json!({"name": shown, "mountPath": above})]);
-            sidecar.volumes.push(directory_of_the_node(shown, above));
+            append(worker, "volumeMounts", &[json!({"name": shown, "mountPath": mount_point})]);
         }
         for mount in list_mut(worker, "volumeMounts") {
-            if mount["mountPath"] == *above || mount["mountPropagation"] == "Bidirectional" {
+            if mount["mountPath"] == mount_point || mount["mountPropagation"] == "Bidirectional" {
                 mount["mountPropagation"] = "HostToContainer".into();
                 mount["readOnly"] = true.into();
             }
