@@ -86,6 +86,10 @@ pub(crate) const JOURNAL_SLOT: u64 = 1024;
 /// Bytes of the journal.
 pub(crate) const JOURNAL: u64 = JOURNAL_SLOTS * JOURNAL_SLOT;
 
+/// Bytes of the pipe through which a worker takes requests, where the kernel does not resend them: a write of 128 KiB is in 33
+/// pages, with its header in another one, and the size of a pipe is a power of two.
+pub(crate) const PIPE: usize = 256 << 10;
+
 /// Entries of listings that were not shown since the process began, because they cannot be files or directories.
 pub(crate) static SKIPPED: AtomicU64 = AtomicU64::new(0);
 
