@@ -1,7 +1,7 @@
 //! The holder's socket, over which a worker gets the device and the session's state.
 //!
 //! A worker connects and receives the descriptors, with what was negotiated with the kernel. Where the kernel does not resend
-//! requests, it also receives both ends of a pipe ([`super::intake`]). It keeps the connection as long
+//! requests, it also receives the ends of two pipes ([`super::intake`]). It keeps the connection as long
 //! as it lives. The holder serves one connection after the other, so there is one worker at a time. The worker passes on the
 //! news of its container's hooks as single bytes.
 
@@ -18,7 +18,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::{Deserialize, Serialize};
 
 use super::init::Negotiated;
-use super::intake::Pipe;
+use super::intake::{Pipe, Pipes};
 use super::journal::{self, Repeated};
 use super::session::{self, Begun};
 use super::state::Log;
@@ -28,8 +28,8 @@ use crate::in_pod::News;
 /// The version of this conversation. A worker refuses any other.
 const VERSION: u32 = 1;
 
-/// Descriptors in a message: the device, the state, and both ends of the pipe.
-pub(crate) const DESCRIPTORS_MAX: usize = 4;
+/// Descriptors in a message: the device, the state, and the ends of two pipes.
+pub(crate) const DESCRIPTORS_MAX: usize = 6;
 
 /// The news that a worker passes on, each with its byte. After a failed gate the worker ends, and the next one has a gate of
 /// its own: the holder keeps the mount.
@@ -47,7 +47,7 @@ pub(crate) struct Offer {
 pub struct Held {
     pub(crate) negotiated: Negotiated,
     state: File,
-    pipe: Option<Pipe>,
+    pipes: Option<Pipes>,
     connection: UnixStream,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Kept {
     pub(crate) device: Arc<OwnedFd>,
     pub(crate) state: File,
     /// Only where the kernel does not resend requests.
-    pub(crate) pipe: Option<Pipe>,
+    pub(crate) pipes: Option<Pipes>,
 }
 
 /// The connection to the holder, for which this process is the worker as long as this lives.
@@ -77,7 +77,8 @@ impl Offer {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let mut descriptors = vec![kept.device.as_fd(), kept.state.as_fd()];
-        descriptors.extend(kept.pipe.iter().flat_map(|pipe| [pipe.reader.as_fd(), pipe.writer.as_fd()]));
+        let pipes = kept.pipes.iter().flat_map(|pipes| [&pipes.requests, &pipes.copies]);
+        descriptors.extend(pipes.flat_map(|pipe| [pipe.reader.as_fd(), pipe.writer.as_fd()]));
         ensure!(
             ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)),
             "there is no room for descriptors"
@@ -103,9 +104,10 @@ impl Held {
         );
         let mut descriptors = descriptors.into_iter();
         let state = descriptors.next().context("the holder sent no state")?.into();
-        let ends = descriptors.next().zip(descriptors.next());
-        let pipe = ends.map(|(reader, writer)| Pipe { reader, writer });
-        Ok(Some(Held { negotiated: offer.negotiated, state, pipe, connection }))
+        let mut pipe =
+            || descriptors.next().zip(descriptors.next()).map(|(reader, writer)| Pipe { reader, writer });
+        let pipes = pipe().zip(pipe()).map(|(requests, copies)| Pipes { requests, copies });
+        Ok(Some(Held { negotiated: offer.negotiated, state, pipes, connection }))
     }
 
     /// Begins a session where another worker has ended. Returns the function that serves, and the connection.
@@ -119,9 +121,9 @@ impl Held {
         let (log, state) = Log::take_over(state).context("the state of the mount is lost")?;
         let connection = Connection(self.connection);
         if !self.negotiated.resends() {
-            let pipe = self.pipe.context("the holder sent no pipe")?;
+            let pipes = self.pipes.context("the holder sent no pipes")?;
             let run =
-                journal::begin(view, (log, state), device, (self.state, pipe), self.negotiated, config)?;
+                journal::begin(view, (log, state), device, (self.state, pipes), self.negotiated, config)?;
             return Ok((run, connection));
         }
         view.resume(Arc::new(log), state, Repeated::default());

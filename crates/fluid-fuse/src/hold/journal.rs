@@ -5,7 +5,8 @@
 //! answer empties the slot. The next worker begins with the requests in the slots, as if the kernel had sent them, if the
 //! kernel still waits for their answers. To find that out it answers an interruption of the request, which changes nothing.
 //!
-//! The journal has no bytes of writes: a write that was not answered fails with `EIO`.
+//! Long requests, which are writes, have slots of their own. If these are taken, the journal has only the header of a write,
+//! and the next worker lets it fail with `EIO`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -23,9 +24,9 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::hand_over::Run;
 use super::init::{Negotiated, SMALL_WRITE};
-use super::intake::{Intake, Pipe};
+use super::intake::{Intake, Pipes};
 use super::session::{self, Begun};
-use super::state::{JOURNAL, Log, State};
+use super::state::{JOURNAL, LONG_SLOTS, Log, State};
 use crate::fs::View;
 use crate::limits;
 use crate::sync::lock;
@@ -33,7 +34,6 @@ use crate::sync::lock;
 /// Numbers of operations, from `include/uapi/linux/fuse.h`.
 mod opcode {
     pub(super) const FORGET: u32 = 2;
-    pub(super) const WRITE: u32 = 16;
     pub(super) const INTERRUPT: u32 = 36;
     pub(super) const BATCH_FORGET: u32 = 42;
 }
@@ -49,9 +49,6 @@ const FRAME: usize = 8;
 
 /// The bit in the number of a request that stands for its interruption (`FUSE_INT_REQ_BIT`).
 const INTERRUPTION: u64 = 1;
-
-/// Bytes of a request that are noted.
-pub(super) const NOTED_MAX: usize = limits::JOURNAL_SLOT as usize - FRAME;
 
 /// Bytes of a request or an answer: the largest write or read that was negotiated, with headers.
 pub(super) const MESSAGE_MAX: usize = SMALL_WRITE as usize + 8192;
@@ -76,80 +73,118 @@ struct Journal {
 
 struct Slots {
     /// The slot of each request.
-    taken: HashMap<u64, usize>,
-    free: Vec<usize>,
+    taken: HashMap<u64, Slot>,
+    free: Vec<Slot>,
+    free_long: Vec<Slot>,
+}
+
+/// A part of the memory file for one request.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    place: u64,
+    /// Bytes of the request that it can have.
+    capacity: usize,
+}
+
+impl Slot {
+    fn all() -> impl DoubleEndedIterator<Item = Slot> {
+        let slots = |start, count, size: u64| {
+            (0..count).map(move |index| Slot { place: start + index * size, capacity: size as usize - FRAME })
+        };
+        let short = slots(JOURNAL, limits::JOURNAL_SLOTS, limits::JOURNAL_SLOT);
+        short.chain(slots(LONG_SLOTS, limits::JOURNAL_LONG_SLOTS, limits::JOURNAL_LONG_SLOT))
+    }
+
+    fn is_long(self) -> bool {
+        self.place >= LONG_SLOTS
+    }
+
+    /// The request in the slot.
+    fn read(self, file: &File) -> Option<Vec<u8>> {
+        let mut frame = [0; FRAME];
+        file.read_exact_at(&mut frame, self.place).ok()?;
+        let length = usize::try_from(word(&frame, 0)?).ok()?;
+        if !(IN_HEADER..=self.capacity).contains(&length) {
+            return None;
+        }
+        let mut request = vec![0; length];
+        file.read_exact_at(&mut request, self.place + FRAME as u64).ok()?;
+        (word(&frame, 4)? == crc32fast::hash(&request)).then_some(request)
+    }
+
+    /// The bytes of a request that the slot gets. The beginning of a request that is longer says that it has failed.
+    fn noted(self, request: &[u8]) -> &[u8] {
+        let is_short = request.len() <= self.capacity;
+        if is_short { request } else { &request[..IN_HEADER] }
+    }
 }
 
 impl Journal {
     /// The journal, and the requests that the last worker left in it, in the order of their numbers.
     fn open(file: File) -> (Self, Vec<(u64, Vec<u8>)>) {
-        let mut slots = Slots { taken: HashMap::new(), free: Vec::new() };
+        let mut slots = Slots { taken: HashMap::new(), free: Vec::new(), free_long: Vec::new() };
         let mut written = Vec::new();
-        for slot in (0..limits::JOURNAL_SLOTS as usize).rev() {
-            match in_slot(&file, slot).and_then(|bytes| Some((number(&bytes)?, bytes))) {
+        for slot in Slot::all().rev() {
+            match slot.read(&file).and_then(|bytes| Some((number(&bytes)?, bytes))) {
                 Some((request, bytes)) => {
                     slots.taken.insert(request, slot);
                     written.push((request, bytes));
                 }
-                None => slots.free.push(slot),
+                None => slots.give_back(slot),
             }
         }
         written.sort_by_key(|(number, _)| *number);
         (Journal { file, slots: Mutex::new(slots), freed: Condvar::new() }, written)
     }
 
-    /// Notes a request of which this is the beginning. If all slots are taken, waits until a request is answered.
-    fn note(&self, beginning: &[u8]) -> io::Result<()> {
-        let Some((bytes, number)) = noted(beginning).and_then(|bytes| Some((bytes, number(bytes)?))) else {
-            return Ok(());
-        };
-        let mut framed = (bytes.len() as u32).to_ne_bytes().to_vec();
-        framed.extend(crc32fast::hash(bytes).to_ne_bytes());
-        framed.extend(bytes);
+    /// Notes a request. If all slots are taken, waits until a request is answered.
+    fn note(&self, request: &[u8]) -> io::Result<()> {
+        let Some(number) = number(request).filter(|_| is_answered(request)) else { return Ok(()) };
         let mut slots = lock(&self.slots);
         let slot = loop {
-            match slots.taken.get(&number).copied().or_else(|| slots.free.pop()) {
+            match slots.for_request(number, request.len()) {
                 Some(slot) => break slot,
                 None => slots = self.freed.wait(slots).unwrap_or_else(PoisonError::into_inner),
             }
         };
         slots.taken.insert(number, slot);
-        self.file.write_all_at(&framed, place(slot))
+        drop(slots);
+        let bytes = slot.noted(request);
+        let mut framed = (bytes.len() as u32).to_ne_bytes().to_vec();
+        framed.extend(crc32fast::hash(bytes).to_ne_bytes());
+        framed.extend(bytes);
+        self.file.write_all_at(&framed, slot.place)
     }
 
     /// Empties the slot of a request that was answered.
     fn answered(&self, number: u64) {
         let mut slots = lock(&self.slots);
         if let Some(slot) = slots.taken.remove(&number) {
-            if let Err(error) = self.file.write_all_at(&[0; FRAME], place(slot)) {
+            if let Err(error) = self.file.write_all_at(&[0; FRAME], slot.place) {
                 debug!("the slot of a request is not emptied: {error}");
             }
-            slots.free.push(slot);
+            slots.give_back(slot);
             self.freed.notify_one();
         }
     }
 }
 
-/// The bytes of a request that are noted, of which this is the beginning.
-fn noted(beginning: &[u8]) -> Option<&[u8]> {
-    match opcode(beginning) {
-        opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT => None,
-        opcode::WRITE => beginning.get(..IN_HEADER),
-        _ => Some(&beginning[..beginning.len().min(NOTED_MAX)]),
+impl Slots {
+    /// The slot for a request of this length. One that was noted before keeps its slot.
+    fn for_request(&mut self, number: u64, length: usize) -> Option<Slot> {
+        let is_long = length > limits::JOURNAL_SLOT as usize - FRAME;
+        let before = self.taken.get(&number).copied();
+        before.or_else(|| self.free_long.pop_if(|_| is_long)).or_else(|| self.free.pop())
+    }
+
+    fn give_back(&mut self, slot: Slot) {
+        if slot.is_long() { self.free_long.push(slot) } else { self.free.push(slot) }
     }
 }
 
-fn place(slot: usize) -> u64 {
-    JOURNAL + slot as u64 * limits::JOURNAL_SLOT
-}
-
-fn in_slot(file: &File, slot: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; limits::JOURNAL_SLOT as usize];
-    file.read_exact_at(&mut bytes, place(slot)).ok()?;
-    let length = usize::try_from(word(&bytes, 0)?).ok()?;
-    let request =
-        bytes.get(FRAME..FRAME.checked_add(length)?).filter(|request| request.len() >= IN_HEADER)?;
-    (word(&bytes, 4)? == crc32fast::hash(request)).then(|| request.to_vec())
+/// Whether the kernel waits for an answer to the request, and cannot do without it.
+fn is_answered(request: &[u8]) -> bool {
+    !matches!(opcode(request), opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -162,8 +197,8 @@ fn number(message: &[u8]) -> Option<u64> {
 }
 
 /// The length of a request, by its header.
-pub(super) fn length(request: &[u8]) -> Option<u64> {
-    word(request, 0).map(u64::from)
+pub(super) fn length(request: &[u8]) -> Option<u32> {
+    word(request, 0)
 }
 
 fn opcode(request: &[u8]) -> u32 {
@@ -189,27 +224,26 @@ pub(crate) fn begin(
     view: View,
     (log, state): (Log, State),
     device: OwnedFd,
-    (file, pipe): (File, Pipe),
+    (file, pipes): (File, Pipes),
     negotiated: Negotiated,
     config: Config,
 ) -> anyhow::Result<Run> {
     let device = Arc::new(device);
     let (journal, mut written) = Journal::open(file);
-    let intake = Intake::new(Arc::clone(&device), pipe)?;
-    let left = intake.left(|beginning| {
-        let number = number(beginning).filter(|number| waits(&device, *number));
-        let slot = written.iter().find(|(known, _)| Some(*known) == number);
-        number.is_some() && slot.is_none_or(|(_, bytes)| noted(beginning) == Some(bytes))
+    let intake = Intake::new(Arc::clone(&device), pipes)?;
+    let left = intake.left(|request| {
+        let number = number(request).filter(|number| waits(&device, *number))?;
+        let slot = written.iter().find(|(known, _)| *known == number);
+        slot.is_none_or(|(_, bytes)| request.starts_with(bytes)).then_some(number)
     })?;
     // Nobody has run the request in the pipe, whether or not it was noted.
-    let left = left.and_then(|beginning| number(&beginning));
     written.retain(|(number, _)| Some(*number) != left);
     let (waiting, answered): (Vec<_>, Vec<_>) =
         written.into_iter().partition(|(number, _)| waits(&device, *number));
     answered.iter().for_each(|(number, _)| journal.answered(*number));
-    // The bytes of writes are missing, and the ends of requests that are longer than a slot.
+    // The others were longer than their slots.
     let (repeated, failed): (Vec<_>, Vec<_>) =
-        waiting.into_iter().partition(|(_, bytes)| word(bytes, 0) == u32::try_from(bytes.len()).ok());
+        waiting.into_iter().partition(|(_, bytes)| length(bytes) == u32::try_from(bytes.len()).ok());
     if !repeated.is_empty() || !failed.is_empty() || left.is_some() {
         info!(
             "requests that another process has not answered repeated={} failed={} begun={}",
@@ -251,12 +285,13 @@ pub(crate) fn begin(
 
 /// Passes requests of the kernel on to the session, until the file system is unmounted.
 fn pass_on(peer: &OwnedFd, intake: &Intake, journal: &Journal) -> io::Result<()> {
-    let mut bytes = vec![0; MESSAGE_MAX];
+    let (mut bytes, mut removed) = (vec![0; MESSAGE_MAX], vec![0; MESSAGE_MAX]);
     loop {
         // The first one may be the last worker's.
-        if let Some(beginning) = intake.beginning()? {
-            journal.note(&beginning)?;
-            write(peer, intake.take(&mut bytes)?)?;
+        if let Some(request) = intake.request(&mut bytes)? {
+            journal.note(request)?;
+            intake.remove(&mut removed)?;
+            write(peer, request)?;
         }
         if !intake.wait()? {
             return Ok(());
@@ -334,5 +369,24 @@ mod tests {
         assert_eq!(written(&journal), [(4, request(4))]);
         journal.answered(4);
         assert_eq!(written(&journal), []);
+    }
+
+    #[test]
+    fn a_long_request_is_noted_as_long_as_there_are_slots() {
+        let journal = journal();
+        let long = |number| {
+            let mut long = request(number);
+            long.resize(SMALL_WRITE as usize + 80, 7);
+            let length = (long.len() as u32).to_ne_bytes();
+            long[..4].copy_from_slice(&length);
+            long
+        };
+        let most = limits::JOURNAL_LONG_SLOTS;
+        for number in 0..=most {
+            journal.note(&long(2 * number)).unwrap();
+        }
+        let written = written(&journal);
+        assert!((0..most).all(|number| written[number as usize] == (2 * number, long(2 * number))));
+        assert_eq!(written[most as usize], (2 * most, long(2 * most)[..IN_HEADER].to_vec()));
     }
 }

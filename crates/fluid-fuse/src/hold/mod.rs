@@ -43,7 +43,7 @@ use rustix::process::umask;
 pub(crate) use self::hand_over::DESCRIPTORS_MAX;
 pub use self::hand_over::Held;
 use self::hand_over::{Kept, Offer};
-use self::intake::Pipe;
+use self::intake::Pipes;
 pub(crate) use self::journal::Repeated;
 use crate::daemon::{Mounts, Pod, Signals};
 use crate::in_pod::News;
@@ -129,9 +129,9 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     }
     let device = Arc::new(device);
     let offer = Offer::new(negotiated);
-    let pipe =
-        (!negotiated.resends()).then(Pipe::new).transpose().context("there is no pipe for requests")?;
-    let kept = Kept { device: Arc::clone(&device), state, pipe };
+    let pipes = (!negotiated.resends()).then(Pipes::new).transpose();
+    let pipes = pipes.context("there are no pipes for requests")?;
+    let kept = Kept { device: Arc::clone(&device), state, pipes };
     thread::spawn(move || serve(&listener, &offer, &kept, &workers, &sender));
 
     let mut pod = Pod::default();

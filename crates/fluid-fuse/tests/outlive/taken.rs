@@ -27,7 +27,10 @@ const JOURNAL: u64 = 4096;
 /// Bytes of the pipe.
 const PIPE: usize = 256 << 10;
 
-/// Bytes of `fuse_in_header`, which are noted of a write.
+/// Offset of the first slot for a long request.
+const LONG_SLOTS: u64 = JOURNAL + 4096 * 1024;
+
+/// Bytes of `fuse_in_header`, which alone are noted of a long request when there is no slot for it.
 const IN_HEADER: usize = 40;
 
 /// Operations, from `include/uapi/linux/fuse.h`.
@@ -48,7 +51,7 @@ impl Worker {
     fn new(pair: &Pair) -> Self {
         let connection = UnixStream::connect(pair.socket()).unwrap();
         let mut text = [0; 1024];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(6))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut text)];
         recvmsg(&connection, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
@@ -59,7 +62,7 @@ impl Worker {
                 _ => Vec::new(),
             })
             .collect();
-        let [device, memory, reader, writer] = descriptors.try_into().unwrap();
+        let [device, memory, reader, writer, _, _] = descriptors.try_into().unwrap();
         Worker { device, memory: memory.into(), reader, writer: writer.into(), _connection: connection }
     }
 
@@ -85,11 +88,12 @@ impl Worker {
         self.writer.write_all(bytes).unwrap();
     }
 
-    fn note(&self, request: &[u8]) {
+    /// Notes a request in a slot.
+    fn note(&self, slot: u64, request: &[u8]) {
         let mut framed = (request.len() as u32).to_ne_bytes().to_vec();
         framed.extend(crc32fast::hash(request).to_ne_bytes());
         framed.extend(request);
-        self.memory.write_all_at(&framed, JOURNAL).unwrap();
+        self.memory.write_all_at(&framed, slot).unwrap();
     }
 }
 
@@ -114,23 +118,44 @@ fn a_read_that_was_taken_and_not_noted_is_answered() {
     assert!(pair.log().contains("repeated=0 failed=0 begun=1"), "{}", pair.log());
 }
 
-/// Its bytes are in the pipe alone.
-#[test]
-fn a_write_that_was_noted_and_not_taken_out_is_done() {
+/// Leaves a write of these bytes to the next worker in some way, and says what that finds.
+fn write_is_done(length: usize, leave: impl FnOnce(Worker, &[u8]), found: &str) {
     let Some((mut pair, root)) = writable(&NO_RESEND) else { return };
     let mut file = created(&pair.path("file")).unwrap();
     pair.kill_worker();
     let worker = Worker::new(&pair);
-    let content = vec![7; 100_000];
+    let content = vec![7; length];
     let bytes = content.clone();
     let writer = thread::spawn(move || file.write_all(&bytes).and_then(|()| close(file)));
     let request = worker.take(FUSE_WRITE);
-    worker.note(&request[..IN_HEADER]);
-    worker.leave(&request);
+    leave(worker, &request);
     pair.next_worker();
     writer.join().unwrap().unwrap();
     assert_eq!(stored(&root, "file"), Some(content));
-    assert!(pair.log().contains("repeated=0 failed=0 begun=1"), "{}", pair.log());
+    assert!(pair.log().contains(found), "{}", pair.log());
+}
+
+/// Its bytes are in the pipe alone.
+#[test]
+fn a_write_that_was_not_noted_is_done() {
+    write_is_done(100_000, |worker, request| worker.leave(request), "repeated=0 failed=0 begun=1");
+}
+
+#[test]
+fn a_write_that_was_noted_and_not_removed_is_done_once() {
+    let leave = |worker: Worker, request: &[u8]| {
+        worker.note(LONG_SLOTS, request);
+        worker.leave(request);
+    };
+    write_is_done(100_000, leave, "repeated=0 failed=0 begun=1");
+}
+
+/// A worker that was killed before it has begun with a write must not let it fail.
+#[test]
+fn a_write_that_was_noted_alone_is_done() {
+    let at = |slot| move |worker: Worker, request: &[u8]| worker.note(slot, request);
+    write_is_done(100_000, at(LONG_SLOTS), "repeated=1 failed=0 begun=0");
+    write_is_done(100, at(JOURNAL), "repeated=1 failed=0 begun=0");
 }
 
 /// An application chooses the bytes that it writes. A part of them must not become a request of somebody else.
@@ -143,7 +168,7 @@ fn the_rest_of_a_write_is_no_request() {
     let worker = Worker::new(&pair);
     let writer = thread::spawn(move || file.write_all(&[7; 100_000]));
     let request = worker.take(FUSE_WRITE);
-    worker.note(&request[..IN_HEADER]);
+    worker.note(JOURNAL, &request[..IN_HEADER]);
     let name = b"directory\0";
     let mut forged = ((IN_HEADER + name.len()) as u32).to_ne_bytes().to_vec();
     forged.extend(FUSE_RMDIR.to_ne_bytes());
