@@ -23,7 +23,7 @@ use rustix::net::{
     socketpair,
 };
 
-use crate::hold::Held;
+use crate::hold::{DESCRIPTORS_MAX, Held};
 
 /// The program that mounts for users who may not.
 pub const HELPER: &str = "fusermount3";
@@ -80,9 +80,10 @@ pub fn handed_over(from: &FuseFd) -> anyhow::Result<(OwnedFd, Option<Held>)> {
         FuseFd::Socket(path) => {
             let socket = connect(path).context("nobody listens there")?;
             socket.set_read_timeout(Some(HAND_OVER_TIMEOUT))?;
-            let Received { text, descriptor, other } = receive(&socket).context("nothing was handed over")?;
+            let Received { text, descriptor, others } =
+                receive(&socket).context("nothing was handed over")?;
             socket.set_read_timeout(None)?;
-            (descriptor, Held::read(&text, other, socket)?)
+            (descriptor, Held::read(&text, others, socket)?)
         }
     };
     let stat = fstat(&descriptor)?;
@@ -113,17 +114,17 @@ fn inherited(number: RawFd) -> anyhow::Result<OwnedFd> {
     Ok(receive(&ours)?.descriptor)
 }
 
-/// A message with one descriptor or two.
+/// A message with descriptors: one, or those of a holder.
 struct Received {
     text: Vec<u8>,
     descriptor: OwnedFd,
-    other: Option<OwnedFd>,
+    others: Vec<OwnedFd>,
 }
 
 /// Waits for a message with a descriptor.
 fn receive(socket: impl AsFd) -> anyhow::Result<Received> {
     let mut text = vec![0; 1024];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received =
         recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
@@ -133,8 +134,8 @@ fn receive(socket: impl AsFd) -> anyhow::Result<Received> {
         _ => Vec::new(),
     });
     let descriptor = descriptors.next().context("what came had no descriptor with it")?;
-    let other = descriptors.next();
-    Ok(Received { text, descriptor, other })
+    let others = descriptors.collect();
+    Ok(Received { text, descriptor, others })
 }
 
 /// Lets [`HELPER`] mount.

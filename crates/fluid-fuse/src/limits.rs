@@ -83,8 +83,15 @@ pub(crate) const JOURNAL_SLOTS: u64 = 4096;
 /// Bytes of a request in the journal: its header, its arguments, and two names.
 pub(crate) const JOURNAL_SLOT: u64 = 1024;
 
-/// Bytes of the journal.
-pub(crate) const JOURNAL: u64 = JOURNAL_SLOTS * JOURNAL_SLOT;
+/// Long requests in the journal: one for each thread that writes.
+pub(crate) const JOURNAL_LONG_SLOTS: u64 = 32;
+
+/// Bytes of a long request in the journal: a write of 128 KiB, and a page for its headers.
+pub(crate) const JOURNAL_LONG_SLOT: u64 = (128 << 10) + 4096;
+
+/// Bytes of the pipe through which a worker takes requests, where the kernel does not resend them: a write of 128 KiB is in 33
+/// pages, with its header in another one, and the size of a pipe is a power of two.
+pub(crate) const PIPE: usize = 256 << 10;
 
 /// Entries of listings that were not shown since the process began, because they cannot be files or directories.
 pub(crate) static SKIPPED: AtomicU64 = AtomicU64::new(0);

@@ -149,7 +149,8 @@ fn describe(command: &Command, text: &mut String) {
         writeln!(text, "{}.\n", paragraph.trim_end_matches('.')).unwrap();
     }
     text.push_str("| option | variable | default | meaning |\n| --- | --- | --- | --- |\n");
-    for argument in command.get_arguments().filter(|argument| argument.get_id() != "help") {
+    let is_shown = |argument: &&Arg| !argument.is_hide_set() && argument.get_id() != "help";
+    for argument in command.get_arguments().filter(is_shown) {
         let values = argument.get_value_names().unwrap_or_default().iter().map(|name| name.to_string());
         let value = values.collect::<Vec<_>>().join(" ");
         let name = match (argument.get_long(), argument.get_short()) {

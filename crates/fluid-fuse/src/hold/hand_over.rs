@@ -1,13 +1,14 @@
 //! The holder's socket, over which a worker gets the device and the session's state.
 //!
-//! A worker connects and receives both descriptors, with what was negotiated with the kernel. It keeps the connection as long
+//! A worker connects and receives the descriptors, with what was negotiated with the kernel. Where the kernel does not resend
+//! requests, it also receives the ends of two pipes ([`super::intake`]). It keeps the connection as long
 //! as it lives. The holder serves one connection after the other, so there is one worker at a time. The worker passes on the
 //! news of its container's hooks as single bytes.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::{Deserialize, Serialize};
 
 use super::init::Negotiated;
+use super::intake::{Pipe, Pipes};
 use super::journal::{self, Repeated};
 use super::session::{self, Begun};
 use super::state::Log;
@@ -25,6 +27,9 @@ use crate::in_pod::News;
 
 /// The version of this conversation. A worker refuses any other.
 const VERSION: u32 = 1;
+
+/// Descriptors in a message: the device, the state, and the ends of two pipes.
+pub(crate) const DESCRIPTORS_MAX: usize = 6;
 
 /// The news that a worker passes on, each with its byte. After a failed gate the worker ends, and the next one has a gate of
 /// its own: the holder keeps the mount.
@@ -42,7 +47,17 @@ pub(crate) struct Offer {
 pub struct Held {
     pub(crate) negotiated: Negotiated,
     state: File,
+    pipes: Option<Pipes>,
     connection: UnixStream,
+}
+
+/// The descriptors that the holder keeps.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) device: Arc<OwnedFd>,
+    pub(crate) state: File,
+    /// Only where the kernel does not resend requests.
+    pub(crate) pipes: Option<Pipes>,
 }
 
 /// The connection to the holder, for which this process is the worker as long as this lives.
@@ -58,15 +73,12 @@ impl Offer {
     }
 
     /// Sends the descriptors.
-    pub(crate) fn send(
-        &self,
-        to: &UnixStream,
-        device: BorrowedFd<'_>,
-        state: BorrowedFd<'_>,
-    ) -> anyhow::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    pub(crate) fn send(&self, to: &UnixStream, kept: &Kept) -> anyhow::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [device, state];
+        let mut descriptors = vec![kept.device.as_fd(), kept.state.as_fd()];
+        let pipes = kept.pipes.iter().flat_map(|pipes| [&pipes.requests, &pipes.copies]);
+        descriptors.extend(pipes.flat_map(|pipe| [pipe.reader.as_fd(), pipe.writer.as_fd()]));
         ensure!(
             ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)),
             "there is no room for descriptors"
@@ -81,7 +93,7 @@ impl Held {
     /// Reads the text that came with a device. Returns nothing if it is not a holder's: drivers of others send any text.
     pub(crate) fn read(
         text: &[u8],
-        state: Option<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
         connection: UnixStream,
     ) -> anyhow::Result<Option<Self>> {
         let Ok(offer) = serde_json::from_slice::<Offer>(text) else { return Ok(None) };
@@ -90,8 +102,12 @@ impl Held {
             "the holder speaks version {} of the hand-over, and this program version {VERSION}",
             offer.fluid_fuse_hold
         );
-        let state = state.context("the holder sent no state")?.into();
-        Ok(Some(Held { negotiated: offer.negotiated, state, connection }))
+        let mut descriptors = descriptors.into_iter();
+        let state = descriptors.next().context("the holder sent no state")?.into();
+        let mut pipe =
+            || descriptors.next().zip(descriptors.next()).map(|(reader, writer)| Pipe { reader, writer });
+        let pipes = pipe().zip(pipe()).map(|(requests, copies)| Pipes { requests, copies });
+        Ok(Some(Held { negotiated: offer.negotiated, state, pipes, connection }))
     }
 
     /// Begins a session where another worker has ended. Returns the function that serves, and the connection.
@@ -105,7 +121,9 @@ impl Held {
         let (log, state) = Log::take_over(state).context("the state of the mount is lost")?;
         let connection = Connection(self.connection);
         if !self.negotiated.resends() {
-            let run = journal::begin(view, (log, state), device, self.state, self.negotiated, config)?;
+            let pipes = self.pipes.context("the holder sent no pipes")?;
+            let run =
+                journal::begin(view, (log, state), device, (self.state, pipes), self.negotiated, config)?;
             return Ok((run, connection));
         }
         view.resume(Arc::new(log), state, Repeated::default());

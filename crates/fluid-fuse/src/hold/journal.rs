@@ -1,14 +1,12 @@
 //! The journal of requests that were read and not answered, for kernels that do not resend them (before Linux 6.9).
 //!
-//! There, requests and answers go through a socket between the kernel and the session. The thread that reads a request writes
-//! it into a slot of the memory file before it passes the request on; the thread that writes the answer empties the slot. The
-//! next worker begins with the requests in the slots, as if the kernel had sent them, if the kernel still waits for their
-//! answers. To find that out it answers an interruption of the request, which changes nothing.
+//! There, requests and answers go through a socket between the kernel and the session. The thread that takes a request
+//! ([`super::intake`]) writes it into a slot of the memory file before it passes the request on; the thread that writes the
+//! answer empties the slot. The next worker begins with the requests in the slots, as if the kernel had sent them, if the
+//! kernel still waits for their answers. To find that out it answers an interruption of the request, which changes nothing.
 //!
-//! A thread that waits in read(2) of the device may get a request after its process was killed. So the device is only
-//! read when it has a request, which leaves some microseconds for a kill. A request that is lost in them is found by its
-//! number, which is near to those in the slots, and answered with `ESTALE`: the kernel then looks a path up again, and
-//! reads a page again. The journal has no bytes of writes: a write that was not answered fails with `EIO`.
+//! Long requests, which are writes, have slots of their own. If these are taken, the journal has only the header of a write,
+//! and the next worker lets it fail with `EIO`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -16,21 +14,19 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use anyhow::Context as _;
 use fuser::Config;
-use log::{debug, error, info, warn};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use log::{debug, error, info};
 use rustix::io::{Errno, read, write};
 use rustix::net::{Shutdown, shutdown};
 
 use super::hand_over::Run;
 use super::init::{Negotiated, SMALL_WRITE};
+use super::intake::{Intake, Pipes};
 use super::session::{self, Begun};
-use super::state::{JOURNAL, Log, State};
+use super::state::{JOURNAL, LONG_SLOTS, Log, State};
 use crate::fs::View;
 use crate::limits;
 use crate::sync::lock;
@@ -38,7 +34,6 @@ use crate::sync::lock;
 /// Numbers of operations, from `include/uapi/linux/fuse.h`.
 mod opcode {
     pub(super) const FORGET: u32 = 2;
-    pub(super) const WRITE: u32 = 16;
     pub(super) const INTERRUPT: u32 = 36;
     pub(super) const BATCH_FORGET: u32 = 42;
 }
@@ -55,15 +50,8 @@ const FRAME: usize = 8;
 /// The bit in the number of a request that stands for its interruption (`FUSE_INT_REQ_BIT`).
 const INTERRUPTION: u64 = 1;
 
-/// From one request's number to the next (`FUSE_REQ_ID_STEP`).
-const STEP: u64 = 2;
-
-/// Numbers below and above those in the journal that are checked: more than requests wait in the kernel at a time. A check
-/// takes less than a microsecond.
-const AROUND: u64 = 16 * 1024;
-
 /// Bytes of a request or an answer: the largest write or read that was negotiated, with headers.
-const MESSAGE_MAX: usize = SMALL_WRITE as usize + 8192;
+pub(super) const MESSAGE_MAX: usize = SMALL_WRITE as usize + 8192;
 
 /// The numbers of requests that the journal repeats. Unlike resent ones they are not marked by the kernel.
 #[derive(Clone, Debug, Default)]
@@ -80,76 +68,123 @@ impl Repeated {
 struct Journal {
     file: File,
     slots: Mutex<Slots>,
+    freed: Condvar,
 }
 
 struct Slots {
     /// The slot of each request.
-    taken: HashMap<u64, usize>,
-    free: Vec<usize>,
+    taken: HashMap<u64, Slot>,
+    free: Vec<Slot>,
+    free_long: Vec<Slot>,
+}
+
+/// A part of the memory file for one request.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    place: u64,
+    /// Bytes of the request that it can have.
+    capacity: usize,
+}
+
+impl Slot {
+    fn all() -> impl DoubleEndedIterator<Item = Slot> {
+        let slots = |start, count, size: u64| {
+            (0..count).map(move |index| Slot { place: start + index * size, capacity: size as usize - FRAME })
+        };
+        let short = slots(JOURNAL, limits::JOURNAL_SLOTS, limits::JOURNAL_SLOT);
+        short.chain(slots(LONG_SLOTS, limits::JOURNAL_LONG_SLOTS, limits::JOURNAL_LONG_SLOT))
+    }
+
+    fn is_long(self) -> bool {
+        self.place >= LONG_SLOTS
+    }
+
+    /// The request in the slot.
+    fn read(self, file: &File) -> Option<Vec<u8>> {
+        let mut frame = [0; FRAME];
+        file.read_exact_at(&mut frame, self.place).ok()?;
+        let length = usize::try_from(word(&frame, 0)?).ok()?;
+        if !(IN_HEADER..=self.capacity).contains(&length) {
+            return None;
+        }
+        let mut request = vec![0; length];
+        file.read_exact_at(&mut request, self.place + FRAME as u64).ok()?;
+        (word(&frame, 4)? == crc32fast::hash(&request)).then_some(request)
+    }
+
+    /// The bytes of a request that the slot gets. The beginning of a request that is longer says that it has failed.
+    fn noted(self, request: &[u8]) -> &[u8] {
+        let is_short = request.len() <= self.capacity;
+        if is_short { request } else { &request[..IN_HEADER] }
+    }
 }
 
 impl Journal {
     /// The journal, and the requests that the last worker left in it, in the order of their numbers.
     fn open(file: File) -> (Self, Vec<(u64, Vec<u8>)>) {
-        let mut slots = Slots { taken: HashMap::new(), free: Vec::new() };
+        let mut slots = Slots { taken: HashMap::new(), free: Vec::new(), free_long: Vec::new() };
         let mut written = Vec::new();
-        for slot in (0..limits::JOURNAL_SLOTS as usize).rev() {
-            match in_slot(&file, slot).and_then(|bytes| Some((number(&bytes)?, bytes))) {
+        for slot in Slot::all().rev() {
+            match slot.read(&file).and_then(|bytes| Some((number(&bytes)?, bytes))) {
                 Some((request, bytes)) => {
                     slots.taken.insert(request, slot);
                     written.push((request, bytes));
                 }
-                None => slots.free.push(slot),
+                None => slots.give_back(slot),
             }
         }
         written.sort_by_key(|(number, _)| *number);
-        (Journal { file, slots: Mutex::new(slots) }, written)
+        (Journal { file, slots: Mutex::new(slots), freed: Condvar::new() }, written)
     }
 
-    /// Notes a request that was read.
-    fn note(&self, request: &[u8]) {
-        let Some(number) = number(request) else { return };
-        let bytes = match opcode(request) {
-            opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT => return,
-            opcode::WRITE => &request[..IN_HEADER],
-            _ => &request[..request.len().min(limits::JOURNAL_SLOT as usize - FRAME)],
-        };
+    /// Notes a request. If all slots are taken, waits until a request is answered.
+    fn note(&self, request: &[u8]) -> io::Result<()> {
+        let Some(number) = number(request).filter(|_| is_answered(request)) else { return Ok(()) };
         let mut slots = lock(&self.slots);
-        let Some(slot) = slots.free.pop() else {
-            return warn!("the journal is full: the next process will not repeat a request");
+        let slot = loop {
+            match slots.for_request(number, request.len()) {
+                Some(slot) => break slot,
+                None => slots = self.freed.wait(slots).unwrap_or_else(PoisonError::into_inner),
+            }
         };
+        slots.taken.insert(number, slot);
+        drop(slots);
+        let bytes = slot.noted(request);
         let mut framed = (bytes.len() as u32).to_ne_bytes().to_vec();
         framed.extend(crc32fast::hash(bytes).to_ne_bytes());
         framed.extend(bytes);
-        if let Err(error) = self.file.write_all_at(&framed, place(slot)) {
-            warn!("the next process will not repeat a request: {error}");
-        }
-        slots.taken.insert(number, slot);
+        self.file.write_all_at(&framed, slot.place)
     }
 
     /// Empties the slot of a request that was answered.
     fn answered(&self, number: u64) {
         let mut slots = lock(&self.slots);
         if let Some(slot) = slots.taken.remove(&number) {
-            if let Err(error) = self.file.write_all_at(&[0; FRAME], place(slot)) {
+            if let Err(error) = self.file.write_all_at(&[0; FRAME], slot.place) {
                 debug!("the slot of a request is not emptied: {error}");
             }
-            slots.free.push(slot);
+            slots.give_back(slot);
+            self.freed.notify_one();
         }
     }
 }
 
-fn place(slot: usize) -> u64 {
-    JOURNAL + slot as u64 * limits::JOURNAL_SLOT
+impl Slots {
+    /// The slot for a request of this length. One that was noted before keeps its slot.
+    fn for_request(&mut self, number: u64, length: usize) -> Option<Slot> {
+        let is_long = length > limits::JOURNAL_SLOT as usize - FRAME;
+        let before = self.taken.get(&number).copied();
+        before.or_else(|| self.free_long.pop_if(|_| is_long)).or_else(|| self.free.pop())
+    }
+
+    fn give_back(&mut self, slot: Slot) {
+        if slot.is_long() { self.free_long.push(slot) } else { self.free.push(slot) }
+    }
 }
 
-fn in_slot(file: &File, slot: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; limits::JOURNAL_SLOT as usize];
-    file.read_exact_at(&mut bytes, place(slot)).ok()?;
-    let length = usize::try_from(word(&bytes, 0)?).ok()?;
-    let request =
-        bytes.get(FRAME..FRAME.checked_add(length)?).filter(|request| request.len() >= IN_HEADER)?;
-    (word(&bytes, 4)? == crc32fast::hash(request)).then(|| request.to_vec())
+/// Whether the kernel waits for an answer to the request, and cannot do without it.
+fn is_answered(request: &[u8]) -> bool {
+    !matches!(opcode(request), opcode::FORGET | opcode::BATCH_FORGET | opcode::INTERRUPT)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -159,6 +194,11 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 /// The number of a request, or of the request that a message answers.
 fn number(message: &[u8]) -> Option<u64> {
     Some(u64::from_ne_bytes(message.get(8..16)?.try_into().ok()?))
+}
+
+/// The length of a request, by its header.
+pub(super) fn length(request: &[u8]) -> Option<u32> {
+    word(request, 0)
 }
 
 fn opcode(request: &[u8]) -> u32 {
@@ -179,37 +219,37 @@ fn answer(device: impl AsFd, request: u64, error: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// The numbers of requests that the kernel waits for and no slot has.
-fn lost(device: &OwnedFd, written: &[(u64, Vec<u8>)]) -> Vec<u64> {
-    let known: HashSet<u64> = written.iter().map(|(number, _)| *number).collect();
-    let (Some((first, _)), Some((last, _))) = (written.first(), written.last()) else { return Vec::new() };
-    let around = first.saturating_sub(AROUND * STEP)..last.saturating_add(AROUND * STEP);
-    around.step_by(STEP as usize).filter(|number| !known.contains(number) && waits(device, *number)).collect()
-}
-
-/// Begins a session with the requests that the last worker has read and not answered.
+/// Begins a session with the requests that the last worker has taken and not answered.
 pub(crate) fn begin(
     view: View,
     (log, state): (Log, State),
     device: OwnedFd,
-    file: File,
+    (file, pipes): (File, Pipes),
     negotiated: Negotiated,
     config: Config,
 ) -> anyhow::Result<Run> {
-    let (journal, written) = Journal::open(file);
-    let lost = lost(&device, &written);
+    let device = Arc::new(device);
+    let (journal, mut written) = Journal::open(file);
+    let intake = Intake::new(Arc::clone(&device), pipes)?;
+    let left = intake.left(|request| {
+        let number = number(request).filter(|number| waits(&device, *number))?;
+        let slot = written.iter().find(|(known, _)| *known == number);
+        slot.is_none_or(|(_, bytes)| request.starts_with(bytes)).then_some(number)
+    })?;
+    // Nobody has run the request in the pipe, whether or not it was noted.
+    written.retain(|(number, _)| Some(*number) != left);
     let (waiting, answered): (Vec<_>, Vec<_>) =
         written.into_iter().partition(|(number, _)| waits(&device, *number));
     answered.iter().for_each(|(number, _)| journal.answered(*number));
-    // The bytes of writes are missing, and the ends of requests that are longer than a slot.
+    // The others were longer than their slots.
     let (repeated, failed): (Vec<_>, Vec<_>) =
-        waiting.into_iter().partition(|(_, bytes)| word(bytes, 0) == u32::try_from(bytes.len()).ok());
-    if !repeated.is_empty() || !failed.is_empty() || !lost.is_empty() {
+        waiting.into_iter().partition(|(_, bytes)| length(bytes) == u32::try_from(bytes.len()).ok());
+    if !repeated.is_empty() || !failed.is_empty() || left.is_some() {
         info!(
-            "requests that another process has not answered repeated={} failed={} unknown={}",
+            "requests that another process has not answered repeated={} failed={} begun={}",
             repeated.len(),
             failed.len(),
-            lost.len()
+            u8::from(left.is_some())
         );
     }
     for (number, _) in failed {
@@ -217,17 +257,13 @@ pub(crate) fn begin(
         let _ = answer(&device, number, Errno::IO.raw_os_error());
         journal.answered(number);
     }
-    for number in lost {
-        let _ = answer(&device, number, Errno::STALE.raw_os_error());
-    }
     view.resume(
         Arc::new(log),
         state,
         Repeated(Arc::new(repeated.iter().map(|(number, _)| *number).collect())),
     );
     let Begun { session, peer, .. } = session::begin(view, negotiated, config)?;
-    fcntl_setfl(&device, fcntl_getfl(&device)? | OFlags::NONBLOCK).context("the device cannot be polled")?;
-    let (peer, device, journal) = (Arc::new(peer), Arc::new(device), Arc::new(journal));
+    let (peer, journal) = (Arc::new(peer), Arc::new(journal));
     let ended = Arc::new(AtomicBool::new(false));
     let back = (Arc::clone(&peer), Arc::clone(&device), Arc::clone(&journal));
     let unmounted = Arc::clone(&ended);
@@ -235,7 +271,7 @@ pub(crate) fn begin(
         thread::Builder::new().name("answers".into()).spawn(move || bring_back(&back.0, &back.1, &back.2))?;
         thread::Builder::new().name("requests".into()).spawn(move || {
             let passed = repeated.iter().try_for_each(|(_, request)| Ok(write(&peer, request).map(drop)?));
-            match passed.and_then(|()| pass_on(&peer, &device, &journal)) {
+            match passed.and_then(|()| pass_on(&peer, &intake, &journal)) {
                 Ok(()) => unmounted.store(true, Ordering::SeqCst),
                 Err(error) => error!("requests cannot be passed on any more: {error}"),
             }
@@ -248,22 +284,17 @@ pub(crate) fn begin(
 }
 
 /// Passes requests of the kernel on to the session, until the file system is unmounted.
-fn pass_on(peer: &OwnedFd, device: &OwnedFd, journal: &Journal) -> io::Result<()> {
-    let mut bytes = vec![0; MESSAGE_MAX];
+fn pass_on(peer: &OwnedFd, intake: &Intake, journal: &Journal) -> io::Result<()> {
+    let (mut bytes, mut removed) = (vec![0; MESSAGE_MAX], vec![0; MESSAGE_MAX]);
     loop {
-        match poll(&mut [PollFd::new(device, PollFlags::IN)], None) {
-            Err(Errno::INTR) => continue,
-            polled => polled?,
-        };
-        match read(device, &mut bytes) {
-            // The caller was killed meanwhile.
-            Err(Errno::AGAIN | Errno::INTR | Errno::NOENT) => {}
-            Err(Errno::NODEV) => return Ok(()),
-            length => {
-                let request = &bytes[..length?];
-                journal.note(request);
-                write(peer, request)?;
-            }
+        // The first one may be the last worker's.
+        if let Some(request) = intake.request(&mut bytes)? {
+            journal.note(request)?;
+            intake.remove(&mut removed)?;
+            write(peer, request)?;
+        }
+        if !intake.wait()? {
+            return Ok(());
         }
     }
 }
@@ -279,5 +310,83 @@ fn bring_back(peer: &OwnedFd, device: &OwnedFd, journal: &Journal) {
         if let Some(number) = number(answer) {
             journal.answered(number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hold::state::SIZE;
+
+    /// A look-up with this number.
+    fn request(number: u64) -> Vec<u8> {
+        let mut request = ((IN_HEADER + 2) as u32).to_ne_bytes().to_vec();
+        request.extend(1_u32.to_ne_bytes());
+        request.extend(number.to_ne_bytes());
+        request.resize(IN_HEADER, 0);
+        request.extend(b"a\0");
+        request
+    }
+
+    fn journal() -> Journal {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(SIZE).unwrap();
+        Journal::open(file).0
+    }
+
+    fn written(journal: &Journal) -> Vec<(u64, Vec<u8>)> {
+        Journal::open(journal.file.try_clone().unwrap()).1
+    }
+
+    /// Nobody would repeat a request without a slot, and its caller would wait forever.
+    #[test]
+    fn a_full_journal_takes_no_request_until_one_is_answered() {
+        let journal = Arc::new(journal());
+        let most = limits::JOURNAL_SLOTS;
+        for number in 0..most {
+            journal.note(&request(2 * number)).unwrap();
+        }
+        let its = Arc::clone(&journal);
+        let last = thread::spawn(move || its.note(&request(2 * most)).unwrap());
+        thread::sleep(Duration::from_millis(50));
+        assert!(!last.is_finished());
+        journal.answered(20);
+        last.join().unwrap();
+        let written = written(&journal);
+        assert!(written.len() as u64 == most && !written.contains(&(20, request(20))));
+        assert!(written.contains(&(2 * most, request(2 * most))));
+    }
+
+    /// A worker may be killed after it has noted a request and before it has taken it out of the pipe.
+    #[test]
+    fn a_request_that_is_noted_again_keeps_its_slot() {
+        let journal = journal();
+        for _ in 0..2 {
+            journal.note(&request(4)).unwrap();
+        }
+        assert_eq!(written(&journal), [(4, request(4))]);
+        journal.answered(4);
+        assert_eq!(written(&journal), []);
+    }
+
+    #[test]
+    fn a_long_request_is_noted_as_long_as_there_are_slots() {
+        let journal = journal();
+        let long = |number| {
+            let mut long = request(number);
+            long.resize(SMALL_WRITE as usize + 80, 7);
+            let length = (long.len() as u32).to_ne_bytes();
+            long[..4].copy_from_slice(&length);
+            long
+        };
+        let most = limits::JOURNAL_LONG_SLOTS;
+        for number in 0..=most {
+            journal.note(&long(2 * number)).unwrap();
+        }
+        let written = written(&journal);
+        assert!((0..most).all(|number| written[number as usize] == (2 * number, long(2 * number))));
+        assert_eq!(written[most as usize], (2 * most, long(2 * most)[..IN_HEADER].to_vec()));
     }
 }

@@ -11,10 +11,11 @@
 //! When a worker ends, the kernel keeps the requests of the application. The next worker reads the inodes and open files of
 //! the kernel from the state ([`state`]), begins a session without the kernel's FUSE_INIT (`session`), and makes the kernel
 //! resend the requests that were read and not answered. Kernels before Linux 6.9 cannot resend; there the workers keep a
-//! journal of these requests ([`journal`]). `fs/resumed.rs` continues the open files, and makes repeated requests harmless.
+//! journal of these requests ([`journal`]), and take them so that a kill loses none (`intake`). `fs/resumed.rs` continues the open files, and makes repeated requests harmless.
 
 mod hand_over;
 mod init;
+mod intake;
 pub(crate) mod journal;
 pub(crate) mod session;
 pub(crate) mod state;
@@ -22,7 +23,7 @@ pub(crate) mod state;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -39,8 +40,10 @@ use rustix::fs::{MemfdFlags, Mode, SealFlags, fcntl_add_seals, ftruncate, memfd_
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::umask;
 
+pub(crate) use self::hand_over::DESCRIPTORS_MAX;
 pub use self::hand_over::Held;
-use self::hand_over::Offer;
+use self::hand_over::{Kept, Offer};
+use self::intake::Pipes;
 pub(crate) use self::journal::Repeated;
 use crate::daemon::{Mounts, Pod, Signals};
 use crate::in_pod::News;
@@ -126,8 +129,10 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     }
     let device = Arc::new(device);
     let offer = Offer::new(negotiated);
-    let shared = Arc::clone(&device);
-    thread::spawn(move || serve(&listener, &offer, (&shared, &state), &workers, &sender));
+    let pipes = (!negotiated.resends()).then(Pipes::new).transpose();
+    let pipes = pipes.context("there are no pipes for requests")?;
+    let kept = Kept { device: Arc::clone(&device), state, pipes };
+    thread::spawn(move || serve(&listener, &offer, &kept, &workers, &sender));
 
     let mut pod = Pod::default();
     let (mut worker, mut since) = (false, Instant::now());
@@ -189,7 +194,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
 fn serve(
     listener: &UnixListener,
     offer: &Offer,
-    (device, state): (&OwnedFd, &File),
+    kept: &Kept,
     workers: &Mutex<BTreeSet<Vec<u8>>>,
     events: &Sender<Event>,
 ) {
@@ -210,7 +215,7 @@ fn serve(
             cgroups.clear();
             cgroups.extend(cgroup);
         }
-        match offer.send(&worker, device.as_fd(), state.as_fd()) {
+        match offer.send(&worker, kept) {
             Ok(()) if attend(&worker, events).is_err() => return,
             Ok(()) => {}
             // The process was killed meanwhile: its successor must not wait.

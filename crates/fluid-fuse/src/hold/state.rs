@@ -35,7 +35,7 @@ use crate::sync::lock;
 const MAGIC: [u8; 8] = *b"FFSTATE\n";
 
 /// The version of this format and the journal's. A worker ignores the state of any other.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Bytes of the header, before the journal and the regions: a page.
 const HEADER: u64 = 4096;
@@ -43,8 +43,11 @@ const HEADER: u64 = 4096;
 /// Offset of the journal of requests ([`super::journal`]).
 pub(super) const JOURNAL: u64 = HEADER;
 
+/// Offset of the journal's slots for long requests.
+pub(super) const LONG_SLOTS: u64 = JOURNAL + limits::JOURNAL_SLOTS * limits::JOURNAL_SLOT;
+
 /// Offset of the regions.
-const REGIONS: u64 = JOURNAL + limits::JOURNAL;
+const REGIONS: u64 = LONG_SLOTS + limits::JOURNAL_LONG_SLOTS * limits::JOURNAL_LONG_SLOT;
 
 /// Bytes of the file. Pages that were never written take no memory.
 pub(crate) const SIZE: u64 = REGIONS + 2 * limits::STATE;

@@ -16,7 +16,7 @@ use crate::support::s3::S3;
 use crate::support::s3s;
 
 /// A pair on a store that can be written to, which keeps its objects in a directory.
-fn writable(holding: &[&str]) -> Option<(Pair, TempDir)> {
+pub(crate) fn writable(holding: &[&str]) -> Option<(Pair, TempDir)> {
     let root = TempDir::new().unwrap();
     fs::create_dir(root.path().join("data")).unwrap();
     let endpoint = s3s::serve(root.path());
@@ -24,15 +24,15 @@ fn writable(holding: &[&str]) -> Option<(Pair, TempDir)> {
     Some((pair, root))
 }
 
-fn stored(root: &TempDir, name: &str) -> Option<Vec<u8>> {
+pub(crate) fn stored(root: &TempDir, name: &str) -> Option<Vec<u8>> {
     fs::read(root.path().join("data").join(name)).ok()
 }
 
-fn created(path: &Path) -> io::Result<File> {
+pub(crate) fn created(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).open(path)
 }
 
-fn close(file: File) -> io::Result<()> {
+pub(crate) fn close(file: File) -> io::Result<()> {
     Ok(nix::unistd::close(file)?)
 }
 

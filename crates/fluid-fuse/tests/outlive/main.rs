@@ -7,3 +7,4 @@ mod pair;
 mod readers;
 #[path = "../support/mod.rs"]
 mod support;
+mod taken;

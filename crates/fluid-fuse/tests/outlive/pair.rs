@@ -104,6 +104,11 @@ impl Pair {
         assert!(ready.status.success(), "{} {}", words(&ready), self.log());
     }
 
+    /// The socket of the holder.
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket(&self.place)
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.mountpoint().join(name)
     }
