@@ -864,16 +864,11 @@ impl Request<'_> {
             if is_held && sidecar.fluid_fuse.is_some() {
                 let holder = free("fluid-fuse-mount", &mut container_names);
                 let meeting = free("fluid-fuse-holder", &mut volume_names);
-                let shown = (!how.privileged).then(|| free("fluid-fuse", &mut volume_names));
-                containers.push(self.divide(
-                    &mut sidecar,
-                    dataset,
-                    &how,
-                    &holder,
-                    &meeting,
-                    shown.as_deref(),
-                ));
-                added.extend(shown);
+                let shown = list(&self.pod["spec"], "volumes").iter().find(|volume| {
+                    claims.iter().any(|claim| volume["persistentVolumeClaim"]["claimName"] == *claim)
+                });
+                let shown = shown.map(|volume| &volume["name"]).filter(|_| !how.privileged);
+                containers.push(self.divide(&mut sidecar, &how, &holder, &meeting, shown));
                 added.push(meeting);
                 let dataset = format!("{}/{}", self.namespace, dataset.name);
                 append(&mut status, "sidecars", &[json!({"container": holder, "dataset": dataset})]);
