@@ -231,10 +231,13 @@ impl Sidecar {
                 read_only: Some(true),
                 ..VolumeMount::default()
             })?);
-            let resources = map_field(worker, "resources")?;
+        }
+        // What grants the device, wherever it is from.
+        if let Some(resources) = worker.get_mut("resources").and_then(Value::as_object_mut) {
             for kind in ["limits", "requests"] {
+                let amounts = resources.get_mut(kind).and_then(Value::as_object_mut);
                 if let Some((name, device)) =
-                    map_field(resources, kind)?.remove_entry(&settings.vfuse_resource_name)
+                    amounts.and_then(|amounts| amounts.remove_entry(&settings.vfuse_resource_name))
                 {
                     map_field(map_field(&mut holder, "resources")?, kind)?.insert(name, device);
                 }

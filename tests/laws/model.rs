@@ -1051,12 +1051,16 @@ impl Request<'_> {
         sidecar.volumes.push(json!({"name": meeting, "emptyDir": {}}));
 
         let device = self.settings["vfuseResourceName"].as_str().unwrap_or("alibabacloud.com/vfuse");
-        if !how.privileged {
-            for kind in ["limits", "requests"] {
+        for kind in ["limits", "requests"] {
+            if worker
+                .pointer(&format!("/resources/{kind}"))
+                .is_some_and(|amounts| amounts.get(device).is_some())
+            {
+                holder["resources"][kind][device] = worker["resources"][kind][device].take();
                 remove(&mut worker["resources"][kind], device);
-                holder["resources"][kind][device] = "1".into();
             }
-            let resources = worker["resources"].as_object_mut().unwrap();
+        }
+        if let Some(resources) = worker.get_mut("resources").and_then(Value::as_object_mut) {
             resources.retain(|_, kind| kind.as_object().is_some_and(|kind| !kind.is_empty()));
             if resources.is_empty() {
                 remove(worker, "resources");
