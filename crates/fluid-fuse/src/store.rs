@@ -143,9 +143,17 @@ pub trait Store: Send + Sync {
     }
 
     /// Gives a file another path, and replaces the file there. Returns its attributes.
-    fn rename(&self, _from: &Path, _to: &Path) -> Result<Stat, StoreError> {
+    fn rename(&self, _from: &Path, _to: &Path, _attempt: &Attempt<'_>) -> Result<Stat, StoreError> {
         Err(StoreError::ReadOnly)
     }
+}
+
+/// An attempt to rename. One that is interrupted leaves both paths, and the next attempt continues it.
+pub struct Attempt<'a> {
+    /// Whether an earlier attempt with these paths has called `begins` and not succeeded.
+    pub is_continued: bool,
+    /// To be called when everything was checked, before the first change.
+    pub begins: &'a dyn Fn(),
 }
 
 /// A file that is being written from its beginning to its end. If it is dropped before it is finished, the store is not

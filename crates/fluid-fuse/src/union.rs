@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, ensure};
 
-use crate::store::{Entries, Entry, Object, Space, Stat, Store, StoreError, Writer};
+use crate::store::{Attempt, Entries, Entry, Object, Space, Stat, Store, StoreError, Writer};
 
 /// Stores by their paths, `""` being the root.
 pub struct Union {
@@ -203,10 +203,10 @@ impl Store for Union {
         store.remove_directory(rest)
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<Stat, StoreError> {
+    fn rename(&self, from: &Path, to: &Path, attempt: &Attempt<'_>) -> Result<Stat, StoreError> {
         let ((store, from), (other, to)) = (self.inside(from)?, self.inside(to)?);
         match std::ptr::addr_eq(store, other) {
-            true => store.rename(from, to),
+            true => store.rename(from, to, attempt),
             false if store.is_writable(from) && other.is_writable(to) => Err(StoreError::NotMovable),
             false => Err(StoreError::ReadOnly),
         }

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use super::writing::{CLOSING, Done, Opened, Writing};
 use super::{Core, Mode, OpenFile, done, errno, is_set};
 use crate::limits::Until;
-use crate::store::{Answer, Kind, Object, Stat, StoreError, Writer};
+use crate::store::{Answer, Attempt, Kind, Object, Stat, StoreError, Writer};
 use crate::sync::lock;
 
 /// Time between two checks whether an operation that is in the way has ended.
@@ -417,7 +417,13 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn rename(&self, from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> {
+    pub(super) fn rename(
+        &self,
+        from: &Path,
+        to: &Path,
+        flags: RenameFlags,
+        request: u64,
+    ) -> Result<(), Errno> {
         if flags.intersects(!RenameFlags::RENAME_NOREPLACE) {
             return Err(Errno::EINVAL);
         }
@@ -426,11 +432,17 @@ impl Core {
             self.finish(&file)?;
         }
         let _held = self.hold(&[from, to])?;
-        if flags.contains(RenameFlags::RENAME_NOREPLACE) && self.store.stat(to).is_ok() {
+        let is_kept = flags.contains(RenameFlags::RENAME_NOREPLACE) && !self.has_begun(from, to, request);
+        if is_kept && self.store.stat(to).is_ok() {
             return Err(Errno::EEXIST);
         }
         let old = self.store.stat(from).map_err(errno)?;
-        let new = self.store.rename(from, to).map_err(errno)?;
+        let attempt = Attempt {
+            is_continued: self.renames.request(from, to).is_some(),
+            begins: &|| self.rename_begins(from, to, request),
+        };
+        let new = self.store.rename(from, to, &attempt).map_err(errno)?;
+        self.rename_ended(from);
         for path in [from, to] {
             self.detach(path);
         }

@@ -7,6 +7,7 @@
 //! the requests to it, but for one random read at a time ([`crate::fetch`]). This module knows neither where the bytes come from nor where it is mounted.
 
 mod changes;
+mod renames;
 mod resumed;
 mod waiters;
 mod writing;
@@ -31,6 +32,7 @@ use fuser::{
 use log::{Level, debug, error, info, log};
 use rustix::fs::OFlags;
 
+use self::renames::Renames;
 use self::resumed::{Opening, Resumed, Suspended};
 use self::waiters::{Reply, Waiter, WaitingCalls};
 pub use self::writing::Writes;
@@ -107,6 +109,7 @@ struct Core {
     writing: Mutex<HashMap<PathBuf, (u64, Arc<Writing>)>>,
     /// The paths that an operation is changing. Locked after `writing`.
     held: Mutex<HashSet<PathBuf>>,
+    renames: Renames,
     /// The state that outlives this worker, if the mount is held.
     resumed: OnceLock<Resumed>,
 }
@@ -163,6 +166,7 @@ impl View {
             writes,
             writing: Mutex::default(),
             held: Mutex::default(),
+            renames: Renames::default(),
             resumed: OnceLock::new(),
         }))
     }
@@ -909,10 +913,13 @@ impl Filesystem for View {
     ) {
         let to = self.0.below(new_parent, new_name).map_err(errno);
         let from = self.0.below(parent, name);
-        let is_repeated = self.0.is_repeated(request);
+        let (number, is_repeated) = (request.unique().0, self.0.is_repeated(request));
         let rename = move |core: &Arc<Core>, from: PathBuf| match to? {
-            to if is_repeated && core.is_renamed(&from, &to) => Ok(()),
-            to => core.rename(&from, &to, flags),
+            to if is_repeated && core.is_renamed(&from, &to) => {
+                core.rename_ended(&from);
+                Ok(())
+            }
+            to => core.rename(&from, &to, flags, number),
         };
         self.change(from, reply, rename, changed);
     }

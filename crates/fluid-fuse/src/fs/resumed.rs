@@ -6,7 +6,7 @@
 //! without such bytes is opened again when it is used.
 //!
 //! A request whose answer was lost is repeated. Its first effect stays: a handle that the kernel never learned of is closed,
-//! and a name that is removed, made or renamed already is a success.
+//! and a name that is removed, made or renamed already is a success. A rename that was interrupted continues.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use super::{Core, Mode, OpenFile, View, errno};
 use crate::flight;
 use crate::handles::Listing;
 use crate::hold::Repeated;
-use crate::hold::state::{Log, OpenRecord, Record, State, Written};
+use crate::hold::state::{Log, OpenRecord, Record, Rename, State, Written};
 use crate::limits::Until;
 use crate::store::{Answer, Kind, Object, Stat, StoreError};
 use crate::sync::lock;
@@ -84,10 +84,13 @@ impl View {
     /// first request.
     pub(crate) fn resume(&self, log: Arc<Log>, state: State, repeated: Repeated) {
         let core = &self.0;
-        let State { nodes, files, life } = state;
+        let State { nodes, files, renames, life } = state;
         core.inodes.resume(nodes, Arc::clone(&log));
         core.files.resume(life);
         core.directories.resume(life);
+        for rename in &renames {
+            core.renames.begin(rename);
+        }
         let mut opened = HashMap::new();
         let (mut lost, mut gone) = (0, 0);
         for file in files {
@@ -336,6 +339,31 @@ impl Core {
             Ok(stat) if is_repeated && stat.kind == Kind::Directory => Ok(stat),
             _ => Err(error),
         })
+    }
+
+    /// Remembers a rename that can be interrupted from now on.
+    pub(super) fn rename_begins(&self, from: &Path, to: &Path, request: u64) {
+        let rename = Rename { request: request & !RESENT, from: from.into(), to: to.into() };
+        let forgotten = self.renames.begin(&rename);
+        let Some(resumed) = self.resumed.get() else { return };
+        if let Some(from) = forgotten {
+            resumed.log.add(Record::Renamed { from: &from });
+        }
+        resumed.log.add(Record::Renaming(&rename));
+    }
+
+    /// Forgets a rename that has succeeded.
+    pub(super) fn rename_ended(&self, from: &Path) {
+        self.renames.end(from);
+        if let Some(resumed) = self.resumed.get() {
+            resumed.log.add(Record::Renamed { from });
+        }
+    }
+
+    /// Whether an earlier worker has begun with this request to rename.
+    pub(super) fn has_begun(&self, from: &Path, to: &Path, request: u64) -> bool {
+        let is_repeated = self.resumed.get().is_some_and(|resumed| resumed.is_repeated(request));
+        is_repeated && self.renames.request(from, to) == Some(request & !RESENT)
     }
 
     /// Whether an earlier worker has renamed a path.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | inodes: number, path, identity, count of look-ups | open directories: their positions mean the same in every life ([`crate::handles`]) |
 //! | open files: path, version, whether bytes were written that the store does not have | what can be requested from the store |
+//! | renames that have begun and not succeeded | |
 //!
 //! The file has a header and two regions, one of which is current. When much of it is outdated, the records that still
 //! count are copied to the other region, and one small write to the header makes that one current. Every record has a
@@ -77,6 +78,10 @@ pub(crate) enum Record<'a> {
     Written { handle: u64, written: Written },
     /// A handle was released.
     Closed { handle: u64 },
+    /// A rename begins to change the store.
+    Renaming(&'a Rename<'a>),
+    /// The rename of a path has succeeded.
+    Renamed { from: &'a Path },
 }
 
 /// An inode that the kernel has cached.
@@ -108,6 +113,14 @@ pub(crate) struct OpenRecord<'a> {
     pub(crate) version: Cow<'a, [u8]>,
 }
 
+/// A rename that has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rename<'a> {
+    pub(crate) request: u64,
+    pub(crate) from: Cow<'a, Path>,
+    pub(crate) to: Cow<'a, Path>,
+}
+
 /// The state of the bytes that were written through a handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Written {
@@ -125,6 +138,7 @@ pub(crate) enum Written {
 pub(crate) struct State {
     pub(crate) nodes: Vec<Node<'static>>,
     pub(crate) files: Vec<OpenRecord<'static>>,
+    pub(crate) renames: Vec<Rename<'static>>,
     /// The number of workers until now, this one included.
     pub(crate) life: u64,
 }
@@ -289,6 +303,7 @@ fn free(file: &File, region: Header) {
 fn copy(file: &File, from: Header, to: Header) -> io::Result<u64> {
     let mut nodes: HashMap<u64, (u64, u64)> = HashMap::new();
     let mut files: HashMap<u64, (u64, Written)> = HashMap::new();
+    let mut renames: HashMap<PathBuf, u64> = HashMap::new();
     let mut records = Records::new(file, from);
     while let Some((at, bytes)) = records.next() {
         match parse(bytes) {
@@ -313,6 +328,12 @@ fn copy(file: &File, from: Header, to: Header) -> io::Result<u64> {
             }
             Some(Parsed::Closed { handle }) => {
                 files.remove(&handle);
+            }
+            Some(Parsed::Renaming(rename)) => {
+                renames.insert(rename.from.into_owned(), at);
+            }
+            Some(Parsed::Renamed { from }) => {
+                renames.remove(from);
             }
             None => {}
         }
@@ -340,6 +361,9 @@ fn copy(file: &File, from: Header, to: Header) -> io::Result<u64> {
                 };
                 frame(&mut record, to.epoch, Record::Opened(&OpenRecord { written: *written, ..open }));
             }
+            Some(Parsed::Renaming(rename)) if renames.get(&*rename.from) == Some(&at) => {
+                frame(&mut record, to.epoch, Record::Renaming(&rename));
+            }
             _ => continue,
         }
         buffer.extend_from_slice(&record);
@@ -360,6 +384,10 @@ fn read(file: &File, header: Header) -> State {
                 let path = PathBuf::from(&*open.path).into();
                 let version = open.version.to_vec().into();
                 state.files.push(OpenRecord { path, version, ..open });
+            }
+            Some(Parsed::Renaming(Rename { request, from, to })) => {
+                let (from, to) = (from.into_owned().into(), to.into_owned().into());
+                state.renames.push(Rename { request, from, to });
             }
             _ => {}
         }
@@ -429,6 +457,8 @@ enum Parsed<'a> {
     Opened(OpenRecord<'a>),
     Written { handle: u64, written: Written },
     Closed { handle: u64 },
+    Renaming(Rename<'a>),
+    Renamed { from: &'a Path },
 }
 
 /// First bytes of records.
@@ -438,6 +468,8 @@ mod kind {
     pub(super) const OPENED: u8 = 3;
     pub(super) const WRITTEN: u8 = 4;
     pub(super) const CLOSED: u8 = 5;
+    pub(super) const RENAMING: u8 = 6;
+    pub(super) const RENAMED: u8 = 7;
 }
 
 fn frame(into: &mut Vec<u8>, epoch: u64, record: Record<'_>) {
@@ -469,6 +501,17 @@ fn frame(into: &mut Vec<u8>, epoch: u64, record: Record<'_>) {
             into.push(written as u8);
         }
         Record::Closed { handle } => numbers(kind::CLOSED, &[handle]),
+        Record::Renaming(rename) => {
+            numbers(kind::RENAMING, &[rename.request]);
+            let from = rename.from.as_os_str().as_bytes();
+            into.extend((from.len() as u32).to_le_bytes());
+            into.extend(from);
+            into.extend(rename.to.as_os_str().as_bytes());
+        }
+        Record::Renamed { from } => {
+            numbers(kind::RENAMED, &[]);
+            into.extend(from.as_os_str().as_bytes());
+        }
     }
     let (length, sum) = ((into.len() - FRAME) as u32, checksum(epoch, &into[FRAME..]));
     into[..4].copy_from_slice(&length.to_le_bytes());
@@ -506,6 +549,12 @@ fn parse(bytes: &[u8]) -> Option<Parsed<'_>> {
         }
         kind::WRITTEN => Parsed::Written { handle: fields.u64()?, written: written(&mut fields)? },
         kind::CLOSED => Parsed::Closed { handle: fields.u64()? },
+        kind::RENAMING => {
+            let (request, length) = (fields.u64()?, usize::try_from(fields.u32()?).ok()?);
+            let from = path(fields.take(length)?)?.into();
+            Parsed::Renaming(Rename { request, from, to: path(fields.0)?.into() })
+        }
+        kind::RENAMED => Parsed::Renamed { from: path(fields.0)? },
         _ => return None,
     })
 }
@@ -570,12 +619,18 @@ mod tests {
         log.add(Record::Closed { handle: 1 });
         log.add(Record::Written { handle: 2, written: Written::Unfinished });
         log.add(Record::Lookups { number: 99, lookups: 1 });
+        let rename =
+            |from| Rename { request: 8, from: Path::new(from).into(), to: Path::new("new/name").into() };
+        log.add(Record::Renaming(&rename("ended")));
+        log.add(Record::Renaming(&rename("half")));
+        log.add(Record::Renamed { from: Path::new("ended") });
         for life in 2..4 {
             let (_, mut state) = next(&file);
             state.nodes.sort_by_key(|node| node.number);
             let expected = [Node { lookups: 4, ..node(2, "a/b") }, node(4, "other"), node(5, "a/b")];
             assert_eq!((state.life, &state.nodes[..]), (life, &expected[..]));
             assert_eq!(state.files, [OpenRecord { written: Written::Unfinished, ..open(2, "b") }]);
+            assert_eq!(state.renames, [rename("half")]);
         }
     }
 

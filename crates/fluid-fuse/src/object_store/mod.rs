@@ -25,11 +25,10 @@ mod table;
 mod walk;
 mod writer;
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::keys::{key, new_key};
@@ -43,7 +42,7 @@ use crate::fetch::{Fetcher, Shared};
 use crate::flight::Flights;
 use crate::outage::Availability;
 use crate::remote::{Bucket, Item, LARGEST_COPY, Upload, Version};
-use crate::store::{Entries, Entry, Object, Space, Stat, Store, StoreError, Writer};
+use crate::store::{Attempt, Entries, Entry, Object, Space, Stat, Store, StoreError, Writer};
 
 /// A bucket as directories and files.
 pub struct ObjectStore {
@@ -56,8 +55,6 @@ pub struct ObjectStore {
     /// with NUL, and those of requests for single names are the names' keys.
     flights: Flights,
     walks: Walks,
-    /// Directories whose rename was interrupted, by their old keys: the new key, and the time.
-    half_moved: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 impl ObjectStore {
@@ -73,7 +70,6 @@ impl ObjectStore {
             shared,
             names,
             walks: Walks::default(),
-            half_moved: Mutex::default(),
         }
     }
 
@@ -309,15 +305,16 @@ impl Store for ObjectStore {
         Ok(())
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<Stat, StoreError> {
+    fn rename(&self, from: &Path, to: &Path, attempt: &Attempt<'_>) -> Result<Stat, StoreError> {
         self.may_write()?;
         let (from, to) = (key(from)?, new_key(to)?);
         let version = match self.child("rename", from)? {
             Child::File(version) if version.size <= LARGEST_COPY => version,
             Child::File(_) => return Err(StoreError::NotMovable),
-            Child::Directory => return self.rename_directory(from, to),
+            Child::Directory => return self.rename_directory(from, to, attempt),
         };
         let _waiting = self.availability.register("rename", from);
+        (attempt.begins)();
         self.retry(|| self.bucket.copy(from, to))?;
         let taken = Instant::now();
         let (copied, time) = match self.retry(|| self.bucket.head_with_time(to)) {

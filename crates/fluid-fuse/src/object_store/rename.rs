@@ -5,24 +5,18 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::ObjectStore;
 use super::keys::is_reachable;
 use super::table::Child;
 use crate::limits::Until;
 use crate::remote::{Item, LARGEST_COPY, Version};
-use crate::store::{Stat, StoreError};
+use crate::store::{Attempt, Stat, StoreError};
 use crate::sync::lock;
 
 /// Objects that are copied or deleted at a time.
 const CONCURRENCY: usize = 8;
-
-/// Number of interrupted renames that are remembered.
-const MAX_HALF_MOVED: usize = 100;
-
-/// How long an interrupted rename is remembered, so that it can be continued.
-const HALF_MOVED_FOR: Duration = Duration::from_secs(10 * 60);
 
 /// Everything below a directory, by the part of the key behind its prefix.
 #[derive(Default)]
@@ -76,7 +70,12 @@ impl ObjectStore {
 
     /// Copies everything below a directory, and then deletes it. A rename that was interrupted continues when it is
     /// requested again: copies that exist are not made again.
-    pub(super) fn rename_directory(&self, from: &str, to: &str) -> Result<Stat, StoreError> {
+    pub(super) fn rename_directory(
+        &self,
+        from: &str,
+        to: &str,
+        attempt: &Attempt<'_>,
+    ) -> Result<Stat, StoreError> {
         if self.names.show.rename_limit == 0 {
             return Err(StoreError::NotMovable);
         }
@@ -92,19 +91,10 @@ impl ObjectStore {
         // An interrupted rename: some copies are missing, or all exist and some originals, too.
         let is_copied = there.keys().all(|key| tree.files.contains_key(key))
             && tree.files.iter().filter(|(key, _)| there.contains_key(*key)).all(is_same);
-        let is_half_moved = lock(&self.half_moved)
-            .get(from)
-            .is_some_and(|(target, since)| target == to && since.elapsed() < HALF_MOVED_FOR);
-        if !is_copied && !is_half_moved && !tree.files.iter().all(is_same) {
+        if !is_copied && !attempt.is_continued && !tree.files.iter().all(is_same) {
             return Err(StoreError::NotEmpty);
         }
-        {
-            let mut half_moved = lock(&self.half_moved);
-            if half_moved.len() >= MAX_HALF_MOVED {
-                half_moved.clear();
-            }
-            half_moved.insert(from.to_string(), (to.to_string(), Instant::now()));
-        }
+        (attempt.begins)();
         for marker in tree.directories.iter().filter(|(_, has_marker)| **has_marker).map(|(key, _)| key) {
             self.retry_step(|| self.bucket.make_directory(&format!("{new}{marker}")))?;
         }
@@ -135,7 +125,6 @@ impl ObjectStore {
         for directory in tree.directories.keys().rev() {
             self.retry_step(|| delete(directory))?;
         }
-        lock(&self.half_moved).remove(from);
         self.names.invalidate_below(&[&old, &new]);
         self.names.note(from, Instant::now(), None);
         for directory in tree.directories.keys() {

@@ -2,18 +2,25 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::pair::Pair;
 use crate::readers::{self, Readers};
-use crate::support::s3::S3;
+use crate::support::place::eventually;
+use crate::support::s3::{KEY, Pace, S3, Store};
 use crate::support::s3s;
+
+/// Objects of a directory that is renamed: they take longer to copy than a worker to be killed.
+const FILES_OF_DIRECTORY: usize = 300;
 
 /// A pair on a store that can be written to, which keeps its objects in a directory.
 pub(crate) fn writable(holding: &[&str]) -> Option<(Pair, TempDir)> {
@@ -228,6 +235,43 @@ fn what_was_not_written_yet_or_all_finished_goes_on() {
     }
     assert_eq!(stored(&root, "lost"), None);
     assert_eq!(fs::read(pair.path("finished")).unwrap(), b"first and second");
+}
+
+fn renamed_through_a_kill(holding: &[&str]) {
+    // Copies have other ETags than their originals.
+    let root = TempDir::new().unwrap();
+    let data = root.path().join("data");
+    fs::create_dir_all(data.join("old")).unwrap();
+    let store = Store::directories(root.path(), true).unwrap().for_key(Some(KEY.to_string()));
+    let pace = Pace { first_byte: Duration::from_millis(5), ..Pace::default() };
+    let s3 = S3::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(store), pace).unwrap();
+    let names: Vec<_> = (0..FILES_OF_DIRECTORY).map(|number| format!("file-{number}")).collect();
+    names.iter().for_each(|name| fs::write(data.join("old").join(name), name).unwrap());
+    let Some(mut pair) = Pair::start(&s3.endpoint(), holding, &["--read-only=false"]) else { return };
+    let count = |directory: &str| fs::read_dir(data.join(directory)).map_or(0, Iterator::count);
+    let (from, to) = (pair.path("old"), pair.path("new"));
+    let rename = thread::spawn(move || renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE));
+    eventually(|| (count("new") > 1).then_some(()));
+    pair.kill_worker();
+    assert!(count("old") > 0, "the rename was too fast");
+    pair.next_worker();
+    assert_eq!(rename.join().unwrap(), Ok(()), "{}", pair.log());
+    assert_eq!(count("old"), 0);
+    for name in names {
+        assert_eq!(stored(&root, &format!("new/{name}")).as_deref(), Some(name.as_bytes()));
+    }
+}
+
+/// Object stores copy and delete. mv(1) asks not to replace anything (`RENAME_NOREPLACE`), and would get `EEXIST` because of
+/// the copies of its own rename.
+#[test]
+fn the_rename_of_a_directory_goes_on() {
+    renamed_through_a_kill(&[]);
+}
+
+#[test]
+fn the_rename_of_a_directory_goes_on_without_the_kernels_help() {
+    renamed_through_a_kill(&["--no-resend"]);
 }
 
 /// Names that are changed in the moment of a kill are changed once.
