@@ -108,6 +108,7 @@ test-tools:
 	@bats --tap e2e.bats
 	@bats --tap publish.bats
 	@bats --tap deploy.bats
+	@scripts/test-monitoring.sh
 
 # Where no cluster can run, nothing has to be built.
 cluster-build: ## build what cluster-up starts, while something else is done (as root)

@@ -71,3 +71,9 @@ artifacts() { grep -rhoE "(registry://|ghcr\.io/)[^'\" ]*fluid-[a-z-]+:[^'\" ]+|
   yq -es '.[] | select(.kind == "ClusterAdmissionPolicy") | .spec.settings | .sidecarFrom == "fluid-fuse" and .namespaceLabels == "read"' <<<"$output"
   yq -es '.[] | select(.kind == "PolicyServer") | .spec.image | startswith("registry.example/")' <<<"$output"
 }
+
+@test "the manifests of monitoring can be applied, with the dashboard" {
+  run -0 --separate-stderr "${kustomize[@]}" deploy/monitoring
+  [ "$(yq -s -c '[.[].kind] | sort' <<<"$output")" = '["ConfigMap","PodMonitor","PrometheusRule"]' ]
+  yq -es '.[] | select(.kind == "ConfigMap") | .data["dashboard.json"] | fromjson | .panels | length > 10' <<<"$output"
+}
