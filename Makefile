@@ -2,7 +2,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-tools demo-wasm test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
-  e2e-cluster test-cluster test-crates test-servers test-tools cluster-build cluster-up cluster-down lint lint-deploy fmt clean
+  e2e-cluster test-cluster test-crates test-servers test-tools cluster-build cluster-up cluster-down deploy lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 EVALUATE := target/debug/evaluate
@@ -107,6 +107,8 @@ test-tools:
 	@scripts/check-schema.sh
 	@bats --tap e2e.bats
 	@bats --tap publish.bats
+	@bats --tap deploy.bats
+	@scripts/test-monitoring.sh
 
 # Where no cluster can run, nothing has to be built.
 cluster-build: ## build what cluster-up starts, while something else is done (as root)
@@ -129,6 +131,9 @@ lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, d
 	scripts/check-workflows.sh
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \
 	  else echo "skipped: cargo-deny is not installed, so deny.toml was not checked"; fi
+
+deploy: ## make the single files of deploy/ of its overlays (with kubectl or kustomize, and Debian's python3-yaml)
+	@scripts/deploy.py
 
 lint-deploy: wasm tools ## the manifests of deploy/: their types, what they select, and what becomes of the examples
 	cargo test --locked --test metadata --test deploy

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Copies deploy/ with this project's artifacts by their digests, which nobody knows before they are pushed: a tag can be
-# moved, a digest cannot.
+# moved, a digest cannot. The overlays are pinned, and the single files made of them (with kubectl or kustomize).
 #   pin-deploy.sh POLICY@sha256:… IMAGE@sha256:… DIRECTORY
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,12 +12,13 @@ done
 version=v$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 mkdir -p "$to"
 cp -r deploy/. "$to"
-find "$to" -name '*.yaml' -exec sed -i -E \
-  -e "s#(/fluid-sidecar-policy:${version//./\\.})(['\"]|\$)#\1@$policy\2#" \
-  -e "s#(/fluid-fuse:${version//./\\.})(['\"]|\$)#\1@$image\2#" \
-  -e "s#(imageTag: ${version//./\\.})\$#\1@$image#" {} +
+sed -i -E \
+  -e "s#^(  policy: .*:${version//./\\.})\$#\1@$policy#" \
+  -e "s#^(  sidecar: .*:${version//./\\.})\$#\1@$image#" \
+  -e "s#^(  sidecar-tag: ${version//./\\.})\$#\1@$image#" "$to/base/artifacts/artifacts.yaml"
+scripts/deploy.py "$to"
 # Each place that names a version of ours has its digest.
-if left=$(grep -rnE "(fluid-sidecar-policy|fluid-fuse):$version([^@]|\$)|imageTag: $version\$" "$to" --include='*.yaml'); then
+if left=$(grep -rnE "(fluid-sidecar-policy|fluid-fuse):$version([^@]|\$)|(imageTag|sidecar-tag): $version\$" "$to" --include='*.yaml'); then
   echo "without a digest: $left" >&2
   exit 1
 fi

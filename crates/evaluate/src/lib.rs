@@ -20,6 +20,7 @@
 //! - [`pods`]: the Pods of custom resources.
 //! - [`answer`]: what the API server would receive.
 //! - [`explain`]: the same for people.
+//! - [`html`]: the same as a page to attach to a review.
 //! - [`mod@bench`]: how long it takes.
 //! - [`count`]: how many instructions and bytes it takes, on every machine the same.
 //!
@@ -40,6 +41,8 @@ pub mod engine;
 pub mod explain;
 #[cfg(feature = "evaluate")]
 mod guest;
+#[cfg(feature = "evaluate")]
+pub mod html;
 pub mod input;
 #[cfg(feature = "server")]
 pub mod metadata;

@@ -17,6 +17,7 @@ use evaluate::bench::bench;
 use evaluate::count::Counter;
 use evaluate::engine::{Host, Policy, no_reads};
 use evaluate::explain::explain;
+use evaluate::html::Page;
 use evaluate::input::{Request, Requests};
 use evaluate::objects::Objects;
 #[cfg(feature = "server")]
@@ -105,6 +106,8 @@ named! {
         Request = "request",
         /// The reasons in words, and the changes as a diff.
         Explain = "explain",
+        /// The same as a page of HTML to attach to a review, with pictures of the Pod.
+        Html = "html",
     }
 }
 
@@ -121,6 +124,7 @@ Examples:
   evaluate --pod pod.yaml --objects cluster/                 explain what happens to a Pod
   evaluate --pod deployment.yaml --settings settings.yaml    the same for the Pods of a Deployment
   helm template app chart/ | evaluate --pod - --objects cluster/   the same for all Pods of a chart
+  evaluate --pod pod.yaml --objects cluster/ --output html >review.html   the same as a page to attach to a review
   evaluate --pod pod.yaml --objects cluster/ --output patch  the JSON patch, for a script
   evaluate --pod pod.yaml --objects cluster/ --output pod | kubectl apply -f -
   evaluate --pod pod.yaml --objects cluster/ --count         what the review costs the policy server
@@ -204,6 +208,7 @@ fn run(arguments: &Review) -> Result<Outcome> {
     let policy = Policy::load(&arguments.policy)?;
     check_settings(&policy, &settings)?;
     let mut worst = Outcome::Allowed;
+    let mut page = Page::default();
     for (number, request) in requests.into_iter().enumerate() {
         if number > 0 && arguments.output == Output::Explain {
             anstream::println!();
@@ -215,9 +220,15 @@ fn run(arguments: &Review) -> Result<Outcome> {
                 std::fs::write(file, session.to_yaml()?)
                     .with_context(|| format!("cannot write {}", file.display()))?;
             }
+            if arguments.output == Output::Html {
+                page.add(&request, &answer)?;
+            }
             print(&request, &answer, arguments.output, &name)
         });
         worst = worst.max(outcome.unwrap_or_else(|error| failed(&error)));
+    }
+    if arguments.output == Output::Html {
+        anstream::print!("{}", page.finish());
     }
     Ok(worst)
 }
@@ -240,12 +251,14 @@ fn print(request: &Request, answer: &Answer, output: Output, name: &str) -> Resu
         Output::Response => pretty(&answer.response(request))?,
         Output::Request => pretty(&request.admission)?,
         Output::Explain => explain(request, answer)?,
+        // All Pods are on one page, which follows.
+        Output::Html => String::new(),
     };
     // A rejected Pod never comes to be; printing it would feed it to the next program.
     if answer.accepted || !matches!(output, Output::Pod | Output::Patch) {
         anstream::print!("{text}");
     }
-    if output != Output::Explain {
+    if !matches!(output, Output::Explain | Output::Html) {
         for warning in answer.warnings.iter().flatten() {
             anstream::eprintln!("Warning: {name}{warning}");
         }
