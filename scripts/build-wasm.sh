@@ -2,6 +2,7 @@
 # Builds the policy, target/policy.wasm, or what it is measured with, target/yardstick.wasm, or the policy without
 # optimisation, in two thirds of the time, target/demo.wasm:
 #   scripts/build-wasm.sh [policy|yardstick|demo]
+#   scripts/build-wasm.sh --way    prints whose standard library it is
 # Owns the one choice there is, whose standard library for wasm32-wasip1 is linked:
 #   rustup   the one that rust-toolchain.toml names
 #   debian   where rustup may not download: Debian's rustc-web compiles its own sources of it, for size
@@ -14,7 +15,8 @@ case $what in
   policy) package=fluid-sidecar-policy ;;
   yardstick) package=yardstick ;;
   demo) package=fluid-sidecar-policy profile=dev optimised='' ;;
-  *) echo "expected policy, yardstick or demo, not $what" >&2; exit 2 ;;
+  --way) ;;
+  *) echo "expected policy, yardstick, demo or --way, not $what" >&2; exit 2 ;;
 esac
 # The folder that cargo has for the profile.
 folder=${profile/dev/debug}
@@ -36,6 +38,7 @@ choose() {
 }
 
 way="${WASM_TOOLCHAIN:-$(choose)}"
+[ "$what" != --way ] || { echo "$way"; exit; }
 case "$way" in
   rustup)
     echo "wasm: rustup's standard library, $(rustc --version)"
@@ -44,7 +47,7 @@ case "$way" in
     built=${CARGO_TARGET_DIR:-target}/$target/$folder
     ;;
   debian)
-    scripts/need.sh rustc-web rust-web-src wasi-libc
+    scripts/need.sh wasm
     echo "wasm: rustup has no standard library for $target here; building Debian's, $(/usr/bin/rustc --version)"
     # Of rustup's toolchain, as Debian's own rust-lld comes with another package.
     linker="$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-lld"

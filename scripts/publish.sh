@@ -24,7 +24,7 @@ module=${ANNOTATED_POLICY:-annotated-policy.wasm}
 }
 registry=${registry%/}
 [ -f "$layout/index.json" ] || { echo "there is no $layout: make $([ "$what" = image ] && echo image || echo annotated-policy.wasm)" >&2; exit 1; }
-scripts/need.sh jq
+scripts/need.sh push
 tag=${tag:-$(jq -r '.manifests[0].annotations["org.opencontainers.image.ref.name"]' "$layout/index.json")}
 target=$registry/$name:$tag
 
@@ -42,7 +42,6 @@ if [ "$what" = policy ] && command -v kwctl >/dev/null; then
     '{insecure_sources: (if $insecure == "" then [] else [$host] end)}' >"$work/sources.yml"
   reference=$(kwctl push --sources-path "$work/sources.yml" --output json "$module" "registry://$target" | jq -r .immutable_ref)
 else
-  scripts/need.sh skopeo >&2
   skopeo copy --all --preserve-digests --quiet --retry-times 3 ${insecure:+--dest-tls-verify=false} \
     --digestfile "$work/digest" "oci:$layout" "docker://$target"
   reference=$registry/$name@$(<"$work/digest")

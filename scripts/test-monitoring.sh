@@ -14,7 +14,6 @@ skip() {
   exit 0
 }
 
-scripts/need.sh prometheus python3-yaml >/dev/null 2>&1 || true
 python=$(for it in python3 /usr/bin/python3; do "$it" -c 'import yaml' 2>/dev/null && echo "$it" && break; done) ||
   skip "Debian's python3-yaml is not installed"
 if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then skip "Prometheus is not installed"; fi

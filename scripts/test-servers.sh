@@ -7,7 +7,7 @@ to=target/test-servers
 azurite=azurite@3.37.0
 mkdir -p "$to"
 
-python3 -c 'import ensurepip' 2>/dev/null || scripts/need.sh python3-venv || true
+scripts/need.sh python || true
 scripts/venv.sh "$to/venv" "moto[server]==5.2.5" gcp-storage-emulator==2026.7.19 ||
   echo "moto and gcp-storage-emulator cannot be installed, so they are not mounted" >&2
 

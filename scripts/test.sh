@@ -29,7 +29,7 @@ summary() {
 }
 trap summary EXIT
 
-scripts/need.sh bats binaryen busybox-static curl docker-registry jq prometheus python3-yaml runc shellcheck skopeo umoci yq || true
+scripts/need.sh test
 # Two at a time: downloads take no processor, and the end of a build only one. Not by make -j, of whose jobserver cargo
 # complains.
 step xargs -n 1 -P 2 make --no-print-directory <<<'lint test-servers cluster-build wasm yardstick'

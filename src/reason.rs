@@ -69,7 +69,7 @@ named! {
         Verified = "verified",
         /// With `mode: verify`: the injection is missing or was damaged.
         Damaged = "damaged",
-        /// What serves a Dataset, or the labels of the namespace, cannot be found or read.
+        /// The client of a Dataset, or the labels of the namespace, cannot be found or read.
         Unresolved = "unresolved",
         /// The Pod's use of a Dataset cannot be served by a sidecar.
         Unsupported = "unsupported",

@@ -177,7 +177,7 @@ mountRoot: /var/lib/fluid/mounts",
 onUnresolved: allow",
         }
 
-        /// What serves the Datasets that are found in the cluster. Use `fluid-fuse` when the Runtime's own image needs
+        /// The client that serves the Datasets of the cluster. Use `fluid-fuse` when the Runtime's own image needs
         /// a privileged container, or a cache cluster that serverless Pods do not reach: it reads the Dataset's mounts
         /// itself, from object stores (`s3://`, `oss://` and others) and directories (`local://`, `file://`), or those
         /// of the Dataset that it refers to. The kind of Runtime does not matter then: image and overrides are `thin`'s.
@@ -206,7 +206,7 @@ sidecarImages:
   thin: registry.example/fluid-fuse:0.1.0",
         }
 
-        /// What is changed in or added to the sidecars, by Runtime of the Dataset. It applies to containers of fuse
+        /// Changes of the sidecars and additions to them, by Runtime of the Dataset. It applies to containers of fuse
         /// DaemonSets, to `fluid-fuse`, and to images of `sidecarImages` alike.
         sidecars: Vec<(Runtime, SidecarOverrides)> = Vec::new(), EACH_SIDECAR, {
             name: "sidecars",
@@ -236,9 +236,9 @@ sidecars:
 podOverrides: {cpu: \"4\", memory: 8Gi}",
         }
 
-        /// What a sidecar requests that has neither a request nor a limit of that resource, in Pods whose containers all
-        /// have one: without it the Pod has no utilisation for a HorizontalPodAutoscaler, and a ResourceQuota refuses it. On
-        /// ECI it counts towards the size of the instance. `{}` is none; `sidecars.<runtime>.requests` go before it.
+        /// The requests of a sidecar that has neither a request nor a limit of that resource, in Pods whose containers all
+        /// have one. Without them the Pod has no utilisation for a HorizontalPodAutoscaler, and a ResourceQuota refuses it.
+        /// On ECI they count towards the size of the instance. `{}` is none; `sidecars.<runtime>.requests` go before it.
         default_requests: Vec<(PodResource, String)> =
             vec![(PodResource::Cpu, "100m".into()), (PodResource::Memory, "256Mi".into())], EACH_REQUEST, {
             name: "defaultRequests",
@@ -476,7 +476,7 @@ sidecarImages: {thin: \"registry.example/fluid-fuse:0.1.0\"}",
 }
 
 section! {
-    /// What is changed in or added to the sidecars of one Runtime.
+    /// Changes of the sidecars of one Runtime, and additions to them.
     pub struct SidecarOverrides {
         /// Arguments appended to those of the container.
         args: Vec<String> = Vec::new(), List(Text(&ELEMENT)), {
@@ -717,6 +717,7 @@ pub fn validate_settings(payload: &[u8]) -> SettingsValidationResponse {
 
 #[cfg(test)]
 mod tests {
+    use fluid_sidecar_layout::Named;
     use serde_json::json;
 
     use super::*;
@@ -729,6 +730,11 @@ mod tests {
         found.sort();
         problems.sort();
         assert_eq!(found, problems, "{raw}");
+    }
+
+    /// All names of an enumeration, as a message lists them.
+    fn names<T: Named>() -> String {
+        T::ALL.iter().map(|value| value.name()).collect::<Vec<_>>().join(", ")
     }
 
     #[test]
@@ -756,7 +762,10 @@ mod tests {
                 "sidecarImage: unknown field; did you mean sidecarImages?",
                 "sidecarImages.jindofs: unknown field; did you mean jindo?",
                 "sidecarImages.thin: must not be empty",
-                "destination: \"eic\" is not one of auto, eci, acs, kubernetes (did you mean eci?)",
+                &format!(
+                    "destination: \"eic\" is not one of auto, {} (did you mean eci?)",
+                    names::<Destination>()
+                ),
                 "gateTimeoutSeconds: must be a whole number of seconds from 1 to 3600, not 0.5",
                 "mountRoot: \"/a/../b\" must be absolute, without empty, \".\" or \"..\" components",
                 "vfuseResourceName: must be a string, not a number",
@@ -783,7 +792,7 @@ mod tests {
             &[
                 "datasets[0].claim: required: the name of a PersistentVolumeClaim, or a pattern",
                 "datasets[0].namespace: required: the namespace of the claim, or a pattern; \"*\" is every namespace",
-                "datasets[0].runtime: \"fuse\" is not one of alluxio, cache, efc, goosefs, jindo, juicefs, thin, vineyard",
+                &format!("datasets[0].runtime: \"fuse\" is not one of {}", names::<Runtime>()),
                 "datasets[0].source: \"/mnt\" is not a URL such as s3://bucket/prefix or file:///path",
                 "sidecarImages.thin: required, because datasets[0] is served by runtime thin",
                 "datasets[1].source: the s3 URL must not have credentials in it, which everybody could read who sees the Pod: give them as options",

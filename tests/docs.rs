@@ -1,4 +1,4 @@
-//! The documents do what they say: their commands work, and their links lead somewhere.
+//! The documents do what they say: their commands work, their links lead somewhere, and the tests that they name exist.
 //!
 //! A comment right above each block that is marked `sh` says what becomes of it:
 //!
@@ -13,6 +13,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -217,6 +218,42 @@ fn what_does_not_work_is_seen() {
     // What a block sets is there for the next one, and its output is the one that is compared.
     let document = "<!-- run -->\n```sh\na=1\n```\n<!-- run -->\n```sh\necho $a\n```\n<!-- output -->\n```text\n2\n```\nend\n";
     assert_eq!(run(document).unwrap(), document.replace("2\n", "1\n"));
+}
+
+/// Documents that name the test of a promise.
+const NAMING_TESTS: &[&str] = &["ARCHITECTURE.md", "docs/known-complaints.md", "docs/security.md"];
+
+/// Names with fewer words may be a field or a metric.
+const WORDS_OF_A_TEST: usize = 4;
+
+#[test]
+fn tests_that_are_named_exist() {
+    let mut known = BTreeSet::new();
+    for file in files(root()) {
+        if file.extension().is_some_and(|extension| extension == "rs") {
+            let code = fs::read_to_string(&file).unwrap();
+            let names = code.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
+            known.extend(names.map(str::to_string));
+        } else if let Some(case) = file.parent().and_then(Path::file_name) {
+            known.insert(case.to_string_lossy().into_owned());
+        }
+    }
+    let mut unknown = Vec::new();
+    let mut seen = 0;
+    for document in NAMING_TESTS {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for name in text.split('`').skip(1).step_by(2) {
+            let is_name = name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
+            if is_name && name.split('_').count() >= WORDS_OF_A_TEST {
+                seen += 1;
+                if !known.contains(name) {
+                    unknown.push(format!("{document}: there is no {name}"));
+                }
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
+    assert!(seen > 50, "{seen}");
 }
 
 #[test]

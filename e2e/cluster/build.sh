@@ -18,8 +18,7 @@ complaint=$(go list -m 2>&1) || {
 }
 stamp=$({ go version; echo "${flags[*]} $linker_flags"; cat go.mod go.sum ./*/*.go; } | sha256sum)
 [ "$(cat "$cache/bin/.stamp" 2>/dev/null)" != "$stamp" ] || exit 0
-# For runc, parts of which are in C.
-"$project/scripts/need.sh" ca-certificates gcc libc6-dev libseccomp-dev pkg-config || exit "$cannot"
+"$project/scripts/need.sh" cluster || exit "$cannot"
 
 begun=$SECONDS
 say "fetching the sources"

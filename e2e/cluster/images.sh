@@ -31,7 +31,7 @@ pack() { # NAME ROOT PROGRAM TAG...
 
 build() {
   [ -x "$FLUID_FUSE" ] || die "no sidecar at $FLUID_FUSE: run make tools, or set FLUID_FUSE"
-  "$project/scripts/need.sh" busybox-static gcc libc6-dev jq
+  "$project/scripts/need.sh" cluster
   local stamp root applet
   stamp=$(cat "$0" /bin/busybox "$FLUID_FUSE" | sha256sum)
   [ "$(cat "$images/stamp" 2>/dev/null)" != "$stamp" ] || return 0

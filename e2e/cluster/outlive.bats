@@ -5,7 +5,7 @@ load helpers
 
 setup_file() {
   policies_apply
-  webhook_register kubernetes "$(policy_for holder '{destination: "kubernetes", destinations: {kubernetes: {holder: true}},
+  webhook_register kubernetes "$(policy_for holder '{destination: "kubernetes", destinations: {kubernetes: {}},
     sidecarFrom: "fluid-fuse", sidecarImages: {thin: "'"$IMAGE"'"}}')"
   new_namespace asked-holder holder
   eventually admits_by_the_policy

@@ -27,7 +27,6 @@ end() {
 }
 trap end EXIT
 [ $status -eq 0 ] || exit $status
-scripts/need.sh bats curl jq yq
 
 # Buckets of files that can be checked.
 data=$run/buckets

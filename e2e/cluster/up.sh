@@ -55,7 +55,7 @@ if [ -e "$run" ]; then
 To start anew: make cluster-down cluster-up"
 fi
 
-"$project/scripts/need.sh" containernetworking-plugins iproute2 jq nftables openssl || exit "$cannot"
+"$project/scripts/need.sh" cluster || exit "$cannot"
 "$here/build.sh"
 [ "${1:-}" != --build ] || exit 0
 "$here/images.sh" build

@@ -26,10 +26,10 @@ fn head() -> String {
 
 # {FLUID_FUSE}
 
-Each flag has the variable beside it; the flag wins, then the variable, then what Fluid sets (`{mount_point}`,
-`{mount_options}`: `uid=` and `gid=`), then Fluid's `config.json`. Only `ro` in `{mount_options}` wins over all. Sizes are
-written like 128MiB, 2Gi or 500M, times like 30s or 5m. `{log}` (or `RUST_LOG`) sets the level of the log on
-stderr: error, warn, info, debug.
+Each flag has the variable beside it. The flag wins, then the variable, then Fluid's variables (`{mount_point}`,
+`{mount_options}`: `uid=` and `gid=`), then Fluid's `config.json`. Only `ro` in `{mount_options}` wins over all. Sizes have
+the form 128MiB, 2Gi or 500M, times 30s or 5m. `{log}` (or `RUST_LOG`) sets the level of the log on stderr: error, warn,
+info, debug.
 "
     )
 }
@@ -40,12 +40,12 @@ fn sources() -> String {
         "
 ## Options of the sources
 
-Given with `--option NAME=VALUE`, in `{option}` (separated by spaces), or as `options` of a mount in Fluid's
-`config.json`. Names are written as Fluid's runtimes have them; case does not count, nor whether words are joined by
-`-` or `_`. A name with a store's prefix (`fs.oss.`) is read for that store alone. Each also exists as `NAME_file`,
-the path of a file that has the value and is read again when it changes. Secrets (marked \u{2020}) are refused on the
-command line, also in `--config-json`. Of a Dataset (Fluid's `config.json`), files and directories are used only where
-[SEMANTICS.md](../crates/fluid-fuse/SEMANTICS.md#limits-on-a-dataset) says.
+Set these options with `--option NAME=VALUE`, in `{option}` (separated by spaces), or as `options` of a mount in Fluid's
+`config.json`. Names are those of Fluid's runtimes; upper and lower case are the same, and so are `-` and `_` between words. A
+name with a store's prefix (`fs.oss.`) is read for that store alone. Each option also exists as `NAME_file`, the path of a file
+with the value, which is read again when it changes. Secrets (marked \u{2020}) are refused on the command line, also in
+`--config-json`. A Dataset (Fluid's `config.json`) may name only some
+[files and directories](../crates/fluid-fuse/SEMANTICS.md#limits-on-a-dataset).
 "
     )
 }
@@ -53,8 +53,8 @@ command line, also in `--config-json`. Of a Dataset (Fluid's `config.json`), fil
 const CREDENTIALS: &str = "
 ## Credentials that are not options
 
-What no option says is looked for where the store's own tools look for it: in their variables, in a token of the Pod's
-service account (for a role), in the profiles of these tools, and at the machine.
+Credentials that no option has come from the places where the store's own tools find them: their variables, a token of the
+Pod's service account (for a role), the profiles of these tools, and the machine.
 
 | store | variables | then, in this order |
 | --- | --- | --- |
@@ -66,7 +66,7 @@ service account (for a role), in the profiles of these tools, and at the machine
 | `obs` | `HUAWEI_CLOUD_ACCESS_KEY_ID` `HUAWEI_CLOUD_SECRET_ACCESS_KEY` `HUAWEI_CLOUD_SECURITY_TOKEN` | |
 | `tos` | `VOLCENGINE_ACCESS_KEY_ID` `VOLCENGINE_SECRET_ACCESS_KEY` `VOLCENGINE_SESSION_TOKEN` | |
 
-Of the options, these are read from variables too:
+These options are read from variables, too:
 
 | option | variables, the first that is set |
 | --- | --- |
@@ -75,8 +75,8 @@ Of the options, these are read from variables too:
 const METRICS: &str = "
 ## Metrics
 
-With `--metrics`, in Prometheus' text format. Name, type, unit and labels of a stable metric change with a major version
-alone; an experimental one may change with any version.
+`--metrics` serves them in Prometheus' text format. Name, type, unit and labels of a stable metric change only with a major
+version; an experimental metric may change with any version.
 
 | metric | type | unit | stability | meaning |
 | --- | --- | --- | --- | --- |
