@@ -242,7 +242,9 @@ impl Sidecar {
                     map_field(map_field(&mut holder, "resources")?, kind)?.insert(name, device);
                 }
             }
-            resources.retain(|_, amounts| amounts.as_object().is_none_or(|amounts| !amounts.is_empty()));
+            resources.retain(|_, amounts| {
+                !amounts.is_null() && amounts.as_object().is_none_or(|amounts| !amounts.is_empty())
+            });
             if resources.is_empty() {
                 worker.remove("resources");
             }

@@ -11,7 +11,7 @@ use fluid_sidecar_layout::contract::env;
 use serde_json::{Map, Value};
 
 use crate::destination::{Destination, Order};
-use crate::json::{Places, at, elements, mounts_any, name_of, places_of, text};
+use crate::json::{Places, at, elements, mounts_any, name_of, places, places_of, text};
 use crate::reason::{Because as _, Code, Reason};
 use crate::settings::Settings;
 use crate::settings::text::quantity;
@@ -81,7 +81,11 @@ pub fn compare(
 fn too_late(pod: &Value, status: &Status, order: Order) -> Option<String> {
     let list = elements(pod.get("spec").and_then(|spec| spec.get(order.list())));
     let claims = status.claims_by_volume();
-    let first_reader = list.iter().position(|container| mounts_any(container, &claims))?;
+    // A worker sees its holder's mount.
+    let sidecars = places(status.sidecars.iter().map(|sidecar| sidecar.container.as_str()));
+    let is_sidecar = |container: &Value| name_of(container).is_some_and(|name| sidecars.contains_key(name));
+    let first_reader =
+        list.iter().position(|container| mounts_any(container, &claims) && !is_sidecar(container))?;
     let places = places_of(list);
     let is_late = |container: &&str| places.get(*container).is_some_and(|place| first_reader < *place);
     let late = status.sidecars.iter().map(|sidecar| sidecar.container.as_str()).find(is_late)?;

@@ -42,6 +42,15 @@ reads_on() {
   restarts fluid-fuse-mount 0
 }
 
+@test "an application reads on while the image of its worker is replaced" {
+  deployment web 1 "$READ"
+  eventually prints READY
+  kubectl set image "pod/$(the_pod)" fluid-fuse=fluid-fuse:scratch
+  eventually restarts fluid-fuse 1
+  reads_on
+  restarts fluid-fuse-mount 0
+}
+
 @test "the container that talks to the store is as Pod Security restricted wants it, but for its volumes" {
   deployment web 1 "$READ"
   eventually prints READY
