@@ -63,5 +63,5 @@ reads_on() {
   pod once Never 'cat /data/hello.txt'
   eventually phase once Succeeded
   kubectl delete pod once --timeout=60s
-  [ "$(on_node grep -cF "/$NAMESPACE/" /proc/mounts)" = 0 ]
+  [ "$(on_node grep -cF "/$NAMESPACE/" /proc/1/mounts)" = 0 ]
 }
