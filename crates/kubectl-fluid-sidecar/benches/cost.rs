@@ -11,8 +11,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use evaluate::bench::bench;
-use evaluate::engine::Policy;
+use tool::bench::bench;
+use tool::engine::Policy;
 
 use crate::cases::{Case, NAMES};
 use crate::report::{Measured, YARDSTICK};

@@ -29,6 +29,23 @@ pub struct Answer {
 
 /// Asks the policy whether it can work with these settings; if not, the error has all their problems.
 pub fn check_settings(policy: &Policy, settings: &Value) -> Result<()> {
+    match answer_to_settings(policy, settings)? {
+        Some(message) => bail!("the settings are not valid:\n{message}"),
+        None => Ok(()),
+    }
+}
+
+/// The problems of settings, each with the path of its field, as in `mountRoot: must be absolute`.
+pub fn settings_problems(policy: &Policy, settings: &Value) -> Result<Vec<String>> {
+    let message = answer_to_settings(policy, settings)?.unwrap_or_default();
+    // Before a problem stands whose it is.
+    let problem = |line: &str| line.split_once(": ").map_or(line, |(_, problem)| problem).to_string();
+    // `(mode: verify)` is a part of the name.
+    Ok(message.lines().map(|line| problem(&line.replacen(" (mode: verify)", "", 1))).collect())
+}
+
+/// `None`: they are valid.
+fn answer_to_settings(policy: &Policy, settings: &Value) -> Result<Option<String>> {
     #[derive(Deserialize)]
     struct Checked {
         valid: bool,
@@ -36,10 +53,7 @@ pub fn check_settings(policy: &Policy, settings: &Value) -> Result<()> {
     }
     let checked = policy.call("validate_settings", &serde_json::to_vec(settings)?, &no_reads())?;
     let checked: Checked = serde_json::from_slice(&checked).context("the answer to validate_settings")?;
-    if !checked.valid {
-        bail!("the settings are not valid:\n{}", checked.message.unwrap_or_default());
-    }
-    Ok(())
+    Ok((!checked.valid).then(|| checked.message.unwrap_or_default()))
 }
 
 impl Answer {
@@ -48,6 +62,14 @@ impl Answer {
         let payload = json!({"request": request.admission, "settings": settings});
         let answer = policy.call("validate", &serde_json::to_vec(&payload)?, host)?;
         serde_json::from_slice(&answer).context("the answer to validate")
+    }
+
+    /// The reasons, each `<code>: <sentence>`.
+    pub fn reasons(&self) -> impl Iterator<Item = &str> {
+        let annotations = self.audit_annotations.iter().flatten();
+        let reasons =
+            annotations.filter(|(key, _)| *key == "reasons").filter_map(|(_, value)| value.as_str());
+        reasons.flat_map(str::lines)
     }
 
     /// A rejection that is not the policy's.

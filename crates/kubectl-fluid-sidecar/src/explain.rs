@@ -29,11 +29,8 @@ pub fn explain(request: &Request, answer: &Answer) -> Result<String> {
         (true, None) => (GOOD, "admitted, untouched"),
     };
     writeln!(text, "{STRONG}{title}: {STRONG:#}{style}{verdict}{style:#}")?;
-    let annotations = answer.audit_annotations.iter().flatten();
-    for reason in annotations.filter(|(key, _)| *key == "reasons").filter_map(|(_, value)| value.as_str()) {
-        for line in reason.lines() {
-            writeln!(text, "  {line}")?;
-        }
+    for line in answer.reasons() {
+        writeln!(text, "  {line}")?;
     }
     for warning in answer.warnings.iter().flatten() {
         writeln!(text, "{NOTE}Warning: {warning}{NOTE:#}")?;

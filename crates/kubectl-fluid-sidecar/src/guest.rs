@@ -1,5 +1,5 @@
 //! A small host of waPC. [`crate::count`] needs it on wasmtime, since policy-server's own host cannot count instructions.
-//! Builds without the feature `server` have it on an interpreter, wasmi, whose names are wasmtime's.
+//! Builds with the feature `interpreter` have it on an interpreter, wasmi, whose names are wasmtime's.
 //!
 //! Random numbers are zeros here: the order of a hash map, and with it the number of instructions of a call, would
 //! otherwise change with every instance.

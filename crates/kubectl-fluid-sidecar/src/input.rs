@@ -16,6 +16,18 @@ use crate::pods;
 const EXPECTED: &str =
     "expected a Pod, a workload or other object with a Pod template, or an AdmissionReview";
 
+/// Fields of an object's metadata that the API server sets.
+const SET_BY_THE_SERVER: [&str; 8] = [
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
 /// What to ask of the policy.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -40,6 +52,11 @@ impl Request {
         }
     }
 
+    /// The place of the template in an object, unless it is a built-in workload.
+    pub fn found_at(&self) -> Option<&str> {
+        self.found_at.as_deref()
+    }
+
     /// The object of the request; `null` when it has none.
     pub fn object(&self) -> &Value {
         self.admission.get("object").unwrap_or(&Value::Null)
@@ -61,6 +78,20 @@ impl Request {
     }
 }
 
+/// Takes from an object of a cluster what its owner did not write but the cluster did, so that it could be created again.
+pub fn as_created(object: &mut Value) {
+    let is_pod = pods::group(object).is_empty() && kind(object) == "Pod";
+    let Some(fields) = object.as_object_mut() else { return };
+    fields.remove("status");
+    if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|field, _| !SET_BY_THE_SERVER.contains(&field.as_str()));
+    }
+    // The scheduler's. If it was the owner's, nothing tells it apart.
+    if let (true, Some(spec)) = (is_pod, fields.get_mut("spec").and_then(Value::as_object_mut)) {
+        spec.remove("nodeName");
+    }
+}
+
 /// The requests that are made of the documents of a file.
 #[derive(Debug, Default)]
 pub struct Requests {
@@ -73,24 +104,36 @@ pub struct Requests {
 impl Requests {
     /// Makes the requests for all documents; fails if there is none. `namespace` overrides the documents' own.
     pub fn of(documents: Vec<Value>, namespace: Option<&str>, operation: &str) -> Result<Requests> {
-        ensure!(!documents.is_empty(), "there is no document; {EXPECTED}");
         let mut all = Requests::default();
+        all.add(documents, namespace, operation)?;
+        all.check()?;
+        Ok(all)
+    }
+
+    /// Adds the requests for the documents of one more file.
+    pub fn add(&mut self, documents: Vec<Value>, namespace: Option<&str>, operation: &str) -> Result<()> {
+        ensure!(!documents.is_empty(), "there is no document; {EXPECTED}");
         let several = documents.len() > 1;
         for (number, document) in (1..).zip(documents) {
             let kind = kind(&document).to_string();
             match in_document(document, namespace, operation) {
-                Ok(none) if none.is_empty() => *all.without_pods.entry(kind).or_default() += 1,
-                Ok(requests) => all.requests.extend(requests.into_iter().map(Ok)),
-                Err(error) if several => all.requests.push(Err(error.context(format!("document {number}")))),
-                Err(error) => all.requests.push(Err(error)),
+                Ok(none) if none.is_empty() => *self.without_pods.entry(kind).or_default() += 1,
+                Ok(requests) => self.requests.extend(requests.into_iter().map(Ok)),
+                Err(error) if several => self.requests.push(Err(error.context(format!("document {number}")))),
+                Err(error) => self.requests.push(Err(error)),
             }
         }
+        Ok(())
+    }
+
+    /// Fails if there is no request.
+    pub fn check(&self) -> Result<()> {
         ensure!(
-            !all.requests.is_empty(),
+            !self.requests.is_empty(),
             "no Pod or Pod template in {}; {EXPECTED}",
-            all.kinds_without_pods()
+            self.kinds_without_pods()
         );
-        Ok(all)
+        Ok(())
     }
 
     /// The kinds without Pods, for a message.
@@ -153,7 +196,7 @@ fn creation(pod: Value, namespace: Option<&str>, operation: &str) -> Request {
         "kind": kind, "requestKind": kind,
         "resource": resource, "requestResource": resource,
         "name": name, "namespace": namespace, "operation": operation,
-        "userInfo": {"username": "evaluate", "groups": ["system:authenticated"]},
+        "userInfo": {"username": "kubectl-fluid_sidecar", "groups": ["system:authenticated"]},
         "dryRun": true,
     });
     // The API server sends the object that goes as oldObject.

@@ -1,12 +1,13 @@
 //! What a policy declares about itself, as far as a host enforces it.
 //!
-//! Kubewarden copies it from the metadata into the ClusterAdmissionPolicy; here the metadata is taken at its word.
+//! Kubewarden copies it from the metadata into the ClusterAdmissionPolicy; either is taken at its word here.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::reads::Read;
 use crate::yaml;
@@ -33,6 +34,11 @@ impl Metadata {
     pub fn read(path: &Path) -> Result<Metadata> {
         Metadata::deserialize(yaml::read_single(path)?)
             .with_context(|| format!("{} is not the metadata of a Kubewarden policy", path.display()))
+    }
+
+    /// Takes it from the spec of a ClusterAdmissionPolicy or an AdmissionPolicy.
+    pub fn of_spec(spec: &Value) -> Result<Metadata> {
+        Metadata::deserialize(spec).context("spec: not that of a Kubewarden policy")
     }
 
     /// Refuses what is not in `contextAwareResources`, compared case and all; the error is the host's text.

@@ -33,17 +33,7 @@ impl Objects {
     pub fn read<P: AsRef<Path>>(paths: &[P]) -> Result<Objects> {
         let mut objects = Objects::default();
         for path in paths.iter().map(AsRef::as_ref) {
-            let mut files = vec![path.to_path_buf()];
-            if path.is_dir() {
-                files = std::fs::read_dir(path)
-                    .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-                    .with_context(|| format!("cannot list {}", path.display()))?;
-                files.retain(|file| {
-                    file.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json")
-                });
-                files.sort();
-            }
-            for file in files {
+            for file in yaml::files(path)? {
                 for document in yaml::read_file(&file)? {
                     objects.add(document).with_context(|| file.display().to_string())?;
                 }

@@ -86,14 +86,14 @@ standard error. SIGTERM and SIGINT end the server once the reviews under way are
 
 Example, for an API server that reaches this machine as 127.0.0.1:
   openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout tls.key -out tls.crt \\
-    -subj /CN=evaluate -addext subjectAltName=IP:127.0.0.1
-  evaluate serve --tls-cert tls.crt --tls-key tls.key --kubeconfig ~/.kube/config
+    -subj /CN=fluid-sidecar -addext subjectAltName=IP:127.0.0.1
+  kubectl-fluid_sidecar serve --tls-cert tls.crt --tls-key tls.key --kubeconfig ~/.kube/config
   kubectl apply -f - <<END
   apiVersion: admissionregistration.k8s.io/v1
   kind: MutatingWebhookConfiguration
-  metadata: {name: evaluate}
+  metadata: {name: fluid-sidecar}
   webhooks:
-  - name: evaluate.example.org
+  - name: fluid-sidecar.example.org
     admissionReviewVersions: [v1]
     sideEffects: None
     clientConfig:
@@ -277,9 +277,7 @@ impl Source {
         match self {
             Source::ApiServer(server) => server.get(read),
             Source::Files(objects) => objects.get(read).map(Option::<&Value>::cloned),
-            Source::Nobody => {
-                Err("evaluate serve has no cluster: neither --kubeconfig nor --objects is given".into())
-            }
+            Source::Nobody => Err("serve has no cluster: neither --kubeconfig nor --objects is given".into()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Manifests as JSON values. JSON is read by its own parser, everything else as YAML.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
@@ -25,6 +25,19 @@ pub fn read_single(path: &Path) -> Result<Value> {
         (None, _) => bail!("{} is empty", path.display()),
         (_, more) => bail!("{} has {} documents; expected one", path.display(), more + 1),
     }
+}
+
+/// A file, or all `.yaml`, `.yml` and `.json` files of a directory, by their names.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let entries =
+        std::fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut files: Vec<PathBuf> = entries.with_context(|| format!("cannot list {}", path.display()))?;
+    files.retain(|file| file.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json"));
+    files.sort();
+    Ok(files)
 }
 
 /// Reads a policy's settings; without a file there are none.

@@ -14,9 +14,9 @@ use std::fs;
 use std::io::Write as _;
 use std::sync::OnceLock;
 
-use evaluate::count::Counter;
-use evaluate::engine::Policy;
 use serde_json::{Value, json};
+use tool::count::Counter;
+use tool::engine::Policy;
 
 use crate::cases::Case;
 use crate::report::{KINDS, Measured, numbers, times};

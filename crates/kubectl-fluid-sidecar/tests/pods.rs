@@ -1,12 +1,12 @@
 //! The Pods that are found in custom resources: `pods/*.yaml` has the objects, `pods/*.expected.yaml` what is found in
-//! them, by its place; `UPDATE_EXPECT=1 cargo test -p evaluate --test pods` writes that anew.
+//! them, by its place; `UPDATE_EXPECT=1 cargo test -p kubectl-fluid-sidecar --test pods` writes that anew.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
 use std::path::Path;
 
-use evaluate::{input, pods, yaml};
 use serde_json::{Map, Value, json};
+use tool::{input, pods, yaml};
 
 #[test]
 fn pods_are_found_where_they_stand() {

@@ -1,6 +1,5 @@
-//! `evaluate serve` as an API server meets it: the program itself, TLS, the compiled policy, and an API server for
+//! `kubectl-fluid_sidecar serve` as an API server meets it: the program itself, TLS, the compiled policy, and an API server for
 //! the policy's reads, which answers from the golden cases' objects over TLS as well.
-#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{BufRead as _, BufReader};
@@ -16,7 +15,6 @@ use axum::extract::State;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum_server::tls_rustls::RustlsConfig;
-use evaluate::{input, yaml};
 use k8s_openapi::ByteString;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,6 +24,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
+use tool::{input, yaml};
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
@@ -209,7 +208,7 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_evaluate"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-fluid_sidecar"));
         command.args(&self.arguments).stdin(Stdio::null());
         command
     }
@@ -518,6 +517,6 @@ fn what_cannot_be_served_is_told_with_its_file() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         let says = if option == "--settings" { "destinatoin" } else { option.trim_start_matches('-') };
-        assert!(stderr.starts_with("evaluate: ") && stderr.contains(says), "{option}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(says), "{option}: {stderr}");
     }
 }

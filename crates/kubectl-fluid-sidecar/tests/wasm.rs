@@ -2,15 +2,14 @@
 //!
 //! What the cases expect of the library they must get from the module; and whatever it is asked, it must
 //! answer: a trap would be an internal error of the policy server for a Pod that anybody may create.
-#![cfg(feature = "server")]
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test")]
 
 use std::sync::{Arc, OnceLock};
 
-use evaluate::engine::{Host, Policy};
-use evaluate::objects::Objects;
-use evaluate::{input, yaml};
 use serde_json::{Value, json};
+use tool::engine::{Host, Policy};
+use tool::objects::Objects;
+use tool::{input, yaml};
 
 use crate::support::{golden, root};
 
@@ -105,6 +104,47 @@ fn the_module_answers_every_case_as_expected() {
         }
         assert_eq!(answer["accepted"], expected["decision"] != "rejected", "{name}");
     }
+}
+
+/// The library in the program is the policy of the module.
+#[test]
+fn the_linked_policy_answers_as_the_module_does() {
+    let Some(module) = policy() else { return };
+    let linked = Policy::linked();
+    let same = |name: &str, operation: &str, payload: &[u8], host: &Host| {
+        let answers = [module, &linked].map(|policy| policy.call(operation, payload, host));
+        match answers {
+            [Ok(module), Ok(linked)] => {
+                let [module, linked] =
+                    [module, linked].map(|it| serde_json::from_slice::<Value>(&it).unwrap());
+                assert_eq!(linked, module, "{name}: {operation}");
+                true
+            }
+            [Err(module), Err(linked)] => {
+                // Before and behind it the engine has words of its own.
+                let text = linked.to_string();
+                let own = text.trim_start_matches(&format!("the policy's {operation} failed: ")).to_string();
+                assert!(format!("{module:#}").contains(&own), "{name}: {operation}: {module:#}, {linked:#}");
+                false
+            }
+            [module, linked] => panic!("{name}: {operation}: {module:?}, {linked:?}"),
+        }
+    };
+    let no_reads = tool::engine::no_reads();
+    assert!(same("any", "protocol_version", &[], &no_reads));
+    assert!(!same("no JSON", "uninject", b"{", &no_reads));
+    let status = json!({"metadata": {"annotations": {"fluid-sidecar-policy/injected": "x"}}});
+    assert!(!same("no status", "uninject", status.to_string().as_bytes(), &no_reads));
+    let mut injected = 0;
+    for case in cases() {
+        assert!(same(&case.name, "validate", case.payload().to_string().as_bytes(), &case.host));
+        assert!(same(&case.name, "validate_settings", case.settings.to_string().as_bytes(), &no_reads));
+        if let Some(pod) = case.expected.get("pod") {
+            assert!(same(&case.name, "uninject", pod.to_string().as_bytes(), &no_reads));
+            injected += 1;
+        }
+    }
+    assert!(injected > 50, "{injected}");
 }
 
 /// Numbers that are the same in every run (SplitMix64).

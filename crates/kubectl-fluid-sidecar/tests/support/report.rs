@@ -9,10 +9,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use evaluate::count::{Cost, Counter};
-use evaluate::engine::Host;
-use evaluate::objects::Objects;
 use serde_json::Value;
+use tool::count::{Cost, Counter};
+use tool::engine::Host;
+use tool::objects::Objects;
 
 use crate::cases::{Case, NAMES};
 use crate::support::root;
@@ -123,12 +123,12 @@ impl Measured {
 const HEAD: &str = "\
 # Cost of a review
 
-For developers. `make bench` writes this page. A test compares all numbers but the times (`crates/evaluate/tests/cost.rs`),
+For developers. `make bench` writes this page. A test compares all numbers but the times (`crates/kubectl-fluid-sidecar/tests/cost.rs`),
 which are those of one machine at one time: median of instance and review under a release build of the host.
-`UPDATE_EXPECT=1 cargo test -p evaluate --test cost` writes the numbers and leaves the times.
+`UPDATE_EXPECT=1 cargo test -p kubectl-fluid-sidecar --features server --test cost` writes the numbers and leaves the times.
 
 Instructions are WebAssembly's, as wasmtime's fuel counts them; bytes are how far the call extended the memory in use
-(`crates/evaluate/src/count.rs` says what that is). `not-ours` to `hundred-containers` are the cases of
+(`crates/kubectl-fluid-sidecar/src/count.rs` says what that is). `not-ours` to `hundred-containers` are the cases of
 `benches/cases/mod.rs`. The yardstick (`crates/yardstick`) makes the same reads as the policy and gives the same answer
 without a decision. The last rows are the seed's Pod with that many claims, containers or other volumes.
 
