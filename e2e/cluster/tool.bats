@@ -66,7 +66,7 @@ containers() { jq -c '[.spec.containers[].name]'; }
 # account NAME: a kubeconfig of a ServiceAccount without rights.
 account() {
   kubectl create serviceaccount "$1"
-  kubectl create token "$1" | tr -d '\n' >"$BATS_TEST_TMPDIR/token"
+  kubectl create token "$1" >"$BATS_TEST_TMPDIR/token"
   kubeconfig "$BATS_TEST_TMPDIR/token" >"$BATS_TEST_TMPDIR/kubeconfig"
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_policy::cluster::Kind as PolicyKind;
 use kube::Config;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -62,7 +62,7 @@ impl Live {
         // Fails only when there is one already, which would do.
         rustls::crypto::ring::default_provider().install_default().ok();
         let runtime = Runtime::new().context("no threads")?;
-        let (config, name, hint) = match found {
+        let (mut config, name, hint) = match found {
             Some(found) => {
                 let context = context_of(&found, connection.context.as_deref())?;
                 let load =
@@ -85,6 +85,7 @@ impl Live {
                 None => return Ok(None),
             },
         };
+        read_token(&mut config.auth_info)?;
         let namespace = config.default_namespace.clone();
         let server = runtime.block_on(async { ApiServer::new(config) })?;
         let name = format!("{name} ({})", server.url());
@@ -247,6 +248,17 @@ fn read(files: &[PathBuf]) -> Result<Found> {
     }
     let files = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
     Ok(Found { kubeconfig, files })
+}
+
+/// Reads the token of a file as kubectl does, without the line's end, with which the client could not send it.
+fn read_token(user: &mut AuthInfo) -> Result<()> {
+    if let (None, Some(file)) = (&user.token, &user.token_file) {
+        let token = std::fs::read_to_string(file)
+            .with_context(|| format!("tokenFile of the user in the kubeconfig, {file}, cannot be read"))?;
+        user.token = Some(token.trim().to_string().into());
+        user.token_file = None;
+    }
+    Ok(())
 }
 
 /// The context to use; the error names the field that is wrong, and what it may be.

@@ -549,6 +549,20 @@ fn a_live_pod_that_was_injected_is_seen_as_its_owner_wrote_it() {
 }
 
 #[test]
+fn a_token_file_may_end_in_a_line_as_for_kubectl() {
+    let server = Server::new();
+    server.demo();
+    let token = server.kubeconfig.with_file_name("token");
+    std::fs::write(&token, "sesame\n").unwrap();
+    let mut kubeconfig = tool::yaml::read_single(&server.kubeconfig).unwrap();
+    kubeconfig["users"][0]["user"] = json!({"tokenFile": token});
+    std::fs::write(&server.kubeconfig, kubeconfig.to_string()).unwrap();
+    let said = server.run(&["explain", "demo/pod.yaml"]);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert!(!said.stderr.contains("sesame"), "{}", said.stderr);
+}
+
+#[test]
 fn a_missing_right_is_no_verdict_and_who_grants_it_is_told() {
     let server = Server::new();
     server.demo();
