@@ -60,7 +60,7 @@ enum Form {
     #[cfg(feature = "kubectl")]
     Linked,
     #[cfg(any(feature = "server", feature = "interpreter"))]
-    Compiled(Compiled),
+    Compiled(Box<Compiled>),
 }
 
 impl Policy {
@@ -89,7 +89,7 @@ impl Policy {
         let module = read_module(path)?;
         let compiled = compile(&module);
         compiled
-            .map(|compiled| Policy(Form::Compiled(compiled)))
+            .map(|compiled| Policy(Form::Compiled(Box::new(compiled))))
             .map_err(|error| anyhow!("{} is no WebAssembly module: {error:#}", path.display()))
     }
 

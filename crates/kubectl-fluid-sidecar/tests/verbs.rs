@@ -121,7 +121,7 @@ fn uninject_gives_back_the_pod_as_json_or_yaml() {
     for output in ["json", "yaml"] {
         let given = offline(&["uninject", "-", "--output", output], &said.stdout);
         assert_eq!((given.code, given.stderr.as_str()), (0, ""), "{output}");
-        assert_eq!(tool::yaml::parse(&given.stdout).unwrap(), [before.clone()], "{output}");
+        assert_eq!(tool::yaml::parse(&given.stdout).unwrap(), std::slice::from_ref(&before), "{output}");
     }
 }
 
