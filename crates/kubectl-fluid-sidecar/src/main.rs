@@ -11,7 +11,7 @@ use tool::verbs::{self, Outcome, failed};
 
 /// See what the policy does to Pods, why, and what becomes of its settings.
 ///
-/// The policy itself is in this program. It asks the live cluster of your kubeconfig, or files; it writes nothing.
+/// The policy itself is in this program. It reads the live cluster of your kubeconfig, or files, and writes nothing to it.
 #[derive(Parser)]
 #[command(name = "kubectl-fluid_sidecar", bin_name = "kubectl fluid-sidecar", version, after_help = AFTER_HELP)]
 struct Arguments {
@@ -55,11 +55,11 @@ enum Verb {
 
 const AFTER_HELP: &str = "\
 Examples:
-  kubectl fluid-sidecar explain pod/app                       why a live Pod has its sidecar, or none
-  kubectl fluid-sidecar explain pod.yaml --objects cluster/   what would become of a Pod, without a cluster
+  kubectl fluid-sidecar explain pod/app                       why a live Pod has a sidecar
+  kubectl fluid-sidecar explain pod.yaml --objects cluster/   the same without a cluster
   kubectl fluid-sidecar uninject pod/app --output yaml        a live Pod as its owner wrote it
   kubectl fluid-sidecar settings check settings.yaml          every problem of settings
-  kubectl fluid-sidecar explain --help                        all about one of them
+  kubectl fluid-sidecar explain --help                        all about one verb
 
 As a plugin of kubectl it is the file kubectl-fluid_sidecar in a directory of PATH.";
 

@@ -69,11 +69,11 @@ Exit status: 0 the Pod is allowed, 1 it is denied (the message is on standard er
 the highest.
 
 Examples:
-  kubectl fluid-sidecar explain pod/app                          why a live Pod has its sidecar, or none
-  kubectl fluid-sidecar explain deployment/web -n team           what becomes of the Pods of a live Deployment
-  kubectl fluid-sidecar explain pod.yaml                         what would become of a Pod, in the live cluster
-  kubectl fluid-sidecar explain pod.yaml --objects cluster/      the same without a cluster
-  helm template app chart/ | kubectl fluid-sidecar explain -     the same for all Pods of a chart
+  kubectl fluid-sidecar explain pod/app                       why a live Pod has a sidecar
+  kubectl fluid-sidecar explain deployment/web -n team        the Pods of a live Deployment
+  kubectl fluid-sidecar explain pod.yaml                      a Pod that is not there yet
+  kubectl fluid-sidecar explain pod.yaml --objects cluster/   the same without a cluster
+  helm template app chart/ | kubectl fluid-sidecar explain -  all Pods of a chart
   kubectl fluid-sidecar explain job.yaml --settings settings.yaml
   kubectl fluid-sidecar explain job.yaml --settings clusteradmissionpolicy/fluid-sidecar-eci
   kubectl fluid-sidecar explain pod.yaml --output pod | kubectl apply -f -
