@@ -1,18 +1,20 @@
 # What you can do here: `make help`.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-tools demo-wasm test e2e wasm yardstick cc tools sidecar annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
+.PHONY: help setup demo demo-tools demo-wasm test e2e wasm yardstick cc tools sidecar plugin annotated-policy.wasm image publish publish-image bench bench-fuse fuzz soak \
   e2e-cluster test-cluster test-crates test-servers test-tools cluster-build cluster-up cluster-down deploy lint lint-deploy fmt clean
 
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
-EVALUATE := target/debug/evaluate
+TOOL := target/debug/kubectl-fluid_sidecar
 PODRUN := target/debug/podrun
 FLUID_FUSE := target/$(HOST)/debug/fluid-fuse
 ARTIFACTS := target/debug/artifacts
 # One or several; another than the host's needs its linker and `rustup target add`, as the Containerfile does it.
 TARGET ?= $(HOST)
 SOAK_MINUTES ?= 10
-export EVALUATE PODRUN FLUID_FUSE ARTIFACTS
+# The kubectl plugin that runs the compiled policy, too, as users need it not and tests do.
+ENGINE := --features kubectl-fluid-sidecar/server
+export TOOL PODRUN FLUID_FUSE ARTIFACTS
 # Static, so that it runs in an image with nothing else in it.
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked
 
@@ -25,7 +27,7 @@ USES ?= test
 setup: ## install the packages that the demo and the tests need, or those for USES (such as "bench"); nothing else installs any
 	@scripts/need.sh --install $(USES)
 
-demo: EVALUATE := target/$(HOST)/debug/evaluate
+demo: TOOL := target/$(HOST)/debug/kubectl-fluid_sidecar
 demo: PODRUN := target/$(HOST)/debug/podrun
 demo: export POLICY := target/demo.wasm
 demo: ## see a Pod admitted, mutated and run, its app reading a Dataset through the sidecar
@@ -33,13 +35,13 @@ demo: ## see a Pod admitted, mutated and run, its app reading a Dataset through 
 	@$(MAKE) --no-print-directory demo-wasm demo-tools
 	@demo/run.sh
 
-# Both are quick to build: without optimisation, the evaluator without its server, and the tools in one go, so that each
-# dependency is compiled once.
+# Both are quick to build: without optimisation, the kubectl plugin with an interpreter alone, and the tools in one go, so
+# that each dependency is compiled once.
 demo-wasm: cc
 	@scripts/build-wasm.sh demo
 
 demo-tools: cc
-	$(STATIC) --target $(HOST) -p evaluate -p fluid-fuse -p podrun --no-default-features --features evaluate/interpreter
+	$(STATIC) --target $(HOST) -p kubectl-fluid-sidecar -p fluid-fuse -p podrun --no-default-features --features kubectl-fluid-sidecar/interpreter
 
 test: ## everything CI runs: lints, unit, golden and property tests, real mounts and containers, e2e, demo
 	@scripts/test.sh
@@ -57,12 +59,16 @@ yardstick: cc ## build the policy that the cost of ours is compared with: target
 cc:
 	@scripts/need.sh build
 
-tools: cc ## build the evaluator, podrun, the benchmark's object store, what makes artifacts, and the sidecar for debugging
-	cargo build --locked -p artifacts -p evaluate -p podrun -p fuse-bench
+tools: cc ## build the kubectl plugin, podrun, the benchmark's object store, what makes artifacts, and the sidecar for debugging
+	cargo build --locked -p artifacts -p kubectl-fluid-sidecar -p podrun -p fuse-bench $(ENGINE)
 	$(STATIC) --target $(HOST) -p fluid-fuse
 
 sidecar: cc ## build fluid-fuse as it is released, for the host or TARGET (such as "x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu")
 	$(STATIC) --release -p fluid-fuse $(TARGET:%=--target %)
+
+# Static on Linux, as the sidecar is, so that it runs on any distribution. macOS has no static programs, and ignores it.
+plugin: cc ## build kubectl-fluid_sidecar as it is released, for the host or TARGET
+	$(STATIC) --release -p kubectl-fluid-sidecar $(TARGET:%=--target %)
 
 # Never by kwctl, which writes the code anew: the digest would depend on whether it is installed.
 annotated-policy.wasm: wasm ## the policy with its metadata, as policy servers want it, and as an OCI layout: target/policy
@@ -83,7 +89,7 @@ publish-image: image ## push the sidecar's image to REGISTRY, with TAG or its ve
 
 bench: wasm yardstick ## what a review costs: natively, and through the compiled policy (writes bench/review.md)
 	cargo bench --locked --profile host --bench review
-	cargo bench --locked --profile host -p evaluate --bench cost
+	cargo bench --locked --profile host -p kubectl-fluid-sidecar $(ENGINE) --bench cost
 
 bench-fuse: FLUID_FUSE := target/$(HOST)/release/fluid-fuse
 bench-fuse: sidecar ## what reading through the sidecar costs, beside its peers and the limits (as root; 20 minutes)
@@ -105,7 +111,7 @@ test-cluster:
 	@e2e/cluster/test.sh
 
 test-crates:
-	@cargo test --locked --workspace
+	@cargo test --locked --workspace $(ENGINE)
 
 test-servers:
 	@scripts/test-servers.sh
@@ -129,8 +135,9 @@ cluster-down: ## end it, and leave nothing but the built programs
 
 lint: cc ## formatting, clippy with warnings denied, shell scripts, workflows, dependencies (with cargo-deny when installed)
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p evaluate --no-default-features --features interpreter -- -D warnings
+	cargo clippy --locked --workspace --all-targets $(ENGINE) -- -D warnings
+	cargo clippy --locked -p kubectl-fluid-sidecar -- -D warnings
+	cargo clippy --locked -p kubectl-fluid-sidecar --no-default-features --features interpreter -- -D warnings
 	@# With the examples, and so with the dependencies as clippy checked them: alone a fifth of them would be checked anew.
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet --lib --bin podrun --examples
 	@scripts/need.sh lint

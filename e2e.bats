@@ -1,14 +1,16 @@
 #!/usr/bin/env bats
-# The compiled policy from outside: through the offline evaluator, and through kwctl when it is installed.
-# What the golden cases expect of the library they expect of the module: crates/evaluate/tests/wasm.rs asks it about
+# The compiled policy from outside: through kubectl-fluid_sidecar, and through kwctl when it is installed.
+# What the golden cases expect of the library they expect of the module: crates/kubectl-fluid-sidecar/tests/wasm.rs asks it about
 # all of them in one process. Here the way from the files to the patch is tried, which compiles the module each time.
 
 bats_require_minimum_version 1.5.0
 
 setup_file() {
   cd "$BATS_TEST_DIRNAME"
-  export EVALUATE=${EVALUATE:-target/debug/evaluate} POLICY=${POLICY:-target/policy.wasm}
-  [ -x "$EVALUATE" ] || { echo "build first: make wasm tools" >&2; return 1; }
+  export TOOL=${TOOL:-target/debug/kubectl-fluid_sidecar} POLICY=${POLICY:-target/policy.wasm}
+  # Whatever cluster there is, it is not asked.
+  export KUBECONFIG=/nonexistent
+  [ -x "$TOOL" ] || { echo "build first: make wasm tools" >&2; return 1; }
   ! command -v kwctl >/dev/null || make --no-print-directory annotated-policy.wasm
 }
 
@@ -17,17 +19,17 @@ setup() {
   . scripts/golden.sh
 }
 
-# evaluate_case DIR [OPTION…]: asks the policy about a golden case.
-evaluate_case() {
-  local dir=$1 arguments=(--policy "$POLICY") option file
+# explain_case DIR [OPTION…]: asks the policy about a golden case.
+explain_case() {
+  local dir=$1 arguments=() option file
   shift
-  for option in pod objects settings; do
+  for option in objects settings; do
     file=$(golden_file "$dir" "$option.yaml") && arguments+=("--$option" "$file")
   done
-  "$EVALUATE" "${arguments[@]}" "$@"
+  "$TOOL" "${VERB:-explain}" "$(golden_file "$dir" pod.yaml)" --policy "$POLICY" "${arguments[@]}" "$@"
 }
 
-seed() { "$EVALUATE" --policy "$POLICY" --pod demo/pod.yaml --objects demo/cluster "$@"; }
+seed() { "$TOOL" explain demo/pod.yaml --policy "$POLICY" --objects demo/cluster "$@"; }
 
 # apply_patch PATCH: what an RFC 6902 patch makes of the document on standard input. Of its own, so that what makes the
 # patch does not judge it.
@@ -80,21 +82,20 @@ is_as_expected() {
     # Settings that are not valid never reach a request in a cluster: the policy server does not start.
     [ "$(basename "$dir")" = settings-unknown-field ] && continue
     for what in request response; do
-      evaluate_case "$dir" --output "$what" >"$BATS_TEST_TMPDIR/$what" 2>/dev/null || [ $? -eq 1 ]
+      explain_case "$dir" --output "$what" >"$BATS_TEST_TMPDIR/$what" 2>/dev/null || [ $? -eq 1 ]
     done
     is_as_expected "$dir"
   done
 }
 
-# The policy's reads are answered from the same objects: evaluate writes them down as kwctl replays them.
+# The policy's reads are answered from the same objects: `record` writes them down as kwctl replays them.
 @test "every golden case gives the same through kwctl and the annotated policy" {
   command -v kwctl >/dev/null || skip "kwctl is not installed"
   for dir in $(golden_cases); do
     # Reviews that are broken on purpose, which kwctl does not pass on.
     grep -q AdmissionReview "$(golden_file "$dir" pod.yaml)" && continue
     [ "$(basename "$dir")" = settings-unknown-field ] && continue
-    evaluate_case "$dir" --output request --record "$BATS_TEST_TMPDIR/session" >"$BATS_TEST_TMPDIR/request" \
-      2>/dev/null || [ $? -eq 1 ]
+    VERB=record explain_case "$dir" --session "$BATS_TEST_TMPDIR/session" >"$BATS_TEST_TMPDIR/request"
     local settings=(--settings-json '{}') file
     file=$(golden_file "$dir" settings.yaml) && settings=(--settings-path "$file")
     kwctl run --allow-context-aware "${settings[@]}" \
@@ -126,36 +127,36 @@ is_as_expected() {
 @test "the patch is RFC 6902, and evaluating the outcome again gives none" {
   seed --output patch | jq -e 'length > 0 and all(.[]; has("op") and has("path"))'
   seed --output pod >"$BATS_TEST_TMPDIR/pod"
-  run "$EVALUATE" --policy "$POLICY" --pod "$BATS_TEST_TMPDIR/pod" --objects demo/cluster --output patch
+  run "$TOOL" explain "$BATS_TEST_TMPDIR/pod" --policy "$POLICY" --objects demo/cluster --output patch
   [ "$status" -eq 0 ]
   [ "$output" = "[]" ]
 }
 
 @test "standard input, JSON and workloads are understood" {
   seed --output pod >"$BATS_TEST_TMPDIR/pod"
-  yq . demo/pod.yaml | "$EVALUATE" --policy "$POLICY" --pod - --objects demo/cluster --output pod |
+  yq . demo/pod.yaml | "$TOOL" explain - --policy "$POLICY" --objects demo/cluster --output pod |
     diff - "$BATS_TEST_TMPDIR/pod"
-  evaluate_case tests/cases/deployment --output pod | jq -e '.kind == "Pod" and .metadata.generateName != null'
+  explain_case tests/cases/deployment --output pod | jq -e '.kind == "Pod" and .metadata.generateName != null'
 }
 
 @test "a denied Pod exits with 1, its message on standard error and nothing on standard output" {
-  run --separate-stderr evaluate_case tests/cases/dataset-not-bound --output pod
+  run --separate-stderr explain_case tests/cases/dataset-not-bound --output pod
   [ "$status" -eq 1 ]
   [ -z "$output" ]
   [[ "$stderr" == *"Dataset default/data is not bound"* ]]
 }
 
 @test "what is no Pod, no JSON, no policy or no valid settings exits with 2 and says so" {
-  run "$EVALUATE" --policy "$POLICY" --pod - <<<'{"kind": "Service"'
+  run "$TOOL" explain - --policy "$POLICY" <<<'{"kind": "Service"'
   [ "$status" -eq 2 ]
   [[ "$output" == *"neither JSON nor YAML"* ]]
-  run "$EVALUATE" --policy "$POLICY" --pod - <<<'{"kind": "Service"}'
+  run "$TOOL" explain - --policy "$POLICY" <<<'{"kind": "Service"}'
   [ "$status" -eq 2 ]
   [[ "$output" == *"no Pod or Pod template in 1 Service"* ]]
-  run "$EVALUATE" --policy /nonexistent.wasm --pod demo/pod.yaml
+  run "$TOOL" explain demo/pod.yaml --policy /nonexistent.wasm
   [ "$status" -eq 2 ]
   [[ "$output" == *"make wasm"* ]]
-  run evaluate_case tests/cases/settings-unknown-field
+  run explain_case tests/cases/settings-unknown-field
   [ "$status" -eq 2 ]
   [[ "$output" == *"sidecarImage: unknown field; did you mean sidecarImages?"* ]]
   [[ "$output" == *"vfuseResourceName: must be a string"* ]]
@@ -170,48 +171,50 @@ several_pods() {
   cat tests/cases/pytorchjob/pod.yaml
 }
 
-evaluate_several() {
-  several_pods "$1" | "$EVALUATE" --policy "$POLICY" --pod - --objects tests/cases/objects.yaml "${@:2}"
+explain_several() {
+  several_pods "$1" | "$TOOL" "${VERB:-explain}" - --policy "$POLICY" --objects tests/cases/objects.yaml "${@:2}"
 }
 
 @test "every Pod of a file is evaluated, and what has none is named" {
-  run --separate-stderr evaluate_several tests/cases/opted-out
+  run --separate-stderr explain_several tests/cases/opted-out
   [ "$status" -eq 0 ]
   [ "$(grep -c '^Pod ' <<<"$output")" -eq 3 ]
   [[ "$output" == *"Pod of PyTorchJob default/t: spec.pytorchReplicaSpecs.Master.template: admitted, mutated"* ]]
-  [ "$stderr" = "evaluate: -: skipped what has no Pod or Pod template: 1 Service" ]
+  [ "$stderr" = "note: -: skipped what has no Pod or Pod template: 1 Service" ]
 }
 
-@test "several Pods are a stream of JSON, which evaluate reads again" {
-  evaluate_several tests/cases/opted-out --output pod 2>/dev/null >"$BATS_TEST_TMPDIR/pods"
+@test "several Pods are a stream of JSON, which explain reads again" {
+  explain_several tests/cases/opted-out --output pod 2>/dev/null >"$BATS_TEST_TMPDIR/pods"
   jq -es 'length == 3 and all(.[]; .kind == "Pod")' "$BATS_TEST_TMPDIR/pods"
-  "$EVALUATE" --policy "$POLICY" --pod "$BATS_TEST_TMPDIR/pods" --objects tests/cases/objects.yaml --output patch |
+  "$TOOL" explain "$BATS_TEST_TMPDIR/pods" --policy "$POLICY" --objects tests/cases/objects.yaml --output patch |
     jq -es '. == [[], [], []]'
-  "$EVALUATE" --policy "$POLICY" --pod "$BATS_TEST_TMPDIR/pods" --uninject | jq -es '
+  "$TOOL" uninject "$BATS_TEST_TMPDIR/pods" --policy "$POLICY" | jq -es '
     length == 3 and all(.[]; .spec.volumes[0].hostPath == null)'
-  evaluate_several tests/cases/opted-out --output response 2>/dev/null | jq -es 'map(has("patch")) == [true, false, true]'
+  explain_several tests/cases/opted-out --output response 2>/dev/null | jq -es 'map(has("patch")) == [true, false, true]'
 }
 
 @test "the exit status is the worst of all Pods, and each message names its Pod" {
   # Denied.
-  run --separate-stderr evaluate_several tests/cases/block-device --output pod
+  run --separate-stderr explain_several tests/cases/block-device --output pod
   [ "$status" -eq 1 ]
   [ "$(jq -s length <<<"$output")" -eq 2 ]
   [[ "$stderr" == *"Pod default/app: "* ]]
   # One that cannot be evaluated does not keep the others from it.
   mkdir "$BATS_TEST_TMPDIR/broken"
   echo '{kind: Deployment, metadata: {name: broken}}' >"$BATS_TEST_TMPDIR/broken/pod.yaml"
-  run --separate-stderr evaluate_several "$BATS_TEST_TMPDIR/broken" --output pod
+  run --separate-stderr explain_several "$BATS_TEST_TMPDIR/broken" --output pod
   [ "$status" -eq 2 ]
   [ "$(jq -s length <<<"$output")" -eq 2 ]
   [[ "$stderr" == *"document 3: Deployment broken has no spec.template"* ]]
 }
 
 @test "options for one Pod refuse several" {
-  for option in "--bench 1" --count "--record $BATS_TEST_TMPDIR/session"; do
-    # shellcheck disable=SC2086 # an option and its value
-    run evaluate_several tests/cases/opted-out $option
+  run explain_several tests/cases/opted-out --record "$BATS_TEST_TMPDIR/session"
+  [ "$status" -eq 2 ]
+  [[ "$output" == *"--record is for one Pod, and - has 3"* ]]
+  for VERB in record bench; do
+    run explain_several tests/cases/opted-out
     [ "$status" -eq 2 ]
-    [[ "$output" == *"${option%% *} is for one Pod, and - has 3"* ]]
+    [[ "$output" == *"$VERB is for one Pod, and - has 3"* ]]
   done
 }

@@ -6,7 +6,7 @@ bats_require_minimum_version 1.5.0
 
 setup_file() {
   cd "$BATS_TEST_DIRNAME"
-  export ARTIFACTS=${ARTIFACTS:-target/debug/artifacts} EVALUATE=${EVALUATE:-target/debug/evaluate}
+  export ARTIFACTS=${ARTIFACTS:-target/debug/artifacts} TOOL=${TOOL:-target/debug/kubectl-fluid_sidecar}
   export PODRUN=${PODRUN:-target/debug/podrun} POLICY=${POLICY:-target/policy.wasm}
   export METADATA=${METADATA:-policy-metadata.yml}
   export FLUID_FUSE=${FLUID_FUSE:-$(echo target/*/debug/fluid-fuse)}
@@ -76,8 +76,8 @@ blob() { echo "$1/blobs/${2/://}"; }
 
 @test "the annotated policy decides as the policy does, with its metadata in it" {
   for output in patch response; do
-    diff <("$EVALUATE" --policy "$POLICY" --pod demo/pod.yaml --objects demo/cluster --output $output) \
-      <("$EVALUATE" --policy "$ANNOTATED_POLICY" --pod demo/pod.yaml --objects demo/cluster --output $output)
+    diff <("$TOOL" explain demo/pod.yaml --policy "$POLICY" --objects demo/cluster --output $output) \
+      <("$TOOL" explain demo/pod.yaml --policy "$ANNOTATED_POLICY" --objects demo/cluster --output $output)
   done
   cmp -n "$(stat -c %s "$POLICY")" "$POLICY" "$ANNOTATED_POLICY"
   run "$ARTIFACTS" annotate "$ANNOTATED_POLICY" --metadata "$METADATA" --output "$BATS_TEST_TMPDIR/twice"
@@ -146,7 +146,7 @@ blob() { echo "$1/blobs/${2/://}"; }
 }
 
 @test "an image is made of static programs only, one for each architecture" {
-  run "$ARTIFACTS" image "$EVALUATE" --output "$BATS_TEST_TMPDIR/image"
+  run "$ARTIFACTS" image "$TOOL" --output "$BATS_TEST_TMPDIR/image"
   [ "$status" -eq 1 ]
   [[ "$output" == *"needs a dynamic loader"* ]]
   run "$ARTIFACTS" image "$FLUID_FUSE" "$FLUID_FUSE" --output "$BATS_TEST_TMPDIR/image"
@@ -202,6 +202,29 @@ container() {
     | .process.args = [.process.args[0], $arguments[]] | .linux.namespaces |= map(select(.type != "network"))' \
     >"$BATS_TEST_TMPDIR/bundle/config.json"
   timeout 60 runc run --bundle "$BATS_TEST_TMPDIR/bundle" "artifacts-$$-$RANDOM" </dev/null
+}
+
+@test "krew's manifest has the version and the checksum of each archive" {
+  archives=$BATS_TEST_TMPDIR/archives
+  mkdir "$archives"
+  for platform in linux-amd64 linux-arm64 darwin-amd64 darwin-arm64; do
+    echo "$platform" >"$archives/kubectl-fluid_sidecar-$platform.tar.gz"
+  done
+  REPOSITORY=org/repo scripts/krew.sh v1.2.3 "$archives" >"$BATS_TEST_TMPDIR/krew.yaml"
+  yq . "$BATS_TEST_TMPDIR/krew.yaml" | jq -e '.metadata.name == "fluid-sidecar" and .spec.version == "v1.2.3"
+    and (.spec.shortDescription | length) < 50 and (.spec.platforms | length) == 4'
+  # Krew unpacks an archive and looks for `bin` in it.
+  while read -r uri sum; do
+    [ "$(dirname "$uri")" = https://github.com/org/repo/releases/download/v1.2.3 ]
+    echo "$sum  $archives/$(basename "$uri")" | sha256sum --check --quiet
+  done < <(yq . "$BATS_TEST_TMPDIR/krew.yaml" | jq -r '.spec.platforms[] | "\(.uri) \(.sha256)"')
+  yq . "$BATS_TEST_TMPDIR/krew.yaml" | jq -r '.spec.platforms[] | .selector.matchLabels | "\(.os)-\(.arch)"' | sort |
+    diff - <(cd "$archives" && printf '%s\n' * | sed 's/kubectl-fluid_sidecar-\(.*\)\.tar\.gz/\1/')
+  rm "$archives/kubectl-fluid_sidecar-darwin-arm64.tar.gz"
+  run scripts/krew.sh v1.2.3 "$archives"
+  [ "$status" -ne 0 ]
+  run scripts/krew.sh latest "$archives"
+  [ "$status" -eq 2 ]
 }
 
 @test "the image runs in a container, without anything else in it" {

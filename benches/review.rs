@@ -1,7 +1,7 @@
 //! What a review costs natively, without the host: Pods that are not ours, the seed's Pod, many Datasets, and
 //! growing Pods, whose cost must grow no faster than they do.
 //!
-//! `make bench` runs it, and after it the benchmark of `crates/evaluate`, which reviews the same cases in the compiled
+//! `make bench` runs it, and after it the benchmark of `crates/kubectl-fluid-sidecar`, which reviews the same cases in the compiled
 //! policy.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 

@@ -3,7 +3,7 @@
 # what this needs, after `demo/run.sh --check` has said what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-evaluate=${EVALUATE:-target/debug/evaluate} podrun=${PODRUN:-target/debug/podrun}
+tool=${TOOL:-target/debug/kubectl-fluid_sidecar} podrun=${PODRUN:-target/debug/podrun}
 fluid_fuse=${FLUID_FUSE:-$(echo target/*/debug/fluid-fuse)}
 policy=${POLICY:-target/policy.wasm}
 
@@ -26,8 +26,8 @@ trap 'rm -f "$pod"' EXIT
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 say "1. Admission: the policy sees demo/pod.yaml and the cluster of demo/cluster/"
-"$evaluate" --policy "$policy" --pod demo/pod.yaml --objects demo/cluster
-"$evaluate" --policy "$policy" --pod demo/pod.yaml --objects demo/cluster --output pod >"$pod"
+"$tool" explain demo/pod.yaml --policy "$policy" --objects demo/cluster
+"$tool" explain demo/pod.yaml --policy "$policy" --objects demo/cluster --output pod >"$pod"
 
 say "2. The mutated Pod runs: sidecar first, the app when the file system is there"
 if [ ${#missing[@]} -gt 0 ]; then

@@ -14,7 +14,7 @@ mkdir -p "$target"
 scripts/venv.sh "$venv" jsonschema==4.26.0 >"$log" 2>&1 || skip "jsonschema cannot be installed ($(tail -n 1 "$log"))"
 
 # Of the whole workspace, and so with the features of dependencies that its tests have been built with.
-cargo test --quiet --locked --workspace --test settings_reference -- --exact documents_for_the_schema \
+cargo test --quiet --locked --workspace --features kubectl-fluid-sidecar/server --test settings_reference -- --exact documents_for_the_schema \
   >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
 
 "$venv/bin/python" - docs/settings.schema.json "$target/tmp/settings-documents.json" <<'PYTHON'

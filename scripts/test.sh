@@ -34,11 +34,11 @@ scripts/need.sh test
 # complains.
 step xargs -n 1 -P 2 make --no-print-directory <<<'lint test-servers cluster-build wasm yardstick'
 # All in one go: what `make tools` builds by itself has other features of its dependencies, and would be built twice.
-step cargo build --locked --workspace --all-targets
+step cargo build --locked --workspace --all-targets --features kubectl-fluid-sidecar/server
 step make --no-print-directory demo-tools
 # The cluster waits more than it works, and so do many of the crates' tests.
 step xargs -n 1 -P 2 make --no-print-directory <<<'test-cluster test-crates test-tools'
 # Not beside the crates' tests, one of which writes the same file.
 step scripts/check-settings-schema.sh
-# With the evaluator that `make demo` builds, and the policy as it is published.
-step env "EVALUATE=target/$(rustc -vV | sed -n 's/^host: //p')/debug/evaluate" demo/run.sh
+# With the plugin that `make demo` builds, and the policy as it is published.
+step env "TOOL=target/$(rustc -vV | sed -n 's/^host: //p')/debug/kubectl-fluid_sidecar" demo/run.sh

@@ -1,17 +1,13 @@
 //! The waPC entry points: the only code that knows it runs inside a WebAssembly host.
 
 use anyhow::anyhow;
+use fluid_sidecar_layout::Named as _;
+use kubewarden_policy_sdk::Error;
 use kubewarden_policy_sdk::host_capabilities::kubernetes::{GetResourceRequest, get_resource};
-use kubewarden_policy_sdk::{Error, protocol_version_guest};
-use serde::Serialize;
-use serde_json::Value;
 use wapc_guest::{CallResult, register_function};
 
 use crate::cluster::{Cluster, Masked, Masks};
-use crate::json::done;
-use crate::review::review;
-use crate::settings::validate_settings;
-use crate::status::uninject;
+use crate::operation::Operation;
 
 struct Kubewarden;
 
@@ -29,22 +25,17 @@ impl Cluster for Kubewarden {
 #[allow(unsafe_code, reason = "waPC looks the function up by this name; nothing else exports it")]
 #[unsafe(no_mangle)]
 extern "C" fn wapc_init() {
-    register_function("protocol_version", protocol_version_guest);
-    register_function("validate", |payload| {
-        let response = review(payload, &Kubewarden);
-        let json = to_json(&response);
-        done(response);
-        json
-    });
-    register_function("validate_settings", |payload| to_json(&validate_settings(payload)));
-    // Not Kubewarden's: `evaluate --uninject` calls it.
-    register_function("uninject", |payload| {
-        let mut pod: Value = serde_json::from_slice(payload)?;
-        uninject(&mut pod)?;
-        to_json(&pod)
-    });
+    // waPC takes functions without an environment, so each operation has its own.
+    register(Operation::ProtocolVersion, |payload| answer(Operation::ProtocolVersion, payload));
+    register(Operation::Validate, |payload| answer(Operation::Validate, payload));
+    register(Operation::ValidateSettings, |payload| answer(Operation::ValidateSettings, payload));
+    register(Operation::Uninject, |payload| answer(Operation::Uninject, payload));
 }
 
-fn to_json(response: &impl Serialize) -> CallResult {
-    Ok(serde_json::to_vec(response)?)
+fn register(operation: Operation, function: fn(&[u8]) -> CallResult) {
+    register_function(operation.name(), function);
+}
+
+fn answer(operation: Operation, payload: &[u8]) -> CallResult {
+    Ok(operation.answer(payload, &Kubewarden)?)
 }

@@ -8,6 +8,7 @@
 //!
 //! | module | question |
 //! |---|---|
+//! | [`operation`] | what does the host ask, and which module answers it? |
 //! | [`review`] | what is the answer to this AdmissionReview? (the order of all that follows) |
 //! | [`request`] | what did the host ask, and what does the Pod say at a glance? |
 //! | [`exemption`] | may the Pod be touched? |
@@ -27,7 +28,7 @@
 //! | [`reason`] | why? |
 //!
 //! All of it is pure functions over data but for [`cluster`], through which the policy reads objects: one
-//! trait, answered by the Kubewarden host, and by files in the tests and in the offline evaluator.
+//! trait, answered by the Kubewarden host, and in the tests and in the kubectl plugin by files or an API server.
 
 #[cfg(target_arch = "wasm32")]
 mod allocator;
@@ -44,6 +45,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod marker;
 pub mod mesh;
+pub mod operation;
 pub mod order;
 pub mod placement;
 pub mod pod;

@@ -1,5 +1,5 @@
 //! Secrets that anybody would recognise go through every output of the policy: the Pod's annotation, warnings, messages,
-//! audit annotations, answers to settings, and what `evaluate` explains. None may show any.
+//! audit annotations, answers to settings, and what `kubectl fluid-sidecar` explains. None may show any.
 //!
 //! Texts that stand in the Pod anyway (`options`, literal variables) are in it afterwards, too; nowhere else.
 
@@ -92,7 +92,7 @@ fn no_answer_shows_a_secret() {
 
 fn given_objects(case: &Path) -> Option<Vec<Value>> {
     let file = support::golden::given(case, "objects.yaml");
-    file.exists().then(|| evaluate::yaml::read_file(&file).unwrap())
+    file.exists().then(|| tool::yaml::read_file(&file).unwrap())
 }
 
 fn given_or(case: &Path, file: &str) -> Value {
@@ -111,7 +111,7 @@ fn with(settings: &Value, name: &str, value: &str) -> Value {
 }
 
 /// A Dataset whose keys are in a Secret, which lies beside the objects that the policy may read: not even the Pod, nor what
-/// `evaluate` explains of it, has any of it.
+/// `kubectl fluid-sidecar` explains of it, has any of it.
 #[test]
 fn an_explanation_shows_no_content_of_a_secret() {
     let case = root().join("tests/cases/fluid-fuse-for-a-dataset-with-secrets");
@@ -127,10 +127,12 @@ fn an_explanation_shows_no_content_of_a_secret() {
     let built = |variable: &str, default: &str| {
         root().join(std::env::var_os(variable).map_or_else(|| default.into(), PathBuf::from))
     };
-    let evaluate = built("EVALUATE", "target/debug/evaluate");
+    let tool = built("TOOL", "target/debug/kubectl-fluid_sidecar");
     let policy = built("POLICY", "target/policy.wasm");
-    if !evaluate.exists() || !policy.exists() {
-        return support::skip("target/debug/evaluate and target/policy.wasm are not built (make wasm tools)");
+    if !tool.exists() || !policy.exists() {
+        return support::skip(
+            "target/debug/kubectl-fluid_sidecar and target/policy.wasm are not built (make wasm tools)",
+        );
     }
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("canary");
     fs::create_dir_all(&directory).unwrap();
@@ -142,9 +144,9 @@ fn an_explanation_shows_no_content_of_a_secret() {
     let pod = write("pod.json", &pod);
     let objects = write("objects.json", &json!({"kind": "List", "items": objects}));
     let settings = write("settings.json", &settings);
-    for output in ["explain", "pod", "patch", "response", "request"] {
-        let mut command = Command::new(&evaluate);
-        command.args(["--output", output, "--policy"]).arg(&policy).arg("--pod").arg(&pod);
+    for output in ["explain", "json", "pod", "patch", "response", "request"] {
+        let mut command = Command::new(&tool);
+        command.arg("explain").arg(&pod).args(["--output", output, "--policy"]).arg(&policy);
         let answer =
             command.arg("--objects").arg(&objects).arg("--settings").arg(&settings).output().unwrap();
         let said = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();

@@ -7,7 +7,7 @@
 //! - `expected.yaml`: decision, reasons, warnings, message, and the Pod when it was changed.
 //!
 //! `UPDATE_EXPECT=1 cargo test --test cases` writes `expected.yaml` anew: read the difference before you
-//! commit it. The same cases run through the compiled policy in `crates/evaluate/tests/wasm.rs`.
+//! commit it. The same cases run through the compiled policy in `crates/kubectl-fluid-sidecar/tests/wasm.rs`.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test")]
 

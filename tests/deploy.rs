@@ -2,7 +2,7 @@
 //! other, never keep a Pod with a Dataset from the policy, and make of the examples what these say in their comments.
 //!
 //! `UPDATE_EXPECT=1 cargo test --test deploy` writes those comments anew. The examples go through the policy's library
-//! and, where they are built (`make wasm tools`), through `evaluate` and the compiled policy; `EVALUATE` and `POLICY`
+//! and, where they are built (`make wasm tools`), through `kubectl fluid-sidecar` and the compiled policy; `TOOL` and `POLICY`
 //! name others than those in `target/`.
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test")]
@@ -15,7 +15,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use evaluate::{input, yaml};
 use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_policy::cluster::Kind;
 use fluid_sidecar_policy::settings::Settings;
@@ -26,6 +25,7 @@ use support::expect::expect;
 use support::manifests;
 use support::validation::violations;
 use support::{Cluster, cases, cluster_of, create, given, metadata, name, read, root};
+use tool::{input, yaml};
 
 // --- reading -----------------------------------------------------------------------------------------------
 
@@ -639,9 +639,9 @@ fn examples_become_what_their_comments_say() {
     assert!(stale.is_empty(), "UPDATE_EXPECT=1 writes the comments anew\n{}", stale.join("\n"));
 }
 
-/// The compiled policy in `evaluate`.
+/// The compiled policy in `kubectl fluid-sidecar`.
 struct Compiled {
-    evaluate: PathBuf,
+    tool: PathBuf,
     policy: PathBuf,
     objects: PathBuf,
 }
@@ -652,26 +652,28 @@ impl Compiled {
         let given = |variable: &str, default: &str| {
             root().join(std::env::var_os(variable).map_or_else(|| default.into(), PathBuf::from))
         };
-        let evaluate = given("EVALUATE", "target/debug/evaluate");
+        let tool = given("TOOL", "target/debug/kubectl-fluid_sidecar");
         let policy = given("POLICY", "target/policy.wasm");
-        if !evaluate.exists() || !policy.exists() {
-            support::skip("target/debug/evaluate and target/policy.wasm are not built (make wasm tools)");
+        if !tool.exists() || !policy.exists() {
+            support::skip(
+                "target/debug/kubectl-fluid_sidecar and target/policy.wasm are not built (make wasm tools)",
+            );
             return None;
         }
         let objects = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy-objects.json");
         fs::write(&objects, json!({"kind": "List", "items": documents()}).to_string()).unwrap();
-        Some(Compiled { evaluate, policy, objects })
+        Some(Compiled { tool, policy, objects })
     }
 
     /// It takes the settings, and answers as the library does.
     fn same(&self, example: &Path, file: &str, settings: &Value, answer: &Value) {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("deploy-settings.json");
         fs::write(&path, settings.to_string()).unwrap();
-        let output = Command::new(&self.evaluate)
+        let output = Command::new(&self.tool)
+            .arg("explain")
+            .arg(example)
             .args(["--output", "pod", "--policy"])
             .arg(&self.policy)
-            .arg("--pod")
-            .arg(example)
             .arg("--objects")
             .arg(&self.objects)
             .arg("--settings")

@@ -170,7 +170,7 @@ fn commands_work() {
         |host: &PathBuf| host.file_name().unwrap().to_string_lossy().starts_with(std::env::consts::ARCH);
     let mut builds = hosts.filter(ours).map(|host| host.join("debug"));
     let fluid_fuse = builds.find(|build| build.join("fluid-fuse").exists());
-    let built = target.join("policy.wasm").exists() && target.join("debug/evaluate").exists();
+    let built = target.join("policy.wasm").exists() && target.join("debug/kubectl-fluid_sidecar").exists();
     let (true, Some(fluid_fuse)) = (built, fluid_fuse) else {
         return skip("the commands of the documents were not run: make wasm tools first");
     };

@@ -16,12 +16,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use evaluate::{input, yaml};
 use fluid_sidecar_layout::Named as _;
 use fluid_sidecar_policy::cluster::{self, CAPABILITY, Kind, Masked, Masks};
 use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
 use serde_json::{Value, json};
 use support::{Cluster, cases, cluster_of, given, metadata, read, root, settings_of, validate};
+use tool::{input, yaml};
 
 fn annotation(name: &str) -> String {
     metadata()["annotations"][name].as_str().unwrap_or_else(|| panic!("{name} is missing")).to_string()

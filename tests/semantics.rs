@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use evaluate::yaml;
 use fluid_sidecar_layout::runtime::Facts;
 use fluid_sidecar_layout::{Named as _, Runtime};
 use fluid_sidecar_policy::placement;
@@ -19,6 +18,7 @@ use fluid_sidecar_policy::reason::Code;
 use serde_json::{Value, json};
 use support::expect::expect;
 use support::{Cluster, cases, create, read};
+use tool::yaml;
 
 #[test]
 fn the_tables_are_those_of_the_code() {

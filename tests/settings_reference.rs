@@ -14,7 +14,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use evaluate::yaml;
 use fluid_sidecar_layout::{Named as _, Runtime};
 use fluid_sidecar_policy::destination::{Destination, Order};
 use fluid_sidecar_policy::settings::form::Kind;
@@ -22,6 +21,7 @@ use fluid_sidecar_policy::settings::text::{EXPLAINED, LIMIT, TextForm};
 use fluid_sidecar_policy::settings::{self, Group, Note, Section as _, Settings, rules};
 use serde_json::{Map, Value, json};
 use support::expect::expect;
+use tool::yaml;
 
 const MADE: &str = "Made from src/settings.rs by tests/settings_reference.rs; change it there.";
 const WIDTH: usize = 110;

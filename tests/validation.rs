@@ -5,11 +5,11 @@
 
 mod support;
 
-use evaluate::input;
 use fluid_sidecar_policy::status;
 use serde_json::{Value, json};
 use support::validation::violations;
 use support::{cases, given, name, read};
+use tool::input;
 
 /// Containers are made as JSON, whose field names no compiler checks; Kubernetes' types know them.
 #[test]

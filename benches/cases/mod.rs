@@ -1,13 +1,13 @@
 //! The reviews whose cost is measured: natively by `benches/review.rs`, in the compiled policy by the benchmark and the
-//! test of `crates/evaluate`.
+//! test of `crates/kubectl-fluid-sidecar`.
 //!
 //! The program that includes this module has a module `support` with a function `root`: the directory of the project.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "a module of several programs")]
 
 use std::path::Path;
 
-use evaluate::{input, yaml};
 use serde_json::{Value, json};
+use tool::{input, yaml};
 
 use crate::support::{golden, root};
 

@@ -37,7 +37,7 @@ create() { kubectl create --namespace judge --dry-run=server --validate=strict -
   for pod in "$folder"/*.json; do
     grep -qF "$pod" "$BATS_TEST_TMPDIR/refused" && ! create "$pod" || continue
     case=$(basename "$pod" .json)
-    "${EVALUATE:-target/debug/evaluate}" --policy "${POLICY:-target/policy.wasm}" --uninject --pod "$pod" >"$pod.before"
+    "${TOOL:-target/debug/kubectl-fluid_sidecar}" uninject "$pod" --policy "${POLICY:-target/policy.wasm}" >"$pod.before"
     if create "$pod.before"; then
       echo "# $case: refused, and not as its owner wrote it" >&3
       ours=$((ours + 1))

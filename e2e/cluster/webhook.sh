@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # the variables of common.sh
-# Policies of deploy/ behind webhooks, registered as Kubewarden's controller does it, with `evaluate serve` for its
-# policy-server. Sourced, after common.sh.
+# Policies of deploy/ behind webhooks, registered as Kubewarden's controller does it, with `kubectl-fluid_sidecar serve` for
+# its policy-server. Sourced, after common.sh.
 #
 # FILE is a file of deploy/ without .yaml; what is done with it is done with each policy in it. CHANGE is a jq filter of
 # the policy, for a test that wants other settings or another failurePolicy than deploy/ has.
@@ -68,7 +68,7 @@ addressType: IPv4
 ports: [{name: https, port: $port}]
 endpoints: [{addresses: [$gateway]}]
 YAML
-    start "$name" "${EVALUATE:-$project/target/debug/evaluate}" serve --listen "$gateway:$port" \
+    start "$name" "${TOOL:-$project/target/debug/kubectl-fluid_sidecar}" serve --listen "$gateway:$port" \
       --tls-cert "$folder/tls.crt" --tls-key "$folder/tls.key" --kubeconfig "$webhooks/kubeconfig" \
       --settings "$folder/settings.json" --metadata "$folder/metadata.json" --policy "${POLICY:-$project/target/policy.wasm}"
     until webhook_answers "$port"; do

@@ -6,8 +6,8 @@
 use std::sync::LazyLock;
 
 use anyhow::anyhow;
-use evaluate::objects::Objects;
-use evaluate::yaml;
+use tool::objects::Objects;
+use tool::yaml;
 use fluid_sidecar_policy::cluster::{self, Masked, Masks};
 use fluid_sidecar_policy::review::review;
 use fluid_sidecar_policy::status::uninject;

@@ -428,7 +428,7 @@ proptest! {
         collect_pointers(document, String::new(), &mut pointers);
         *document.pointer_mut(at.get::<String>(&pointers)).unwrap() = value;
 
-        let mut cluster = evaluate::objects::Objects::default();
+        let mut cluster = tool::objects::Objects::default();
         for object in objects {
             // An object that has lost its name is not there.
             let _ = cluster.add(object);

@@ -1,4 +1,4 @@
-//! What the tests share: the policy's library, run on manifests as the compiled policy is by `evaluate`.
+//! What the tests share: the policy's library, run on manifests as the compiled policy is by `kubectl fluid-sidecar`.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -20,13 +20,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
-use evaluate::objects::Objects;
-use evaluate::{input, yaml};
 use fluid_sidecar_policy::cluster::{self, Masked, Masks};
 use fluid_sidecar_policy::review::review;
 use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
 use kubewarden_policy_sdk::response::ValidationResponse;
 use serde_json::{Value, json};
+use tool::objects::Objects;
+use tool::{input, yaml};
 
 /// The cluster of a test.
 pub struct Cluster(pub Objects);

@@ -55,7 +55,7 @@ spec:
 /// What the tests run, made by `make wasm tools`.
 struct Tools {
     policy: PathBuf,
-    evaluate: PathBuf,
+    tool: PathBuf,
     fluid_fuse: PathBuf,
     fuse_bench: PathBuf,
 }
@@ -71,7 +71,7 @@ fn tools() -> Tools {
     let fluid_fuse = built.unwrap_or_else(|| "target/*/debug/fluid-fuse".into());
     Tools {
         policy: tool("POLICY", "target/policy.wasm"),
-        evaluate: tool("EVALUATE", "target/debug/evaluate"),
+        tool: tool("TOOL", "target/debug/kubectl-fluid_sidecar"),
         fluid_fuse: tool("FLUID_FUSE", fluid_fuse.to_str().unwrap()),
         fuse_bench: tool("FUSE_BENCH", "target/debug/fuse-bench"),
     }
@@ -139,8 +139,8 @@ pub(crate) struct World {
 
 /// None, and a line that says why, where scenarios cannot run.
 pub(crate) fn world() -> Option<World> {
-    let Tools { policy, evaluate, fluid_fuse, fuse_bench } = tools();
-    if let Some(tool) = [policy, evaluate, fluid_fuse, fuse_bench].iter().find(|tool| !tool.exists()) {
+    let Tools { policy, tool, fluid_fuse, fuse_bench } = tools();
+    if let Some(tool) = [policy, tool, fluid_fuse, fuse_bench].iter().find(|tool| !tool.exists()) {
         skip(&format!("{} is not built (make wasm tools)", tool.display()));
         return None;
     }
@@ -176,11 +176,11 @@ impl World {
         };
         let cluster = include_str!("cluster.yaml");
         let cluster = cluster.replace("ENDPOINT", &format!("\"http://{}\"", self.store.address));
-        let admitted = Command::new(tools().evaluate)
+        let admitted = Command::new(tools().tool)
+            .arg("explain")
+            .arg(write("pod.yaml", pod))
             .args(["--output", "pod", "--policy"])
             .arg(tools().policy)
-            .arg("--pod")
-            .arg(write("pod.yaml", pod))
             .arg("--objects")
             .arg(write("cluster.yaml", &cluster))
             .arg("--settings")
