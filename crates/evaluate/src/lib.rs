@@ -15,6 +15,7 @@
 //! - [`api_server`]: the cluster itself.
 //! - [`metadata`]: what the policy may read there.
 //! - [`serve`]: all of it as a webhook server.
+//! - [`doctor`]: why a Pod with a Dataset does not work.
 //! - [`session`]: the same, written down for kwctl.
 //! - [`input`]: what the API server would send for a manifest.
 //! - [`pods`]: the Pods of custom resources.
@@ -34,6 +35,8 @@ pub mod api_server;
 pub mod bench;
 #[cfg(feature = "server")]
 pub mod count;
+#[cfg(feature = "server")]
+pub mod doctor;
 #[cfg(feature = "evaluate")]
 pub mod engine;
 #[cfg(feature = "evaluate")]

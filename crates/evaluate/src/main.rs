@@ -20,7 +20,7 @@ use evaluate::explain::explain;
 use evaluate::input::{Request, Requests};
 use evaluate::objects::Objects;
 #[cfg(feature = "server")]
-use evaluate::serve;
+use evaluate::{doctor, serve};
 use evaluate::session::Session;
 use evaluate::yaml;
 use fluid_sidecar_layout::{clap_parser, named};
@@ -45,6 +45,8 @@ struct Arguments {
 enum Command {
     /// Serve the policy as a webhook for a real API server, for development and tests.
     Serve(serve::Options),
+    /// Say why a Pod with a Dataset does not work.
+    Doctor(doctor::Options),
 }
 
 #[derive(Args)]
@@ -137,8 +139,13 @@ enum Outcome {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     #[cfg(feature = "server")]
-    if let Some(Command::Serve(options)) = arguments.command {
-        return outcome(serve::serve(&options).map(|()| Outcome::Allowed));
+    match &arguments.command {
+        Some(Command::Serve(options)) => return outcome(serve::serve(options).map(|()| Outcome::Allowed)),
+        Some(Command::Doctor(options)) => {
+            let found = |is_found| if is_found { Outcome::Denied } else { Outcome::Allowed };
+            return outcome(doctor::run(options).map(found));
+        }
+        None => {}
     }
     outcome(arguments.review.context("--pod is missing").and_then(|review| run(&review)))
 }
