@@ -19,10 +19,10 @@ use evaluate::engine::{Host, Policy, no_reads};
 use evaluate::explain::explain;
 use evaluate::input::{Request, Requests};
 use evaluate::objects::Objects;
-#[cfg(feature = "server")]
-use evaluate::{doctor, serve};
 use evaluate::session::Session;
 use evaluate::yaml;
+#[cfg(feature = "server")]
+use evaluate::{doctor, serve};
 use fluid_sidecar_layout::{clap_parser, named};
 use serde_json::{Value, json};
 

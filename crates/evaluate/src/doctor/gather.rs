@@ -12,9 +12,10 @@ use fluid_sidecar_layout::contract::env;
 use futures::AsyncReadExt as _;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{GetParams, ListParams, LogParams, Request};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::{Client, Config};
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use fluid_sidecar_policy::status::Status;
@@ -63,9 +64,11 @@ pub fn parse_target(target: &str) -> Result<(&'static str, &str)> {
     let lower = kind.to_ascii_lowercase();
     let known = ASKABLE.iter().find(|(names, _, _)| names.contains(&lower.as_str()));
     let kinds: Vec<_> = ASKABLE.iter().map(|(names, _, _)| names[0]).collect();
-    let (_, _, kind) =
-        known.with_context(|| format!("{target}: doctor takes POD or KIND/NAME with {}", kinds.join(", ")))?;
-    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    let (_, _, kind) = known
+        .with_context(|| format!("{target}: doctor takes POD or KIND/NAME with {}", kinds.join(", ")))?;
+    let is_name = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+    };
     if !is_name(name) {
         bail!("{target}: {name:?} is no name of an object");
     }
@@ -75,18 +78,7 @@ pub fn parse_target(target: &str) -> Result<(&'static str, &str)> {
 /// Looks at everything that may say why a Pod does not work.
 pub async fn gather(source: &Source, target: &str) -> Result<Evidence> {
     let (kind, name) = parse_target(target)?;
-    let options = KubeConfigOptions { context: source.context.clone(), ..KubeConfigOptions::default() };
-    let config = match &source.kubeconfig {
-        Some(path) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options)
-            .await
-            .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?,
-        None if options.context.is_some() => {
-            Config::from_kubeconfig(&options).await.context("the kubeconfig cannot be used")?
-        }
-        None => Config::infer().await.context(
-            "no cluster: neither --kubeconfig, nor KUBECONFIG, nor ~/.kube/config, nor a service account of a Pod",
-        )?,
-    };
+    let config = config(source).await?;
     let namespace = source.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let url = config.cluster_url.to_string();
     let client = Client::try_from(config).context("no client can be made of the kubeconfig")?;
@@ -96,10 +88,36 @@ pub async fn gather(source: &Source, target: &str) -> Result<Evidence> {
         name: name.into(),
         now: Timestamp::from_second(Timestamp::now().as_second())?.to_string(),
     };
-    let mut reader =
-        Reader { client, url, namespace, evidence: Evidence { asked, ..Evidence::default() } };
+    let mut reader = Reader { client, url, namespace, evidence: Evidence { asked, ..Evidence::default() } };
     reader.all().await?;
     Ok(reader.evidence)
+}
+
+/// Address, account and default namespace, as kubectl finds them.
+async fn config(source: &Source) -> Result<Config> {
+    let kubeconfig = match &source.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    };
+    let mut kubeconfig = match kubeconfig {
+        Ok(kubeconfig) => kubeconfig,
+        Err(error) => {
+            let in_pod =
+                Config::incluster().ok().filter(|_| source.kubeconfig.is_none() && source.context.is_none());
+            return in_pod
+                .with_context(|| format!("no cluster to look at: {error}; --kubeconfig names a file"));
+        }
+    };
+    for user in kubeconfig.auth_infos.iter_mut().filter_map(|user| user.auth_info.as_mut()) {
+        // kubectl takes a file that ends in a line feed, kube does not.
+        if let Some(file) = user.token_file.take_if(|_| user.token.is_none()) {
+            let token =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read tokenFile {file}"))?;
+            user.token = AuthInfo::deserialize(serde_json::json!({"token": token.trim()}))?.token;
+        }
+    }
+    let options = KubeConfigOptions { context: source.context.clone(), ..KubeConfigOptions::default() };
+    Config::from_custom_kubeconfig(kubeconfig, &options).await.context("the kubeconfig cannot be used")
 }
 
 /// An object's kind, and where it is.
@@ -302,7 +320,8 @@ impl Reader {
         };
         let selector = owner.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
         let labels = selector.map(|labels| {
-            let label = |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
+            let label =
+                |(key, value): (&String, &Value)| format!("{key}={}", value.as_str().unwrap_or_default());
             labels.iter().map(label).collect::<Vec<_>>().join(",")
         });
         let parameters = match &labels {
@@ -316,7 +335,8 @@ impl Reader {
             let kept = found.last().map(|object| text(object, "/metadata/uid").to_string());
             // Older ones say what was wrong before.
             let is_kept = |object: &Value| {
-                text(object, "/kind") != between.kind || Some(text(object, "/metadata/uid")) == kept.as_deref()
+                text(object, "/kind") != between.kind
+                    || Some(text(object, "/metadata/uid")) == kept.as_deref()
             };
             self.evidence.objects.retain(is_kept);
             owners.extend(kept);
@@ -350,12 +370,9 @@ impl Reader {
         for sidecar in status.sidecars {
             let container = sidecar.container.as_str();
             let Some(state) = container_status(pod, container) else { continue };
-            let has_run = state.pointer("/state/waiting/reason").and_then(Value::as_str)
-                != Some("ContainerCreating")
-                && state.get("containerID").is_some();
-            if has_run {
-                self.log(name, container, false).await?;
-            }
+            // kubelet has it although the state says ContainerCreating, as it does while a postStart hook runs; or it
+            // says that there is none.
+            self.log(name, container, false).await?;
             if state.get("restartCount").and_then(Value::as_i64).unwrap_or_default() > 0 {
                 self.log(name, container, true).await?;
             }
@@ -467,7 +484,8 @@ impl Reader {
 
 /// The claims that a Pod mounts, and those that sidecars took the place of.
 fn claims(pod: &Value) -> Vec<String> {
-    let mounted = list(pod, "/spec/volumes").iter().map(|volume| text(volume, "/persistentVolumeClaim/claimName"));
+    let mounted =
+        list(pod, "/spec/volumes").iter().map(|volume| text(volume, "/persistentVolumeClaim/claimName"));
     let status = Status::of(pod).ok().flatten();
     let replaced = status.iter().flat_map(|status| &status.claims);
     let replaced = replaced.map(|claim| text(&claim.persistent_volume_claim, "/claimName"));
@@ -477,7 +495,11 @@ fn claims(pod: &Value) -> Vec<String> {
 /// The same of the templates of owners, whose Pods may not be there.
 fn claims_of_templates(objects: &[Value]) -> Vec<String> {
     let templates = ["/spec/template", "/spec/jobTemplate/spec/template"];
-    objects.iter().flat_map(|it| templates.iter().filter_map(|path| it.pointer(path))).flat_map(claims).collect()
+    objects
+        .iter()
+        .flat_map(|it| templates.iter().filter_map(|path| it.pointer(path)))
+        .flat_map(claims)
+        .collect()
 }
 
 fn is_owned(object: &Value, owners: &[String]) -> bool {
@@ -495,7 +517,8 @@ pub fn container_status<'p>(pod: &'p Value, container: &str) -> Option<&'p Value
 /// The port of a sidecar's metrics, if the Pod's address has them.
 fn metrics_port(pod: &Value, container: &str) -> Option<u16> {
     let lists = ["/spec/initContainers", "/spec/containers"];
-    let container = lists.iter().flat_map(|path| list(pod, path)).find(|it| text(it, "/name") == container)?;
+    let container =
+        lists.iter().flat_map(|path| list(pod, path)).find(|it| text(it, "/name") == container)?;
     let variable = list(container, "/env").iter().find(|it| text(it, "/name") == env::METRICS)?;
     let address: std::net::SocketAddr = text(variable, "/value").parse().ok()?;
     (!address.ip().is_loopback()).then_some(address.port())

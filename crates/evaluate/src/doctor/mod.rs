@@ -9,19 +9,31 @@
 //!
 //! - [`evidence`]: what was found, as plain data.
 //! - [`gather`]: the only module that reads a cluster. It changes nothing there.
+//! - [`table`]: the diagnoses, functions over the evidence; docs/troubleshooting.md is made of it.
+//! - [`case`]: the evidence, as the diagnoses look at it.
+//! - [`admission`]: whether the policy was asked, and what it says.
+//! - [`rights`]: the commands that grant what could not be read.
+//! - [`print`]: the findings for people and for tools.
 
+pub mod admission;
+pub mod case;
 pub mod evidence;
 pub mod gather;
+pub mod print;
+pub mod rights;
+pub mod table;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use fluid_sidecar_layout::{clap_parser, named};
 
 use evidence::Evidence;
 
 /// What to look at.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Options {
     /// The Pod, or KIND/NAME of its owner (deployment, replicaset, statefulset, daemonset, job, cronjob): then its newest
     /// Pod, or why it has none.
@@ -42,7 +54,33 @@ pub struct Options {
     /// Read no cluster, but what --record has written.
     #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["target", "namespace", "kubeconfig", "context", "record"])]
     objects: Option<PathBuf>,
+    /// What to print.
+    #[arg(long, default_value_t = Output::Text, value_parser = clap_parser::<Output>())]
+    output: Output,
 }
+
+named! {
+    /// What to print.
+    enum Output {
+        /// For people: what is wrong, what shows it, what to do; the most likely cause first.
+        Text = "text",
+        /// For tools.
+        Json = "json",
+    }
+}
+
+const AFTER_HELP: &str = "\
+It only reads, with the rights of the kubeconfig; what it may not read is a finding with the commands that grant it.
+docs/troubleshooting.md has every diagnosis.
+
+Exit status: 0 nothing wrong was found, 1 something was found, 2 the cluster or the Pod could not be looked at.
+
+Examples:
+  doctor app                          why does the Pod app not work?
+  doctor -n training job/train        the same of a Job: its newest Pod, or why it has none
+  doctor app --output json | jq -r '.findings[0].code'
+  doctor app --record bundle          keep what was read, for somebody else
+  doctor --objects bundle             look at that";
 
 /// The kind of the Runtime that a Dataset's status names by its type.
 fn runtime_kind(name: &str) -> Option<&'static str> {
@@ -78,9 +116,17 @@ fn look(options: &Options) -> Result<Evidence> {
     Ok(evidence)
 }
 
-/// Looks, and says what is wrong. Whether anything was found.
+/// Looks, and says what is wrong. Whether anything was found; the error says that there was nothing to look at.
 pub fn run(options: &Options) -> Result<bool> {
     let evidence = look(options)?;
-    anstream::println!("{}", evidence.objects.len());
-    Ok(true)
+    let findings = table::diagnose(&evidence);
+    match options.output {
+        Output::Text => anstream::print!("{}", print::text(&evidence, &findings)),
+        Output::Json => anstream::println!("{:#}", print::json(&evidence, &findings)),
+    }
+    // Whoever may not see the Pod itself has not looked at it.
+    let has_seen =
+        evidence.objects.iter().any(|object| evidence::text(object, "/kind") == evidence.asked.kind);
+    anyhow::ensure!(has_seen, "{} {} could not be read", evidence.asked.kind, evidence.asked.name);
+    Ok(!findings.is_empty())
 }
