@@ -220,10 +220,12 @@ YAML
 
 @test "the store falls silent while the application reads" {
   kubectl set env daemonset/data-fuse FLUID_FUSE_METRICS=0.0.0.0:9400 FLUID_FUSE_IO_TIMEOUT=15s
-  pod app Never "cat /data/hello.txt; sleep 4; cat /data/huge.bin /data/huge.bin >/dev/null; $SERVE"
+  pod app Never "cat /data/hello.txt; sleep 4; while :; do cat /data/huge.bin >/dev/null; sleep 0.5; done"
   eventually logs_have app app hello
   kill -STOP "$(<"$run/pid/s3-store")"
   finds pod/app store-silent || { kill -CONT "$(<"$run/pid/s3-store")"; false; }
+  failed() { kubectl logs app -c app | grep 'Input/output error'; }
+  eventually failed || { kill -CONT "$(<"$run/pid/s3-store")"; false; }
   kill -CONT "$(<"$run/pid/s3-store")"
   recovered() { kubectl logs app -c fluid-fuse | grep -E 'answers again|outage ended'; }
   eventually recovered

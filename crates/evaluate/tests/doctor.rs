@@ -170,6 +170,23 @@ fn refusals_that_are_over_are_not_told() {
 }
 
 #[test]
+fn faults_of_a_sidecar_that_is_well_again_are_not_told() {
+    let mut evidence = record("store-refuses");
+    assert_eq!(codes(&evidence), ["store-refuses"]);
+    // That of the sidecar which has failed.
+    evidence.logs.remove(&("fluid-fuse".to_string(), false));
+    for container in the_pod(&mut evidence)["status"]["containerStatuses"].as_array_mut().unwrap() {
+        container["state"] = json!({"running": {"startedAt": "2026-11-30T00:00:00Z"}});
+        container["ready"] = true.into();
+        container["lastState"] = match container["name"] == "app" {
+            true => json!({}),
+            false => container["lastState"].clone(),
+        };
+    }
+    assert_eq!(codes(&evidence), Vec::<&str>::new());
+}
+
+#[test]
 fn a_record_is_what_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let evidence = record("store-was-away");

@@ -65,6 +65,11 @@ impl<'e> Container<'e> {
         self.status.pointer("/state/running").map(|running| text(running, "/startedAt"))
     }
 
+    /// Whether it runs and serves. While the hook of its gate runs, kubelet does not say that it runs.
+    pub fn is_well(&self) -> bool {
+        self.runs_since().is_some() && self.status.get("ready") == Some(&Value::Bool(true))
+    }
+
     /// How often it was started again.
     pub fn restarts(&self) -> i64 {
         self.status.get("restartCount").and_then(Value::as_i64).unwrap_or_default()
@@ -177,19 +182,22 @@ impl<'e> Case<'e> {
         (made.is_empty() || made < event_time(last).as_str()).then(|| (object, text(last, "/message")))
     }
 
-    /// What a sidecar has said: its termination messages, then the lines of its logs, the newest first.
+    /// What a sidecar has said: its termination messages, then the lines of its logs, the newest first. Of one that is well
+    /// only what it says itself counts: the faults of those before it are over.
     pub fn said(&self, sidecar: &Container<'e>) -> Vec<(String, &'e str)> {
         let mut said = Vec::new();
+        let is_well = sidecar.is_well();
         for (field, path) in
             [("state", "/state/terminated/message"), ("lastState", "/lastState/terminated/message")]
         {
             let message = text(sidecar.status, path);
-            if !message.is_empty() {
+            if !message.is_empty() && !is_well {
                 said.push((format!("container {}, {field}.terminated.message", sidecar.name), message));
             }
         }
         for previous in [false, true] {
-            if let Some(log) = self.evidence.logs.get(&(sidecar.name.to_string(), previous)) {
+            let log = self.evidence.logs.get(&(sidecar.name.to_string(), previous));
+            if let Some(log) = log.filter(|_| !previous || !is_well) {
                 let option = if previous { " --previous" } else { "" };
                 let source = format!("log of container {}{option}", sidecar.name);
                 said.extend(log.lines().rev().map(|line| (source.clone(), line)));
@@ -252,7 +260,7 @@ impl<'e> Case<'e> {
     fn driver_events(&self) -> Vec<Quote> {
         let attach = self.pod_events("FailedAttachVolume");
         let events = attach.into_iter().chain(self.pod_events("FailedMount"));
-        events.last().map(|event| pod_event(event)).into_iter().collect()
+        events.last().map(pod_event).into_iter().collect()
     }
 
     /// Why a Pod with claims has no sidecar. First come the reasons of the policy, then those of the API server.

@@ -909,7 +909,11 @@ fn gate_failed(case: &Case<'_>) -> Option<Found> {
     let events = case.pod_events("FailedPostStartHook");
     let event = events.last()?;
     let field = text(event, "/involvedObject/fieldPath");
-    let container = case.sidecars.iter().find(|sidecar| field.contains(&format!("{{{}}}", sidecar.name)))?;
+    let container = case
+        .sidecars
+        .iter()
+        .find(|sidecar| field.contains(&format!("{{{}}}", sidecar.name)))
+        .filter(|sidecar| !sidecar.is_well())?;
     Some(Found::of(container, "The sidecar was not ready in time.", vec![pod_event(event)]))
 }
 
