@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use fluid_sidecar_policy::reason::{Code, one_line};
-use fluid_sidecar_policy::status::Status;
+use fluid_sidecar_policy::status::{Status, undo};
 
 use super::admission::{Policy, Verdict};
 use super::evidence::{Evidence, event_time, list, text};
@@ -248,11 +248,15 @@ impl<'e> Case<'e> {
         self.evidence.object("Namespace", &self.evidence.asked.namespace).unwrap_or(&Value::Null)
     }
 
-    /// The policies whose webhooks are called for the Pod.
+    /// The policies whose webhooks are called for the Pod, as it was before they changed it.
     pub fn asked(&self) -> Vec<&Policy<'e>> {
-        let Some(pod) = self.pod else { return Vec::new() };
-        let is_asked =
-            |policy: &&Policy<'_>| policy.webhook.is_some() && policy.spares(pod, self.namespace()).is_none();
+        let Some(mut pod) = self.pod.cloned() else { return Vec::new() };
+        if let Some(status) = &self.status {
+            undo(status, &mut pod);
+        }
+        let is_asked = |policy: &&Policy<'_>| {
+            policy.webhook.is_some() && policy.spares(&pod, self.namespace()).is_none()
+        };
         self.policies.iter().filter(is_asked).collect()
     }
 

@@ -48,7 +48,8 @@ pub struct Options {
     /// The context of the kubeconfig [default: its current one].
     #[arg(long)]
     context: Option<String>,
-    /// Write down everything that was read, to look at it again with --objects.
+    /// Write down everything that was read, to look at it again with --objects. The variables of the Pod are in it as they
+    /// stand: look before you pass it on.
     #[arg(long, value_name = "DIRECTORY")]
     record: Option<PathBuf>,
     /// Read no cluster, but what --record has written.
