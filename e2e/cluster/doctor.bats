@@ -310,9 +310,9 @@ YAML
   kubectl patch dataset data --type=merge --patch '{"status": {"phase": "NotBound"}}'
   pod unbound Never true
   finds pod/unbound unresolved dataset-not-bound
-  kubectl patch dataset data --type=merge --patch '{"status": {"phase": "Bound", "runtimes": [{"name": "data", "namespace": "x", "type": "efc"}]}}'
+  kubectl patch dataset data --type=merge --patch '{"status": {"phase": "Bound", "runtimes": [{"name": "data", "namespace": "x", "type": "nobodys"}]}}'
   pod foreign Never true
-  finds pod/foreign unresolved runtime-refused
+  finds pod/foreign unresolved runtime-unknown
   webhook_register eci '.spec.failurePolicy = "Fail"'
 }
 
@@ -337,5 +337,5 @@ YAML
   bash -eux "$BATS_TEST_TMPDIR/grants"
   granted() { by_reader | jq -e 'all(.findings[]; .code != "missing-rights")'; }
   eventually granted
-  kubectl delete clusterrolebinding,clusterrole --selector none=none --ignore-not-found
+  kubectl delete clusterrole,clusterrolebinding fluid-sidecar-doctor
 }

@@ -142,19 +142,23 @@ fn what_may_not_be_read_is_not_taken_for_missing() {
     assert_eq!(codes(&evidence), ["unresolved"]);
     evidence.unread = vec![
         refusal("persistentvolumeclaims", Some("team")),
-        refusal("pods/log", Some("team")),
+        refusal("datasets.data.fluid.io", Some("team")),
         refusal("persistentvolumes", None),
     ];
     assert_eq!(codes(&evidence), ["missing-rights"]);
     assert_eq!(
         diagnose(&evidence)[0].remedy[1..],
         [
-            "kubectl create clusterrole fluid-sidecar-doctor --verb=get --resource=persistentvolumes",
+            "kubectl create clusterrole fluid-sidecar-doctor --verb=get,list \
+             --resource=mutatingwebhookconfigurations.admissionregistration.k8s.io,namespaces,persistentvolumes,\
+             validatingwebhookconfigurations.admissionregistration.k8s.io",
             "kubectl create clusterrolebinding fluid-sidecar-doctor --clusterrole=fluid-sidecar-doctor \
-         --serviceaccount=team:reader",
-            "kubectl create role fluid-sidecar-doctor --verb=get --resource=persistentvolumeclaims,pods/log --namespace team",
+             --serviceaccount=team:reader",
+            "kubectl create role fluid-sidecar-doctor --verb=get,list --resource=cronjobs.batch,daemonsets.apps,\
+             datasets.data.fluid.io,deployments.apps,events,jobs.batch,persistentvolumeclaims,pods,pods/log,\
+             replicasets.apps,statefulsets.apps --namespace team",
             "kubectl create rolebinding fluid-sidecar-doctor --role=fluid-sidecar-doctor --serviceaccount=team:reader \
-         --namespace team",
+             --namespace team",
         ]
     );
 }
