@@ -201,3 +201,23 @@ fn a_record_is_what_was_written() {
     assert_eq!(again.logs, evidence.logs);
     assert_eq!(again.metrics, evidence.metrics);
 }
+
+#[test]
+fn settings_that_have_changed_since_are_told() {
+    let mut evidence = record("nothing");
+    assert_eq!(codes(&evidence), Vec::<&str>::new());
+    for policy in evidence.objects.iter_mut().filter(|it| it["kind"] == "ClusterAdmissionPolicy") {
+        policy["spec"]["settings"]["gateTimeoutSeconds"] = 17.into();
+    }
+    assert_eq!(codes(&evidence), ["other-settings"]);
+}
+
+#[test]
+fn a_runtime_that_the_policy_does_not_know_is_told_in_its_words() {
+    let mut evidence = record("dataset-not-bound");
+    let dataset = evidence.objects.iter_mut().find(|object| object["kind"] == "Dataset").unwrap();
+    dataset["status"] = json!({"phase": "Bound", "runtimes": [{"name": "data", "type": "nobodys"}]});
+    let findings = diagnose(&evidence);
+    assert_eq!(findings[0].row.code, "unresolved");
+    assert!(findings[0].found.quotes[0].text.contains("runtime \"nobodys\""), "{:?}", findings[0].found.quotes);
+}
