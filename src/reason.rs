@@ -25,6 +25,29 @@ fn is_bidirectional(char: char) -> bool {
     matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A text in one line that shows as it is. What is quoted in it others have written: line breaks become spaces, what a
+/// terminal would obey is escaped, and what is too long is cut.
+pub fn one_line(text: String) -> String {
+    let is_plain = |char: char| !char.is_control() && !is_bidirectional(char);
+    if text.len() <= TEXT_MAX && text.chars().all(is_plain) {
+        return text;
+    }
+    let mut shown = String::new();
+    for char in text.chars() {
+        if shown.len() > TEXT_MAX {
+            shown.push('…');
+            break;
+        }
+        match char {
+            '\n' | '\r' | '\t' | ' ' if shown.ends_with(' ') => {}
+            '\n' | '\r' | '\t' => shown.push(' '),
+            char if is_plain(char) => shown.push(char),
+            char => shown.extend(char.escape_unicode()),
+        }
+    }
+    shown
+}
+
 /// The length that Kubernetes advises for a warning; longer ones may be cut.
 const WARNING_MAX: usize = 120;
 
@@ -89,28 +112,9 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// A reason, in one line that shows as it is. What is quoted in it others have written: line breaks become spaces,
-    /// what a terminal would obey is escaped, and what is too long is cut.
+    /// A reason, in one line that shows as it is.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
-        let text: String = text.into();
-        let is_plain = |char: char| !char.is_control() && !is_bidirectional(char);
-        if text.len() <= TEXT_MAX && text.chars().all(is_plain) {
-            return Reason { code, text };
-        }
-        let mut shown = String::new();
-        for char in text.chars() {
-            if shown.len() > TEXT_MAX {
-                shown.push('…');
-                break;
-            }
-            match char {
-                '\n' | '\r' | '\t' | ' ' if shown.ends_with(' ') => {}
-                '\n' | '\r' | '\t' => shown.push(' '),
-                char if is_plain(char) => shown.push(char),
-                char => shown.extend(char.escape_unicode()),
-            }
-        }
-        Reason { code, text: shown }
+        Reason { code, text: one_line(text.into()) }
     }
 
     /// The text as a message of the policy.

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use fluid_sidecar_layout::contract::VFUSE_RESOURCE;
+use fluid_sidecar_layout::contract::message::NO_DEVICE;
 use log::{debug, error, info, warn};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
@@ -251,7 +252,7 @@ pub(crate) fn attach(path: &Path, source: &str, subtype: &str, read_only: bool) 
     let directory =
         nofollow::directory(path).map_err(|error| Refusal::new(&error, what(), |_| String::new()))?;
     let fuse = File::options().read(true).write(true).open(DEVICE);
-    let fuse = fuse.map_err(|error| Refusal::new(&error, format!("cannot open {DEVICE}"), device_needs))?;
+    let fuse = fuse.map_err(|error| Refusal::new(&error, NO_DEVICE.into(), device_needs))?;
     let options = format!(
         "fd={},rootmode=40000,user_id={},group_id={},allow_other,default_permissions",
         fuse.as_raw_fd(),

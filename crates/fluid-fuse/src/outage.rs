@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fluid_sidecar_layout::contract::message::{
+    ANSWERS_AGAIN, NO_BUCKET, OUTAGE_BEGAN, OUTAGE_ENDED, REFUSES, SILENT, UNAVAILABLE, WAITS,
+};
 use humantime::format_duration;
 use log::{debug, warn};
 
@@ -207,7 +210,7 @@ impl Availability {
                 self.troubled.store(true, Ordering::Release);
                 match state.outages.failed(Instant::now()) {
                     Some(others) => warn!(
-                        "outage began source={:?} reason={reason:?}: requests are retried until --io-timeout \
+                        "{OUTAGE_BEGAN} source={:?} reason={reason:?}: requests are retried until --io-timeout \
                          ({}){}",
                         self.name,
                         format_duration(self.io_timeout),
@@ -250,11 +253,11 @@ impl Availability {
         let ended = state.outages.answered(Instant::now());
         if let (Some(silence), None) = (silence, &ended) {
             let seconds = silence.since.elapsed().as_secs_f64();
-            warn!("answers again source={:?} seconds={seconds:.1}", self.name);
+            warn!("{ANSWERS_AGAIN} source={:?} seconds={seconds:.1}", self.name);
         }
         if let Some((lasted, failures)) = ended {
             warn!(
-                "outage ended source={:?} seconds={:.1} failed_requests={failures}",
+                "{OUTAGE_ENDED} source={:?} seconds={:.1} failed_requests={failures}",
                 self.name,
                 lasted.as_secs_f64()
             );
@@ -300,7 +303,7 @@ impl Availability {
         self.troubled.store(true, Ordering::Release);
         let waiting = operations + reads + self.parked.load(Ordering::Relaxed);
         Some(format!(
-            "source does not answer source={:?} seconds={:.1} operations={waiting} waiting_for={reason:?}",
+            "{SILENT} source={:?} seconds={:.1} operations={waiting} waiting_for={reason:?}",
             self.name,
             now.saturating_duration_since(silence.since).as_secs_f64(),
         ))
@@ -322,7 +325,7 @@ impl Availability {
     /// The log line of an operation that still waits.
     pub(crate) fn line(&self, what: &str, waited: Duration, reason: &str) -> String {
         format!(
-            "no answer yet {what} seconds={:.1} source={:?} waiting_for={reason:?}",
+            "{WAITS} {what} seconds={:.1} source={:?} waiting_for={reason:?}",
             waited.as_secs_f64(),
             self.name
         )
@@ -352,14 +355,14 @@ impl Availability {
     fn sentence(&self, error: &StoreError) -> String {
         let (what, advice) = match error {
             StoreError::Denied(_) => (
-                "refuses access",
+                REFUSES,
                 "check the access key, the secret, the role, the policy of the bucket and the region",
             ),
             StoreError::NoBucket(_) => {
-                ("has no such bucket", "check the name of the bucket, the endpoint and the region")
+                (NO_BUCKET, "check the name of the bucket, the endpoint and the region")
             }
             StoreError::Unavailable(_) => (
-                "is unavailable",
+                UNAVAILABLE,
                 "check that the endpoint is right and can be reached from the Pod (address, port, network \
                  policy, proxy), and that the store is well",
             ),

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
+use fluid_sidecar_layout::contract::message::{NEVER_READY, NOT_READY};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
 
@@ -51,7 +52,7 @@ pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> any
         let began = Instant::now();
         let not_ready = match ready(directory, sub_path, end) {
             Ok(()) => return Ok(()),
-            Err(NotReady { reason, for_good: true }) => bail!("never ready: {reason:#}"),
+            Err(NotReady { reason, for_good: true }) => bail!("{NEVER_READY}: {reason:#}"),
             Err(NotReady { reason, .. }) => reason,
         };
         let left = end.saturating_duration_since(Instant::now());
@@ -60,7 +61,7 @@ pub fn wait(directory: &Path, sub_path: Option<&Path>, timeout: Duration) -> any
             last = Some(not_ready);
         }
         if let Some(reason) = last.as_ref().filter(|_| left.is_zero()) {
-            bail!("not ready after {}: {reason:#}", humantime::format_duration(timeout));
+            bail!("{NOT_READY} {}: {reason:#}", humantime::format_duration(timeout));
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(LONGEST_PAUSE);

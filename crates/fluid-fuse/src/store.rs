@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use fluid_sidecar_layout::contract::message::SLOW_READ;
 use fluid_sidecar_layout::source::{self, Source};
 use log::warn;
 use percent_encoding::percent_decode_str;
@@ -37,7 +38,7 @@ impl Slow {
             let outcome = read.as_ref().map_or_else(StoreError::to_string, |_| "ok".to_string());
             let milliseconds = took.as_millis();
             warn!(
-                "slow read path={path:?} offset={offset} length={length} milliseconds={milliseconds} \
+                "{SLOW_READ} path={path:?} offset={offset} length={length} milliseconds={milliseconds} \
                  outcome={outcome:?}"
             );
         }

@@ -18,6 +18,7 @@
 //! - [`policies`]: Kubewarden's policies, with the settings.
 //! - [`metadata`]: what the policy may read there.
 //! - `serve`: all of it as a webhook server.
+//! - `doctor`: why a Pod with a Dataset does not work.
 //! - [`session`]: the same, written down for kwctl.
 //! - [`input`]: what the API server would send for a manifest.
 //! - [`pods`]: the Pods of custom resources.
@@ -41,6 +42,8 @@ pub mod api_server;
 pub mod bench;
 #[cfg(feature = "server")]
 pub mod count;
+#[cfg(feature = "kubectl")]
+pub mod doctor;
 #[cfg(feature = "program")]
 pub mod engine;
 #[cfg(feature = "program")]

@@ -55,37 +55,8 @@ struct Found {
 impl Live {
     /// The cluster that kubectl would take; `None` where there is neither a kubeconfig nor a Pod around this process.
     pub fn find(connection: &Connection) -> Result<Option<Live>> {
-        let found = match &connection.kubeconfig {
-            Some(file) => Some(read(std::slice::from_ref(file))?),
-            None => default_kubeconfig()?,
-        };
-        // Fails only when there is one already, which would do.
-        rustls::crypto::ring::default_provider().install_default().ok();
+        let Some(Configured { config, name, hint }) = configuration(connection)? else { return Ok(None) };
         let runtime = Runtime::new().context("no threads")?;
-        let (mut config, name, hint) = match found {
-            Some(found) => {
-                let context = context_of(&found, connection.context.as_deref())?;
-                let load =
-                    KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-                let loaded = runtime.block_on(Config::from_custom_kubeconfig(found.kubeconfig, &load));
-                let config = loaded.with_context(|| {
-                    format!("context {context:?} of the kubeconfig {} cannot be used", found.files)
-                })?;
-                let hint = format!("the address is `server` of the context's cluster in {}", found.files);
-                (config, format!("context {context}"), hint)
-            }
-            None => match &connection.context {
-                Some(context) => bail!("there is no kubeconfig that could have the context {context:?}"),
-                None if std::env::var_os(IN_CLUSTER).is_some() => {
-                    let config =
-                        Config::incluster().context("the ServiceAccount of this Pod cannot be used")?;
-                    let hint = format!("the address is that of the variable {IN_CLUSTER}");
-                    (config, "the cluster of this Pod".to_string(), hint)
-                }
-                None => return Ok(None),
-            },
-        };
-        read_token(&mut config.auth_info)?;
         let namespace = config.default_namespace.clone();
         let server = runtime.block_on(async { ApiServer::new(config) })?;
         let name = format!("{name} ({})", server.url());
@@ -223,6 +194,51 @@ impl Watched {
     pub fn failed(&self) -> Option<anyhow::Error> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// How to reach a cluster.
+pub(crate) struct Configured {
+    pub(crate) config: Config,
+    /// The context, for messages.
+    name: String,
+    /// Where its address is from, for messages.
+    hint: String,
+}
+
+/// The account and the address that kubectl would take; `None` where there is neither a kubeconfig nor a Pod around this
+/// process.
+pub(crate) fn configuration(connection: &Connection) -> Result<Option<Configured>> {
+    let found = match &connection.kubeconfig {
+        Some(file) => Some(read(std::slice::from_ref(file))?),
+        None => default_kubeconfig()?,
+    };
+    // Fails only when there is one already, which would do.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let (mut config, name, hint) = match found {
+        Some(found) => {
+            let context = context_of(&found, connection.context.as_deref())?;
+            let load = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+            let loaded = Runtime::new()
+                .context("no threads")?
+                .block_on(Config::from_custom_kubeconfig(found.kubeconfig, &load));
+            let config = loaded.with_context(|| {
+                format!("context {context:?} of the kubeconfig {} cannot be used", found.files)
+            })?;
+            let hint = format!("the address is `server` of the context's cluster in {}", found.files);
+            (config, format!("context {context}"), hint)
+        }
+        None => match &connection.context {
+            Some(context) => bail!("there is no kubeconfig that could have the context {context:?}"),
+            None if std::env::var_os(IN_CLUSTER).is_some() => {
+                let config = Config::incluster().context("the ServiceAccount of this Pod cannot be used")?;
+                let hint = format!("the address is that of the variable {IN_CLUSTER}");
+                (config, "the cluster of this Pod".to_string(), hint)
+            }
+            None => return Ok(None),
+        },
+    };
+    read_token(&mut config.auth_info)?;
+    Ok(Some(Configured { config, name, hint }))
 }
 
 /// The kubeconfig that kubectl would read; files of `$KUBECONFIG` that are not there are skipped, as by kubectl.

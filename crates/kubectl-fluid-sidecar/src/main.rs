@@ -5,6 +5,8 @@ use std::process::ExitCode;
 #[cfg(feature = "kubectl")]
 use clap::CommandFactory as _;
 use clap::{Parser, Subcommand};
+#[cfg(feature = "kubectl")]
+use tool::doctor;
 #[cfg(feature = "server")]
 use tool::serve;
 use tool::verbs::{self, Outcome, failed};
@@ -23,6 +25,9 @@ struct Arguments {
 enum Verb {
     /// Explain what the policy does to Pods: the reasons in words, and the changes.
     Explain(Box<verbs::explain::Options>),
+    /// Say why a Pod with a Dataset does not work, what shows it, and what to do.
+    #[cfg(feature = "kubectl")]
+    Doctor(doctor::Options),
     /// Print Pods as they were before their injection.
     Uninject(verbs::uninject::Options),
     /// Check settings of the policy.
@@ -57,6 +62,7 @@ const AFTER_HELP: &str = "\
 Examples:
   kubectl fluid-sidecar explain pod/app                       why a live Pod has a sidecar
   kubectl fluid-sidecar explain pod.yaml --objects cluster/   the same without a cluster
+  kubectl fluid-sidecar doctor app                            why a Pod does not work, and what to do
   kubectl fluid-sidecar uninject pod/app --output yaml        a live Pod as its owner wrote it
   kubectl fluid-sidecar settings check settings.yaml          every problem of settings
   kubectl fluid-sidecar explain --help                        all about one verb
@@ -66,6 +72,8 @@ As a plugin of kubectl it is the file kubectl-fluid_sidecar in a directory of PA
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Explain(options) => verbs::explain::run(&options),
+        #[cfg(feature = "kubectl")]
+        Verb::Doctor(options) => doctor::run(&options),
         Verb::Uninject(options) => verbs::uninject::run(&options),
         Verb::Settings(verbs::settings::Verb::Check(options)) => verbs::settings::check(&options),
         Verb::Record(options) => verbs::record::run(&options),

@@ -169,6 +169,34 @@ pub mod option {
     pub const GATE: &str = "gate";
 }
 
+/// Words by which tools recognise the messages of `fluid-fuse`, in its log and in its termination message.
+pub mod message {
+    /// The store refuses the keys, or what they may do.
+    pub const REFUSES: &str = "refuses access";
+    /// The bucket does not exist, or not at this endpoint.
+    pub const NO_BUCKET: &str = "has no such bucket";
+    /// The store could not be reached, or failed.
+    pub const UNAVAILABLE: &str = "is unavailable";
+    /// A source begins to fail.
+    pub const OUTAGE_BEGAN: &str = "outage began";
+    /// It works again.
+    pub const OUTAGE_ENDED: &str = "outage ended";
+    /// A source says nothing while operations wait.
+    pub const SILENT: &str = "source does not answer";
+    /// It answers again, without a failed request.
+    pub const ANSWERS_AGAIN: &str = "answers again";
+    /// An operation waits.
+    pub const WAITS: &str = "no answer yet";
+    /// A read took long.
+    pub const SLOW_READ: &str = "slow read";
+    /// The gate's time is up.
+    pub const NOT_READY: &str = "not ready after";
+    /// The gate does not wait, as the store refuses.
+    pub const NEVER_READY: &str = "never ready";
+    /// The container has no FUSE device; its path follows.
+    pub const NO_DEVICE: &str = "cannot open /dev/fuse";
+}
+
 /// Exit codes of every command, as kubelet sees them.
 pub mod exit_code {
     /// `mount` ended because it was told to, and served well until then; any other command did what it was asked.
