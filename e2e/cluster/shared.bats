@@ -16,8 +16,8 @@ setup() {
   kubectl get pod app -o json | jq -e '.status
     | (.initContainerStatuses[] | select(.name == "fluid-fuse").state.terminated) as $sidecar
     | .containerStatuses[0].state.terminated as $app
-    | $sidecar.exitCode == 0 and $sidecar.finishedAt >= $app.finishedAt
-      and .initContainerStatuses[0].name == "fluid-fuse"'
+    | $sidecar.finishedAt >= $app.finishedAt
+      and [.initContainerStatuses[0, 1] | .name, .state.terminated.exitCode] == ["fluid-fuse-mount", 0, "fluid-fuse", 0]'
   eventually nothing_on_the_node
 }
 
@@ -27,8 +27,8 @@ setup() {
     "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]'
   eventually phase app Succeeded
   [ "$(kubectl logs app -c prepare)" = hello ]
-  kubectl get pod app -o json | jq -e '(.spec.initContainers[0] | .name == "fluid-fuse" and (.lifecycle | has("postStart") | not))
-    and (.status.initContainerStatuses[0].state.terminated.exitCode == 0)'
+  kubectl get pod app -o json | jq -e '(.spec.initContainers[1] | .name == "fluid-fuse" and .lifecycle.postStart == null)
+    and all(.status.initContainerStatuses[]; .state.terminated.exitCode == 0)'
 }
 
 @test "a Job with two Datasets completes" {
@@ -49,7 +49,7 @@ YAML
   kubectl get pods -o json | jq -e '[.items[] | [.spec.volumes[] | select(.name != "fluid-fuse-places").hostPath.path | values] | unique[]]
     | length == (unique | length)'
   kill_container first fluid-fuse
-  back() { kubectl get pod first -o json | jq -e '.status.initContainerStatuses[0] | .restartCount == 1 and .started'; }
+  back() { kubectl get pod first -o json | jq -e '.status.initContainerStatuses[1] | .restartCount == 1 and .started'; }
   eventually back
   kubectl delete pod first --timeout=150s
   kubectl get pod second -o json | jq -e 'all(.status | (.containerStatuses + .initContainerStatuses)[]; .restartCount == 0 and .ready)'

@@ -9,28 +9,8 @@ setup_file() {
   mkdir "$BATS_FILE_TMPDIR/bin"
   ln -s "$(realpath "${TOOL:-target/debug/kubectl-fluid_sidecar}")" "$BATS_FILE_TMPDIR/bin/kubectl-fluid_sidecar"
   # Of Kubewarden the kinds alone: webhook.sh plays its controller.
-  kubewarden_kind Namespaced AdmissionPolicy
-  kubewarden_kind Cluster ClusterAdmissionPolicy
+  kubectl apply -f "$BATS_TEST_DIRNAME/fluid/policies.yaml"
   eventually policy_applied
-}
-
-# kubewarden_kind SCOPE KIND
-kubewarden_kind() {
-  local singular=${2,,}
-  kubectl apply -f - <<YAML
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: ${singular%y}ies.policies.kubewarden.io}
-spec:
-  group: policies.kubewarden.io
-  scope: $1
-  names: {kind: $2, plural: ${singular%y}ies, singular: $singular}
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-YAML
 }
 
 policy_applied() { yq -c 'select(.kind == "ClusterAdmissionPolicy")' deploy/eci.yaml | kubectl apply -f -; }
