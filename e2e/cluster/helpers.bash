@@ -185,6 +185,12 @@ container_id() {
     | ltrimstr("containerd://")'
 }
 
+# The container without which the application has no mount: the holder, if the sidecar has one.
+mounter() {
+  kubectl get pod "$(the_pod)" -o json |
+    jq -r '[.spec | .initContainers[]?, .containers[] | .name] | map(select(. == "fluid-fuse-mount"))[0] // "fluid-fuse"'
+}
+
 # kill_container POD CONTAINER: as the kernel does it.
 kill_container() {
   local node

@@ -75,10 +75,10 @@ in_vain() {
   begin() { deployment web 1 "$WATCH"; }
   reads() { eventually prints LISTED; }
   kill_twice() {
-    kill_container "$(the_pod)" fluid-fuse
-    eventually restarts fluid-fuse 1
-    kill_container "$(the_pod)" fluid-fuse
-    eventually restarts fluid-fuse 2
+    kill_container "$(the_pod)" "$(mounter)"
+    eventually restarts "$(mounter)" 1
+    kill_container "$(the_pod)" "$(mounter)"
+    eventually restarts "$(mounter)" 2
   }
   read_on() {
     # Only what is printed from now on counts.
@@ -100,7 +100,7 @@ in_vain() {
   begin() { deployment web 1 "$LOOK; look; while cat /data/hello.txt >/dev/null; do sleep 0.1; done; exit 3"; }
   reads() { eventually prints LISTED; }
   kill_both() {
-    kill_container "$(the_pod)" fluid-fuse
+    kill_container "$(the_pod)" "$(mounter)"
     kill_container "$(the_pod)" app || true
     eventually started_again
   }
@@ -121,8 +121,8 @@ in_vain() {
   begin() { deployment web 1 "${WATCH//hello.txt/file}" '.spec.containers[0].volumeMounts[0].subPath = "deep"'; }
   reads() { eventually prints LISTED; }
   killed() {
-    kill_container "$(the_pod)" fluid-fuse
-    eventually restarts fluid-fuse 1
+    kill_container "$(the_pod)" "$(mounter)"
+    eventually restarts "$(mounter)" 1
     kill_container "$(the_pod)" app
     eventually restarts app 1
     eventually prints LISTED
