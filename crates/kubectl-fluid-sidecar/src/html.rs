@@ -2,8 +2,8 @@
 //! changes as a diff.
 //!
 //! The page stands alone: it has no scripts and loads nothing, which its Content-Security-Policy also forbids. Names,
-//! paths and messages come from whoever wrote the Pod. Markup is added by [`Markup::raw`], which takes constants only;
-//! everything else goes through [`Markup::text`], which escapes it.
+//! paths and messages come from whoever wrote the Pod. Markup is added by `Markup::raw`, which takes constants only;
+//! everything else goes through `Markup::text`, which escapes it.
 
 mod picture;
 

@@ -13,7 +13,7 @@
 //! - [`case`]: the evidence, as the diagnoses look at it.
 //! - [`admission`]: whether the policy was asked, and what it says.
 //! - [`rights`]: the commands that grant what could not be read.
-//! - [`print`]: the findings for people and for tools.
+//! - [`mod@print`]: the findings for people and for tools.
 
 pub mod admission;
 pub mod case;
