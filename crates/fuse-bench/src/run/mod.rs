@@ -66,7 +66,7 @@ pub struct Options {
     /// How often; the figures are medians
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: u64,
-    /// Who; all by default
+    /// Who; by default all but fluid-fuse-held
     #[arg(long, value_delimiter = ',', value_parser = clap_parser::<Peer>())]
     peers: Vec<Peer>,
     /// Where the data set is made and kept (2.2 GiB), and where mounts and caches go
@@ -100,7 +100,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
         rows => rows.contains(&line.row),
     };
     let lines: Vec<&Line> = TABLE.iter().filter(wanted).collect();
-    let peers = if options.peers.is_empty() { Peer::ALL } else { &options.peers };
+    let others: Vec<Peer> = Peer::ALL.iter().copied().filter(|peer| *peer != Peer::Held).collect();
+    let peers = if options.peers.is_empty() { &others } else { &options.peers };
 
     fs::create_dir_all(&options.data).with_context(|| format!("cannot make {}", options.data.display()))?;
     let lock = File::create(options.data.join("lock"))?;

@@ -16,6 +16,8 @@ named! {
     pub(super) enum Peer {
         /// Ours.
         FluidFuse = "fluid-fuse",
+        /// Ours, with a holder; only if it is asked for.
+        Held = "fluid-fuse-held",
         /// s3fs as it is.
         S3fs = "s3fs",
         /// s3fs with a disk cache, the kernel's cache and 16 requests at a time.
@@ -53,7 +55,7 @@ impl Peer {
     /// Its program.
     pub(super) fn program(self, fluid_fuse: &Path) -> anyhow::Result<PathBuf> {
         let name = match self {
-            Peer::FluidFuse => {
+            Peer::FluidFuse | Peer::Held => {
                 return fluid_fuse.canonicalize().with_context(|| format!("no {}", fluid_fuse.display()));
             }
             Peer::S3fs | Peer::S3fsTuned => "s3fs",
@@ -76,11 +78,21 @@ impl Peer {
         let Mounting { mountpoint, cache, .. } = mounting;
         let url = format!("http://{}", mounting.endpoint);
         let writes = mounting.access == Access::Write;
-        let mut command = Command::new(program);
+        let mut command = match self {
+            Peer::Held => {
+                // $0 is the program, $1 the mount point, $2 the socket; the rest is the worker's.
+                let both = "\"$0\" hold --mountpoint \"$1\" --socket \"$2\" & socket=$2; shift 2; \
+                            exec \"$0\" \"$@\" --fuse-fd unix:\"$socket\"";
+                let mut shell = Command::new("sh");
+                shell.args(["-c", both]).arg(program).arg(mountpoint).arg(cache.join("holder"));
+                shell
+            }
+            _ => Command::new(program),
+        };
         command.env("AWS_ACCESS_KEY_ID", "bench").env("AWS_SECRET_ACCESS_KEY", "bench-secret");
         command.env("AWS_REGION", "us-east-1");
         match self {
-            Peer::FluidFuse => {
+            Peer::FluidFuse | Peer::Held => {
                 command.env("AWS_ENDPOINT_URL", url);
                 command.args([contract::command::MOUNT, "--source"]).arg(format!("s3://{BUCKET}/"));
                 command.arg(format!("--{}", option::MOUNTPOINT)).arg(mountpoint);
