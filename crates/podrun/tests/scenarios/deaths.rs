@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::world::{BY_PROCESSES, CHECK, ECI, NATIVE, and, pod, world};
+use crate::world::{BY_PROCESSES, CHECK, ECI, KUBERNETES, NATIVE, and, pod, world};
 
 /// Reads in turns until it cannot, and says why; when it is started again it reads once.
 const READ_ON: &str = "if [ -e /scratch/died ]; then cat /data/hello.txt; exit; fi; \
@@ -54,7 +54,10 @@ fn an_app_that_was_there_before_the_mount_gets_it_without_a_restart() {
     // It starts upon the guard.
     let script = "trap 'exit 0' TERM; until cat /data/hello.txt 2>/dev/null; do sleep 0.1; done; \
         while :; do sleep 0.1; done";
-    let settings = and(NATIVE, "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer}}");
+    let settings = and(
+        KUBERNETES,
+        "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer, holder: false}}",
+    );
     world.store.stop();
     let mut running = world.start(&pod("Always", script), &settings);
     running.until("fluid-fuse postStart exited 1");

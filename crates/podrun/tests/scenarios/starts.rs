@@ -3,12 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::world::{BY_PROCESSES, CHECK, ECI, NATIVE, and, pod, world};
+use crate::world::{BY_PROCESSES, CHECK, ECI, KUBERNETES, NATIVE, and, pod, world};
 
 #[test]
 fn a_pod_reads_its_dataset() {
     let Some(world) = world() else { return };
-    let unprivileged = and(NATIVE, "destinations: {kubernetes: {device: extendedResource}}");
+    let unprivileged =
+        and(KUBERNETES, "destinations: {kubernetes: {device: extendedResource, holder: false}}");
     for settings in [ECI, BY_PROCESSES, NATIVE, &unprivileged] {
         let run = world.run(&pod("Never", &format!("{CHECK} && sleep 0.2")), settings);
         run.assert_order(&[
@@ -82,7 +83,10 @@ fn a_mount_that_never_comes_is_told_and_a_native_sidecar_holds_the_app_for_good(
 fn an_app_that_starts_although_the_gate_has_failed_finds_no_empty_directory() {
     let Some(mut world) = world() else { return };
     world.store.stop();
-    let ordinary = and(NATIVE, "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer}}");
+    let ordinary = and(
+        KUBERNETES,
+        "gateTimeoutSeconds: 1\ndestinations: {kubernetes: {order: firstContainer, holder: false}}",
+    );
     let serverless = and(ECI, "gateTimeoutSeconds: 1");
     let script = "ls /data && echo listed; echo x >/data/written && echo written; exit 0";
     let root = pod("Never", script);

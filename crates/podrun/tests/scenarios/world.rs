@@ -17,9 +17,13 @@ pub(crate) const ECI: &str = "sidecarFrom: fluid-fuse\nsidecarImages: {thin: 'fl
 pub(crate) const BY_PROCESSES: &str = "sidecarFrom: fluid-fuse\nsidecarImages: {thin: 'fluid-fuse:0.1'}\n\
     destinations: {eci: {exit: processNamespace, readinessProbe: false}}\n";
 
-/// On ordinary nodes, as a native sidecar.
-pub(crate) const NATIVE: &str =
+/// On ordinary nodes.
+pub(crate) const KUBERNETES: &str =
     "sidecarFrom: fluid-fuse\nsidecarImages: {thin: 'fluid-fuse:0.1'}\ndestination: kubernetes\n";
+
+/// The same, as a native sidecar. Holders are seen where a kubelet starts their workers again: `e2e/cluster/outlive.bats`.
+pub(crate) const NATIVE: &str = "sidecarFrom: fluid-fuse\nsidecarImages: {thin: 'fluid-fuse:0.1'}\n\
+    destination: kubernetes\ndestinations: {kubernetes: {holder: false}}\n";
 
 /// Reads all there is and compares it with its checksums.
 pub(crate) const CHECK: &str = "cd /data && sha256sum -c SUMS";
