@@ -81,7 +81,7 @@ pod_security() {
     | .metadata.name += "-" + $namespace
     | if .spec.policyName then .spec.policyName += "-" + $namespace
         | .spec.matchResources.namespaceSelector.matchExpressions[0].values = [$namespace]
-      else .spec.variables |= (. // [] | map(if .name == "trusted" then .expression = ({($image): [["fluid-fuse", "mount"]]} | tojson)
+      else .spec.variables |= (. // [] | map(if .name == "trusted" then .expression = ({($image): [["fluid-fuse", "mount"], ["fluid-fuse", "hold"]]} | tojson)
         else . end)) end' "$project/deploy/pod-security.yaml" | kubectl apply -f -
 }
 

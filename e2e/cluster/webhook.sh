@@ -17,10 +17,12 @@ webhook_register() {
   webhook_configure "$@"
 }
 
-# webhook_configure FILE [CHANGE]: how the API server asks, of which the servers know nothing.
+# webhook_configure FILE [CHANGE]: how the API server asks, of which the servers know nothing. Without a server the policy is
+# one that does not answer.
 webhook_configure() {
   local policy
   while read -r policy; do
+    webhook_folder >/dev/null
     # The controller's other fields are the API server's defaults: matchPolicy Equivalent, reinvocationPolicy Never, scope *.
     # shellcheck disable=SC2016 # jq's variables
     jq --arg namespace "$webhook_namespace" --arg authority "$(base64 -w 0 "$webhooks/$(webhook_name)/tls.crt")" '
@@ -42,14 +44,7 @@ webhook_configure() {
 webhook_start() {
   local policy name folder port
   while read -r policy; do
-    name=$(webhook_name) folder=$webhooks/$(webhook_name)
-    [ -d "$folder" ] || {
-      port=$((webhook_port + $(find "$webhooks" -mindepth 1 -type d | wc -l)))
-      mkdir "$folder"
-      echo "$port" >"$folder/port"
-      openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout "$folder/tls.key" -out "$folder/tls.crt" \
-        -subj "/CN=$name" -addext "subjectAltName=DNS:$name.$webhook_namespace.svc" 2>/dev/null
-    }
+    name=$(webhook_name) folder=$(webhook_folder)
     port=$(<"$folder/port")
     jq .spec.settings <<<"$policy" >"$folder/settings.json"
     # What the policy may read is what its manifest grants it.
@@ -113,5 +108,17 @@ webhook_account() {
 webhook_policies() { yq -c "select(.kind == \"ClusterAdmissionPolicy\") | ${2:-.}" "$project/deploy/$1.yaml"; }
 
 webhook_name() { jq -r .metadata.name <<<"$policy"; }
+
+# The folder of the policy, with its port and its key.
+webhook_folder() {
+  local name folder
+  name=$(webhook_name) folder=$webhooks/$(webhook_name)
+  echo "$folder"
+  [ ! -d "$folder" ] || return 0
+  mkdir "$folder"
+  echo $((webhook_port - 1 + $(find "$webhooks" -mindepth 1 -type d | wc -l))) >"$folder/port"
+  openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout "$folder/tls.key" -out "$folder/tls.crt" \
+    -subj "/CN=$name" -addext "subjectAltName=DNS:$name.$webhook_namespace.svc" 2>/dev/null
+}
 
 webhook_answers() { curl -sk -o /dev/null "https://$gateway:$1/readiness"; }

@@ -126,7 +126,7 @@ impl Live {
     ) -> anyhow::Error {
         match refusal {
             Refusal::Forbidden(forbidden) => {
-                let right = Right { verb, resources: vec![resource.to_string()], namespace };
+                let right = Right { verbs: verb, resources: vec![resource.to_string()], namespace };
                 anyhow!("{}", rights::missing(&forbidden, &right))
             }
             Refusal::Unauthorized(text) => {
@@ -145,7 +145,7 @@ impl Live {
         if !resources.contains(&forbidden.resource) {
             resources.push(forbidden.resource.clone());
         }
-        let right = Right { verb: "get", resources, namespace: None };
+        let right = Right { verbs: "get", resources, namespace: None };
         anyhow!("{}", rights::missing(forbidden, &right))
     }
 }

@@ -10,7 +10,8 @@ const READER: &str = "fluid-sidecar-reader";
 
 /// A right, as `kubectl create clusterrole` has it.
 pub(crate) struct Right<'r> {
-    pub(crate) verb: &'r str,
+    /// With commas between them.
+    pub(crate) verbs: &'r str,
     pub(crate) resources: Vec<String>,
     /// `None`: in every namespace, and of what is in none.
     pub(crate) namespace: Option<&'r str>,
@@ -18,13 +19,22 @@ pub(crate) struct Right<'r> {
 
 /// The sentence that says what is missing, and below it the commands that grant it.
 pub(crate) fn missing(forbidden: &Forbidden, right: &Right<'_>) -> String {
-    let Right { verb, resources, namespace } = right;
-    let user = if forbidden.user.is_empty() { "USER" } else { &forbidden.user };
     // One role for each right, and one binding for each right and user: another user needs the second command alone.
-    let role = match resources.as_slice() {
-        [one] => format!("fluid-sidecar-{verb}-{one}"),
+    let role = match right.resources.as_slice() {
+        [one] => format!("fluid-sidecar-{}-{one}", right.verbs),
         _ => READER.to_string(),
     };
+    let [role, binding] = grant(&role, &forbidden.user, right);
+    format!(
+        "{}. An administrator grants it by\n  {role}\n  {binding}",
+        forbidden.message.trim_end_matches('.')
+    )
+}
+
+/// The commands that make a role with a right, and bind it to a user. Only the right may not be anybody's text.
+pub(crate) fn grant(role: &str, user: &str, right: &Right<'_>) -> [String; 2] {
+    let Right { verbs, resources, namespace } = right;
+    let user = if user.is_empty() { "USER" } else { user };
     let subject = match user.strip_prefix(SERVICE_ACCOUNT) {
         Some(account) => format!("--serviceaccount={}", quoted(account)),
         None => format!("--user={}", quoted(user)),
@@ -37,12 +47,19 @@ pub(crate) fn missing(forbidden: &Forbidden, right: &Right<'_>) -> String {
         None => ("cluster", String::new()),
     };
     let resources = resources.join(",");
-    format!(
-        "{}. An administrator grants it by\n  \
-         kubectl create {scope}role {role} --verb={verb} --resource={resources}{of_namespace}\n  \
-         kubectl create {scope}rolebinding {role}:{name} --{scope}role={role} {subject}{of_namespace}",
-        forbidden.message.trim_end_matches('.')
-    )
+    [
+        format!("kubectl create {scope}role {role} --verb={verbs} --resource={resources}{of_namespace}"),
+        format!(
+            "kubectl create {scope}rolebinding {role}:{name} --{scope}role={role} {subject}{of_namespace}"
+        ),
+    ]
+}
+
+/// The user that a refusal names: `User "…" cannot get resource …`.
+pub(crate) fn user_of(message: &str) -> Option<&str> {
+    let user = message.split_once("User \"")?.1.split_once('"')?.0;
+    // A line of a terminal, and a word for a shell.
+    (!user.chars().any(char::is_control)).then_some(user)
 }
 
 fn is_plain(char: char) -> bool {
@@ -66,7 +83,7 @@ mod tests {
             resource: "pods".into(),
         };
         let right = |resources: &[&str], namespace| Right {
-            verb: "get",
+            verbs: "get",
             resources: resources.iter().map(|it| it.to_string()).collect(),
             namespace,
         };

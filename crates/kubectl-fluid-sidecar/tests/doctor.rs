@@ -84,25 +84,58 @@ fn the_pod(evidence: &mut Evidence) -> &mut Value {
 }
 
 #[test]
-fn a_sidecar_that_a_holder_mounts_for_loses_no_mount() {
-    let mut evidence = record("mount-was-lost");
-    assert_eq!(codes(&evidence), ["mount-was-lost"]);
-    let pod = the_pod(&mut evidence);
-    let annotation = pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"].as_str().unwrap();
-    let mut status: Value = serde_json::from_str(annotation).unwrap();
-    let dataset = status["sidecars"][0]["dataset"].clone();
-    let holder = json!({"container": "fluid-fuse-mount", "dataset": dataset});
-    status["sidecars"].as_array_mut().unwrap().insert(0, holder);
-    pod["metadata"]["annotations"]["fluid-sidecar-policy/injected"] = status.to_string().into();
-    for field in ["spec", "status"] {
-        let list = if field == "spec" { "containers" } else { "containerStatuses" };
-        let list = pod[field][list].as_array_mut().unwrap();
-        let mut holder = list.iter().find(|container| container["name"] == "fluid-fuse").unwrap().clone();
-        holder["name"] = "fluid-fuse-mount".into();
-        holder["restartCount"] = 0.into();
-        list.insert(0, holder);
-    }
-    assert!(!codes(&evidence).contains(&"mount-was-lost"), "{:?}", codes(&evidence));
+fn a_worker_behind_a_holder_that_ran_out_of_memory_was_a_pause() {
+    // The holder was killed in one record, the worker in the other.
+    assert_eq!(codes(&record("holder-was-lost")), ["mount-was-lost"]);
+    let killed = |name: &str| {
+        let mut evidence = record(name);
+        for status in the_pod(&mut evidence)["status"]["initContainerStatuses"].as_array_mut().unwrap() {
+            if status["name"] == "fluid-fuse" {
+                status["lastState"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+            }
+        }
+        evidence
+    };
+    assert_eq!(codes(&record("sidecar-restarted")), ["sidecar-restarted"]);
+    let evidence = killed("sidecar-restarted");
+    assert_eq!(codes(&evidence), ["sidecar-memory"]);
+    let sentence = &diagnose(&evidence)[0].found.sentence;
+    assert!(sentence.ends_with("The application waits while it is away."), "{sentence}");
+    // The worker's end is no reason for the holder's.
+    assert_eq!(codes(&killed("holder-was-lost")), ["sidecar-memory", "mount-was-lost"]);
+}
+
+#[test]
+fn a_policy_that_does_not_select_the_pod_does_not_count() {
+    let mut evidence = record("no-answer");
+    let policies = evidence.objects.iter_mut().filter(|it| it["kind"] == "ClusterAdmissionPolicy");
+    let mut other = policies.last().unwrap().clone();
+    other["metadata"]["name"] = "fluid-sidecar-inactive".into();
+    other["status"] = json!({"policyStatus": "pending"});
+    evidence.objects.push(other.clone());
+    assert_eq!(codes(&evidence), ["policy-not-active"]);
+    other["spec"]["namespaceSelector"] =
+        json!({"matchExpressions": [{"key": "destination", "operator": "In", "values": ["elsewhere"]}]});
+    *evidence.objects.last_mut().unwrap() = other;
+    assert_eq!(codes(&evidence), ["no-answer"]);
+}
+
+#[test]
+fn a_policy_for_other_nodes_has_nothing_to_say_while_another_one_has() {
+    let mut evidence = record("claim-missing");
+    assert_eq!(codes(&evidence), ["unresolved"]);
+    let at = evidence.objects.iter().position(|it| it["kind"] == "MutatingWebhookConfiguration").unwrap();
+    let mut webhook = evidence.objects[at].clone();
+    webhook["metadata"]["name"] = "clusterwide-fluid-sidecar-other".into();
+    webhook["webhooks"][0]["namespaceSelector"] = json!({});
+    let mut policy =
+        evidence.objects.iter().find(|it| it["kind"] == "ClusterAdmissionPolicy").unwrap().clone();
+    policy["metadata"]["name"] = "fluid-sidecar-other".into();
+    policy["spec"]["settings"] = json!({"destination": "eci"});
+    evidence.objects.extend([policy, webhook]);
+    // Without its marker it is the other policy's alone.
+    the_pod(&mut evidence)["metadata"]["labels"] = json!({});
+    assert_eq!(codes(&evidence), ["unresolved"]);
 }
 
 #[test]
@@ -152,13 +185,13 @@ fn what_may_not_be_read_is_not_taken_for_missing() {
             "kubectl create clusterrole fluid-sidecar-doctor --verb=get,list \
              --resource=mutatingwebhookconfigurations.admissionregistration.k8s.io,namespaces,persistentvolumes,\
              validatingwebhookconfigurations.admissionregistration.k8s.io",
-            "kubectl create clusterrolebinding fluid-sidecar-doctor --clusterrole=fluid-sidecar-doctor \
+            "kubectl create clusterrolebinding fluid-sidecar-doctor:team:reader --clusterrole=fluid-sidecar-doctor \
              --serviceaccount=team:reader",
             "kubectl create role fluid-sidecar-doctor --verb=get,list --resource=cronjobs.batch,daemonsets.apps,\
              datasets.data.fluid.io,deployments.apps,events,jobs.batch,persistentvolumeclaims,pods,pods/log,\
-             replicasets.apps,statefulsets.apps --namespace team",
-            "kubectl create rolebinding fluid-sidecar-doctor --role=fluid-sidecar-doctor --serviceaccount=team:reader \
-             --namespace team",
+             replicasets.apps,statefulsets.apps --namespace=team",
+            "kubectl create rolebinding fluid-sidecar-doctor:team:reader --role=fluid-sidecar-doctor \
+             --serviceaccount=team:reader --namespace=team",
         ]
     );
 }

@@ -70,9 +70,10 @@ impl<'e> Policy<'e> {
         self.object.map(|object| object.pointer("/spec/settings").cloned().unwrap_or_else(|| json!({})))
     }
 
-    /// Why its webhook is not called for a Pod; nothing if it is, or may be.
+    /// Why its webhook is not called for a Pod; nothing if it is, or may be. A policy that has no webhook yet will have one
+    /// with the same rules.
     pub fn spares(&self, pod: &Value, namespace: &Value) -> Option<Spared> {
-        let webhook = self.webhook?;
+        let webhook = self.webhook.or_else(|| self.object?.get("spec"))?;
         let selector = webhook.get("namespaceSelector").unwrap_or(&Value::Null);
         if !namespace.is_null() && !selects(selector, namespace.pointer("/metadata/labels")) {
             return Some(Spared::new("namespaceSelector", selector));

@@ -153,6 +153,24 @@ impl<'e> Case<'e> {
         case
     }
 
+    /// The sidecars for the same Dataset: the first of them mounts, and if there are two, it holds the mount while the other
+    /// one, the worker, comes and goes.
+    fn same_dataset(&self, sidecar: &Container<'_>) -> impl Iterator<Item = &str> {
+        let sidecars = || self.status.iter().flat_map(|status| &status.sidecars);
+        let dataset = sidecars().find(|it| it.container == sidecar.name).map(|it| &it.dataset);
+        sidecars().filter(move |it| Some(&it.dataset) == dataset).map(|it| it.container.as_str())
+    }
+
+    /// Whether another container holds the mount of this one, so that the application waits while this one is away.
+    pub fn has_holder(&self, sidecar: &Container<'_>) -> bool {
+        self.same_dataset(sidecar).next().is_some_and(|first| first != sidecar.name)
+    }
+
+    /// Whether this container holds the mount for another one.
+    pub fn is_holder(&self, sidecar: &Container<'_>) -> bool {
+        !self.has_holder(sidecar) && self.same_dataset(sidecar).nth(1).is_some()
+    }
+
     /// Events of the Pod with this reason, the newest last.
     pub fn pod_events(&self, reason: &str) -> Vec<&'e Value> {
         let Some(pod) = self.pod else { return Vec::new() };
@@ -279,8 +297,10 @@ impl<'e> Case<'e> {
             );
             return Some(("no-claim", found));
         }
-        let asked = self.asked();
-        let known: Vec<Value> = asked.iter().filter_map(|policy| policy.settings()).collect();
+        // By their rules; some may have no webhook.
+        let concerned: Vec<_> =
+            self.policies.iter().filter(|it| it.spares(&pod, self.namespace()).is_none()).collect();
+        let known: Vec<Value> = concerned.iter().filter_map(|policy| policy.settings()).collect();
         let all: Vec<Value> = self.policies.iter().filter_map(Policy::settings).collect();
         let settings = match (known.is_empty(), all.is_empty()) {
             (false, _) => known,
@@ -288,7 +308,10 @@ impl<'e> Case<'e> {
             (true, true) => vec![json!({})],
         };
         let verdicts = || settings.iter().map(|settings| Verdict::of(self.evidence, &pod, settings));
-        let verdict = verdicts().find(|verdict| verdict.injects).or_else(|| verdicts().next())?;
+        // A policy for other nodes has nothing to say of the Pod while another one has.
+        let is_meant = |verdict: &Verdict| verdict.because(&[Code::NotServerless]).is_none();
+        let verdict = verdicts().find(|verdict| verdict.injects);
+        let verdict = verdict.or_else(|| verdicts().find(is_meant)).or_else(|| verdicts().next())?;
         let policy_says = |text: &str| {
             let mut quotes = vec![quote("the policy says", text)];
             quotes.extend(self.driver_events());
@@ -349,10 +372,11 @@ impl<'e> Case<'e> {
                 vec![quote("kubectl get mutatingwebhookconfigurations", "no webhook of this policy")];
             return Some(("no-policy", Found::new("The policy is not installed.", quotes)));
         }
-        if let Some((policy, inactive)) = self.policies.iter().find_map(|it| Some((it, it.inactive()?))) {
+        if let Some((policy, inactive)) = concerned.iter().find_map(|it| Some((it, it.inactive()?))) {
             let sentence = format!("The policy {} is not active.", policy.name);
             return Some(("policy-not-active", Found::new(sentence, vec![quote(policy.name, &inactive)])));
         }
+        let asked = self.asked();
         if asked.is_empty() {
             let spared = |policy: &Policy<'_>| {
                 let spared = policy.spares(&pod, self.namespace())?;

@@ -12,7 +12,6 @@
 //! - [`table`]: the diagnoses, functions over the evidence; docs/troubleshooting.md is made of it.
 //! - [`case`]: the evidence, as the diagnoses look at it.
 //! - [`admission`]: whether the policy was asked, and what it says.
-//! - [`rights`]: the commands that grant what could not be read.
 //! - [`mod@print`]: the findings for people and for tools.
 
 pub mod admission;
@@ -20,7 +19,6 @@ pub mod case;
 pub mod evidence;
 pub mod gather;
 pub mod print;
-pub mod rights;
 pub mod table;
 
 use std::path::PathBuf;

@@ -3,6 +3,8 @@
 //! Findings are in the order of [`Likelihood`], then of the table, so a cause stands above what it leads to. What a finding
 //! explains is left out beside it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use fluid_sidecar_layout::contract::message::{
     ANSWERS_AGAIN, NEVER_READY, NO_BUCKET, NO_DEVICE, NOT_READY, OUTAGE_BEGAN, OUTAGE_ENDED, REFUSES, SILENT,
     SLOW_READ, UNAVAILABLE, WAITS,
@@ -17,6 +19,7 @@ use serde_json::Value;
 use super::admission::Verdict;
 use super::case::{Case, Container, Found, pod_event, quote};
 use super::evidence::{Evidence, event_time, list, text};
+use crate::rights::{self, Right};
 
 named! {
     /// How sure a diagnosis is.
@@ -69,15 +72,54 @@ pub fn diagnose(evidence: &Evidence) -> Vec<Finding> {
             let mut remedy: Vec<_> =
                 row.remedy.iter().map(|step| filled(step, &case, &found.container)).collect();
             if row.code == MISSING_RIGHTS {
-                remedy.extend(super::rights::grants(evidence));
+                remedy.extend(grants(evidence));
             }
             findings.push(Finding { row, found, remedy });
         }
     }
-    let explained: Vec<_> = findings.iter().flat_map(|finding| finding.row.explains).copied().collect();
-    findings.retain(|finding| !explained.contains(&finding.row.code));
+    // A container that holds a mount outlives whatever befalls the others.
+    let is_of_holder = |finding: &Finding| {
+        case.sidecars.iter().any(|it| it.name == finding.found.container && case.is_holder(it))
+    };
+    let explains = |cause: &Finding, effect: &Finding| {
+        cause.row.explains.contains(&effect.row.code)
+            && (cause.found.container == effect.found.container || !is_of_holder(effect))
+    };
+    let explained: Vec<bool> =
+        findings.iter().map(|effect| findings.iter().any(|cause| explains(cause, effect))).collect();
+    let mut explained = explained.into_iter();
+    findings.retain(|_| explained.next() == Some(false));
     findings.sort_by_key(|finding| finding.row.likelihood);
     findings
+}
+
+/// The commands that grant what could not be read, for the account that the API server names in its refusals. One read leads
+/// to others, so that all of them are granted at once.
+fn grants(evidence: &Evidence) -> Vec<String> {
+    let is_word =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte));
+    // A record may come from anybody, and these go into command lines.
+    let denied = evidence.unread.iter().filter(|unread| {
+        unread.forbidden
+            && is_word(&unread.resource)
+            && is_word(unread.namespace.as_deref().unwrap_or_default())
+    });
+    let (mut user, mut by_place) = (None, BTreeMap::<Option<&str>, BTreeSet<&str>>::new());
+    for unread in denied {
+        user = user.or_else(|| rights::user_of(&unread.message));
+        let resources = by_place.entry(unread.namespace.as_deref()).or_default();
+        resources.extend(if unread.namespace.is_some() {
+            READ_OF_THE_NAMESPACE
+        } else {
+            READ_OF_THE_CLUSTER
+        });
+        resources.insert(&unread.resource);
+    }
+    let commands = |(namespace, resources): (_, BTreeSet<&str>)| {
+        let resources = resources.into_iter().map(str::to_string).collect();
+        rights::grant(ROLE, user.unwrap_or_default(), &Right { verbs: "get,list", resources, namespace })
+    };
+    by_place.into_iter().flat_map(commands).collect()
 }
 
 /// A step with the names of the case.
@@ -96,6 +138,28 @@ fn filled(step: &str, case: &Case<'_>, container: &str) -> String {
 
 /// The row whose remedy is made of what could not be read.
 const MISSING_RIGHTS: &str = "missing-rights";
+/// The role that grants it.
+const ROLE: &str = "fluid-sidecar-doctor";
+/// What is read of any cluster.
+const READ_OF_THE_CLUSTER: &[&str] = &[
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io",
+    "namespaces",
+    "persistentvolumes",
+    "validatingwebhookconfigurations.admissionregistration.k8s.io",
+];
+/// The same of the namespace.
+const READ_OF_THE_NAMESPACE: &[&str] = &[
+    "cronjobs.batch",
+    "daemonsets.apps",
+    "deployments.apps",
+    "events",
+    "jobs.batch",
+    "persistentvolumeclaims",
+    "pods",
+    "pods/log",
+    "replicasets.apps",
+    "statefulsets.apps",
+];
 /// An end of all containers is news to the platform, to kubelet and to the sidecar, which take their time.
 const ENDS_WITHIN_SECONDS: i64 = 30;
 /// A gate of a store that is well passes within a second.
@@ -120,8 +184,15 @@ const IMAGE_REASONS: &[&str] = &[
 /// kubelet's reasons for a container that cannot be made.
 const CREATE_REASONS: &[&str] = &["CreateContainerConfigError", "CreateContainerError", "RunContainerError"];
 /// The sidecar's diagnoses that explain why it ends, and what the application sees of that.
-const EFFECTS: &[&str] =
-    &["gate-failed", "sidecar-fails", "mount-was-lost", "application-fails", "store-was-away", "slow"];
+const EFFECTS: &[&str] = &[
+    "gate-failed",
+    "sidecar-fails",
+    "mount-was-lost",
+    "sidecar-restarted",
+    "application-fails",
+    "store-was-away",
+    "slow",
+];
 /// What a Pod without a sidecar cannot have.
 const WITHOUT_SIDECAR: &[&str] = &["unschedulable", "application-fails", "missing-object"];
 
@@ -561,15 +632,16 @@ pub const ROWS: &[Row] = &[
         code: "sidecar-memory",
         title: "The sidecar ran out of memory",
         likelihood: Certain,
-        meaning: "The kernel killed the sidecar at its memory limit. Until it is back the application gets ENOTCONN. It needs \
-                  --memory and 24 MB, a quarter of --memory for many names, and up to 70 MiB for each large file that is written.",
+        meaning: "The kernel killed the sidecar at its memory limit. Until it is back the application waits, if a container \
+                  fluid-fuse-mount holds the mount, and gets ENOTCONN otherwise. The sidecar needs --memory and 24 MB, a quarter of \
+                  --memory for many names, and up to 70 MiB for each large file that is written.",
         remedy: &[
             "Ask for more by the annotation fluid-sidecar-policy/memory of the Pod's template, as far as podOverrides allows it, or \
              have the administrator raise sidecars.RUNTIME.limits; 512Mi serve most Pods. If FLUID_FUSE_MEMORY is set, keep it \
              40 % of the limit.",
         ],
         explains: EFFECTS,
-        check: |case| out_of_memory(&case.sidecars, "sidecar"),
+        check: sidecar_memory,
     },
     Row {
         code: "application-memory",
@@ -579,7 +651,7 @@ pub const ROWS: &[Row] = &[
                   the sidecar does not.",
         remedy: &["Raise resources.limits.memory of the container, or have it read instead of mmap."],
         explains: &["application-fails"],
-        check: |case| out_of_memory(&case.applications, "application"),
+        check: |case| out_of_memory(&case.applications, "application").map(|(_, found)| found),
     },
     // --- the sidecar has failed ---
     Row {
@@ -624,18 +696,19 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         code: "mount-was-lost",
-        title: "The sidecar was started again under a running application",
+        title: "The container that mounts was started again under a running application",
         likelihood: Likely,
-        meaning: "While the sidecar was away the application got ENOTCONN (Transport endpoint is not connected). What it opens now is \
+        meaning: "A container fluid-fuse-mount, if the Pod has one, mounts the Dataset; otherwise the sidecar does so itself. While it \
+                  was away the application got ENOTCONN (Transport endpoint is not connected). What it opens now is \
                   the Dataset again, but files that were open then, and mounts with a subPath, fail until the container is started \
                   again.",
         remedy: &[
             "Have the program open its files again, or start the Pod anew:",
             "kubectl delete pod {pod} --namespace {namespace}",
-            "The log of the sidecar before says why it ended:",
+            "The log of the container before says why it ended:",
             "kubectl logs {pod} --container {container} --namespace {namespace} --previous",
         ],
-        explains: &["application-fails"],
+        explains: &["application-fails", "sidecar-restarted"],
         check: mount_was_lost,
     },
     Row {
@@ -696,6 +769,19 @@ pub const ROWS: &[Row] = &[
             let (container, said) = case.says(&[OUTAGE_ENDED, ANSWERS_AGAIN])?;
             Some(Found::of(&container, "The store was away for a while.", vec![said]))
         },
+    },
+    Row {
+        code: "sidecar-restarted",
+        title: "The sidecar was started again, and the application waited",
+        likelihood: Possible,
+        meaning: "The container fluid-fuse-mount has kept the mount while the sidecar was away, so reads and writes waited, files stayed \
+                  open, and nothing was lost but the sidecar's cache.",
+        remedy: &[
+            "Nothing if it happens once. The log of the sidecar before says why it ended:",
+            "kubectl logs {pod} --container {container} --namespace {namespace} --previous",
+        ],
+        explains: &[],
+        check: sidecar_restarted,
     },
     Row {
         code: "reads-failed",
@@ -885,7 +971,15 @@ fn missing_object(case: &Case<'_>) -> Option<Found> {
     Some(Found::new("A volume of the Pod cannot be set up.", vec![pod_event(event)]))
 }
 
-fn out_of_memory(containers: &[Container<'_>], which: &str) -> Option<Found> {
+fn sidecar_memory(case: &Case<'_>) -> Option<Found> {
+    let (container, mut found) = out_of_memory(&case.sidecars, "sidecar")?;
+    if case.has_holder(container) {
+        found.sentence.push_str(" The application waits while it is away.");
+    }
+    Some(found)
+}
+
+fn out_of_memory<'c, 'e>(containers: &'c [Container<'e>], which: &str) -> Option<(&'c Container<'e>, Found)> {
     let killed = |container: &&Container<'_>| {
         let fields = ["/state/terminated/reason", "/lastState/terminated/reason"];
         fields.iter().any(|field| text(container.status, field) == "OOMKilled")
@@ -899,7 +993,7 @@ fn out_of_memory(containers: &[Container<'_>], which: &str) -> Option<Found> {
     ];
     let limit = limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
     let sentence = format!("The {which} (container {}) ran out of its memory{limit}.", container.name);
-    Some(Found::of(container, sentence, quotes))
+    Some((container, Found::of(container, sentence, quotes)))
 }
 
 fn gate_failed(case: &Case<'_>) -> Option<Found> {
@@ -965,21 +1059,25 @@ fn is_over(case: &Case<'_>) -> bool {
 }
 
 fn mount_was_lost(case: &Case<'_>) -> Option<Found> {
-    let status = case.status.as_ref().filter(|_| !is_over(case))?;
-    // Where two containers serve a Dataset, the first of them mounts, and the other one may come and go.
-    let mounts = |sidecar: &&Container<'_>| {
-        let dataset = status.sidecars.iter().find(|it| it.container == sidecar.name).map(|it| &it.dataset);
-        let first = status.sidecars.iter().find(|it| Some(&it.dataset) == dataset);
-        first.is_some_and(|first| first.container == sidecar.name)
-    };
-    let lost =
-        case.sidecars.iter().filter(mounts).filter(|sidecar| sidecar.restarts() > 0).find_map(|sidecar| {
-            let since = sidecar.runs_since()?;
-            let before =
-                case.applications.iter().find(|it| it.runs_since().is_some_and(|begun| begun < since))?;
-            Some((sidecar, since, before))
-        });
-    let (sidecar, since, application) = lost?;
+    restarted_under_application(case, |sidecar| !case.has_holder(sidecar))
+}
+
+fn sidecar_restarted(case: &Case<'_>) -> Option<Found> {
+    restarted_under_application(case, |sidecar| case.has_holder(sidecar))
+}
+
+/// The first of these sidecars that began to run after an application did.
+fn restarted_under_application(case: &Case<'_>, which: impl Fn(&Container<'_>) -> bool) -> Option<Found> {
+    if is_over(case) {
+        return None;
+    }
+    let restarted = case.sidecars.iter().filter(|it| which(it) && it.restarts() > 0).find_map(|sidecar| {
+        let since = sidecar.runs_since()?;
+        let before =
+            case.applications.iter().find(|it| it.runs_since().is_some_and(|begun| begun < since))?;
+        Some((sidecar, since, before))
+    });
+    let (sidecar, since, application) = restarted?;
     let quotes = vec![
         sidecar.quote("restartCount", &sidecar.restarts().to_string()),
         sidecar.quote("state.running.startedAt", since),
@@ -1032,8 +1130,8 @@ fn processor(case: &Case<'_>) -> Option<Found> {
         let floor = if slow.is_some() { SMALL_MILLICORES } else { TINY_MILLICORES };
         limit.is_some_and(|limit| limit < floor)
     };
-    // Of two containers that serve a Dataset the first one only mounts.
-    let container = case.sidecars.iter().rev().find(|it| it.runs_since().is_some()).filter(small)?;
+    let container =
+        case.sidecars.iter().find(|it| it.runs_since().is_some() && !case.is_holder(it)).filter(small)?;
     let limit = container.limit("cpu").unwrap_or_default();
     let mut quotes = vec![container.quote("resources.limits.cpu", limit)];
     quotes.extend(slow.map(|(_, said)| said));
