@@ -56,9 +56,14 @@ pub enum Restarts {
 impl Restarts {
     /// The rule for containers without one of their own, such as those that are added.
     pub fn of_the_pod(spec: &Map<String, Value>) -> Restarts {
-        match text_of(spec, "restartPolicy") {
-            Some("Never") => Restarts::Never,
-            Some("OnFailure") => Restarts::OnFailure,
+        text_of(spec, "restartPolicy").map_or(Restarts::ForEver, Restarts::by)
+    }
+
+    /// As a `restartPolicy` says.
+    fn by(policy: &str) -> Restarts {
+        match policy {
+            "Never" => Restarts::Never,
+            "OnFailure" => Restarts::OnFailure,
             _ => Restarts::ForEver,
         }
     }
@@ -68,12 +73,7 @@ impl Restarts {
         let pods = Restarts::of_the_pod(spec);
         let rules = elements(spec.get("containers")).iter().map(|container| {
             let on_some_exits = !elements(container.get("restartPolicyRules")).is_empty();
-            let rule = match text(container, "restartPolicy") {
-                None => pods,
-                Some("Never") => Restarts::Never,
-                Some("OnFailure") => Restarts::OnFailure,
-                Some(_) => Restarts::ForEver,
-            };
+            let rule = text(container, "restartPolicy").map_or(pods, Restarts::by);
             if on_some_exits { rule.max(Restarts::OnFailure) } else { rule }
         });
         rules.max().unwrap_or(Restarts::ForEver)

@@ -251,7 +251,9 @@ impl Sidecar {
         }
         self.volumes.push(volume(&names.volume, "emptyDir", json(EmptyDirVolumeSource::default())?));
         let security = map_field(worker, "securityContext")?;
-        let Value::Object(unprivileged) = json(security_context(false, WORKER))? else { return Ok(()) };
+        let Value::Object(unprivileged) = json(security_context(false, WORKER))? else {
+            bail!("a securityContext must be a map");
+        };
         security.extend(unprivileged.into_iter().filter(|(field, _)| is_bare || !field.starts_with("runAs")));
         if is_bare {
             security.insert("readOnlyRootFilesystem".to_string(), true.into());

@@ -185,7 +185,7 @@ pub struct LifeOptions {
     #[arg(value_parser = humantime::parse_duration)]
     pub linger: Duration,
 
-    /// What ends it beside signals and unmounts
+    /// How it knows that the Pod ends, beside signals and unmounts
     #[arg(long, value_name = "MODE", env = env::EXIT_WITH_POD, default_value_t = ExitWithPod::Signal)]
     #[arg(value_parser = clap_parser::<ExitWithPod>())]
     pub exit_with_pod: ExitWithPod,

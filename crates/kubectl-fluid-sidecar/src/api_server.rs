@@ -65,7 +65,7 @@ fn resource_name(plural: &str, group: &str) -> String {
     if group.is_empty() { plural.into() } else { format!("{plural}.{group}") }
 }
 
-/// What a request to the API server came to, when it is no answer.
+/// The reason why a request to the API server has no result.
 #[derive(Debug)]
 pub enum Refusal {
     /// The account may not do this.
@@ -85,7 +85,7 @@ pub struct Forbidden {
     pub message: String,
     /// The account, as the API server names it; empty where it does not say.
     pub user: String,
-    /// What was asked for, as RBAC names it.
+    /// The resource, by its name in RBAC rules.
     pub resource: String,
 }
 

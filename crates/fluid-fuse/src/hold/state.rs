@@ -649,7 +649,7 @@ mod tests {
             file.read_exact_at(&mut header, 0).unwrap();
             other.write_all_at(&header, 0).unwrap();
             other.write_all_at(&whole[..cut], start).unwrap();
-            // What a write that was cut off, or other memory, leaves there.
+            // Bytes as an interrupted write may leave them.
             other.write_all_at(&[0xa5; 40], start + cut as u64).unwrap();
             let (log, state) = next(&other);
             assert_eq!(state.nodes.len(), cut / (end as usize / 100), "{cut}");
@@ -691,7 +691,7 @@ mod tests {
         log.add(Record::Opened(&open(2, "later")));
         let handles: Vec<_> = next(&file).1.files.iter().map(|file| file.handle).collect();
         assert_eq!(handles, [1, 2]);
-        // What came and went does not stay.
+        // Records of closed files are removed.
         let (log, _) = next(&self::file());
         for handle in 0..200_000 {
             log.add(Record::Opened(&open(handle, "a")));

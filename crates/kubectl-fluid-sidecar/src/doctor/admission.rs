@@ -10,12 +10,10 @@ use kubewarden_policy_sdk::host_capabilities::kubernetes::GetResourceRequest;
 use serde_json::{Value, json};
 
 use super::evidence::{Evidence, list, text};
-use crate::input;
+use crate::{input, policies};
 
-/// What the names of this project's policies and webhooks have in common, where nothing better is known of them.
+/// A part of the names of this project's webhooks, to recognise those whose policies cannot be read.
 const NAME: &str = "fluid-sidecar";
-/// What the module of its policies is called, whatever its registry and tag.
-const MODULE: &str = "fluid-sidecar-policy";
 /// The longest matchCondition that is evaluated here; the API server takes no longer ones.
 const LONGEST_EXPRESSION: usize = 5 << 10;
 
@@ -34,13 +32,12 @@ pub struct Policy<'e> {
 impl<'e> Policy<'e> {
     /// Those that change Pods.
     pub fn all(evidence: &'e Evidence) -> Vec<Policy<'e>> {
-        let mut policies = Vec::new();
-        for kind in ["ClusterAdmissionPolicy", "AdmissionPolicy"] {
-            for object in evidence.of_kind(kind) {
-                let is_ours = text(object, "/spec/module").contains(MODULE);
-                if is_ours && object.pointer("/spec/mutating") == Some(&Value::Bool(true)) {
+        let mut all: Vec<Policy<'_>> = Vec::new();
+        for kind in policies::Kind::ALL {
+            for object in evidence.of_kind(kind.facts()) {
+                if policies::is_ours(object) && object.pointer("/spec/mutating") == Some(&Value::Bool(true)) {
                     let name = text(object, "/metadata/name");
-                    policies.push(Policy { object: Some(object), name, webhook: None, since: "" });
+                    all.push(Policy { object: Some(object), name, webhook: None, since: "" });
                 }
             }
         }
@@ -54,20 +51,20 @@ impl<'e> Policy<'e> {
                 name == format!("clusterwide-{}", policy.name)
                     || !namespace.is_empty() && name == format!("namespaced-{namespace}-{}", policy.name)
             };
-            match policies.iter_mut().find(of) {
+            match all.iter_mut().find(of) {
                 Some(policy) => (policy.name, policy.webhook, policy.since) = (name, Some(webhook), since),
                 None if name.contains(NAME) => {
-                    policies.push(Policy { object: None, name, webhook: Some(webhook), since });
+                    all.push(Policy { object: None, name, webhook: Some(webhook), since });
                 }
                 None => {}
             }
         }
-        policies
+        all
     }
 
     /// The settings, as far as they are known.
     pub fn settings(&self) -> Option<Value> {
-        self.object.map(|object| object.pointer("/spec/settings").cloned().unwrap_or_else(|| json!({})))
+        self.object.map(policies::settings_of)
     }
 
     /// Why its webhook is not called for a Pod; nothing if it is, or may be. A policy that has no webhook yet will have one
@@ -104,7 +101,7 @@ impl<'e> Policy<'e> {
     }
 }
 
-/// What keeps a webhook from being called.
+/// The field by which a webhook is not called.
 pub struct Spared {
     /// The field of the webhook.
     pub field: &'static str,
