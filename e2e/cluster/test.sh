@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 cd "$project"
 
-[ ! -e "$run" ] || die "there is a cluster at $run, and the scenarios want one of their own: make cluster-down"
+[ -z "$(processes)" ] || die "there is a cluster at $run, and the scenarios want one of their own: make cluster-down"
 status=0
 "$here/up.sh" || status=$?
 [ $status -ne "$cannot" ] || {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts the cluster, and builds its programs before if need be. Does nothing to one that runs. See README.md.
+# Starts the cluster, and builds its programs before if need be. Does nothing to one that runs; what is left of one whose
+# processes ended is removed. See README.md.
 #
 #   up.sh [--build]    with it only builds the programs
 set -euo pipefail
@@ -51,8 +52,11 @@ if [ -e "$run" ]; then
     usage
     exit 0
   }
-  die "there is a cluster at $run, but it does not answer or is not ready. Its logs are in $run/log.
+  [ -z "$(processes)" ] || die "there is a cluster at $run, but it does not answer or is not ready. Its logs are in $run/log.
 To start anew: make cluster-down cluster-up"
+  # As after a restart of the machine.
+  say "none of the processes of the cluster at $run is there; removing what they left"
+  "$here/down.sh"
 fi
 
 "$project/scripts/need.sh" cluster || exit "$cannot"
