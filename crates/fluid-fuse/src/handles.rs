@@ -119,8 +119,12 @@ impl Listing {
         nearest.map_or(place, |index| index + 1)
     }
 
-    /// Lists a directory.
-    pub(crate) fn take(store: &dyn Store, directory: &Path) -> Result<Self, StoreError> {
+    /// Lists a directory, with the files there that are written and that the store does not list yet.
+    pub(crate) fn take(
+        store: &dyn Store,
+        directory: &Path,
+        written: impl FnOnce() -> Vec<Entry>,
+    ) -> Result<Self, StoreError> {
         let parent = directory.parent().unwrap_or(directory);
         let mut lines = Vec::new();
         for (name, path) in [(".", directory), ("..", parent)] {
@@ -130,6 +134,12 @@ impl Listing {
         let Entries { since, mut entries, are_complete } = store.list(directory)?;
         // In the same order in every life.
         entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let mut written = written();
+        written.retain(|new| entries.binary_search_by(|known| known.name.cmp(&new.name)).is_err());
+        if !written.is_empty() {
+            entries.append(&mut written);
+            entries.sort_by(|one, other| one.name.cmp(&other.name));
+        }
         lines.extend(entries.into_iter().map(line));
         Ok(Listing { taken: since, are_complete, lines })
     }

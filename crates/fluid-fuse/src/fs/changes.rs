@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use super::writing::{CLOSING, Done, Opened, Writing};
 use super::{Core, Mode, OpenFile, done, errno, is_set};
 use crate::limits::Until;
-use crate::store::{Answer, Attempt, Kind, Object, Stat, StoreError, Writer};
+use crate::store::{Answer, Attempt, Entry, Kind, Object, Stat, StoreError, Writer};
 use crate::sync::lock;
 
 /// Time between two checks whether an operation that is in the way has ended.
@@ -80,6 +80,25 @@ impl Core {
     /// The file of the path, if it has changes that its store does not have.
     pub(super) fn being_written(&self, path: &Path) -> Option<(u64, Arc<Writing>)> {
         lock(&self.writing).get(path).filter(|(_, file)| file.is_changed()).cloned()
+    }
+
+    /// The paths in a directory of the files with changes that their store does not have.
+    pub(super) fn written_in(&self, directory: &Path) -> Vec<PathBuf> {
+        let writing = lock(&self.writing);
+        let is_in = |path: &Path, file: &Writing| path.parent() == Some(directory) && file.is_changed();
+        writing.iter().filter(|(path, (_, file))| is_in(path, file)).map(|(path, _)| path.clone()).collect()
+    }
+
+    /// The entries of files that were being written a moment ago, as far as they are there.
+    pub(super) fn entries_of(&self, paths: &[PathBuf]) -> Vec<Entry> {
+        let entry = |path: &PathBuf| {
+            let stat = match self.being_written(path) {
+                Some((identity, file)) => Stat { identity, ..file.stat() },
+                None => self.store.stat(path).ok()?,
+            };
+            Some(Entry { name: path.file_name()?.to_os_string(), stat })
+        };
+        paths.iter().filter_map(entry).collect()
     }
 
     pub(super) fn writing_of(&self, ino: INodeNo) -> Option<Arc<Writing>> {

@@ -465,7 +465,9 @@ impl Core {
             return Ok(known);
         }
         let path = self.path(ino).map_err(errno)?;
-        let fresh = Arc::new(Listing::take(self.store.as_ref(), &path).map_err(errno)?);
+        let written = self.written_in(&path);
+        let fresh = Listing::take(self.store.as_ref(), &path, || self.entries_of(&written)).map_err(errno)?;
+        let fresh = Arc::new(fresh);
         *lock(&directory) = Some(Arc::clone(&fresh));
         if offset > 0 {
             // The kernel has cached the beginning of an older listing.

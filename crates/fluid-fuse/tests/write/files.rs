@@ -85,7 +85,8 @@ fn programs_do_what_they_do() {
         exec 3>late; sleep 0.3 & exec 3>&-; cat late; \
         exec 3>late; sleep 0.3 & exec 3>&-; mv late out && rm out";
     run(Command::new("sh").arg("-ec").arg(passed_on).current_dir(&root));
-    let at_once = "for n in $(seq 30); do : >e && mv e f && rm f && : >g && rm g; done";
+    let at_once = "for n in $(seq 30); do : >e && mv e f && rm f && : >g && rm g \
+        && mkdir h && : >h/i && test \"$(ls h)\" = i && rm -r h; done";
     run(Command::new("sh").arg("-ec").arg(at_once).current_dir(&root));
     assert_eq!(names(&root), ["all.tar", "copy", "old", "t", "y", "z"]);
     assert!(mounted.stored("z/b/39").exists() && !mounted.stored("out/a").exists());
@@ -121,6 +122,12 @@ fn names_change_at_once() {
         (vec!["f".into()], vec!["d".into(), "old".into()])
     );
     fails(fs::remove_dir(mounted.path("d")), Errno::NOTEMPTY);
+    let open = File::create(mounted.path("d/open")).unwrap();
+    assert_eq!(names(&mounted.path("d")), ["f", "open"]);
+    drop(open);
+    assert_eq!(names(&mounted.path("d")), ["f", "open"]);
+    fs::remove_file(mounted.path("d/open")).unwrap();
+    assert_eq!(names(&mounted.path("d")), ["f"]);
 
     fs::rename(&old, &new).unwrap();
     assert_eq!(fs::read(&new).unwrap(), b"old content");
