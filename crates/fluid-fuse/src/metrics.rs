@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use log::debug;
+use log::{debug, info, warn};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
@@ -32,6 +32,9 @@ const ERRNOS: usize = 134;
 
 /// Time for one client to send its request and to take the answer: 2 s, since the clients wait for each other.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time between two attempts to listen where another process does: 2 s, a small part of a scrape interval.
+const LISTEN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Bytes of a request at most: 8 KiB, the usual limit of HTTP servers for a head.
 const MAX_HTTP_HEAD: usize = 8 * 1024;
@@ -302,17 +305,22 @@ impl FromStr for Address {
     }
 }
 
-/// Serves the metrics until the process ends.
-pub fn serve(
-    address: &Address,
-    mounted: Mounted,
-    answers: Arc<Answers>,
-    shared: Arc<Shared>,
-) -> anyhow::Result<()> {
-    let accept: Box<dyn Fn() -> io::Result<OwnedFd> + Send> = match address {
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(socket) => socket.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Waits for the next client.
+type Accept = Box<dyn Fn() -> io::Result<OwnedFd> + Send>;
+
+fn listen(address: &Address) -> io::Result<Accept> {
+    Ok(match address {
         Address::Tcp(socket) => {
-            let listener = TcpListener::bind(socket)
-                .with_context(|| format!("--metrics {socket}: cannot listen there"))?;
+            let listener = TcpListener::bind(socket)?;
             Box::new(move || listener.accept().map(|(socket, _)| socket.into()))
         }
         Address::Unix(path) => {
@@ -320,17 +328,55 @@ pub fn serve(
             if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
                 let _ = fs::remove_file(path);
             }
-            let listener = UnixListener::bind(path)
-                .with_context(|| format!("--metrics unix:{}: cannot listen there", path.display()))?;
+            let listener = UnixListener::bind(path)?;
             Box::new(move || listener.accept().map(|(socket, _)| socket.into()))
         }
+    })
+}
+
+/// Listens as soon as no other process does.
+fn listen_later(address: &Address) -> Accept {
+    loop {
+        thread::sleep(LISTEN_INTERVAL);
+        match listen(address) {
+            Ok(accept) => {
+                info!("--metrics {address}: served from now on");
+                return accept;
+            }
+            Err(error) => debug!("--metrics {address}: {error}"),
+        }
+    }
+}
+
+/// Serves the metrics until the process ends. Where another process listens, the data is served without metrics until
+/// that process ends: the containers of a Pod share their ports.
+pub fn serve(
+    address: &Address,
+    mounted: Mounted,
+    answers: Arc<Answers>,
+    shared: Arc<Shared>,
+) -> anyhow::Result<()> {
+    let accept = match listen(address) {
+        Ok(accept) => Some(accept),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            warn!(
+                "--metrics {address}: another process listens there, such as the sidecar of another Dataset of the Pod; \
+                 the metrics of this one are served once it ends"
+            );
+            None
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("--metrics {address}: cannot listen there"));
+        }
     };
+    let address = address.clone();
     let answer = move |socket: OwnedFd| {
         set_socket_timeout(&socket, Timeout::Recv, Some(CLIENT_TIMEOUT))?;
         set_socket_timeout(&socket, Timeout::Send, Some(CLIENT_TIMEOUT))?;
         respond(File::from(socket), || render(&mounted, &answers, &shared))
     };
     let run = move || {
+        let accept = accept.unwrap_or_else(|| listen_later(&address));
         loop {
             match accept() {
                 Ok(socket) => answer(socket).unwrap_or_else(|error| debug!("metrics: {error}")),

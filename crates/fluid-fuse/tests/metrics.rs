@@ -8,6 +8,7 @@ mod place;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -16,11 +17,14 @@ use std::sync::Arc;
 use fluid_sidecar_layout::contract::env;
 use test_store::{KEY, S3, SECRET, Store};
 
-use place::{Place, bytes, place, words};
+use place::{Place, bytes, eventually, place, words};
 use rustix::process::Signal;
 
 fn metrics(socket: &Path) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
+    metrics_of(UnixStream::connect(socket).unwrap())
+}
+
+fn metrics_of(mut stream: impl Read + Write) -> String {
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -137,4 +141,22 @@ fn files_that_were_warmed_are_read_without_their_store() {
     let log = fs::read_to_string(&log).unwrap();
     assert!(!log.contains(SECRET), "{log}");
     assert!(log.contains("slow read path=\"late\" offset=0 length="), "{log}");
+}
+
+#[test]
+fn the_second_sidecar_of_a_pod_mounts_although_the_first_has_the_port() {
+    let Some(mut place) = place() else { return };
+    fs::write(place.source().join("file"), "content").unwrap();
+    let first = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = first.local_addr().unwrap();
+    let log = place.root.path().join("log");
+    let mut mount = place.program("mount");
+    mount.env(env::SOURCE, place.url()).args(["--metrics", &address.to_string()]).env_remove(env::LOG);
+    place.spawn(mount.stderr(File::create(&log).unwrap()));
+    assert_eq!(fs::read(place.mountpoint().join("file")).unwrap(), b"content");
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains(&format!("--metrics {address}: another process listens there")), "{said}");
+    drop(first);
+    let stream = eventually(|| TcpStream::connect(address).ok());
+    assert_eq!(value(&metrics_of(stream), "fluid_fuse_opens_total"), Some(1.0));
 }
