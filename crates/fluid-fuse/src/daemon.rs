@@ -254,7 +254,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
             format!("--exit-with-pod={mode}: the mount cannot be seen in this container")
         })?;
         thread::spawn(move || {
-            users::wait_until_gone(&device, expected, |_| false);
+            users::wait_until_gone(&device, expected, || None);
             unused.send(Event::Unused)
         });
     }

@@ -32,6 +32,8 @@ const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// A line of `/proc/self/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
+    /// The number of this mount. A mount of the same file system in another mount namespace has another one.
+    pub id: u64,
     /// `major:minor` of the mounted file system.
     pub device: String,
     /// The directory it is mounted on.
@@ -44,10 +46,11 @@ impl MountEntry {
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
         let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
-        let device = text(fields.nth(2)?);
+        let id = text(fields.next()?).parse().ok()?;
+        let device = text(fields.nth(1)?);
         let path = PathBuf::from(unescape(fields.nth(1)?));
         fields.find(|field| field == b"-")?;
-        Some(MountEntry { device, path, kind: text(fields.next()?) })
+        Some(MountEntry { id, device, path, kind: text(fields.next()?) })
     }
 
     /// The lines of a mount table that can be understood.

@@ -20,7 +20,6 @@ pub(crate) mod journal;
 pub(crate) mod session;
 pub(crate) mod state;
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -38,7 +37,7 @@ use log::{error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::umask;
+use rustix::process::{Pid, umask};
 
 pub(crate) use self::hand_over::DESCRIPTORS_MAX;
 pub use self::hand_over::Held;
@@ -117,13 +116,13 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
         let event = |news: Option<News>| news.map_or(Event::Signal, Event::News);
         while signals.wait().is_ok_and(|news| of_signals.send(event(news)).is_ok()) {}
     });
-    // The cgroups of workers, which have the mount as its users do, and do not count as such.
-    let workers = Arc::new(Mutex::new(BTreeSet::new()));
+    // The worker, which has the mount as its users do, and does not count as such.
+    let worker_pid = Arc::new(Mutex::new(None));
     if let Some(expected) = settings.users {
-        let its = Arc::clone(&workers);
+        let its = Arc::clone(&worker_pid);
         let number = mount.device().unwrap_or_default().to_string();
         thread::spawn(move || {
-            users::wait_until_gone(&number, expected, |cgroup| lock(&its).contains(cgroup));
+            users::wait_until_gone(&number, expected, || *lock(&its));
             of_users.send(Event::Unused)
         });
     }
@@ -132,7 +131,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     let pipes = (!negotiated.resends()).then(Pipes::new).transpose();
     let pipes = pipes.context("there are no pipes for requests")?;
     let kept = Kept { device: Arc::clone(&device), state, pipes };
-    thread::spawn(move || serve(&listener, &offer, &kept, &workers, &sender));
+    thread::spawn(move || serve(&listener, &offer, &kept, &worker_pid, &sender));
 
     let mut pod = Pod::default();
     let (mut worker, mut since) = (false, Instant::now());
@@ -195,7 +194,7 @@ fn serve(
     listener: &UnixListener,
     offer: &Offer,
     kept: &Kept,
-    workers: &Mutex<BTreeSet<Vec<u8>>>,
+    worker_pid: &Mutex<Option<Pid>>,
     events: &Sender<Event>,
 ) {
     for worker in listener.incoming() {
@@ -208,19 +207,15 @@ fn serve(
                 continue;
             }
         };
-        // A restarted container may have another cgroup.
-        let cgroup = socket_peercred(&worker).ok().and_then(|peer| users::cgroup_of(peer.pid));
-        {
-            let mut cgroups = lock(workers);
-            cgroups.clear();
-            cgroups.extend(cgroup);
-        }
+        *lock(worker_pid) = socket_peercred(&worker).ok().map(|peer| peer.pid);
         match offer.send(&worker, kept) {
             Ok(()) if attend(&worker, events).is_err() => return,
             Ok(()) => {}
             // The process was killed meanwhile: its successor must not wait.
             Err(error) => warn!("the mount was not handed over: {error:#}"),
         }
+        // Its number may be that of a user's process from now on.
+        *lock(worker_pid) = None;
     }
 }
 
