@@ -139,7 +139,7 @@ with_cache() {
 
 @test "a disk cache that outgrows its volume gets the Pod evicted, and the reason is told" {
   with_cache 4Mi 1GiB
-  pod app Never "while cat /data/big.bin >/dev/null; do sleep 0.2; done"
+  pod app Never "while cat /data/big.bin >/dev/null; do sleep 0.2; done; exit 1"
   eventually describes pod 'exceeds the limit "4Mi"'
   eventually phase app Failed
 }
