@@ -102,6 +102,7 @@ fuzz: ## look for inputs that the policy or the sidecar does not answer, for FUZ
 soak: cc ## read and write through restarts, outages and faults, for SOAK_MINUTES (10; as root; SOAK_SEED repeats a run)
 	SOAK_MINUTES=$(SOAK_MINUTES) cargo test --locked -p fluid-fuse --test soak
 
+e2e-cluster: export DOCTOR = 1
 e2e-cluster: wasm tools ## the policy and the sidecar in a real Kubernetes: scenarios through kubectl, golden cases judged (as root)
 	cargo build --locked -p fluid-fuse --example s3-store
 	@e2e/cluster/test.sh

@@ -141,10 +141,11 @@ with_claim() { echo ".spec.volumes[0].persistentVolumeClaim.claimName = \"$1\"";
 
 OPTED_OUT='.metadata.labels["fluid.io/enable-injection"] = "false"'
 
-# Reads more than a sidecar has memory, now and then, as the processors are few.
-READ_MUCH='cat /data/hello.txt; while :; do head -c 64m /data/huge.bin >/dev/null; sleep 10; done'
-# Reads from when it is told to, and goes on after errors.
-READ_LATER='cat /data/hello.txt; until [ -e /scratch/go ]; do sleep 0.1; done; while :; do cat /data/huge.bin >/dev/null; sleep 1; done'
+# Reads now and then.
+READ_ON='cat /data/hello.txt; while sleep 1; do cat /data/hello.txt >/dev/null; done'
+# Reads, from a file that it has open, once it is told to, and goes on after errors.
+READ_LATER='cat /data/hello.txt; exec 3</data/huge.bin; until [ -e /scratch/go ]; do sleep 0.1; done
+  while :; do cat <&3 >/dev/null; sleep 1; done'
 
 # A copy of an injected Pod, as it stands after CHANGE.
 copy_of_injected() { # NAME CHANGE
@@ -437,12 +438,13 @@ fault_worker_killed() {
   sees deployment/web | jq -e 'all(.findings[]; .code != "mount-was-lost")'
 }
 
-# The sidecar is told that it has more memory than it is given.
 little_memory() {
   begin "$1"
-  kubectl set env daemonset/data-fuse FLUID_FUSE_MEMORY=256MiB
-  kubectl set resources daemonset/data-fuse --limits=memory=24Mi
-  deployment web 1 "$READ_MUCH"
+  kubectl set resources daemonset/data-fuse --limits=memory=64Mi
+  deployment web 1 "$READ_ON"
+  eventually prints hello
+  out_of_memory "$(the_pod)" fluid-fuse
+  eventually restarts fluid-fuse 1
 }
 fault_sidecar_memory() { little_memory eci; }
 fault_worker_memory() { little_memory kubernetes; }

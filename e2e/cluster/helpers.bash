@@ -84,6 +84,8 @@ show() {
 
 # empty_namespace NAME DESTINATION
 empty_namespace() {
+  # That of a test before, in the same cluster.
+  kubectl wait --for=delete "namespace/$1" --timeout=150s
   kubectl create -f - <<YAML
 apiVersion: v1
 kind: Namespace
@@ -196,6 +198,22 @@ kill_container() {
   local node
   node=$(kubectl get pod "$1" -o 'jsonpath={.spec.nodeName}')
   ctr --address "$run/$node/containerd.sock" --namespace k8s.io task kill --signal SIGKILL "$(container_id "$1" "$2")"
+}
+
+# out_of_memory POD CONTAINER: has the kernel kill its process at the memory limit, by a neighbour that takes all of it: of
+# the two the kernel prefers a process of a Pod. One that approaches its limit by itself can live for minutes, while the
+# kernel takes the pages of its program again and again.
+out_of_memory() {
+  local id folder limit
+  id=$(container_id "$1" "$2")
+  for folder in $(cgroups | grep "/$id\$"); do
+    limit=$(cat "$folder/memory.limit_in_bytes" "$folder/memory.max" 2>/dev/null || true)
+    [ -z "$limit" ] || break
+  done
+  (
+    echo "$BASHPID" >"$folder/cgroup.procs"
+    exec timeout 20 sh -c "head -c $limit /dev/zero | tail -c $limit >/dev/null"
+  ) || true
 }
 
 # ended_because POD TEXT: the sidecar's termination message has it, as kubectl describe pod shows it.

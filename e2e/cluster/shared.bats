@@ -73,13 +73,12 @@ YAML
 }
 
 @test "a native sidecar that runs out of memory is told so, and comes back" {
-  # It is told to use more than it has.
-  kubectl set env daemonset/data-fuse FLUID_FUSE_MEMORY=256MiB
-  kubectl set resources daemonset/data-fuse --limits=memory=24Mi
+  kubectl set resources daemonset/data-fuse --limits=memory=64Mi
   deployment web 1 "$WATCH"
   eventually prints LISTED
   kubectl exec deployment/web -c app -- \
     sh -c '(while cat /data/huge.bin >/dev/null; do :; done; touch /scratch/failed) >/dev/null 2>&1 &'
+  out_of_memory "$(the_pod)" fluid-fuse
   killed() { kubectl get pod "$(the_pod)" -o json | jq -e '.status.initContainerStatuses[1] | .restartCount > 0 and
     (.lastState.terminated.reason == "OOMKilled" or .lastState.terminated.exitCode == 137)'; }
   eventually killed
