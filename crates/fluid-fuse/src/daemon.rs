@@ -275,6 +275,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
     let mounts = pod.mounts(settings.guard);
     let signals = usize::from(matches!(first, Event::Signal));
     let mut ending = Ending { events: &events, began: Instant::now(), linger: settings.linger, signals };
+    let is_unmounted = matches!(first, Event::Ended(Ok(())));
     shared.flush();
     let end = match &held {
         Some(_) if !matches!(first, Event::Ended(_) | Event::HolderGone) => {
@@ -292,9 +293,12 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
         0 => {}
         lost => error!("ending although {lost} files are still being written: they stay as they were"),
     }
+    if is_unmounted || mounts == Mounts::Stay {
+        mount.leave();
+    }
     match mounts {
         Mounts::Go => pod_place.into_iter().for_each(|pod_place| pod_place.remove(&path)),
-        Mounts::Stay => mount.leave(),
+        Mounts::Stay => {}
         Mounts::Guard => {
             bail!("{}", shared.trouble().unwrap_or_else(|| "the gate of the Pod has not passed".into()))
         }

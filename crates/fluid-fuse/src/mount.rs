@@ -226,7 +226,8 @@ impl Mount {
         Ok(gone)
     }
 
-    /// Leaves the mount behind, for the next process to mount upon.
+    /// Leaves the mount behind, for the next process to mount upon; or one that others have taken away: what is mounted there
+    /// now may have the number of its device.
     pub fn leave(mut self) {
         self.is_theirs = true;
     }

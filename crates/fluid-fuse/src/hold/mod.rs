@@ -155,6 +155,7 @@ pub fn run(settings: &Settings, signals: Signals) -> anyhow::Result<()> {
             Err(RecvTimeoutError::Disconnected) => bail!("no event can come any more"),
             Err(RecvTimeoutError::Timeout) if is_gone(&device) => {
                 info!("{} was unmounted: ending", path.display());
+                mount.leave();
                 return Ok(());
             }
             Err(RecvTimeoutError::Timeout) if !worker && since.elapsed() >= settings.patience => {

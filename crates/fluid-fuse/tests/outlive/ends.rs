@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,23 @@ pub(crate) fn created(path: &Path) -> io::Result<File> {
 
 pub(crate) fn close(file: File) -> io::Result<()> {
     Ok(nix::unistd::close(file)?)
+}
+
+/// The number of a device that is gone is given to the next one: a holder must not take that for its own.
+#[test]
+fn what_is_mounted_after_an_unmount_stays() {
+    let s3 = S3::start();
+    readers::data(&s3);
+    let Some(mut pair) = Pair::start(&s3.endpoint(), &[], &[]) else { return };
+    let at = pair.path("");
+    let run = |program: &mut Command| assert!(program.status().unwrap().success());
+    run(Command::new("umount").arg(&at));
+    run(Command::new("mount").args(["-t", "tmpfs", "next"]).arg(&at));
+    fs::write(at.join("marker"), "").unwrap();
+    pair.worker_ended();
+    pair.holder_ended();
+    assert!(at.join("marker").exists());
+    run(Command::new("umount").arg(&at));
 }
 
 /// It has no root, no capability, no way to get one, and no device to open.
