@@ -85,6 +85,15 @@ account() {
   kubectl fluid-sidecar uninject pod/app --output yaml | yq -e '.kind == "Pod"'
 }
 
+@test "record writes down what the review of a live Pod reads, and bench measures that review" {
+  pod app Always "$SERVE"
+  kubectl fluid-sidecar record pod/app --session "$BATS_TEST_TMPDIR/session.yaml" >"$BATS_TEST_TMPDIR/request.json"
+  jq -e --arg namespace "$NAMESPACE" '[.. | objects | select(.kind? == "Pod") | .metadata?.namespace // empty] | any(. == $namespace)' \
+    "$BATS_TEST_TMPDIR/request.json"
+  grep -F "kind: Dataset" "$BATS_TEST_TMPDIR/session.yaml"
+  kubectl fluid-sidecar bench pod/app --policy target/policy.wasm --runs 2
+}
+
 @test "settings check says what is wrong with a live policy" {
   policy=clusteradmissionpolicy/fluid-sidecar-eci
   [ "$(kubectl fluid-sidecar settings check "$policy")" = "$policy: valid" ]
