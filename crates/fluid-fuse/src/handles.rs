@@ -132,14 +132,10 @@ impl Listing {
         }
         let line = |Entry { name, stat }| Line { path: directory.join(&name), name, stat };
         let Entries { since, mut entries, are_complete } = store.list(directory)?;
-        // In the same order in every life.
-        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let mut written = written();
-        written.retain(|new| entries.binary_search_by(|known| known.name.cmp(&new.name)).is_err());
-        if !written.is_empty() {
-            entries.append(&mut written);
-            entries.sort_by(|one, other| one.name.cmp(&other.name));
-        }
+        entries.extend(written());
+        // In the same order in every life. Of two with a name the store's comes first, and stays.
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        entries.dedup_by(|second, first| second.name == first.name);
         lines.extend(entries.into_iter().map(line));
         Ok(Listing { taken: since, are_complete, lines })
     }

@@ -63,10 +63,10 @@ pub fn require_shared_namespace() -> anyhow::Result<()> {
 struct Process {
     /// Clock ticks from the start of the machine to its own: the first of a container comes first.
     started: u64,
-    pid: u32,
+    pid: i32,
 }
 
-/// What the processes tell at one moment.
+/// The processes of the Pod at one moment, by whether they use the mount.
 #[derive(Debug, Default)]
 struct Look {
     /// The oldest process of each container that uses the mount, by its cgroup.
@@ -139,8 +139,7 @@ fn look(proc: &Path, device: &str, own: impl Iterator<Item = String>) -> Look {
 }
 
 fn wait_for_end(process: Process) {
-    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-    let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+    let Some(Ok(process)) = Pid::from_raw(process.pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
         // It has ended, or the kernel has none of these.
         return thread::sleep(PAUSE);
     };

@@ -92,13 +92,17 @@ impl Core {
     /// The entries of files that were being written a moment ago, as far as they are there.
     pub(super) fn entries_of(&self, paths: &[PathBuf]) -> Vec<Entry> {
         let entry = |path: &PathBuf| {
-            let stat = match self.being_written(path) {
-                Some((identity, file)) => Stat { identity, ..file.stat() },
-                None => self.store.stat(path).ok()?,
-            };
-            Some(Entry { name: path.file_name()?.to_os_string(), stat })
+            Some(Entry { name: path.file_name()?.to_os_string(), stat: self.present(path).ok()? })
         };
         paths.iter().filter_map(entry).collect()
+    }
+
+    /// The attributes of a file that is being written, as it is so far, or else of what the store has.
+    fn present(&self, path: &Path) -> Result<Stat, StoreError> {
+        match self.being_written(path) {
+            Some((identity, file)) => Ok(Stat { identity, ..file.stat() }),
+            None => self.store.stat(path),
+        }
     }
 
     pub(super) fn writing_of(&self, ino: INodeNo) -> Option<Arc<Writing>> {
@@ -338,9 +342,7 @@ impl Core {
         while self.being_written(path).is_some_and(|(_, file)| file.is_closing(since)) {
             pause()?;
         }
-        // One that is only beginning is in no store yet.
-        let stat = self.being_written(path).map(|(identity, file)| Stat { identity, ..file.stat() });
-        match stat.map_or_else(|| self.store.stat(path), Ok) {
+        match self.present(path) {
             Ok(_) if is_set(flags, OFlags::EXCL) => Err(Errno::EEXIST),
             Ok(stat) => {
                 // A number that went along with another name is not this file's.

@@ -11,7 +11,8 @@
 //! When a worker ends, the kernel keeps the requests of the application. The next worker reads the inodes and open files of
 //! the kernel from the state (`state`), begins a session without the kernel's FUSE_INIT (`session`), and makes the kernel
 //! resend the requests that were read and not answered. Kernels before Linux 6.9 cannot resend; there the workers keep a
-//! journal of these requests (`journal`), and take them so that a kill loses none (`intake`). `fs/resumed.rs` continues the open files, and makes repeated requests harmless.
+//! journal of these requests (`journal`), and take them so that a kill loses none (`intake`). `fs/resumed.rs` continues the
+//! open files, and makes repeated requests harmless.
 
 mod hand_over;
 mod init;

@@ -140,14 +140,14 @@ fn filled(step: &str, case: &Case<'_>, container: &str) -> String {
 const MISSING_RIGHTS: &str = "missing-rights";
 /// The role that grants it.
 const ROLE: &str = "fluid-sidecar-doctor";
-/// What is read of any cluster.
+/// The resources without a namespace that `doctor` reads, as roles name them.
 const READ_OF_THE_CLUSTER: &[&str] = &[
     "mutatingwebhookconfigurations.admissionregistration.k8s.io",
     "namespaces",
     "persistentvolumes",
     "validatingwebhookconfigurations.admissionregistration.k8s.io",
 ];
-/// The same of the namespace.
+/// The same in the Pod's namespace.
 const READ_OF_THE_NAMESPACE: &[&str] = &[
     "cronjobs.batch",
     "daemonsets.apps",
